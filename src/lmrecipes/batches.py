@@ -1,0 +1,141 @@
+"""What travels between data and models: the typed batch of each objective, and how text is cut into batches."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+from torch import Tensor
+
+
+class StreamBatch(NamedTuple):
+    """One segment of several parallel token streams (language modelling with memory)."""
+
+    input_ids: Tensor
+    """Tokens, int64 of shape (columns, length)."""
+    targets: Tensor
+    """The same streams one token later, int64 of shape (columns, length)."""
+    chunk: int = 0
+    """Which of the rank's micro-batches this is under gradient accumulation; each keeps its own memory."""
+    restart: bool = False
+    """Whether the streams begin anew here, so that memory of what came before must be dropped."""
+    scored: bool = True
+    """False for warm-up segments of an evaluation, which fill memory and do not count in the loss."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvalBatchPlan:
+    """How text is cut when evaluating. What is left out is as in training."""
+
+    batch_size: int = 16
+    """Parallel streams over all devices."""
+    seq_len: int | None = None
+    """Tokens predicted per segment."""
+    mem_len: int | None = None
+    """Tokens of memory per layer; left out, seq_len + mem_len stays as in training."""
+    clamp_len: int | None = None
+    """Largest relative distance told apart (0: no limit)."""
+    same_length: bool | None = None
+    """Whether every token sees the same number of tokens, mem_len, before itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Segmenting:
+    """An evaluation or training plan with nothing left open: what data and model act on."""
+
+    batch_size: int
+    """Parallel streams over all devices."""
+    seq_len: int
+    """Tokens predicted per segment."""
+    mem_len: int
+    """Tokens of memory per layer."""
+    clamp_len: int = 0
+    """Largest relative distance told apart (0: no limit)."""
+    same_length: bool = False
+    """Whether every token sees the same number of tokens, mem_len, before itself."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """How text is cut into batches: the `batch:` group of a recipe, shared by data and model."""
+
+    global_batch_size: int
+    """Sequences per optimizer step, over all devices and accumulated passes."""
+    seq_len: int
+    """Tokens predicted per sequence and step."""
+    micro_batch_size: int | None = None
+    """Sequences per device and pass; accumulation follows from it. Left out: a device's whole share."""
+    mem_len: int = 0
+    """Tokens of memory per layer carried from segment to segment."""
+    clamp_len: int = 0
+    """Largest relative distance told apart (0: no limit)."""
+    same_length: bool = False
+    """Whether every token sees the same number of tokens, mem_len, before itself."""
+    val: EvalBatchPlan = field(default_factory=EvalBatchPlan)
+    """How validation text is cut."""
+    test: EvalBatchPlan = field(default_factory=EvalBatchPlan)
+    """How test text is cut."""
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that cannot be.
+
+        Raises:
+            ValueError: naming the field and what would work.
+        """
+        for name in ("global_batch_size", "seq_len"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"batch.{name} is {getattr(self, name)}; it must be 1 or more")
+        for name in ("mem_len", "clamp_len"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"batch.{name} is {getattr(self, name)}; it must be 0 or more")
+        if self.micro_batch_size is not None and self.micro_batch_size < 1:
+            raise ValueError(f"batch.micro_batch_size is {self.micro_batch_size}; it must be 1 or more")
+
+    def accumulation(self, world_size: int) -> int:
+        """Passes per optimizer step on each of `world_size` devices.
+
+        Raises:
+            ValueError: if global_batch_size does not divide evenly, naming sizes that would.
+        """
+        if self.global_batch_size % world_size:
+            raise ValueError(
+                f"batch.global_batch_size is {self.global_batch_size} and does not divide over {world_size} devices; "
+                f"{_nearest_multiple(self.global_batch_size, world_size)} would"
+            )
+        share = self.global_batch_size // world_size
+        micro = share if self.micro_batch_size is None else self.micro_batch_size
+        if share % micro:
+            divisors = [n for n in range(1, share + 1) if share % n == 0]
+            raise ValueError(
+                f"batch.micro_batch_size is {micro} and does not divide the {share} sequences of each device "
+                f"(global_batch_size {self.global_batch_size} over {world_size}); "
+                f"{min(divisors, key=lambda n: (abs(n - micro), n))} would"
+            )
+        return share // micro
+
+    def segmenting(self, split: str) -> Segmenting:
+        """The plan of `split` (train, val or test) with everything filled in."""
+        train = Segmenting(
+            batch_size=self.global_batch_size,
+            seq_len=self.seq_len,
+            mem_len=self.mem_len,
+            clamp_len=self.clamp_len,
+            same_length=self.same_length,
+        )
+        if split == "train":
+            return train
+        plan = {"val": self.val, "test": self.test}[split]
+        seq_len = self.seq_len if plan.seq_len is None else plan.seq_len
+        mem_len = max(self.mem_len + self.seq_len - seq_len, 0) if self.mem_len else 0
+        return replace(
+            train,
+            batch_size=plan.batch_size,
+            seq_len=seq_len,
+            mem_len=mem_len if plan.mem_len is None else plan.mem_len,
+            clamp_len=self.clamp_len if plan.clamp_len is None else plan.clamp_len,
+            same_length=self.same_length if plan.same_length is None else plan.same_length,
+        )
+
+
+def _nearest_multiple(value: int, of: int) -> int:
+    return max(of, round(value / of) * of)

@@ -1,0 +1,41 @@
+# Everything a newcomer types. Each target sets up what it needs in .venv first.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.installed
+CHECKED := src tests benchmarks
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check bench clean
+
+help:  ## show this
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP)  ## install lmrecipes and its development tools into .venv
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(f"Python 3.11 or newer is needed, and {sys.executable} is {sys.version.split()[0]}; use make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+demo: setup  ## train and test the tiny Transformer-XL on embedded text, about three minutes after set-up
+	$(BIN)/lmrecipes fit --config transformer_xl/tiny
+	$(BIN)/lmrecipes test --run transformer_xl/tiny
+
+test: setup  ## run the tests
+	$(BIN)/python -m pytest
+
+check: setup  ## formatting, lint, types, direction of imports
+	$(BIN)/ruff format --check $(CHECKED)
+	$(BIN)/ruff check $(CHECKED)
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench: setup  ## measure speed beside reference implementations in the same run
+	$(BIN)/python benchmarks/transformer_xl_speed.py
+	$(BIN)/python benchmarks/data_speed.py
+
+clean:  ## remove .venv and caches (runs/ stays)
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

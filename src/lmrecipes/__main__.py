@@ -1,0 +1,86 @@
+"""The `lmrecipes` command: what answers at once is here, everything that needs torch is in `cli`."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+
+from lmrecipes import __version__
+
+COMMANDS = {
+    "fit": "train a recipe, or continue a run",
+    "validate": "evaluate a run on the validation split",
+    "test": "evaluate a run on the test split, beside the published figures",
+    "predict": "continue given texts with a trained model",
+    "score": "loss and perplexity of a given text",
+    "prepare": "download, tokenize and cache a recipe's data",
+    "export": "compile a run's network into one file for inference",
+    "plot": "draw the curves of one or more runs",
+    "list": "the recipes, with model, data and published target",
+}
+
+USAGE = f"""usage: lmrecipes COMMAND [options]
+
+{chr(10).join(f"  {name:<10}{text}" for name, text in COMMANDS.items())}
+
+  lmrecipes fit --config transformer_xl/tiny               a recipe by name, or by path
+  lmrecipes fit --config RECIPE --config overlays/cpu      an overlay on top
+  lmrecipes fit --config RECIPE --trainer.max_steps 500    any value changed
+  lmrecipes fit --resume RUN                               continue exactly where it stopped
+  lmrecipes test --run RUN                                 a run by directory, or by its recipe's name
+
+`lmrecipes COMMAND --help` shows the options of one command.
+LMRECIPES_TRACEBACK=1 shows where in the code an error arose."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs one command.
+
+    Returns:
+        The exit code: 0, or 2 for input that cannot be used (said in one line on stderr), or 130 if interrupted.
+    """
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(USAGE)
+        return 0
+    if arguments[0] in ("--version", "version"):
+        print(f"lmrecipes {__version__}")
+        return 0
+    try:
+        return _command(arguments[0])(arguments[1:])
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except (ValueError, OSError) as error:
+        if os.environ.get("LMRECIPES_TRACEBACK"):
+            traceback.print_exc()
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+
+
+def _command(name: str) -> Callable[[list[str]], int]:
+    if name not in COMMANDS:
+        import difflib
+
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        raise ValueError(f"no command {name!r}; " + (f"did you mean {near[0]!r}?" if near else "see `lmrecipes --help`"))
+    if name == "list":
+        from lmrecipes.listing import list_recipes
+
+        return list_recipes
+    if name == "plot":
+        from lmrecipes.plots import plot_command
+
+        return plot_command
+    from lmrecipes import cli
+
+    return getattr(cli, name)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""Published results as data: what a recipe's paper or repository reports, set beside what was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """One published result and the settings that it was obtained with."""
+
+    metric: str
+    """Name under which we log the same figure, such as test/perplexity."""
+    value: float
+    """The published figure."""
+    source: str
+    """Where it is published."""
+    conditions: dict[str, Any] = field(default_factory=dict)
+    """Settings behind the figure by their dotted names, such as {trainer.max_steps: 40000}."""
+
+
+def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """A nested configuration by dotted names as typed on the command line (`init_args.` left out)."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        name = prefix if key == "init_args" else f"{prefix}.{key}" if prefix else str(key)
+        if isinstance(value, Mapping) and value and key != "published":
+            flat.update(flatten(value, name))
+        else:
+            flat[name] = value
+    return flat
+
+
+def differences(target: Target, settings: Mapping[str, Any]) -> list[str]:
+    """In which conditions a run with these flat settings departs from the published one, a phrase each."""
+    found = []
+    for name, published in target.conditions.items():
+        ours = settings.get(name)
+        if isinstance(published, str) and isinstance(ours, str):
+            same = ours == published or ours.rsplit(".", 1)[-1] == published
+        else:
+            same = ours == published
+        if not same:
+            found.append(f"{name} {ours} (published: {published})")
+    return found
+
+
+def compare(targets: list[Target], measured: Mapping[str, float], settings: Mapping[str, Any]) -> list[str]:
+    """Lines that set each published figure beside the measured one, and say where conditions differ."""
+    lines = []
+    for target in targets:
+        if target.metric not in measured:
+            continue
+        ours = measured[target.metric]
+        lines.append(f"{target.metric}: measured {ours:.2f}, published {target.value:g} ({target.source})")
+        lines.extend(f"  conditions differ: {difference}" for difference in differences(target, settings))
+    return lines

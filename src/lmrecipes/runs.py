@@ -1,0 +1,127 @@
+"""The directory of one run: where it is made, how it is found again, and what is kept in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from lmrecipes import collection
+
+RUN_DIR_VARIABLE = "LMRECIPES_RUN_DIR"
+CONFIG = "config.yaml"
+RESULTS = "results.json"
+VOCABULARY = "vocabulary"
+
+
+def is_main_process() -> bool:
+    """Whether this process, among those the launcher started, is the one that writes."""
+    ranks = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in ranks)
+
+
+def new_run_dir(recipe: str, *, root: Path, asked: Path | None = None) -> Path:
+    """Makes the directory of a new run, the same one in every process of the run.
+
+    Args:
+        recipe: name of the recipe.
+        root: folder of all runs; the run goes to `<root>/<recipe>/<id>`.
+        asked: a directory asked for by name instead.
+
+    Raises:
+        ValueError: if the directory asked for holds a run already.
+    """
+    inherited = os.environ.get(RUN_DIR_VARIABLE)
+    if inherited and not is_main_process():
+        return Path(inherited)
+    shared_id = _launcher_id()
+    if asked is not None:
+        directory = asked
+    elif shared_id is not None:
+        directory = root / recipe / shared_id
+    else:
+        directory = _unused(root / recipe / time.strftime("%Y%m%d-%H%M%S"))
+    if is_main_process():
+        if (directory / CONFIG).exists():
+            raise ValueError(
+                f"run directory {directory} holds a run already; "
+                f"continue it with --resume {directory}, or name another with --run_dir"
+            )
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"run directory {directory} cannot be made: {error.strerror}") from error
+    directory = directory.resolve()
+    os.environ[RUN_DIR_VARIABLE] = str(directory)
+    return directory
+
+
+def _unused(directory: Path) -> Path:
+    """`directory`, or its name with the first number that no other run has taken, claimed by making it."""
+    for number in range(1, 1000):
+        candidate = directory if number == 1 else directory.with_name(f"{directory.name}-{number}")
+        try:
+            candidate.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ValueError(f"run directory {candidate} cannot be made: {error.strerror}") from error
+        return candidate
+    raise ValueError(f"run directories {directory}-2 to -999 are all taken; name one with --run_dir")
+
+
+def _launcher_id() -> str | None:
+    """An id that all processes started by srun or torchrun agree on without talking; None for other launches."""
+    if "SLURM_JOB_ID" in os.environ and os.environ.get("SLURM_STEP_ID", "").isdigit():
+        return f"slurm-{os.environ['SLURM_JOB_ID']}-{os.environ['SLURM_STEP_ID']}"
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        if os.environ["TORCHELASTIC_RUN_ID"] not in ("", "none"):
+            return f"torchrun-{os.environ['TORCHELASTIC_RUN_ID']}"
+        if os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE"):
+            raise ValueError("torchrun over several nodes needs --rdzv-id, or --run_dir naming one shared directory")
+        launcher = os.getppid()
+        started = Path(f"/proc/{launcher}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        return f"torchrun-{launcher}-{started}"
+    return None
+
+
+def find_run(name: str, *, root: Path) -> Path:
+    """A run by its directory, or the newest run of a recipe by the recipe's name.
+
+    Raises:
+        ValueError: if there is none, saying what is there.
+    """
+    directory = Path(name)
+    if (directory / CONFIG).is_file():
+        return directory.resolve()
+    below = root / name.removesuffix(".yaml").removeprefix("recipes/")
+    runs = [path.parent for path in below.glob(f"*/{CONFIG}")] if below.is_dir() else []
+    if runs:
+        return max(runs, key=lambda run: (run / CONFIG).stat().st_mtime).resolve()
+    if directory.is_dir():
+        raise ValueError(f"{name} is not a run directory: it has no {CONFIG}")
+    known = sorted({p.parent.parent.relative_to(root).as_posix() for p in root.rglob(CONFIG)}) if root.is_dir() else []
+    hint = f"runs exist of: {', '.join(known)}" if known else f"there are no runs in {root}/ yet"
+    raise ValueError(f"no run {name!r}, neither as a directory nor as a recipe that was run; {hint}")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a small file so that readers see the old or the new one, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+
+
+def add_result(run_dir: Path, result: dict[str, Any]) -> None:
+    """Appends one evaluation to the run's results."""
+    path = run_dir / RESULTS
+    earlier = json.loads(path.read_text()) if path.is_file() else []
+    write_text(path, json.dumps([*earlier, result], indent=2) + "\n")
+
+
+def recipe_of(config_paths: list[Path]) -> str:
+    """Name of the recipe that a list of `--config` files stands for: the first that is not an overlay."""
+    names = [collection.recipe_name(path) for path in config_paths]
+    return next((name for name in names if not name.startswith("overlays/")), "unnamed")

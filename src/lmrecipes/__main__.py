@@ -1,7 +1,9 @@
-"""The `lmrecipes` command: what answers at once is here, everything that needs torch is in `cli`."""
+"""The `lmrecipes` command: one module of `commands` each, imported only when asked for."""
 
 from __future__ import annotations
 
+import difflib
+import importlib
 import os
 import sys
 import traceback
@@ -65,21 +67,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(name: str) -> Callable[[list[str]], int]:
     if name not in COMMANDS:
-        import difflib
-
         near = difflib.get_close_matches(name, COMMANDS, n=1)
-        raise ValueError(f"no command {name!r}; " + (f"did you mean {near[0]!r}?" if near else "see `lmrecipes --help`"))
-    if name == "list":
-        from lmrecipes.listing import list_recipes
-
-        return list_recipes
-    if name == "plot":
-        from lmrecipes.plots import plot_command
-
-        return plot_command
-    from lmrecipes import cli
-
-    return getattr(cli, name)
+        raise ValueError(
+            f"no command {name!r}; " + (f"did you mean {near[0]!r}?" if near else "see `lmrecipes --help`")
+        )
+    return importlib.import_module(f"lmrecipes.commands.{name}").run
 
 
 if __name__ == "__main__":

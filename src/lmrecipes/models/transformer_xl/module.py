@@ -163,7 +163,9 @@ class TransformerXLModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes up the training memory of this rank."""
         self._memory["train"].restore(
-            checkpoint.get("stream_memory", []), rank=self.trainer.global_rank, world_size=self.trainer.world_size
+            checkpoint.get("stream_memory", []),
+            rank=self.trainer.global_rank,
+            world_size=self.trainer.world_size,
         )
 
     def count(self, batch: StreamBatch) -> tuple[int, int]:

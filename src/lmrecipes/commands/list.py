@@ -7,7 +7,7 @@ import argparse
 from lmrecipes.collection import Listing, listings
 
 
-def list_recipes(argv: list[str]) -> int:
+def run(argv: list[str]) -> int:
     """Prints the recipes whose names contain the given words."""
     parser = argparse.ArgumentParser(prog="lmrecipes list", description="The recipes of the collection.")
     parser.add_argument("words", nargs="*", help="show only recipes whose names contain all of these")

@@ -1,0 +1,41 @@
+"""`lmrecipes validate` and `lmrecipes test`: figures of a run, beside the published ones."""
+
+from __future__ import annotations
+
+import time
+
+import yaml
+
+from lmrecipes import published, runs
+from lmrecipes.cli import open_recipe
+from lmrecipes.commands.say import say, short
+
+
+def evaluate(command: str, argv: list[str]) -> int:
+    """Evaluates on the validation (validate) or test (test) split."""
+    cli = open_recipe(command, argv)
+    checkpoint = cli.checkpoint()
+    began = time.perf_counter()
+    method = getattr(cli.trainer, command)
+    figures = method(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False)[0]
+    elapsed = time.perf_counter() - began
+    settings = published.flatten(yaml.safe_load(cli.settings()))
+    targets = list(cli.config_init.published)
+    for name, value in sorted(figures.items()):
+        say(f"{name:<26}{value:.4f}")
+    for line in published.compare(targets, figures, settings):
+        say(line)
+    if cli.run_dir is not None and runs.is_main_process():
+        result = {
+            "command": command,
+            "metrics": figures,
+            "checkpoint": short(checkpoint),
+            "data": settings.get("data.class_path"),
+            "batch": {key: value for key, value in settings.items() if key.startswith("batch.")},
+            "published": [{**vars(t), "differences": published.differences(t, settings)} for t in targets],
+            "elapsed_s": round(elapsed, 3),
+            "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        runs.add_result(cli.run_dir, result)
+        say(f"written to {short(cli.run_dir / runs.RESULTS)}")
+    return 0

@@ -1,0 +1,82 @@
+"""`lmrecipes fit`: trains a recipe, or continues a run."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import sys
+import time
+from pathlib import Path
+
+import lightning
+import torch
+import yaml
+
+from lmrecipes import __version__, published, runs
+from lmrecipes.checkpoint_io import newest_readable
+from lmrecipes.cli import RecipeCLI, open_recipe
+from lmrecipes.commands.say import say, short
+
+
+def run(argv: list[str]) -> int:
+    """Trains; returns 130 if interrupted by the keyboard."""
+    cli = open_recipe("fit", argv)
+    assert cli.run_dir is not None
+    checkpoint = None
+    if cli.resumed:
+        checkpoint = newest_readable(cli.run_dir / "checkpoints")
+        if checkpoint is None:
+            raise ValueError(f"run {short(cli.run_dir)} has no readable checkpoint to resume from")
+    if runs.is_main_process():
+        (_note_changes if cli.resumed else _save_settings)(cli, cli.run_dir)
+    say(f"run directory: {short(cli.run_dir)}")
+    try:
+        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
+    except (ValueError, OSError):
+        _discard_if_unused(cli.run_dir)
+        raise
+    if cli.trainer.interrupted:
+        say(
+            f"interrupted at step {cli.trainer.global_step}; continue with: lmrecipes fit --resume {short(cli.run_dir)}"
+        )
+        return 130
+    say(f"done at step {cli.trainer.global_step}; test it with: lmrecipes test --run {short(cli.run_dir)}")
+    return 0
+
+
+def _save_settings(cli: RecipeCLI, run_dir: Path) -> None:
+    runs.write_text(run_dir / runs.CONFIG, cli.settings())
+    about = {
+        "command": ["lmrecipes", *sys.argv[1:]],
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "lmrecipes": __version__,
+        "torch": torch.__version__,
+        "lightning": lightning.__version__,
+        "python": platform.python_version(),
+    }
+    runs.write_text(run_dir / "run.json", json.dumps(about, indent=2) + "\n")
+
+
+def _note_changes(cli: RecipeCLI, run_dir: Path) -> None:
+    """Says which settings differ from the run's own, and keeps both."""
+    path, text = run_dir / runs.CONFIG, cli.settings()
+    before, after = (published.flatten(yaml.safe_load(t)) for t in (path.read_text(), text))
+    changed = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+    if not changed:
+        return
+    say("continuing with changed settings, which win over the checkpoint's:")
+    for key in changed:
+        say(f"  {key}: {before.get(key)} -> {after.get(key)}")
+    path.rename(run_dir / f"config.{len(list(run_dir.glob('config.*.yaml'))) + 1}.yaml")
+    runs.write_text(path, text)
+
+
+def _discard_if_unused(run_dir: Path) -> None:
+    """Removes the directory of a run that was refused before it trained, so that only runs are in `runs/`."""
+    if (
+        runs.is_main_process()
+        and not (run_dir / "checkpoints").exists()
+        and not (run_dir / "metrics.csv").exists()
+    ):
+        shutil.rmtree(run_dir, ignore_errors=True)

@@ -1,0 +1,10 @@
+"""`lmrecipes test`."""
+
+from __future__ import annotations
+
+from lmrecipes.commands.evaluate import evaluate
+
+
+def run(argv: list[str]) -> int:
+    """Evaluates a run on the test split, beside the published figures."""
+    return evaluate("test", argv)

@@ -1,0 +1,10 @@
+"""`lmrecipes validate`."""
+
+from __future__ import annotations
+
+from lmrecipes.commands.evaluate import evaluate
+
+
+def run(argv: list[str]) -> int:
+    """Evaluates a run on the validation split."""
+    return evaluate("validate", argv)

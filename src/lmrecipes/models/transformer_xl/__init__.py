@@ -1,0 +1,6 @@
+"""Transformer-XL: network, and the LightningModule around it."""
+
+from lmrecipes.models.transformer_xl.module import TransformerXLModule
+from lmrecipes.models.transformer_xl.network import TransformerXL, TransformerXLConfig
+
+__all__ = ["TransformerXL", "TransformerXLConfig", "TransformerXLModule"]

@@ -1,0 +1,81 @@
+"""Loss and perplexity weighted by tokens, the same for any number of ranks and passes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+@dataclass(frozen=True)
+class TextStatistics:
+    """Size of a text in several units."""
+
+    tokens: int
+    """Tokens of the vocabulary, end-of-line tokens included."""
+    words: int
+    """Words between white space, and one for every line's end."""
+    characters: int
+    """Characters, line ends included."""
+    spells: bool = True
+    """Whether the vocabulary spells every text, as characters and bytes do; with a word vocabulary <unk> hides some."""
+
+
+class TokenLoss(Metric):
+    """Mean negative log-likelihood over all tokens seen, summed in float64 over batches and ranks."""
+
+    full_state_update = False
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+
+    def update(self, nll: Tensor) -> None:
+        """Adds the negative log-likelihoods of some tokens, in nats."""
+        self.total += nll.sum(dtype=torch.float64)
+        self.count += nll.numel()
+
+    def compute(self) -> Tensor:
+        """Mean over all tokens; nan before the first."""
+        return self.total / self.count
+
+    def set_dtype(self, dst_type: Any) -> TokenLoss:
+        """Stays in float64 whatever the model is cast to."""
+        return self
+
+
+def text_figures(loss: Tensor, statistics: TextStatistics | None) -> dict[str, Tensor]:
+    """Loss per token in all the units that the field reports.
+
+    Args:
+        loss: mean negative log-likelihood per token, in nats.
+        statistics: size of the text; without it only loss and perplexity are given.
+
+    Returns:
+        `loss`, `perplexity` (per token); where a token is no word `word_perplexity`; where the vocabulary spells
+        every text `bits_per_char`.
+    """
+    figures = {"loss": loss, "perplexity": loss.exp()}
+    if statistics is not None:
+        if statistics.words and statistics.words != statistics.tokens:
+            figures["word_perplexity"] = word_perplexity(loss, statistics)
+        if statistics.spells and statistics.characters:
+            figures["bits_per_char"] = bits_per_char(loss, statistics)
+    return figures
+
+
+def word_perplexity(loss: Tensor, statistics: TextStatistics) -> Tensor:
+    """exp of the loss per word, line ends counted as words."""
+    return (loss * statistics.tokens / statistics.words).exp()
+
+
+def bits_per_char(loss: Tensor, statistics: TextStatistics) -> Tensor:
+    """Loss per character, in bits."""
+    return loss * statistics.tokens / statistics.characters / math.log(2)

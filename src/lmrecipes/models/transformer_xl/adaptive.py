@@ -1,0 +1,175 @@
+"""Adaptive input embedding and adaptive softmax with tied tables (Grave et al. 2017; Baevski and Auli 2019).
+
+The vocabulary, sorted by frequency, is cut into clusters. Rarer clusters may have narrower vectors, and the softmax
+first chooses between the frequent words and the rarer clusters, then within a cluster. Tables are kept per cluster, so
+that the gradient of a step never touches more than it must.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+def cluster_bounds(vocab_size: int, cutoffs: list[int]) -> list[tuple[int, int]]:
+    """First and last-plus-one token of every cluster."""
+    edges = [0, *cutoffs, vocab_size]
+    return list(zip(edges[:-1], edges[1:], strict=True))
+
+
+class AdaptiveVocabulary(nn.Module):
+    """Both ends of the network: token ids to vectors, and vectors to the likelihood of the next token."""
+
+    def __init__(
+        self,
+        vocab_size: int,
+        d_model: int,
+        cutoffs: list[int],
+        div_val: int,
+        tie_weights: bool,
+        tie_projections: list[bool],
+    ) -> None:
+        super().__init__()
+        self.bounds = cluster_bounds(vocab_size, cutoffs)
+        self.d_model = d_model
+        widths = [d_model // div_val**i for i in range(len(self.bounds))]
+        sizes = [end - start for start, end in self.bounds]
+
+        def tables() -> nn.ParameterList:
+            return nn.ParameterList(nn.Parameter(torch.empty(n, d)) for n, d in zip(sizes, widths, strict=True))
+
+        self.tables = tables()
+        self.out_tables = self.tables if tie_weights else tables()
+        self.biases = nn.ParameterList(nn.Parameter(torch.zeros(n)) for n in sizes)
+        n_tails = len(sizes) - 1
+        if n_tails:
+            self.cluster_weight = nn.Parameter(torch.empty(n_tails, widths[0]))
+            self.cluster_bias = nn.Parameter(torch.zeros(n_tails))
+        if div_val > 1:
+            self.projections = nn.ParameterList(nn.Parameter(torch.empty(d_model, d)) for d in widths)
+            self.out_projections = nn.ParameterList(
+                self.projections[i] if tied else nn.Parameter(torch.empty(d_model, d))
+                for i, (d, tied) in enumerate(zip(widths, tie_projections, strict=True))
+            )
+        else:
+            self.projections = self.out_projections = None
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Vectors of tokens, times sqrt(d_model): ids (...) to (..., d_model)."""
+        if len(self.bounds) == 1:
+            vectors = self._lookup(0, ids)
+        elif torch.compiler.is_compiling():
+            # Shapes that do not depend on which tokens these are.
+            vectors = torch.zeros((), dtype=self.tables[0].dtype, device=ids.device)
+            for i, (start, end) in enumerate(self.bounds):
+                inside = ((ids >= start) & (ids < end)).unsqueeze(-1)
+                vectors = vectors + self._lookup(i, (ids - start).clamp(0, end - start - 1)) * inside
+        else:
+            flat = ids.reshape(-1)
+            parts, order = [], []
+            for i, (start, end) in enumerate(self.bounds):
+                where = ((flat >= start) & (flat < end)).nonzero().squeeze(1)
+                order.append(where)
+                parts.append(self._lookup(i, flat[where] - start))
+            back = torch.cat(order).argsort()
+            vectors = torch.cat(parts).index_select(0, back).view(*ids.shape, self.d_model)
+        return vectors * self.d_model**0.5
+
+    def _lookup(self, cluster: int, ids: Tensor) -> Tensor:
+        # Sparse gradients add only the rows of a step to the dense gradient that the tied softmax gives the table.
+        sparse = self.out_tables is self.tables and self.tables[0].device.type == "cpu"
+        vectors = F.embedding(ids, self.tables[cluster], sparse=sparse and torch.is_grad_enabled())
+        return vectors if self.projections is None else F.linear(vectors, self.projections[cluster])
+
+    def _project(self, hidden: Tensor, cluster: int) -> Tensor:
+        return hidden if self.out_projections is None else F.linear(hidden, self.out_projections[cluster].t())
+
+    def nll(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
+        """Negative log-likelihood of each target, float32 of shape (N,)."""
+        n_head = self.bounds[0][1]
+        head = [self.out_tables[0], self.biases[0]]
+        if len(self.bounds) == 1:
+            return linear_nll(self._project(hidden_ND, 0), targets_N, *head)
+        clusters = torch.zeros_like(targets_N)
+        for start, _ in self.bounds[1:]:
+            clusters += targets_N >= start
+        # Column n_head + c - 1 of the head stands for cluster c.
+        choice = torch.where(clusters == 0, targets_N, n_head + clusters - 1)
+        nll = linear_nll(self._project(hidden_ND, 0), choice, *head, self.cluster_weight, self.cluster_bias)
+        for i, (start, _) in enumerate(self.bounds[1:], start=1):
+            # Also without any token of the cluster, so that every parameter always has a gradient.
+            where = (clusters == i).nonzero().squeeze(1)
+            tail = self._project(hidden_ND.index_select(0, where), i)
+            within = linear_nll(tail, targets_N[where] - start, self.out_tables[i], self.biases[i])
+            nll = nll.index_add(0, where, within)
+        return nll
+
+    def log_probs(self, hidden: Tensor) -> Tensor:
+        """Log-probabilities of the whole vocabulary: (..., d_model) to (..., vocab_size), float32."""
+        first = self._project(hidden, 0)
+        logits = F.linear(first, self.out_tables[0], self.biases[0]).float()
+        if len(self.bounds) == 1:
+            return logits.log_softmax(-1)
+        choice = F.linear(first, self.cluster_weight, self.cluster_bias).float()
+        head = torch.cat([logits, choice], dim=-1).log_softmax(-1)
+        n_head = self.bounds[0][1]
+        parts = [head[..., :n_head]]
+        for i in range(1, len(self.bounds)):
+            tail = F.linear(self._project(hidden, i), self.out_tables[i], self.biases[i]).float().log_softmax(-1)
+            parts.append(tail + head[..., n_head + i - 1].unsqueeze(-1))
+        return torch.cat(parts, dim=-1)
+
+
+def linear_nll(hidden_ND: Tensor, targets_N: Tensor, *parts: Tensor) -> Tensor:
+    """Negative log-likelihood under a linear layer and softmax, float32 of shape (N,).
+
+    Args:
+        hidden_ND: inputs of the layer.
+        targets_N: the right class of each.
+        parts: weight (V_i, D) and bias (V_i,) of the layer in one or more pieces, which are put beside each other.
+    """
+    if torch.is_autocast_enabled(hidden_ND.device.type):
+        dtype = torch.get_autocast_dtype(hidden_ND.device.type)
+        hidden_ND, parts = hidden_ND.to(dtype), tuple(part.to(dtype) for part in parts)
+    if torch.compiler.is_compiling():
+        logits = torch.cat([F.linear(hidden_ND, w, b) for w, b in zip(parts[::2], parts[1::2], strict=True)], dim=-1)
+        return F.cross_entropy(logits.float(), targets_N, reduction="none")
+    out: Tensor = _LinearNLL.apply(hidden_ND, targets_N, *parts)  # type: ignore[no-untyped-call]
+    return out
+
+
+class _LinearNLL(torch.autograd.Function):
+    """`linear_nll` with one (N, V) tensor, which its own gradient overwrites."""
+
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, targets: Tensor, *parts: Tensor) -> Tensor:
+        weights, biases = parts[::2], parts[1::2]
+        logits = hidden.new_empty(hidden.shape[0], sum(b.shape[0] for b in biases))
+        start = 0
+        with torch.autocast(hidden.device.type, enabled=False):
+            for weight, bias in zip(weights, biases, strict=True):
+                torch.addmm(bias, hidden, weight.t(), out=logits[:, start : start + bias.shape[0]])
+                start += bias.shape[0]
+            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+            lse = logits.logsumexp(-1)
+            nll = lse - logits.gather(1, targets[:, None]).squeeze(1)
+        ctx.save_for_backward(hidden, targets, logits, lse, *weights)
+        return nll
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        hidden, targets, logits, lse, *weights = ctx.saved_tensors
+        # The logits are not needed again: one pass turns them into their gradient.
+        d_logits = logits.sub_(lse[:, None]).exp_()
+        d_logits.scatter_add_(1, targets[:, None], d_logits.new_full((len(targets), 1), -1.0)).mul_(grad[:, None])
+        d_logits = d_logits.to(hidden.dtype)
+        d_hidden, d_parts, start = None, [], 0
+        for weight in weights:
+            d_part = d_logits[:, start : start + weight.shape[0]]
+            start += weight.shape[0]
+            d_hidden = d_part @ weight if d_hidden is None else d_hidden.addmm_(d_part, weight)
+            d_parts += [d_part.t() @ hidden, d_part.sum(0)]
+        return d_hidden, None, *d_parts

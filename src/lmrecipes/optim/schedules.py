@@ -1,0 +1,121 @@
+"""Learning rates by optimizer step, as pure functions, and what drives an optimizer with one."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+
+class Schedule(ABC):
+    """The learning rate of each optimizer step."""
+
+    @abstractmethod
+    def lr(self, step: int, base_lr: float, max_steps: int) -> float:
+        """Learning rate of update number `step`, counted from 0, of a training of max_steps updates."""
+
+
+def _warm(step: int, base_lr: float, warmup_steps: int) -> float:
+    # The first update already moves a little. (NVIDIA's script makes its very first update at the full rate.)
+    return base_lr * (step + 1) / warmup_steps
+
+
+def _end(name: str, warmup_steps: int, max_steps: int) -> int:
+    if max_steps <= 0:
+        raise ValueError(f"schedule {name} needs to know the end: set trainer.max_steps")
+    if warmup_steps >= max_steps:
+        raise ValueError(
+            f"model.schedule.warmup_steps is {warmup_steps}, not below the {max_steps} steps of trainer.max_steps"
+        )
+    return max_steps - warmup_steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class Constant(Schedule):
+    """The same rate after the warm-up."""
+
+    warmup_steps: int = 0
+    """Updates during which the rate rises linearly."""
+
+    def lr(self, step: int, base_lr: float, max_steps: int) -> float:
+        """See Schedule."""
+        return _warm(step, base_lr, self.warmup_steps) if step < self.warmup_steps else base_lr
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cosine(Schedule):
+    """Half a cosine from the full rate to min_lr after the warm-up."""
+
+    warmup_steps: int = 0
+    """Updates during which the rate rises linearly."""
+    min_lr: float = 0.0
+    """Rate at the end."""
+    max_steps: int | None = None
+    """Updates until min_lr is reached; left out, all of trainer.max_steps."""
+
+    def lr(self, step: int, base_lr: float, max_steps: int) -> float:
+        """See Schedule."""
+        length = _end("Cosine", self.warmup_steps, self.max_steps or max_steps)
+        if step < self.warmup_steps:
+            return _warm(step, base_lr, self.warmup_steps)
+        done = min((step - self.warmup_steps) / length, 1.0)
+        return self.min_lr + (base_lr - self.min_lr) * (1 + math.cos(math.pi * done)) / 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class Linear(Schedule):
+    """A straight line from the full rate to min_lr after the warm-up."""
+
+    warmup_steps: int = 0
+    """Updates during which the rate rises linearly."""
+    min_lr: float = 0.0
+    """Rate at the end."""
+
+    def lr(self, step: int, base_lr: float, max_steps: int) -> float:
+        """See Schedule."""
+        length = _end("Linear", self.warmup_steps, max_steps)
+        if step < self.warmup_steps:
+            return _warm(step, base_lr, self.warmup_steps)
+        return base_lr + (self.min_lr - base_lr) * min((step - self.warmup_steps) / length, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class InverseSquareRoot(Schedule):
+    """Falls with the square root of the step after the warm-up, where it is at its highest."""
+
+    warmup_steps: int = 1
+    """Updates during which the rate rises linearly; at least 1."""
+
+    def lr(self, step: int, base_lr: float, max_steps: int) -> float:
+        """See Schedule."""
+        if step < self.warmup_steps:
+            return _warm(step, base_lr, self.warmup_steps)
+        return base_lr * math.sqrt(max(self.warmup_steps, 1) / (step + 1))
+
+
+class StepSchedule(LRScheduler):
+    """Sets the rate of every parameter group before each update.
+
+    Its state holds nothing but the step, so that a checkpoint never brings back another base rate than the user's.
+    """
+
+    def __init__(self, optimizer: Optimizer, schedule: Schedule, *, max_steps: int) -> None:
+        self.schedule = schedule
+        self.max_steps = max_steps
+        super().__init__(optimizer)
+
+    def get_lr(self) -> list[float]:
+        """Rates of the parameter groups for the next update."""
+        return [self.schedule.lr(self.last_epoch, base, self.max_steps) for base in self.base_lrs]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The number of updates made."""
+        return {"last_epoch": self.last_epoch}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on from a number of updates."""
+        self.last_epoch = state_dict["last_epoch"]

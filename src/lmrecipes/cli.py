@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lmrecipes import collection, published, runs
 from lmrecipes.batches import BatchPlan
-from lmrecipes.callbacks import ConsoleProgress, KeepOptimizerSettings, StepSeed, WeightsFrom
+from lmrecipes.callbacks import ContinueLog, KeepOptimizerSettings, StepSeed, WeightsFrom, console_progress
 from lmrecipes.checkpoint_io import AtomicCheckpointIO, newest_readable
 from lmrecipes.command_line import config_files, expand_names, given_options, value_of
 from lmrecipes.config_errors import ConfigError, condense, known_options, unknown_key
@@ -165,9 +165,9 @@ class RecipeCLI(LightningCLI):
         return trainer
 
     def _own_callbacks(self) -> list[Any]:
-        own: list[Any] = [ConsoleProgress()]
+        own: list[Any] = [console_progress()]
         if self.command == "fit":
-            own += [StepSeed(int(self.config.seed_everything)), KeepOptimizerSettings()]
+            own += [StepSeed(int(self.config.seed_everything)), KeepOptimizerSettings(), ContinueLog()]
             if self.config.init_from:
                 own.append(WeightsFrom(self._weights(self.config.init_from)))
         return own

@@ -1,0 +1,25 @@
+"""One job per file: what is logged, kept, seeded and drawn around training."""
+
+from lmrecipes.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from lmrecipes.callbacks.learning_rate import LearningRate
+from lmrecipes.callbacks.optimizer_settings import KeepOptimizerSettings
+from lmrecipes.callbacks.progress import PlainProgress, console_progress
+from lmrecipes.callbacks.resume import ContinueLog
+from lmrecipes.callbacks.run_plot import RunPlot
+from lmrecipes.callbacks.step_seed import StepSeed
+from lmrecipes.callbacks.throughput import Throughput
+from lmrecipes.callbacks.weights_from import WeightsFrom
+
+__all__ = [
+    "BestCheckpoint",
+    "ContinueLog",
+    "KeepOptimizerSettings",
+    "LastCheckpoint",
+    "LearningRate",
+    "PlainProgress",
+    "RunPlot",
+    "StepSeed",
+    "Throughput",
+    "WeightsFrom",
+    "console_progress",
+]

@@ -1,0 +1,29 @@
+"""Randomness by step instead of by history."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+
+class StepSeed(Callback):
+    """Seeds every generator at every training batch from (seed, step, pass, rank).
+
+    Dropout then needs no saved random state: a resumed run draws what an uninterrupted one would have drawn, and
+    what validation or a callback draws in between changes nothing.
+    """
+
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Seeds torch on all devices, numpy and random."""
+        place = (trainer.global_step, batch_idx % trainer.accumulate_grad_batches, trainer.global_rank)
+        seed = int(np.random.SeedSequence((self.seed, *place)).generate_state(1)[0])
+        torch.manual_seed(seed)
+        np.random.seed(seed)
+        random.seed(seed)

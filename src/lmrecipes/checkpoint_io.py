@@ -1,0 +1,87 @@
+"""Checkpoints on disk: written whole or not at all, read without running code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and renames, so that a kill at any moment leaves the previous checkpoint whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Writes a checkpoint; a full disk is warned about and does not end training."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in target.parent.glob(".*.part"):
+            leftover.unlink(missing_ok=True)
+        temporary = target.with_name(f".{target.name}.part")
+        try:
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, target)
+            _sync_folder(target.parent)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            warnings.warn(f"no checkpoint written: {target.parent} is full; training goes on", stacklevel=2)
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        """Reads a checkpoint; see `load_checkpoint`."""
+        return load_checkpoint(Path(path), map_location)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Reads a checkpoint of tensors and plain values.
+
+    Raises:
+        ValueError: if it is absent, broken, or holds code.
+    """
+    if not path.is_file():
+        raise ValueError(f"checkpoint {path} is not there")
+    try:
+        content = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:
+        carries_code = "Unsupported" in str(error) or "weights_only" in str(error).lower()
+        reason = "it holds more than tensors and plain values, which is not loaded" if carries_code else "it is broken"
+        if path.stat().st_size == 0:
+            reason = "it is empty"
+        raise ValueError(f"checkpoint {path} cannot be read: {reason}") from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise ValueError(f"checkpoint {path} cannot be read: it has no state_dict")
+    return content
+
+
+def newest_readable(folder: Path, pattern: str = "*.ckpt") -> Path | None:
+    """The checkpoint of the greatest step that can be read; broken ones are warned about."""
+    for path in sorted(folder.glob(pattern), key=lambda p: (_step(p), p.stat().st_mtime_ns), reverse=True):
+        try:
+            load_checkpoint(path)
+        except ValueError as error:
+            warnings.warn(f"{error}; taking an earlier one", stacklevel=2)
+            continue
+        return path
+    return None
+
+
+def _step(path: Path) -> int:
+    found = re.search(r"step=(\d+)", path.name)
+    return int(found.group(1)) if found else -1

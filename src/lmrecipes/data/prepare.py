@@ -1,0 +1,294 @@
+"""Tokenizing a corpus once, into files that training maps into memory."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmrecipes.data.sources import SPLITS, Source
+from lmrecipes.data.tokenizing import Tokenizing, load_pretrained, train_bpe
+from lmrecipes.data.vocabularies import (
+    EOS,
+    UNK,
+    CharacterVocabulary,
+    Vocabulary,
+    WordVocabulary,
+    code_points,
+    corpus_words,
+    load_vocabulary,
+)
+from lmrecipes.metrics.perplexity import TextStatistics
+
+_VERSION = 1
+Progress = Callable[[str, int, int | None], None]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A tokenized corpus on disk."""
+
+    folder: Path
+    manifest: dict[str, Any]
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The vocabulary it was tokenized with."""
+        return load_vocabulary(self.folder / "vocabulary")
+
+    def tokens(self, split: str) -> np.memmap[Any, Any]:
+        """The tokens of a split, mapped into memory.
+
+        Raises:
+            ValueError: if there is no such split.
+        """
+        about = self._split(split)
+        return np.memmap(self.folder / f"{split}.bin", dtype=about["dtype"], mode="r", shape=(about["tokens"],))
+
+    def statistics(self, split: str) -> TextStatistics:
+        """Tokens, words and characters of a split."""
+        about = self._split(split)
+        return TextStatistics(about["tokens"], about["words"], about["characters"], self.manifest["spells"])
+
+    def _split(self, split: str) -> dict[str, Any]:
+        if split not in self.manifest["splits"]:
+            raise ValueError(f"the corpus has no {split} text; it has {', '.join(self.manifest['splits'])}")
+        about: dict[str, Any] = self.manifest["splits"][split]
+        return about
+
+
+def folder_for(source: Source, tokenizing: Tokenizing, name: str, cache_dir: Path) -> Path:
+    """Where the corpus goes, tokenized in this way: other text or tokenizing, other folder."""
+    key = json.dumps([_VERSION, source.describe(), asdict(tokenizing)], sort_keys=True)
+    return cache_dir / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
+
+
+def find_prepared(folder: Path) -> Prepared | None:
+    """The corpus in this folder if it was prepared to the end, else None.
+
+    Raises:
+        ValueError: if its files are not what its manifest says.
+    """
+    path = folder / "manifest.json"
+    if not path.is_file():
+        return None
+    manifest = json.loads(path.read_text())
+    for split, about in manifest["splits"].items():
+        file = folder / f"{split}.bin"
+        expected = about["tokens"] * np.dtype(about["dtype"]).itemsize
+        found = file.stat().st_size if file.is_file() else 0
+        if found != expected:
+            raise ValueError(
+                f"prepared data {file} has {found} bytes where its manifest says {expected}; "
+                f"delete {folder} and run `lmrecipes prepare` again"
+            )
+    digest = load_vocabulary(folder / "vocabulary").digest()
+    if digest != manifest["vocabulary"]:
+        raise ValueError(
+            f"vocabulary in {folder} is not the one the tokens were made with ({digest}, not {manifest['vocabulary']}); "
+            f"delete {folder} and run `lmrecipes prepare` again"
+        )
+    return Prepared(folder, manifest)
+
+
+def prepare(
+    source: Source, tokenizing: Tokenizing, folder: Path, progress: Progress = lambda *_: None, given: Vocabulary | None = None
+) -> Prepared:
+    """Tokenizes a corpus, or finds it tokenized. Two processes may start at once: one works, the other waits.
+
+    Args:
+        source: the text.
+        tokenizing: which vocabulary to make.
+        folder: where to put it.
+        progress: called with split, characters done, bytes in all (or None).
+        given: a vocabulary to use instead of making one.
+    """
+    found = find_prepared(folder)
+    if found is not None:
+        return found
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder / ".lock"):
+        found = find_prepared(folder)
+        if found is not None:
+            return found
+        for leftover in folder.glob("*.part"):
+            leftover.unlink()
+        writer = _Writer(source, folder, progress)
+        vocabulary = writer.vocabulary(tokenizing) if given is None else given
+        vocabulary.save(folder / "vocabulary")
+        for split in SPLITS:
+            if source.has(split):
+                writer.write(split, vocabulary)
+        manifest = {
+            "version": _VERSION,
+            "source": source.describe(),
+            "tokenizing": asdict(tokenizing),
+            "vocabulary": vocabulary.digest(),
+            "vocab_size": vocabulary.size,
+            "spells": vocabulary.spells,
+            "splits": writer.splits,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        temporary = folder / "manifest.part"
+        temporary.write_text(json.dumps(manifest, indent=2))
+        os.replace(temporary, folder / "manifest.json")
+        (folder / "state.json").unlink(missing_ok=True)
+    return Prepared(folder, manifest)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+class _Writer:
+    """Writes the splits one by one; what an earlier, interrupted preparation finished is not done again."""
+
+    def __init__(self, source: Source, folder: Path, progress: Progress) -> None:
+        self.source, self.folder, self.progress = source, folder, progress
+        state = folder / "state.json"
+        self.splits: dict[str, Any] = json.loads(state.read_text()) if state.is_file() else {}
+
+    def _blocks(self, split: str) -> Iterator[str]:
+        done, total = 0, self.source.size(split)
+        for block in self.source.blocks(split):
+            yield block
+            done += len(block)
+            self.progress(split, done, total)
+
+    def vocabulary(self, tokenizing: Tokenizing) -> Vocabulary:
+        """Makes the vocabulary; for counted words the training text is tokenized in the same pass."""
+        if self.splits:
+            return load_vocabulary(self.folder / "vocabulary")
+        if tokenizing.kind == "pretrained":
+            assert tokenizing.name is not None
+            return load_pretrained(tokenizing.name)
+        if tokenizing.kind == "bpe":
+            return train_bpe(self._blocks("train"), tokenizing.vocab_size)
+        if tokenizing.kind in ("char", "byte"):
+            return self._count_characters(tokenizing.kind)
+        if tokenizing.vocab_file is not None:
+            return _words_from_file(tokenizing)
+        return self._count_words(tokenizing)
+
+    def _count_characters(self, kind: str) -> CharacterVocabulary:
+        """Symbols of all splits, as published for enwik8 and text8."""
+        counts: dict[int, int] = defaultdict(int)
+        for split in SPLITS:
+            for block in self._blocks(split) if self.source.has(split) else ():
+                symbols, numbers = np.unique(code_points(block, kind), return_counts=True)
+                for symbol, number in zip(symbols.tolist(), numbers.tolist(), strict=True):
+                    counts[symbol] += number
+        return CharacterVocabulary(sorted(counts, key=lambda s: (-counts[s], s)), kind=kind)
+
+    def _count_words(self, tokenizing: Tokenizing) -> WordVocabulary:
+        """Counts words and writes training tokens under provisional ids, renumbered by frequency at the end."""
+        before, after = ("<S>", "<S>") if tokenizing.sentence_marks else ("", EOS)
+        ids: defaultdict[str, int] = defaultdict(int)
+        ids.default_factory = ids.__len__  # a word's id is the number of words before it
+        counts = np.zeros(0, dtype=np.int64)
+        tally = _Tally()
+        temporary = self.folder / "provisional.part"
+        with temporary.open("wb") as file:
+            for block in self._blocks("train"):
+                words = corpus_words(block, tokenizing.lower_case, before, after)
+                block_ids = np.fromiter(map(ids.__getitem__, words), dtype=np.uint32, count=len(words))
+                file.write(block_ids.data)
+                grown = np.bincount(block_ids, minlength=len(ids))
+                grown[: len(counts)] += counts
+                counts = grown
+                tally.add(block)
+        special = [after] + ([UNK] if UNK not in ids and not tokenizing.sentence_marks else [])
+        # Most frequent first; words equally frequent stay in the order in which they were met.
+        order = np.argsort(-counts, kind="stable")
+        met = list(ids)
+        words = special + [
+            met[i] for i in order.tolist() if met[i] not in special and counts[i] >= tokenizing.min_freq
+        ]
+        vocabulary = WordVocabulary(
+            words, lower_case=tokenizing.lower_case, wikitext_style=tokenizing.wikitext_style, line=(before, after)
+        )
+        final = {word: i for i, word in enumerate(words)}
+        table = np.fromiter((final.get(word, final.get(UNK, 0)) for word in met), dtype=np.uint32, count=len(met))
+        vocabulary.save(self.folder / "vocabulary")
+        self._store("train", (table[part] for part in _parts(temporary)), vocabulary, tally)
+        temporary.unlink()
+        return vocabulary
+
+    def write(self, split: str, vocabulary: Vocabulary) -> None:
+        """Tokenizes one split.
+
+        Raises:
+            ValueError: for a word or character that the vocabulary lacks, naming the split.
+        """
+        if split in self.splits:
+            return
+        tally = _Tally()
+
+        def encoded() -> Iterator[Any]:
+            for block in self._blocks(split):
+                tally.add(block)
+                yield vocabulary.encode_block(block)
+
+        try:
+            self._store(split, encoded(), vocabulary, tally)
+        except ValueError as error:
+            raise ValueError(f"{split} text: {error}") from None
+
+    def _store(self, split: str, blocks: Iterator[Any], vocabulary: Vocabulary, tally: _Tally) -> None:
+        dtype = np.dtype(np.uint16 if vocabulary.size <= 1 << 16 else np.uint32)
+        temporary, n_tokens = self.folder / f"{split}.part", 0
+        with temporary.open("wb") as file:
+            for block in blocks:
+                file.write(block.astype(dtype).data)
+                n_tokens += len(block)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.folder / f"{split}.bin")
+        words = n_tokens if vocabulary.kind == "word" else tally.words + tally.lines
+        self.splits[split] = {"tokens": n_tokens, "dtype": dtype.name, "words": words, "characters": tally.characters}
+        state = self.folder / "state.part"
+        state.write_text(json.dumps(self.splits))
+        os.replace(state, self.folder / "state.json")
+
+
+class _Tally:
+    """Size of a text in words, lines and characters."""
+
+    def __init__(self) -> None:
+        self.words = self.lines = self.characters = 0
+
+    def add(self, block: str) -> None:
+        self.words += len(block.split())
+        self.lines += block.count("\n") + (not block.endswith("\n"))
+        self.characters += len(block)
+
+
+def _parts(path: Path, size: int = 1 << 22) -> Iterator[Any]:
+    stored = np.memmap(path, dtype=np.uint32, mode="r")
+    for start in range(0, len(stored), size):
+        yield stored[start : start + size]
+
+
+def _words_from_file(tokenizing: Tokenizing) -> WordVocabulary:
+    path = Path(str(tokenizing.vocab_file))
+    if not path.is_file():
+        raise ValueError(f"data.tokenizing.vocab_file {path} is no file")
+    words = list(dict.fromkeys(line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()))
+    marks = ("<S>", "<S>") if tokenizing.sentence_marks else ("", EOS)
+    words = ([] if marks[1] in words else [marks[1]]) + words
+    return WordVocabulary(
+        words, lower_case=tokenizing.lower_case, wikitext_style=tokenizing.wikitext_style, line=marks
+    )

@@ -1,0 +1,107 @@
+"""Parallel streams of a tokenized text, cut into segments: all of it arithmetic on one position."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lmrecipes.batches import StreamBatch
+
+
+class Streams:
+    """A text laid out in columns that are read side by side, segment after segment.
+
+    The text is cut into `n_columns` equal columns (what does not fill them is dropped). A rank reads its share of the
+    columns, in one or more chunks per step. Micro-batch k is chunk k % n_chunks of segment k // n_chunks, counted on
+    from epoch to epoch.
+    """
+
+    def __init__(
+        self,
+        tokens: NDArray[Any],
+        *,
+        n_columns: int,
+        seq_len: int,
+        rank: int = 0,
+        world_size: int = 1,
+        n_chunks: int = 1,
+        roll_seed: int | None = None,
+        carry_memory: bool = False,
+        warm_up: int = 0,
+    ) -> None:
+        """Lays out the text.
+
+        Args:
+            tokens: the text, a flat array (memory-mapped, say).
+            n_columns: columns of all ranks together.
+            seq_len: tokens predicted per segment; an epoch's last segment may be shorter.
+            rank: which share of the columns is read here.
+            world_size: number of shares.
+            n_chunks: parts that this share is read in, one after the other (gradient accumulation).
+            roll_seed: turns every column by an amount of its own in every epoch; None leaves them.
+            carry_memory: whether streams go on from epoch to epoch instead of beginning anew.
+            warm_up: tokens before each column's first that are read, but not scored (evaluation).
+
+        Raises:
+            ValueError: if the columns do not divide evenly, or the text is too short for them.
+        """
+        if n_columns % (world_size * n_chunks):
+            raise ValueError(
+                f"{n_columns} parallel streams do not divide over {world_size} ranks of {n_chunks} passes; "
+                f"{max(world_size * n_chunks, n_columns // (world_size * n_chunks) * world_size * n_chunks)} would"
+            )
+        self.n_steps = len(tokens) // n_columns
+        if self.n_steps < 2:
+            raise ValueError(
+                f"the text has {len(tokens):,} tokens, too few for {n_columns} parallel streams, "
+                f"which need {2 * n_columns:,}; at most {max(len(tokens) // 2, 1)} would fit"
+            )
+        self.tokens = tokens
+        self.seq_len = seq_len
+        self.n_chunks = n_chunks
+        self.roll_seed = roll_seed
+        self.carry_memory = carry_memory
+        self.n_columns = n_columns
+        self.warm_segments = -(-warm_up // seq_len)
+        share = n_columns // world_size
+        self.columns = np.arange(rank * share, (rank + 1) * share)
+        self.n_segments = -(-(self.n_steps - 1) // seq_len) + self.warm_segments
+        self._rolls: tuple[int, NDArray[Any]] = (-1, np.zeros(n_columns, dtype=np.int64))
+
+    def __len__(self) -> int:
+        """Micro-batches of an epoch."""
+        return self.n_segments * self.n_chunks
+
+    def batch(self, k: int) -> StreamBatch:
+        """Micro-batch number k, counted from the beginning of training."""
+        epoch, within = divmod(k, len(self))
+        segment, chunk = divmod(within, self.n_chunks)
+        size = len(self.columns) // self.n_chunks
+        columns = self.columns[chunk * size : (chunk + 1) * size]
+        start = (segment - self.warm_segments) * self.seq_len
+        length = min(self.seq_len, self.n_steps - 1 - start)
+        rows = np.arange(start, start + length + 1)
+        if start < 0:
+            # What comes before a column stands in the text right before it; before the very first, the text's end.
+            places = (columns[:, None] * self.n_steps + rows) % (self.n_steps * self.n_columns)
+        else:
+            turned = rows + self._roll(epoch)[columns][:, None]
+            places = columns[:, None] * self.n_steps + turned % self.n_steps
+        block = torch.from_numpy(self.tokens[places].astype(np.int64))
+        restart = segment == 0 and (epoch == 0 or not self.carry_memory)
+        return StreamBatch(
+            input_ids=block[:, :-1].contiguous(),
+            targets=block[:, 1:].contiguous(),
+            chunk=chunk,
+            restart=restart,
+            scored=segment >= self.warm_segments,
+        )
+
+    def _roll(self, epoch: int) -> NDArray[Any]:
+        if self.roll_seed is not None and self._rolls[0] != epoch:
+            generator = np.random.default_rng((self.roll_seed, epoch))
+            self._rolls = (epoch, generator.integers(0, self.n_steps, size=self.n_columns))
+        return self._rolls[1]

@@ -1,0 +1,22 @@
+"""English that needs no download."""
+
+from __future__ import annotations
+
+from lmrecipes.data.embedded import PythonText
+from lmrecipes.data.sources import Source
+from lmrecipes.data.tokenizing import Tokenizing
+from lmrecipes.datamodules.text import TextDataModule
+
+
+class EmbeddedText(TextDataModule):
+    """Help topics and docstrings of the running Python, some 400,000 words."""
+
+    name = "embedded"
+
+    def remote(self) -> Source:
+        """Text of the standard library."""
+        return PythonText()
+
+    def default_tokenizing(self) -> Tokenizing:
+        """Words seen at least twice."""
+        return Tokenizing(min_freq=2, wikitext_style=True)

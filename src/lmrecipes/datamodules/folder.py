@@ -1,0 +1,20 @@
+"""Any text of one's own."""
+
+from __future__ import annotations
+
+from lmrecipes.data.sources import Source
+from lmrecipes.datamodules.text import TextDataModule
+
+
+class TextFolder(TextDataModule):
+    """A local folder with train.txt, valid.txt and, for testing, test.txt."""
+
+    name = "folder"
+
+    def remote(self) -> Source:
+        """Refused: the folder has to be given.
+
+        Raises:
+            ValueError: always.
+        """
+        raise ValueError("data.path is missing; give a folder with train.txt, valid.txt and test.txt")

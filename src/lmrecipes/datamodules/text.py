@@ -1,0 +1,250 @@
+"""Running text as parallel streams: what the DataModules of all text corpora share."""
+
+from __future__ import annotations
+
+import os
+from abc import abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from lmrecipes.batches import BatchPlan, StreamBatch
+from lmrecipes.data.prepare import Prepared, find_prepared, folder_for, prepare
+from lmrecipes.data.sources import Folder, Source
+from lmrecipes.data.streams import Streams
+from lmrecipes.data.tokenizing import Tokenizing
+from lmrecipes.data.vocabularies import Vocabulary, load_vocabulary
+from lmrecipes.metrics.perplexity import TextStatistics
+
+
+class TextDataModule(LightningDataModule):
+    """A corpus of running text. Subclasses say where it comes from and which vocabulary it has.
+
+    Position is arithmetic on the optimizer step, so that a resumed run reads on exactly where the interrupted one
+    would have, with any number of workers.
+    """
+
+    name: str
+    """Name of the corpus."""
+    published_vocab_size: int | None = None
+    """Number of different tokens that the whole corpus is known to have."""
+
+    def __init__(
+        self,
+        batch: BatchPlan,
+        path: str | None = None,
+        tokenizing: Tokenizing | None = None,
+        cache_dir: str | None = None,
+        num_workers: int = 0,
+        roll: bool = True,
+        carry_memory: bool = True,
+        warm_up_evaluation: bool = True,
+        seed: int = 1111,
+        vocabulary_dir: str | None = None,
+    ) -> None:
+        """Holds the settings; nothing is read yet.
+
+        Args:
+            batch: how text is cut; a recipe's `batch:` group.
+            path: local folder with train, valid and test text, instead of downloading.
+            tokenizing: which vocabulary to make; left out, the corpus's own.
+            cache_dir: where prepared data goes; left out, $LMRECIPES_CACHE or ~/.cache/lmrecipes.
+            num_workers: processes that load training batches; 0 suffices, a batch takes microseconds.
+            roll: whether every stream is turned by a random amount in every epoch.
+            carry_memory: whether memory goes on from epoch to epoch instead of beginning empty.
+            warm_up_evaluation: whether evaluation reads mem_len tokens before each stream, without scoring them.
+            seed: for the random amounts.
+            vocabulary_dir: a saved vocabulary to use instead of making one.
+        """
+        super().__init__()
+        self.batch_plan = batch
+        self.path = None if path is None else Path(path).expanduser()
+        self.tokenizing = tokenizing or self.default_tokenizing()
+        default_cache = os.environ.get("LMRECIPES_CACHE", "~/.cache/lmrecipes")
+        self.cache_dir = Path(cache_dir or default_cache).expanduser()
+        self.num_workers = num_workers
+        self.roll = roll
+        self.carry_memory = carry_memory
+        self.warm_up_evaluation = warm_up_evaluation
+        self.seed = seed
+        self.vocabulary_dir = None if vocabulary_dir is None else Path(vocabulary_dir)
+        self._prepared: Prepared | None = None
+
+    @abstractmethod
+    def remote(self) -> Source:
+        """The text without a local folder.
+
+        Raises:
+            ValueError: if this corpus has to be given as local files.
+        """
+
+    def default_tokenizing(self) -> Tokenizing:
+        """The vocabulary that the corpus is published with."""
+        return Tokenizing()
+
+    def source(self) -> Source:
+        """Where the text comes from."""
+        return self.remote() if self.path is None else Folder(self.path)
+
+    def prepare(self, progress: bool = True) -> None:
+        """Tokenizes the corpus unless that was done; training then needs no network.
+
+        Raises:
+            ValueError: if the text cannot be had or read, or is not the published one.
+        """
+        source = self.source()
+        given = None if self.vocabulary_dir is None else load_vocabulary(self.vocabulary_dir)
+        if isinstance(source, Folder) and given is None:
+            source.require("train")
+            source.require("val")
+        tag = self.name if given is None else f"{self.name}-{given.digest()}"
+        folder = folder_for(source, self.tokenizing, tag, self.cache_dir)
+        prepared = find_prepared(folder)
+        if prepared is None:
+            with _bar(f"preparing {self.name}", progress) as report:
+                prepared = prepare(source, self.tokenizing, folder, report, given)
+        if self.path is None and given is None and self.published_vocab_size not in (None, prepared.vocabulary.size):
+            raise ValueError(
+                f"{self.name} came with {prepared.vocabulary.size:,} different tokens, "
+                f"but it has {self.published_vocab_size:,}: not the published text"
+            )
+        self._prepared = prepared
+
+    def prepare_data(self) -> None:
+        """Lightning's hook: prepares in one process per node."""
+        self.prepare()
+
+    @property
+    def prepared(self) -> Prepared:
+        """The tokenized corpus."""
+        if self._prepared is None:
+            self.prepare(progress=False)
+        assert self._prepared is not None
+        return self._prepared
+
+    @property
+    def vocabulary(self) -> Vocabulary:
+        """The corpus's vocabulary."""
+        return self.prepared.vocabulary
+
+    @property
+    def vocab_size(self) -> int:
+        """Different tokens."""
+        size: int = self.prepared.manifest["vocab_size"]
+        return size
+
+    def statistics(self, split: str) -> TextStatistics:
+        """Tokens, words and characters of a split (train, val or test)."""
+        return self.prepared.statistics(split)
+
+    def _ranks(self) -> tuple[int, int]:
+        trainer = self.trainer
+        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
+
+    def streams(self, split: str) -> Streams:
+        """This rank's streams of a split.
+
+        Raises:
+            ValueError: if batch and ranks do not divide, or the text is too short; naming the field.
+        """
+        rank, world_size = self._ranks()
+        plan = self.batch_plan.segmenting(split)
+        training = split == "train"
+        try:
+            return Streams(
+                self.prepared.tokens(split),
+                n_columns=plan.batch_size,
+                seq_len=plan.seq_len,
+                rank=rank,
+                world_size=world_size,
+                n_chunks=self.batch_plan.accumulation(world_size) if training else 1,
+                roll_seed=self.seed if training and self.roll else None,
+                carry_memory=training and self.carry_memory,
+                warm_up=plan.mem_len if self.warm_up_evaluation and not training else 0,
+            )
+        except ValueError as error:
+            field = "batch.global_batch_size" if training else f"batch.{split}.batch_size"
+            message = str(error)
+            raise ValueError(message if message.startswith("batch.") else f"{field}: {message}") from None
+
+    def _position(self) -> int:
+        """Micro-batches of this rank that the optimizer's steps so far have used."""
+        trainer = self.trainer
+        if trainer is None:
+            return 0
+        return trainer.global_step * self.batch_plan.accumulation(trainer.world_size)
+
+    def train_dataloader(self) -> DataLoader[StreamBatch]:
+        """Micro-batches from the optimizer's step to the end of the epoch, every time it is iterated."""
+        return StreamLoader(self.streams("train"), self._position, self.num_workers)
+
+    def val_dataloader(self) -> DataLoader[StreamBatch]:
+        """Validation segments in order."""
+        return StreamLoader(self.streams("val"), lambda: 0, 0)
+
+    def test_dataloader(self) -> DataLoader[StreamBatch]:
+        """Test segments in order."""
+        return StreamLoader(self.streams("test"), lambda: 0, 0)
+
+
+class _Positions(IterableDataset[StreamBatch]):
+    """Micro-batches from `start` to the end of its epoch, every n-th of them in each of n workers."""
+
+    def __init__(self, streams: Streams) -> None:
+        self.streams = streams
+        self.start = 0
+
+    def __iter__(self) -> Iterator[StreamBatch]:
+        worker = get_worker_info()
+        skip, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
+        end = (self.start // len(self.streams) + 1) * len(self.streams)
+        return map(self.streams.batch, range(self.start + skip, end, stride))
+
+    def __len__(self) -> int:
+        return len(self.streams)
+
+
+class StreamLoader(DataLoader[StreamBatch]):
+    """A DataLoader that begins where training stands, and leaves torch's random numbers alone."""
+
+    def __init__(self, streams: Streams, position: Callable[[], int], num_workers: int) -> None:
+        self._position = position
+        super().__init__(_Positions(streams), batch_size=None, num_workers=num_workers, generator=torch.Generator())
+
+    def __iter__(self) -> Any:
+        """Micro-batches from the current position to the end of the epoch."""
+        assert isinstance(self.dataset, _Positions)
+        self.dataset.start = self._position()
+        return super().__iter__()
+
+
+class _bar:  # noqa: N801  (used as a function)
+    """A progress bar on a terminal, nothing elsewhere."""
+
+    def __init__(self, title: str, wanted: bool) -> None:
+        from rich.console import Console
+        from rich.progress import Progress
+
+        console = Console(stderr=True)
+        self._title = title
+        self._progress = Progress(console=console, transient=True) if wanted and console.is_terminal else None
+        self._tasks: dict[str, Any] = {}
+
+    def __enter__(self) -> Callable[[str, int, int | None], None]:
+        if self._progress is not None:
+            self._progress.start()
+        return self._report
+
+    def _report(self, split: str, done: int, total: int | None) -> None:
+        if self._progress is not None:
+            if split not in self._tasks:
+                self._tasks[split] = self._progress.add_task(f"{self._title}: {split}", total=total)
+            self._progress.update(self._tasks[split], completed=done)
+
+    def __exit__(self, *_: object) -> None:
+        if self._progress is not None:
+            self._progress.stop()

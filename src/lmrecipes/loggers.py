@@ -1,0 +1,61 @@
+"""The metrics of a run as one CSV file, which a continued run continues."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.loggers.csv_logs import _ExperimentWriter
+from lightning.pytorch.loggers import CSVLogger
+from lightning.pytorch.loggers.csv_logs import ExperimentWriter
+
+
+class RunCSVLogger(CSVLogger):
+    """Lightning's CSV logger, writing `<run directory>/metrics.csv` and keeping what is there."""
+
+    def __init__(self, run_dir: Path) -> None:
+        super().__init__(save_dir=run_dir, name="", version="", flush_logs_every_n_steps=10)
+
+    @property
+    def experiment(self) -> Any:
+        """Writes the file, after what earlier parts of the run wrote."""
+        if self._experiment is None and self.log_dir is not None:
+            os.makedirs(self.log_dir, exist_ok=True)
+            self._experiment = _Continued(self.log_dir)
+        return self._experiment
+
+    def forget_from(self, step: int) -> None:
+        """Drops rows of steps that a resumed run makes again."""
+        path = Path(self.save_dir) / "metrics.csv"
+        if not path.is_file():
+            return
+        with path.open(newline="") as file:
+            reader = csv.DictReader(file)
+            names = reader.fieldnames or []
+            rows = [row for row in reader if (row.get("step") or "").isdigit() and int(row["step"]) < step]
+        temporary = path.with_name(".metrics.csv.part")
+        with temporary.open("w", newline="") as file:
+            writer = csv.DictWriter(file, names)
+            writer.writeheader()
+            writer.writerows(rows)
+        os.replace(temporary, path)
+
+
+class _Continued(ExperimentWriter):
+    def __init__(self, log_dir: str) -> None:
+        super().__init__(log_dir)
+        path = Path(self.metrics_file_path)
+        if path.is_file():
+            with path.open(newline="") as file:
+                self.metrics_keys = list(csv.DictReader(file).fieldnames or [])
+
+    def _check_log_dir_exists(self) -> None:
+        """Lightning deletes an earlier file here."""
+
+    def _record_new_keys(self) -> set[str]:
+        new: set[str] = _ExperimentWriter._record_new_keys(self)
+        first = [key for key in ("step", "epoch") if key in self.metrics_keys]
+        self.metrics_keys = first + [key for key in self.metrics_keys if key not in first]
+        return new

@@ -122,12 +122,15 @@ class RecipeCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Builds what the command needs of the recipe."""
-        if self.command not in _PARTS:
-            super().instantiate_classes()
-            return
-        wanted = Namespace({part: self.config[part] for part in _PARTS[self.command]})
-        built = self.parser.instantiate_classes(wanted)
-        self.model, self.datamodule = built.get("model"), built.get("data")
+        try:
+            if self.command not in _PARTS:
+                super().instantiate_classes()
+                return
+            wanted = Namespace({part: self.config[part] for part in _PARTS[self.command]})
+            built = self.parser.instantiate_classes(wanted)
+            self.model, self.datamodule = built.get("model"), built.get("data")
+        except (ArgumentError, ValueError) as error:
+            raise ConfigError(condense(str(error))) from error
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Puts the trainer's files into the run directory, adds what every run has, and settles accumulation.
@@ -244,4 +247,10 @@ def open_recipe(command: str, argv: Sequence[str]) -> RecipeCLI:
     elif not config_files(words) and not {"--help", "-h"} & set(words):
         or_run = {"fit": ", or --resume RUN", "prepare": ""}.get(command, ", or --run RUN")
         raise ConfigError(f"name a recipe: --config RECIPE{or_run}; see `lmrecipes list`")
-    return RecipeCLI(command, words)
+    cli = None
+    try:
+        cli = RecipeCLI(command, words)
+    finally:
+        if cli is None and command == "fit":
+            runs.discard_if_unused()
+    return cli

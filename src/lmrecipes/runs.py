@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -125,6 +126,16 @@ def add_result(run_dir: Path, result: dict[str, Any]) -> None:
     path = run_dir / RESULTS
     earlier = json.loads(path.read_text()) if path.is_file() else []
     write_text(path, json.dumps([*earlier, result], indent=2) + "\n")
+
+
+def discard_if_unused() -> None:
+    """Removes the directory of a run that was refused before it trained, so that only runs are in `runs/`."""
+    directory = os.environ.get(RUN_DIR_VARIABLE)
+    if directory is None or not is_main_process():
+        return
+    run_dir = Path(directory)
+    if run_dir.is_dir() and not (run_dir / "checkpoints").exists() and not (run_dir / "metrics.csv").exists():
+        shutil.rmtree(run_dir, ignore_errors=True)
 
 
 def recipe_of(config_paths: list[Path]) -> str:

@@ -31,20 +31,18 @@ class Throughput(Callback):
     (validation, checkpoints) are left out. `train/tokens` counts all tokens since the beginning of training.
     """
 
-    def __init__(
-        self, window_steps: int = 50, peak_tflops: float | None = None, clock: Callable[[], float] = time.perf_counter
-    ) -> None:
+    clock: Callable[[], float] = staticmethod(time.perf_counter)
+
+    def __init__(self, window_steps: int = 50, peak_tflops: float | None = None) -> None:
         """Sets what is measured.
 
         Args:
             window_steps: optimizer steps that the figures cover.
             peak_tflops: dense peak of one device; left out, the known one of the device, else utilization is left out.
-            clock: seconds; for tests.
         """
         if window_steps < 1:
             raise ValueError(f"Throughput.window_steps is {window_steps}; it must be 1 or more")
         self.peak_tflops = peak_tflops
-        self._clock = clock
         self._steps: deque[tuple[float, float, int, int]] = deque(maxlen=window_steps)
         self._tokens = 0
         self._reset_step()
@@ -70,11 +68,11 @@ class Throughput(Callback):
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Waiting begins with the epoch's first batch."""
-        self._ended = self._clock()
+        self._ended = self.clock()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Ends the wait."""
-        self._began = self._clock()
+        self._began = self.clock()
         if self._ended is not None:
             self._waited += self._began - self._ended
 
@@ -88,7 +86,7 @@ class Throughput(Callback):
         stepped = not trainer.fit_loop._should_accumulate()
         if stepped and pl_module.device.type == "cuda" and self._due(trainer):
             torch.cuda.synchronize(pl_module.device)
-        now = self._clock()
+        now = self.clock()
         self._busy += now - self._began
         if stepped:
             self._tokens += self._step_tokens * trainer.world_size
@@ -98,11 +96,11 @@ class Throughput(Callback):
             self._reset_step()
             if self._due(trainer):
                 pl_module.log_dict(self.figures(trainer, pl_module), batch_size=1)
-        self._ended = self._clock()
+        self._ended = self.clock()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Time spent validating is no wait."""
-        self._ended = self._clock()
+        self._ended = self.clock()
 
     @staticmethod
     def _due(trainer: Trainer) -> bool:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -34,7 +33,7 @@ def run(argv: list[str]) -> int:
     try:
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
     except (ValueError, OSError):
-        _discard_if_unused(cli.run_dir)
+        runs.discard_if_unused()
         raise
     if cli.trainer.interrupted:
         say(
@@ -70,13 +69,3 @@ def _note_changes(cli: RecipeCLI, run_dir: Path) -> None:
         say(f"  {key}: {before.get(key)} -> {after.get(key)}")
     path.rename(run_dir / f"config.{len(list(run_dir.glob('config.*.yaml'))) + 1}.yaml")
     runs.write_text(path, text)
-
-
-def _discard_if_unused(run_dir: Path) -> None:
-    """Removes the directory of a run that was refused before it trained, so that only runs are in `runs/`."""
-    if (
-        runs.is_main_process()
-        and not (run_dir / "checkpoints").exists()
-        and not (run_dir / "metrics.csv").exists()
-    ):
-        shutil.rmtree(run_dir, ignore_errors=True)

@@ -49,7 +49,7 @@ class TransformerXLModule(LightningModule):
         self._compile = compile
         self._segmenting = {split: batch.segmenting(split) for split in ("train", "val", "test")}
         self._memory = {split: StreamMemory() for split in self._segmenting}
-        self._loss = torch.nn.ModuleDict({split: TokenLoss() for split in self._segmenting})
+        self._loss = torch.nn.ModuleDict({f"{split}_loss": TokenLoss() for split in self._segmenting})
 
     def configure_model(self) -> None:
         """Builds the network, for the corpus's vocabulary where the recipe leaves its size open."""
@@ -84,18 +84,13 @@ class TransformerXLModule(LightningModule):
     def training_step(self, batch: StreamBatch, batch_idx: int) -> Tensor:
         """Mean loss over the tokens of one micro-batch (all of a step's micro-batches have equally many)."""
         nll = self._nll(batch, "train")
-        self._loss["train"].update(nll.detach())
-        return nll.mean()
-
-    def on_train_batch_end(self, outputs: Any, batch: StreamBatch, batch_idx: int) -> None:
-        """Logs the loss over all tokens since the last logged step."""
-        if self.trainer._logger_connector.should_update_logs and not self._accumulating():
-            loss = self._loss["train"].compute()
-            self._loss["train"].reset()
+        self._loss["train_loss"].update(nll.detach())
+        if self.trainer._logger_connector.should_update_logs and not self.trainer.fit_loop._should_accumulate():
+            # Over all tokens since the last logged step.
+            loss = self._loss["train_loss"].compute()
+            self._loss["train_loss"].reset()
             self.log_dict({"train/loss": loss, "train/perplexity": loss.exp()}, batch_size=1)
-
-    def _accumulating(self) -> bool:
-        return self.trainer.fit_loop._should_accumulate()
+        return nll.mean()
 
     def on_validation_epoch_start(self) -> None:
         """Begins validation with nothing remembered."""
@@ -107,7 +102,7 @@ class TransformerXLModule(LightningModule):
 
     def _begin(self, split: str) -> None:
         self._memory[split].clear()
-        self._loss[split].reset()
+        self._loss[f"{split}_loss"].reset()
 
     def validation_step(self, batch: StreamBatch, batch_idx: int) -> None:
         """Adds one segment to the validation loss."""
@@ -120,7 +115,7 @@ class TransformerXLModule(LightningModule):
     def _evaluate(self, batch: StreamBatch, split: str) -> None:
         nll = self._nll(batch, split)
         if batch.scored:
-            self._loss[split].update(nll)
+            self._loss[f"{split}_loss"].update(nll)
 
     def on_validation_epoch_end(self) -> None:
         """Logs validation loss and perplexity."""
@@ -133,7 +128,7 @@ class TransformerXLModule(LightningModule):
     def _report(self, split: str) -> None:
         self._memory[split].clear()
         corpus = getattr(self.trainer, "datamodule", None)
-        figures = text_figures(self._loss[split].compute(), corpus.statistics(split) if corpus else None)
+        figures = text_figures(self._loss[f"{split}_loss"].compute(), corpus.statistics(split) if corpus else None)
         self.log_dict({f"{split}/{name}": value for name, value in figures.items()}, batch_size=1)
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:

@@ -23,6 +23,20 @@ class StreamBatch(NamedTuple):
     """False for warm-up segments of an evaluation, which fill memory and do not count in the loss."""
 
 
+@dataclass(frozen=True)
+class TextStatistics:
+    """Size of a text in several units."""
+
+    tokens: int
+    """Tokens of the vocabulary, end-of-line tokens included."""
+    words: int
+    """Words between white space, and one for every line's end."""
+    characters: int
+    """Characters, line ends included."""
+    spells: bool = True
+    """Whether the vocabulary spells every text, as characters and bytes do; with a word vocabulary <unk> hides some."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvalBatchPlan:
     """How text is cut when evaluating. What is left out is as in training."""

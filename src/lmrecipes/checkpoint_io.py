@@ -36,7 +36,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 raise
             warnings.warn(f"no checkpoint written: {target.parent} is full; training goes on", stacklevel=2)
 
-    def load_checkpoint(self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
         """Reads a checkpoint; see `load_checkpoint`."""
         return load_checkpoint(Path(path), map_location)
 

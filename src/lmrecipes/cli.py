@@ -30,7 +30,7 @@ _PARTS = {"prepare": ("data",), "score": ("model",), "predict": ("model",), "exp
 class RecipeParser(LightningArgumentParser):
     """Raises what is wrong instead of printing it below a page of usage."""
 
-    def error(self, message: str, ex: Exception | None = None) -> Any:  # type: ignore[override]
+    def error(self, message: str, ex: Exception | None = None) -> Any:
         """Raises the message."""
         raise ArgumentError(None, message) from ex
 
@@ -76,18 +76,19 @@ class RecipeCLI(LightningCLI):
             "--no_runtime_tuning", action="store_true", help="Leave the process's memory allocator as it is."
         )
         if self.command == "fit":
-            parser.add_argument(
-                "--resume", type=str | None, help="Run to continue, with everything it was doing."
-            )
-            parser.add_argument(
-                "--init_from", type=str | None, help="Checkpoint or run to take only weights from."
-            )
+            parser.add_argument("--resume", type=str | None, help="Run to continue, with everything it was doing.")
+            parser.add_argument("--init_from", type=str | None, help="Checkpoint or run to take only weights from.")
             parser.add_argument("--run_dir", type=str | None, help="Directory of the new run.")
         elif self.command != "prepare":
-            parser.add_argument(
-                "--run", type=str | None, help="Run to use, by directory or by its recipe's name."
-            )
+            parser.add_argument("--run", type=str | None, help="Run to use, by directory or by its recipe's name.")
             parser.add_argument("--checkpoint", type=str, default="best", help="best, last, or a file.")
+        if self.command in ("score", "predict"):
+            parser.add_argument("--text", type=str | None, help="A text.")
+            parser.add_argument("--file", type=str | None, help="A file with a text.")
+        if self.command == "predict":
+            parser.add_argument("--max_new_tokens", type=int, default=50, help="Tokens to generate.")
+            parser.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest token.")
+            parser.add_argument("--top_k", type=int, default=0, help="Draw from the k likeliest; 0: from all.")
         # These are no part of a run's saved configuration.
         self.steering = {action.dest for action in parser._actions} - before
 
@@ -119,6 +120,15 @@ class RecipeCLI(LightningCLI):
             self.run_dir = runs.find_run(run, root=root)
             self.resumed = self.command == "fit"
             os.environ[runs.RUN_DIR_VARIABLE] = str(self.run_dir)
+            self._keep_vocabulary(self.run_dir / runs.VOCABULARY)
+
+    def _keep_vocabulary(self, saved: Path) -> None:
+        """Other text given to an evaluation is read with the vocabulary that the run was trained with."""
+        other_text = any(option.split(".")[0] == "data" for option in given_options(self.argv))
+        if self.command in ("validate", "test") and other_text and saved.is_dir():
+            arguments = self.config.data.init_args
+            if "vocabulary_dir" in arguments and arguments.vocabulary_dir is None:
+                arguments.vocabulary_dir = str(saved)
 
     def instantiate_classes(self) -> None:
         """Builds what the command needs of the recipe."""
@@ -148,9 +158,7 @@ class RecipeCLI(LightningCLI):
                 RunCSVLogger(self.run_dir),
                 *(x for x in given if not isinstance(x, bool | None)),
             ]
-        plugins = (
-            asked.plugins if isinstance(asked.plugins, list) else [asked.plugins] if asked.plugins else []
-        )
+        plugins = asked.plugins if isinstance(asked.plugins, list) else [asked.plugins] if asked.plugins else []
         kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         kwargs["default_root_dir"] = self.run_dir or Path.cwd()
         kwargs["callbacks"] = [*(asked.callbacks or []), *self._own_callbacks()]
@@ -158,8 +166,8 @@ class RecipeCLI(LightningCLI):
         passes = self.config_init.batch.accumulation(trainer.world_size)
         if trainer.accumulate_grad_batches not in (1, passes):
             raise ConfigError(
-                f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, but the batch asks for {passes} "
-                f"passes; leave it out and set batch.micro_batch_size"
+                f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, but the batch asks for "
+                f"{passes} passes; leave it out and set batch.micro_batch_size"
             )
         trainer.accumulate_grad_batches = passes
         if isinstance(trainer.val_check_interval, int):

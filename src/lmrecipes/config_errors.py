@@ -41,9 +41,7 @@ def condense(message: str, options: Iterable[str] = ()) -> str:
         group = re.search(r"Group '([\w.]+)' does not accept", message)
         name = unknown.group(1) or unknown.group(2).lstrip("-")
         keys = re.findall(r'Parser key "([\w.]+)"', message)
-        full = ".".join(
-            [*keys, *([group.group(1)] if group else []), name] if not unknown.group(2) else [name]
-        )
+        full = ".".join([*keys, *([group.group(1)] if group else []), name] if not unknown.group(2) else [name])
         return unknown_key(full, options)
     keys, leaf = [], ""
     for raw in message.splitlines():
@@ -57,9 +55,7 @@ def condense(message: str, options: Iterable[str] = ()) -> str:
         if line and not line.endswith(":"):
             leaf = line
             break
-    leaf = re.sub(
-        r"Expected an? <class '([\w.]+)'>\. Got value: (.*)", r"expected \1, got \2", leaf or message.strip()
-    )
+    leaf = re.sub(r"Expected an? <class '([\w.]+)'>\. Got value: (.*)", r"expected \1, got \2", leaf or message.strip())
     name = ".".join(keys).replace("init_args.", "")
     if leaf.endswith("got None"):
         return f"{name} is missing"

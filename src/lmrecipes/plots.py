@@ -58,7 +58,15 @@ def plot_runs(run_dirs: Sequence[Path], output: Path) -> Path:
                     text = " ".join(filter(None, (label if len(runs) > 1 else "", kind)))
                     shade = color + (len(runs) if validation and len(runs) == 1 else 0)
                     style = "o-" if validation else "-"
-                    axes.plot(steps, values, style, markersize=4, linewidth=1.5, color=f"C{shade % 10}", label=text or None)
+                    axes.plot(
+                        steps,
+                        values,
+                        style,
+                        markersize=4,
+                        linewidth=1.5,
+                        color=f"C{shade % 10}",
+                        label=text or None,
+                    )
         axes.set(title=title, xlabel="optimizer step", yscale=scale)
         axes.grid(alpha=0.3)
         if axes.get_legend_handles_labels()[1]:

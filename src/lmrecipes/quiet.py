@@ -34,6 +34,11 @@ def quiet() -> None:
 
 
 def _one_line(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, file: TextIO | None = None, line: Any = None
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: Any = None,
 ) -> None:
     print(f"warning: {' '.join(str(message).split())}", file=file or sys.stderr)

@@ -81,9 +81,7 @@ def _launcher_id() -> str | None:
         if os.environ["TORCHELASTIC_RUN_ID"] not in ("", "none"):
             return f"torchrun-{os.environ['TORCHELASTIC_RUN_ID']}"
         if os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE"):
-            raise ValueError(
-                "torchrun over several nodes needs --rdzv-id, or --run_dir naming one shared directory"
-            )
+            raise ValueError("torchrun over several nodes needs --rdzv-id, or --run_dir naming one shared directory")
         launcher = os.getppid()
         started = Path(f"/proc/{launcher}/stat").read_text().rsplit(")", 1)[1].split()[19]
         return f"torchrun-{launcher}-{started}"
@@ -105,11 +103,7 @@ def find_run(name: str, *, root: Path) -> Path:
         return max(runs, key=lambda run: (run / CONFIG).stat().st_mtime).resolve()
     if directory.is_dir():
         raise ValueError(f"{name} is not a run directory: it has no {CONFIG}")
-    known = (
-        sorted({p.parent.parent.relative_to(root).as_posix() for p in root.rglob(CONFIG)})
-        if root.is_dir()
-        else []
-    )
+    known = sorted({p.parent.parent.relative_to(root).as_posix() for p in root.rglob(CONFIG)}) if root.is_dir() else []
     hint = f"runs exist of: {', '.join(known)}" if known else f"there are no runs in {root}/ yet"
     raise ValueError(f"no run {name!r}, neither as a directory nor as a recipe that was run; {hint}")
 

@@ -19,9 +19,7 @@ class BestCheckpoint(ModelCheckpoint):
             monitor: name of a logged figure.
             mode: min or max.
         """
-        super().__init__(
-            filename="best-{step}", monitor=monitor, mode=mode, save_top_k=1, enable_version_counter=False
-        )
+        super().__init__(filename="best-{step}", monitor=monitor, mode=mode, save_top_k=1, enable_version_counter=False)
 
 
 class LastCheckpoint(ModelCheckpoint):
@@ -50,7 +48,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the final state, unless it was just saved."""
-        if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:
+        if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -20,10 +20,7 @@ class KeepOptimizerSettings(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Notes the settings before the checkpoint's state replaces them."""
         self._settings = [
-            [
-                {key: value for key, value in group.items() if key != "params"}
-                for group in optimizer.param_groups
-            ]
+            [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
             for optimizer in trainer.optimizers
         ]
 

@@ -39,7 +39,7 @@ class PlainProgress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Prints the line of a step that is logged."""
-        if trainer.fit_loop._should_accumulate() or trainer.global_step % trainer.log_every_n_steps:
+        if trainer.fit_loop._should_accumulate() or trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         now, step = time.perf_counter(), trainer.global_step
         (before, earlier), self._last = self._last, (now, step)
@@ -53,7 +53,11 @@ class PlainProgress(ProgressBar):
             f"lr {trainer.optimizers[0].param_groups[0]['lr']:.3e}",
             f"ms/batch {1000 * (now - before) / (step - earlier) / trainer.accumulate_grad_batches:.1f}",
         ]
-        for name, text in (("throughput/tokens_per_s", "tok/s"), ("train/loss", "loss"), ("train/perplexity", "ppl")):
+        for name, text in (
+            ("throughput/tokens_per_s", "tok/s"),
+            ("train/loss", "loss"),
+            ("train/perplexity", "ppl"),
+        ):
             if name in figures:
                 value = float(figures[name])
                 parts.append(f"{text} {value:.0f}" if text == "tok/s" else f"{text} {value:.3f}")

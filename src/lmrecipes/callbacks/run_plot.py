@@ -24,7 +24,7 @@ class RunPlot(Callback):
 
     def _draw(self, trainer: Trainer) -> None:
         run_dir = Path(trainer.default_root_dir)
-        if not trainer.is_global_zero or trainer.fast_dev_run or trainer.logger is None:
+        if not trainer.is_global_zero or trainer.logger is None:
             return
         for logger in trainer.loggers:
             logger.save()

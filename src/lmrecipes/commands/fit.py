@@ -16,6 +16,7 @@ from lmrecipes import __version__, published, runs
 from lmrecipes.checkpoint_io import newest_readable
 from lmrecipes.cli import RecipeCLI, open_recipe
 from lmrecipes.commands.say import say, short
+from lmrecipes.data import load_vocabulary
 
 
 def run(argv: list[str]) -> int:
@@ -31,6 +32,7 @@ def run(argv: list[str]) -> int:
         (_note_changes if cli.resumed else _save_settings)(cli, cli.run_dir)
     say(f"run directory: {short(cli.run_dir)}")
     try:
+        _save_vocabulary(cli, cli.run_dir)
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
     except (ValueError, OSError):
         runs.discard_if_unused()
@@ -69,3 +71,19 @@ def _note_changes(cli: RecipeCLI, run_dir: Path) -> None:
         say(f"  {key}: {before.get(key)} -> {after.get(key)}")
     path.rename(run_dir / f"config.{len(list(run_dir.glob('config.*.yaml'))) + 1}.yaml")
     runs.write_text(path, text)
+
+
+def _save_vocabulary(cli: RecipeCLI, run_dir: Path) -> None:
+    """Prepares the data if that was not done, and keeps the vocabulary with the run.
+
+    Raises:
+        ValueError: if a continued run's corpus now has another vocabulary.
+    """
+    if not runs.is_main_process() or cli.datamodule is None:
+        return
+    cli.datamodule.prepare(progress=sys.stderr.isatty())
+    saved, vocabulary = run_dir / runs.VOCABULARY, cli.datamodule.vocabulary
+    if not saved.is_dir():
+        vocabulary.save(saved)
+    elif load_vocabulary(saved).digest() != vocabulary.digest():
+        raise ValueError(f"data has another vocabulary now than when {short(run_dir)} was begun; start a new run")

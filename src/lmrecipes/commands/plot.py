@@ -12,9 +12,15 @@ from lmrecipes.plots import plot_runs
 
 def run(argv: list[str]) -> int:
     """Draws runs over each other."""
-    parser = argparse.ArgumentParser(prog="lmrecipes plot", description="Loss, perplexity, learning rate and throughput.")
-    parser.add_argument("runs", nargs="+", metavar="RUN", help="directory of a run, or name of a recipe (its newest run)")
-    parser.add_argument("--output", type=Path, help="the PNG to write; left out, plots/run.png of the run or ./runs.png")
+    parser = argparse.ArgumentParser(
+        prog="lmrecipes plot", description="Loss, perplexity, learning rate and throughput."
+    )
+    parser.add_argument(
+        "runs", nargs="+", metavar="RUN", help="directory of a run, or name of a recipe (its newest run)"
+    )
+    parser.add_argument(
+        "--output", type=Path, help="the PNG to write; left out, plots/run.png of the run or ./runs.png"
+    )
     parser.add_argument("--runs_root", type=Path, default=Path("runs"), help="folder of all runs")
     options = parser.parse_args(argv)
     found = [runs.find_run(name, root=options.runs_root) for name in options.runs]

@@ -14,7 +14,16 @@ from typing import Any
 from lmrecipes.data.sources import SPLITS, Source
 from lmrecipes.data.wikitext_style import split_words
 
-_LEFT_OUT = {"test", "tests", "idlelib", "lib2to3", "site-packages", "turtledemo", "__pycache__", "pydoc_data"}
+_LEFT_OUT = {
+    "test",
+    "tests",
+    "idlelib",
+    "lib2to3",
+    "site-packages",
+    "turtledemo",
+    "__pycache__",
+    "pydoc_data",
+}
 
 
 class PythonText(Source):
@@ -49,7 +58,7 @@ class PythonText(Source):
                 if isinstance(node, ast.Dict):
                     for key, value in zip(node.keys, node.values, strict=True):
                         if isinstance(key, ast.Constant) and isinstance(value, ast.Constant):
-                            yield f"topic {key.value}", _paragraphs(str(value.value))
+                            yield f"topic {key.value!r}", _paragraphs(str(value.value))
         for path in sorted(self.folder.rglob("*.py")):
             if _LEFT_OUT & set(path.relative_to(self.folder).parts):
                 continue

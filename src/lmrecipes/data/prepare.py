@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from lmrecipes.batches import TextStatistics
 from lmrecipes.data.sources import SPLITS, Source
 from lmrecipes.data.tokenizing import Tokenizing, load_pretrained, train_bpe
 from lmrecipes.data.vocabularies import (
@@ -28,7 +29,6 @@ from lmrecipes.data.vocabularies import (
     corpus_words,
     load_vocabulary,
 )
-from lmrecipes.metrics.perplexity import TextStatistics
 
 _VERSION = 1
 Progress = Callable[[str, int, int | None], None]
@@ -95,14 +95,18 @@ def find_prepared(folder: Path) -> Prepared | None:
     digest = load_vocabulary(folder / "vocabulary").digest()
     if digest != manifest["vocabulary"]:
         raise ValueError(
-            f"vocabulary in {folder} is not the one the tokens were made with ({digest}, not {manifest['vocabulary']}); "
+            f"vocabulary in {folder} is not that of the tokens ({digest}, not {manifest['vocabulary']}); "
             f"delete {folder} and run `lmrecipes prepare` again"
         )
     return Prepared(folder, manifest)
 
 
 def prepare(
-    source: Source, tokenizing: Tokenizing, folder: Path, progress: Progress = lambda *_: None, given: Vocabulary | None = None
+    source: Source,
+    tokenizing: Tokenizing,
+    folder: Path,
+    progress: Progress = lambda *_: None,
+    given: Vocabulary | None = None,
 ) -> Prepared:
     """Tokenizes a corpus, or finds it tokenized. Two processes may start at once: one works, the other waits.
 
@@ -214,11 +218,12 @@ class _Writer:
         # Most frequent first; words equally frequent stay in the order in which they were met.
         order = np.argsort(-counts, kind="stable")
         met = list(ids)
-        words = special + [
-            met[i] for i in order.tolist() if met[i] not in special and counts[i] >= tokenizing.min_freq
-        ]
+        words = special + [met[i] for i in order.tolist() if met[i] not in special and counts[i] >= tokenizing.min_freq]
         vocabulary = WordVocabulary(
-            words, lower_case=tokenizing.lower_case, wikitext_style=tokenizing.wikitext_style, line=(before, after)
+            words,
+            lower_case=tokenizing.lower_case,
+            wikitext_style=tokenizing.wikitext_style,
+            line=(before, after),
         )
         final = {word: i for i, word in enumerate(words)}
         table = np.fromiter((final.get(word, final.get(UNK, 0)) for word in met), dtype=np.uint32, count=len(met))
@@ -258,7 +263,12 @@ class _Writer:
             os.fsync(file.fileno())
         os.replace(temporary, self.folder / f"{split}.bin")
         words = n_tokens if vocabulary.kind == "word" else tally.words + tally.lines
-        self.splits[split] = {"tokens": n_tokens, "dtype": dtype.name, "words": words, "characters": tally.characters}
+        self.splits[split] = {
+            "tokens": n_tokens,
+            "dtype": dtype.name,
+            "words": words,
+            "characters": tally.characters,
+        }
         state = self.folder / "state.part"
         state.write_text(json.dumps(self.splits))
         os.replace(state, self.folder / "state.json")
@@ -286,9 +296,9 @@ def _words_from_file(tokenizing: Tokenizing) -> WordVocabulary:
     path = Path(str(tokenizing.vocab_file))
     if not path.is_file():
         raise ValueError(f"data.tokenizing.vocab_file {path} is no file")
-    words = list(dict.fromkeys(line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip()))
+    words = list(
+        dict.fromkeys(line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    )
     marks = ("<S>", "<S>") if tokenizing.sentence_marks else ("", EOS)
     words = ([] if marks[1] in words else [marks[1]]) + words
-    return WordVocabulary(
-        words, lower_case=tokenizing.lower_case, wikitext_style=tokenizing.wikitext_style, line=marks
-    )
+    return WordVocabulary(words, lower_case=tokenizing.lower_case, wikitext_style=tokenizing.wikitext_style, line=marks)

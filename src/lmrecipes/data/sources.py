@@ -46,7 +46,10 @@ class Folder(Source):
         endings = ("txt", "tokens", "txt.gz", "raw", "bpe")
         for name in _NAMES[split]:
             for ending in endings:
-                for candidate in (self.folder / f"{name}.{ending}", *sorted(self.folder.glob(f"*.{name}.{ending}"))):
+                for candidate in (
+                    self.folder / f"{name}.{ending}",
+                    *sorted(self.folder.glob(f"*.{name}.{ending}")),
+                ):
                     if candidate.is_file():
                         return candidate
         return None
@@ -60,7 +63,9 @@ class Folder(Source):
         if split not in self.files:
             accepted = ", ".join(f"{name}.txt" for name in _NAMES[split])
             there = ", ".join(sorted(p.name for p in self.folder.iterdir())[:8]) or "nothing"
-            raise ValueError(f"data.path {self.folder} has no {split} text: {accepted} (or .tokens, .txt.gz); found {there}")
+            raise ValueError(
+                f"data.path {self.folder} has no {split} text: {accepted} (or .tokens, .txt.gz); found {there}"
+            )
         return self.files[split]
 
     def describe(self) -> dict[str, Any]:
@@ -83,9 +88,9 @@ class Folder(Source):
             ValueError: for an empty file, or text that is not UTF-8, with file and line.
         """
         path = self.require(split)
-        opened = gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+        opener = gzip.open if path.suffix == ".gz" else open
         lines_before = 0
-        with opened as file:
+        with opener(path, "rb") as file:
             while chunk := file.readlines(_BLOCK):
                 block = b"".join(chunk)
                 try:

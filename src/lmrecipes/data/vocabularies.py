@@ -68,7 +68,12 @@ class WordVocabulary(Vocabulary):
     spells = False
 
     def __init__(
-        self, words: Sequence[str], *, lower_case: bool = False, wikitext_style: bool = False, line: Sequence[str] = ("", EOS)
+        self,
+        words: Sequence[str],
+        *,
+        lower_case: bool = False,
+        wikitext_style: bool = False,
+        line: Sequence[str] = ("", EOS),
     ) -> None:
         self.words = list(words)
         self.lower_case = lower_case
@@ -158,7 +163,9 @@ class CharacterVocabulary(Vocabulary):
         known = points < len(self._ids)
         ids = np.where(known, self._ids[np.where(known, points, 0)], -1)
         if len(ids) and ids.min() < 0:
-            raise ValueError(f"the character {chr(int(points[ids.argmin()]))!r} is not in the vocabulary of {self.size}")
+            raise ValueError(
+                f"the character {chr(int(points[ids.argmin()]))!r} is not in the vocabulary of {self.size}"
+            )
         return ids.astype(np.uint32)
 
     def encode(self, text: str) -> list[int]:

@@ -12,13 +12,12 @@ import torch
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
-from lmrecipes.batches import BatchPlan, StreamBatch
+from lmrecipes.batches import BatchPlan, StreamBatch, TextStatistics
 from lmrecipes.data.prepare import Prepared, find_prepared, folder_for, prepare
 from lmrecipes.data.sources import Folder, Source
 from lmrecipes.data.streams import Streams
 from lmrecipes.data.tokenizing import Tokenizing
 from lmrecipes.data.vocabularies import Vocabulary, load_vocabulary
-from lmrecipes.metrics.perplexity import TextStatistics
 
 
 class TextDataModule(LightningDataModule):

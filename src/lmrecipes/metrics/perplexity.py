@@ -3,26 +3,13 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-
-@dataclass(frozen=True)
-class TextStatistics:
-    """Size of a text in several units."""
-
-    tokens: int
-    """Tokens of the vocabulary, end-of-line tokens included."""
-    words: int
-    """Words between white space, and one for every line's end."""
-    characters: int
-    """Characters, line ends included."""
-    spells: bool = True
-    """Whether the vocabulary spells every text, as characters and bytes do; with a word vocabulary <unk> hides some."""
+from lmrecipes.batches import TextStatistics
 
 
 class TokenLoss(Metric):

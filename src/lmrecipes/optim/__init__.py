@@ -4,4 +4,13 @@ from lmrecipes.optim.build import build_optimizer
 from lmrecipes.optim.lamb import LAMB
 from lmrecipes.optim.schedules import Constant, Cosine, InverseSquareRoot, Linear, Schedule, StepSchedule
 
-__all__ = ["LAMB", "Constant", "Cosine", "InverseSquareRoot", "Linear", "Schedule", "StepSchedule", "build_optimizer"]
+__all__ = [
+    "LAMB",
+    "Constant",
+    "Cosine",
+    "InverseSquareRoot",
+    "Linear",
+    "Schedule",
+    "StepSchedule",
+    "build_optimizer",
+]

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -108,9 +109,9 @@ class StepSchedule(LRScheduler):
         self.max_steps = max_steps
         super().__init__(optimizer)
 
-    def get_lr(self) -> list[float]:
+    def get_lr(self) -> list[float | Tensor]:
         """Rates of the parameter groups for the next update."""
-        return [self.schedule.lr(self.last_epoch, base, self.max_steps) for base in self.base_lrs]
+        return [self.schedule.lr(self.last_epoch, float(base), self.max_steps) for base in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
         """The number of updates made."""

@@ -7,6 +7,7 @@ that the gradient of a step never touches more than it must.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 def cluster_bounds(vocab_size: int, cutoffs: list[int]) -> list[tuple[int, int]]:
     """First and last-plus-one token of every cluster."""
     edges = [0, *cutoffs, vocab_size]
-    return list(zip(edges[:-1], edges[1:], strict=True))
+    return list(pairwise(edges))
 
 
 class AdaptiveVocabulary(nn.Module):
@@ -48,6 +49,8 @@ class AdaptiveVocabulary(nn.Module):
         if n_tails:
             self.cluster_weight = nn.Parameter(torch.empty(n_tails, widths[0]))
             self.cluster_bias = nn.Parameter(torch.zeros(n_tails))
+        self.projections: nn.ParameterList | None
+        self.out_projections: nn.ParameterList | None
         if div_val > 1:
             self.projections = nn.ParameterList(nn.Parameter(torch.empty(d_model, d)) for d in widths)
             self.out_projections = nn.ParameterList(
@@ -55,7 +58,8 @@ class AdaptiveVocabulary(nn.Module):
                 for i, (d, tied) in enumerate(zip(widths, tie_projections, strict=True))
             )
         else:
-            self.projections = self.out_projections = None
+            self.projections = None
+            self.out_projections = None
 
     def embed(self, ids: Tensor) -> Tensor:
         """Vectors of tokens, times sqrt(d_model): ids (...) to (..., d_model)."""
@@ -137,7 +141,7 @@ def linear_nll(hidden_ND: Tensor, targets_N: Tensor, *parts: Tensor) -> Tensor:
     if torch.compiler.is_compiling():
         logits = torch.cat([F.linear(hidden_ND, w, b) for w, b in zip(parts[::2], parts[1::2], strict=True)], dim=-1)
         return F.cross_entropy(logits.float(), targets_N, reduction="none")
-    out: Tensor = _LinearNLL.apply(hidden_ND, targets_N, *parts)  # type: ignore[no-untyped-call]
+    out: Tensor = _LinearNLL.apply(hidden_ND, targets_N, *parts)
     return out
 
 
@@ -160,7 +164,7 @@ class _LinearNLL(torch.autograd.Function):
         return nll
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, targets, logits, lse, *weights = ctx.saved_tensors
         # The logits are not needed again: one pass turns them into their gradient.
         d_logits = logits.sub_(lse[:, None]).exp_()

@@ -21,7 +21,7 @@ def hidden_positions(T: int, M: int, mem_len: int, same_length: bool, device: to
     distance = torch.arange(M, M + T, device=device)[:, None] - torch.arange(M + T, device=device)
     hidden = distance < 0
     if same_length:
-        hidden = hidden | (distance > (mem_len if M + T > mem_len + 1 else M + T))
+        hidden = hidden | (distance > (mem_len if mem_len + 1 < M + T else M + T))
     return hidden
 
 
@@ -61,14 +61,23 @@ def relative_attention(
         hidden_TK: what may not be seen.
         dropout: probability of dropping an attention weight.
     """
-    arguments = (q_BNTH, k_BNKH, v_BNKH, r_NKH, content_bias_NH.to(q_BNTH.dtype), position_bias_NH.to(q_BNTH.dtype))
+    arguments = (
+        q_BNTH,
+        k_BNKH,
+        v_BNKH,
+        r_NKH,
+        content_bias_NH.to(q_BNTH.dtype),
+        position_bias_NH.to(q_BNTH.dtype),
+    )
     if q_BNTH.is_cuda or torch.compiler.is_compiling():
         return biased_attention(*arguments, hidden_TK, dropout)
-    out: Tensor = _RelativeAttention.apply(*arguments, hidden_TK, dropout)  # type: ignore[no-untyped-call]
+    out: Tensor = _RelativeAttention.apply(*arguments, hidden_TK, dropout)
     return out
 
 
-def biased_attention(q: Tensor, k: Tensor, v: Tensor, r: Tensor, u: Tensor, w: Tensor, hidden: Tensor, p: float) -> Tensor:
+def biased_attention(
+    q: Tensor, k: Tensor, v: Tensor, r: Tensor, u: Tensor, w: Tensor, hidden: Tensor, p: float
+) -> Tensor:
     """`relative_attention` with torch's fused kernel, the distances entering as its bias."""
     scale = q.shape[-1] ** -0.5
     by_distance = torch.matmul((q + w[:, None]) * scale, r.transpose(-1, -2))
@@ -81,7 +90,15 @@ class _RelativeAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, q: Tensor, k: Tensor, v: Tensor, r: Tensor, u: Tensor, w: Tensor, hidden: Tensor, dropout: float
+        ctx: Any,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        r: Tensor,
+        u: Tensor,
+        w: Tensor,
+        hidden: Tensor,
+        dropout: float,
     ) -> Tensor:
         (B, N, T, H), K = q.shape, k.shape[2]
         scale = H**-0.5
@@ -100,7 +117,7 @@ class _RelativeAttention(torch.autograd.Function):
         return out.view(B, N, T, H)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         qu, qw, k, v, r, weights, kept = ctx.saved_tensors
         (B, N, T, H), K = qw.shape, k.shape[1]
         grad = grad.reshape(B * N, T, H).to(v.dtype)
@@ -122,4 +139,13 @@ class _RelativeAttention(torch.autograd.Function):
         d_r = torch.matmul(d_distance.transpose(-1, -2), qw).sum(0)
         d_qu = d_qu.view(B, N, T, H).mul_(ctx.scale)
         d_qw = d_qw.mul_(ctx.scale)
-        return d_qu + d_qw, d_k.view(B, N, K, H), d_v.view(B, N, K, H), d_r, d_qu.sum((0, 2)), d_qw.sum((0, 2)), None, None
+        return (
+            d_qu + d_qw,
+            d_k.view(B, N, K, H),
+            d_v.view(B, N, K, H),
+            d_r,
+            d_qu.sum((0, 2)),
+            d_qw.sum((0, 2)),
+            None,
+            None,
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -51,6 +51,9 @@ class TransformerXLModule(LightningModule):
         self._memory = {split: StreamMemory() for split in self._segmenting}
         self._loss = torch.nn.ModuleDict({f"{split}_loss": TokenLoss() for split in self._segmenting})
 
+    def _meter(self, split: str) -> TokenLoss:
+        return cast(TokenLoss, self._loss[f"{split}_loss"])
+
     def configure_model(self) -> None:
         """Builds the network, for the corpus's vocabulary where the recipe leaves its size open."""
         if hasattr(self, "network"):
@@ -84,11 +87,11 @@ class TransformerXLModule(LightningModule):
     def training_step(self, batch: StreamBatch, batch_idx: int) -> Tensor:
         """Mean loss over the tokens of one micro-batch (all of a step's micro-batches have equally many)."""
         nll = self._nll(batch, "train")
-        self._loss["train_loss"].update(nll.detach())
+        self._meter("train").update(nll.detach())
         if self.trainer._logger_connector.should_update_logs and not self.trainer.fit_loop._should_accumulate():
             # Over all tokens since the last logged step.
-            loss = self._loss["train_loss"].compute()
-            self._loss["train_loss"].reset()
+            loss = self._meter("train").compute()
+            self._meter("train").reset()
             self.log_dict({"train/loss": loss, "train/perplexity": loss.exp()}, batch_size=1)
         return nll.mean()
 
@@ -102,7 +105,7 @@ class TransformerXLModule(LightningModule):
 
     def _begin(self, split: str) -> None:
         self._memory[split].clear()
-        self._loss[f"{split}_loss"].reset()
+        self._meter(split).reset()
 
     def validation_step(self, batch: StreamBatch, batch_idx: int) -> None:
         """Adds one segment to the validation loss."""
@@ -115,7 +118,7 @@ class TransformerXLModule(LightningModule):
     def _evaluate(self, batch: StreamBatch, split: str) -> None:
         nll = self._nll(batch, split)
         if batch.scored:
-            self._loss[f"{split}_loss"].update(nll)
+            self._meter(split).update(nll)
 
     def on_validation_epoch_end(self) -> None:
         """Logs validation loss and perplexity."""
@@ -128,7 +131,7 @@ class TransformerXLModule(LightningModule):
     def _report(self, split: str) -> None:
         self._memory[split].clear()
         corpus = getattr(self.trainer, "datamodule", None)
-        figures = text_figures(self._loss[f"{split}_loss"].compute(), corpus.statistics(split) if corpus else None)
+        figures = text_figures(self._meter(split).compute(), corpus.statistics(split) if corpus else None)
         self.log_dict({f"{split}/{name}": value for name, value in figures.items()}, batch_size=1)
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
@@ -153,7 +156,7 @@ class TransformerXLModule(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the training memory of all ranks."""
-        checkpoint["stream_memory"] = self._memory["train"].state(self.all_gather)
+        checkpoint["stream_memory"] = self._memory["train"].state(lambda layer: cast(Tensor, self.all_gather(layer)))
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes up the training memory of this rank."""

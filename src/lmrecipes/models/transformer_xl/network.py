@@ -130,7 +130,14 @@ class RelativeAttention(nn.Module):
         self.position = nn.Linear(config.d_model, inner, bias=False)
         self.out = nn.Linear(inner, config.d_model, bias=False)
 
-    def forward(self, x_BTD: Tensor, context_BKD: Tensor, r_KD: Tensor, biases: tuple[Tensor, Tensor], hidden_TK: Tensor) -> Tensor:
+    def forward(
+        self,
+        x_BTD: Tensor,
+        context_BKD: Tensor,
+        r_KD: Tensor,
+        biases: tuple[Tensor, Tensor],
+        hidden_TK: Tensor,
+    ) -> Tensor:
         """Attends from the segment to memory and segment: (B, T, D)."""
         q_BNTH = rearrange(self.query(x_BTD), "b t (n h) -> b n t h", n=self.n_heads)
         k_BNKH, v_BNKH = rearrange(self.key_value(context_BKD), "b k (two n h) -> two b n k h", two=2, n=self.n_heads)
@@ -156,7 +163,9 @@ class Layer(nn.Module):
     def _feed_forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.ff_out(self.dropout(F.relu(self.ff_in(x)))))
 
-    def forward(self, x: Tensor, memory: Tensor | None, r: Tensor, biases: tuple[Tensor, Tensor], hidden: Tensor) -> Tensor:
+    def forward(
+        self, x: Tensor, memory: Tensor | None, r: Tensor, biases: tuple[Tensor, Tensor], hidden: Tensor
+    ) -> Tensor:
         """Hidden states of the segment, (B, T, D) to (B, T, D)."""
         context = x if memory is None else torch.cat([memory, x], dim=1)
         if self.pre_norm:
@@ -176,7 +185,12 @@ class TransformerXL(nn.Module):
             raise ValueError(f"model.config.vocab_size is {config.vocab_size}; the network needs the number of tokens")
         self.config = config
         self.vocabulary = AdaptiveVocabulary(
-            config.vocab_size, config.d_model, config.cutoffs, config.div_val, config.tie_weights, config.projections_tied
+            config.vocab_size,
+            config.d_model,
+            config.cutoffs,
+            config.div_val,
+            config.tie_weights,
+            config.projections_tied,
         )
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
         self.content_bias = nn.Parameter(torch.empty(config.n_heads, config.d_head))
@@ -199,7 +213,13 @@ class TransformerXL(nn.Module):
                 nn.init.normal_(parameter, 0.0, std)
 
     def hidden_states(
-        self, input_ids: Tensor, memory: list[Tensor] | None, *, mem_len: int, clamp_len: int = 0, same_length: bool = False
+        self,
+        input_ids: Tensor,
+        memory: list[Tensor] | None,
+        *,
+        mem_len: int,
+        clamp_len: int = 0,
+        same_length: bool = False,
     ) -> tuple[Tensor, list[Tensor]]:
         """Outputs of the last layer (B, T, d_model), and the new memory. See `forward`."""
         T = input_ids.shape[1]
@@ -237,19 +257,21 @@ class TransformerXL(nn.Module):
         Returns:
             Negative log-likelihood per token, float32 (B, T), and the new memory, without gradient.
         """
-        x, memory = self.hidden_states(
-            input_ids, memory, mem_len=mem_len, clamp_len=clamp_len, same_length=same_length
-        )
+        x, memory = self.hidden_states(input_ids, memory, mem_len=mem_len, clamp_len=clamp_len, same_length=same_length)
         nll = self.vocabulary.nll(x.reshape(-1, x.shape[-1]), targets.reshape(-1))
         return nll.view_as(targets), memory
 
     def log_probs(
-        self, input_ids: Tensor, memory: list[Tensor] | None, *, mem_len: int, clamp_len: int = 0, same_length: bool = False
+        self,
+        input_ids: Tensor,
+        memory: list[Tensor] | None,
+        *,
+        mem_len: int,
+        clamp_len: int = 0,
+        same_length: bool = False,
     ) -> tuple[Tensor, list[Tensor]]:
         """Log-probabilities of every next token, float32 (B, T, vocab_size), and the new memory. See `forward`."""
-        x, memory = self.hidden_states(
-            input_ids, memory, mem_len=mem_len, clamp_len=clamp_len, same_length=same_length
-        )
+        x, memory = self.hidden_states(input_ids, memory, mem_len=mem_len, clamp_len=clamp_len, same_length=same_length)
         return self.vocabulary.log_probs(x), memory
 
 

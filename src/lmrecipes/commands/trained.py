@@ -1,0 +1,53 @@
+"""The model of a run with its weights and vocabulary, for commands that use it without a corpus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lmrecipes import runs
+from lmrecipes.checkpoint_io import load_checkpoint
+from lmrecipes.cli import RecipeCLI
+from lmrecipes.data import Vocabulary, load_vocabulary
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model ready for inference."""
+
+    module: Any
+    vocabulary: Vocabulary
+
+
+def load_trained(cli: RecipeCLI) -> Trained:
+    """Builds the run's network and loads its checkpoint.
+
+    Raises:
+        ValueError: if no run was given, or it has no vocabulary or checkpoint.
+    """
+    if cli.run_dir is None:
+        raise ValueError(f"lmrecipes {cli.command} needs a run: --run RUN")
+    vocabulary = load_vocabulary(cli.run_dir / runs.VOCABULARY)
+    module = cli.model
+    module.config = replace(module.config, vocab_size=vocabulary.size)
+    module.configure_model()
+    module.load_state_dict(load_checkpoint(cli.checkpoint())["state_dict"])
+    return Trained(module.eval(), vocabulary)
+
+
+def texts_of(cli: RecipeCLI) -> list[str]:
+    """What --text and --file give.
+
+    Raises:
+        ValueError: if neither is given, or the file cannot be read.
+    """
+    texts = [cli.config.text] if cli.config.text is not None else []
+    if cli.config.file is not None:
+        try:
+            with open(cli.config.file, encoding="utf-8") as file:
+                texts.append(file.read())
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"--file {cli.config.file} cannot be read: {error}") from None
+    if not texts:
+        raise ValueError(f'lmrecipes {cli.command} needs a text: --text "..." or --file FILE')
+    return texts

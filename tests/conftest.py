@@ -1,0 +1,60 @@
+"""What several tests need: a small corpus, settings that make a recipe small, and the command as a process."""
+
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+def requires(condition: bool, reason: str):
+    """Skips a test with its reason unless the condition holds."""
+    return pytest.mark.skipif(not condition, reason=reason)
+
+
+@pytest.fixture(scope="session")
+def small_corpus(tmp_path_factory) -> Path:
+    """A folder with a few thousand words of seeded text in three splits."""
+    folder = tmp_path_factory.mktemp("corpus")
+    generator = random.Random(0)
+    words = [f"w{i}" for i in range(60)]
+    for split, n_lines in (("train", 300), ("valid", 40), ("test", 40)):
+        lines = (" ".join(generator.choices(words, weights=range(60, 0, -1), k=12)) for _ in range(n_lines))
+        (folder / f"{split}.txt").write_text("\n".join(lines) + "\n")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def small(small_corpus, tmp_path_factory) -> list[str]:
+    """Options that make transformer_xl/tiny train on the small corpus in a second."""
+    return [
+        *("--config", "transformer_xl/tiny", "--data", "text_folder", f"--data.path={small_corpus}"),
+        f"--data.cache_dir={tmp_path_factory.mktemp('cache')}",
+        *("--batch.global_batch_size=4", "--batch.seq_len=8", "--batch.mem_len=8", "--batch.val.batch_size=4"),
+        *("--batch.test.batch_size=4", "--batch.test.seq_len=8", "--batch.test.mem_len=16"),
+        *("--model.config.n_layers=2", "--model.config.d_model=16", "--model.config.n_heads=2"),
+        *("--model.config.d_head=8", "--model.config.d_ff=32", "--model.config.cutoffs=[20,40]"),
+        *("--model.schedule.warmup_steps=2", "--trainer.max_steps=12", "--trainer.log_every_n_steps=1"),
+        *("--trainer.val_check_interval=6", "--trainer.num_sanity_val_steps=0"),
+    ]
+
+
+@pytest.fixture
+def command(tmp_path):
+    """Runs `lmrecipes ...` as a process in an empty folder; returns the finished process."""
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1", **environment}
+        variables.pop("LMRECIPES_RUN_DIR", None)
+        return subprocess.run(
+            [sys.executable, "-m", "lmrecipes", *arguments],
+            cwd=tmp_path,
+            env=variables,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+
+    return run

@@ -208,7 +208,7 @@ class RecipeCLI(LightningCLI):
         config = self.config.clone()
         for key in self.steering:
             config.pop(key, None)
-        return self.parser.dump(config, skip_link_targets=True, skip_validation=True)
+        return self.parser.dump(config, skip_link_targets=True, skip_validation=True, skip_none=False)
 
 
 def checkpoint_of(run_dir: Path, which: str) -> Path:

@@ -10,7 +10,9 @@ import torch
 
 def positional_encoding(distance: int, d: int, dtype) -> torch.Tensor:
     frequencies = [1 / 10000 ** (2 * i / d) for i in range(d // 2)]
-    return torch.tensor([math.sin(distance * f) for f in frequencies] + [math.cos(distance * f) for f in frequencies], dtype=dtype)
+    return torch.tensor(
+        [math.sin(distance * f) for f in frequencies] + [math.cos(distance * f) for f in frequencies], dtype=dtype
+    )
 
 
 def layer_norm(x, weight, bias):

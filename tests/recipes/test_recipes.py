@@ -1,0 +1,81 @@
+"""Every recipe that ships is read whole, and trains."""
+
+import json
+
+import pytest
+import yaml
+
+from lmrecipes import collection
+from lmrecipes.__main__ import main
+
+RECIPES = [name for name in collection.recipe_paths() if not name.startswith("overlays/")]
+SYSTEM = [name for name in RECIPES if name.startswith("transformer_xl/")]
+SMALL = ["n_layers=2", "d_model=64", "n_heads=2", "d_head=8", "d_ff=32", "vocab_size=0"]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LMRECIPES_RUN_DIR", raising=False)
+    yield
+    monkeypatch.delenv("LMRECIPES_RUN_DIR", raising=False)
+
+
+def test_the_promised_recipes_are_there():
+    wanted = {"tiny", "wt2_cpu", "wt103_base", "wt103_large", "wt103_large_multinode", "wt103_paper_base"}
+    assert {f"transformer_xl/{name}" for name in wanted | {"enwik8", "text8", "lm1b"}} == set(SYSTEM)
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_recipe_fits_a_screen_and_says_what_it_is(name):
+    text = collection.recipe_paths()[name].read_text()
+    assert text.startswith("# ")
+    assert f"lmrecipes fit --config {name}" in text
+    assert len(text.splitlines()) <= 70
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", SYSTEM)
+def test_a_recipe_trains_two_steps_and_tests(name, small_corpus, tmp_path, capsys):
+    recipe = yaml.safe_load(collection.recipe_paths()[name].read_text())
+    cutoffs = recipe["model"]["init_args"]["config"].get("cutoffs", [])
+    options = [f"--model.config.{setting}" for setting in SMALL]
+    options += [f"--model.config.cutoffs={[10, 20, 30][: len(cutoffs)]}", "--trainer.num_sanity_val_steps=0"]
+    overlays = ["--config", "overlays/debug", "--config", "overlays/cpu"]
+    data = [f"--data.path={small_corpus}", f"--data.cache_dir={tmp_path}/cache"]
+    assert main(["fit", "--config", name, *overlays, *options, *data, "--run_dir=run"]) == 0, capsys.readouterr().err
+    assert main(["test", "--run=run"]) == 0, capsys.readouterr().err
+    (result,) = json.loads((tmp_path / "run/results.json").read_text())
+    assert result["metrics"]["test/perplexity"] > 1
+    # What a recipe publishes stands beside what was measured, with the conditions that differ.
+    assert len(result["published"]) == len(recipe.get("published", []))
+    assert all(target["differences"] for target in result["published"])
+
+
+def test_the_saved_configuration_is_a_recipe_again(small, tmp_path, capsys):
+    assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0, capsys.readouterr().err
+    assert "check_val_every_n_epoch: null" in (tmp_path / "a/config.yaml").read_text()
+    assert main(["fit", "--config=a/config.yaml", "--run_dir=b"]) == 0, capsys.readouterr().err
+    assert (tmp_path / "a/config.yaml").read_text() == (tmp_path / "b/config.yaml").read_text()
+
+
+def test_score_and_predict_need_no_corpus(small, tmp_path, capsys):
+    assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3", f"--data.cache_dir={tmp_path}/cache"]) == 0
+    for path in (tmp_path / "cache").rglob("*.bin"):
+        path.unlink()
+    capsys.readouterr()
+    assert main(["score", "--run=a", "--text=w1 w2 nowhere"]) == 0, capsys.readouterr().err
+    out = capsys.readouterr().out
+    assert "3 tokens" in out
+    assert "perplexity" in out
+    assert "1 of them" in out
+    assert main(["predict", "--run=a", "--text=w1 w2", "--max_new_tokens=5", "--temperature=0"]) == 0
+    assert capsys.readouterr().out.strip().split("\n")[-1].startswith("w1 w2")
+
+
+def test_other_text_is_tested_with_the_vocabulary_of_the_run(small, tmp_path, capsys):
+    assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "test.txt").write_text("w1 w2 w3 w4 something else\n" * 20)
+    assert main(["test", "--run=a", f"--data.path={other}"]) == 0, capsys.readouterr().err

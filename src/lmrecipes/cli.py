@@ -136,7 +136,7 @@ class RecipeCLI(LightningCLI):
             if self.command not in _PARTS:
                 super().instantiate_classes()
                 return
-            wanted = Namespace({part: self.config[part] for part in _PARTS[self.command]})
+            wanted = Namespace({part: self.config[part] for part in (*_PARTS[self.command], "batch")})
             built = self.parser.instantiate_classes(wanted)
             self.model, self.datamodule = built.get("model"), built.get("data")
         except (ArgumentError, ValueError) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from typing import Any, TextIO
@@ -26,6 +27,8 @@ _POINTLESS = {
 
 def quiet() -> None:
     """Applies the filters to this process."""
+    # LightningCLI calls what jsonargparse will drop in its version 5, which we exclude.
+    os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     for pattern in _POINTLESS:
         warnings.filterwarnings("ignore", message=pattern)
     warnings.showwarning = _one_line

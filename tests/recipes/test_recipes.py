@@ -8,6 +8,7 @@ import yaml
 from lmrecipes import collection
 from lmrecipes.__main__ import main
 
+pytestmark = pytest.mark.filterwarnings("ignore")
 RECIPES = [name for name in collection.recipe_paths() if not name.startswith("overlays/")]
 SYSTEM = [name for name in RECIPES if name.startswith("transformer_xl/")]
 SMALL = ["n_layers=2", "d_model=64", "n_heads=2", "d_head=8", "d_ff=32", "vocab_size=0"]
@@ -34,7 +35,6 @@ def test_a_recipe_fits_a_screen_and_says_what_it_is(name):
     assert len(text.splitlines()) <= 70
 
 
-@pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", SYSTEM)
 def test_a_recipe_trains_two_steps_and_tests(name, small_corpus, tmp_path, capsys):
     recipe = yaml.safe_load(collection.recipe_paths()[name].read_text())

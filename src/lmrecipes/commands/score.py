@@ -23,8 +23,7 @@ def run(argv: list[str]) -> int:
         loss = score_tokens(trained.module.network, ids, plan)
         shown = text if len(text) < 60 else text[:57] + "..."
         say(f"{shown!r}: {len(ids) - 1} tokens, loss {loss:.4f}, perplexity {math.exp(loss):.3f}")
-        unknown = ids[1:].count(trained.vocabulary.encode("\x00")[-1]) if trained.vocabulary.kind == "word" else 0
-        if unknown:
+        if unknown := ids[1:].count(trained.vocabulary.unknown):
             say(f"  {unknown} of them are not in the vocabulary")
     return 0
 

@@ -26,6 +26,8 @@ class Vocabulary(ABC):
     kind: str
     spells: bool
     """Whether every text can be written in these tokens."""
+    unknown: int | None = None
+    """The token that stands for everything else, if there is one."""
 
     @property
     @abstractmethod
@@ -80,7 +82,7 @@ class WordVocabulary(Vocabulary):
         self.wikitext_style = wikitext_style
         self.before, self.after = line
         self._ids = {word: i for i, word in enumerate(self.words)}
-        self._unknown = self._ids.get(UNK, self._ids.get("<UNK>"))
+        self.unknown = self._ids.get(UNK, self._ids.get("<UNK>"))
 
     @property
     def size(self) -> int:
@@ -97,7 +99,7 @@ class WordVocabulary(Vocabulary):
         return np.fromiter(map(self._id, words), dtype=np.uint32, count=len(words))
 
     def _id(self, word: str) -> int:
-        found = self._ids.get(word, self._unknown)
+        found = self._ids.get(word, self.unknown)
         if found is None:
             raise ValueError(f"the word {word!r} is not in the vocabulary of {self.size}, which has no {UNK}")
         return found
@@ -115,7 +117,8 @@ class WordVocabulary(Vocabulary):
 
     def decode(self, ids: Iterable[int]) -> str:
         """Words joined by spaces, each line on its own."""
-        return " ".join(self.words[i] for i in ids).replace(f" {self.after} ", "\n").removesuffix(f" {self.after}")
+        text = " ".join(self.words[i] for i in ids).removeprefix(f"{self.after} ")
+        return text.replace(f" {self.after} ", "\n").removesuffix(f" {self.after}")
 
     def _content(self) -> dict[str, Any]:
         return {

@@ -187,7 +187,7 @@ def test_flops_are_those_of_the_matrix_products():
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@pytest.mark.filterwarnings("ignore")
 def test_a_compiled_network_gives_the_same_and_keeps_its_names():
     model = network(dropout=0.0)
     ids = torch.randint(0, 50, (2, 8))

@@ -26,8 +26,8 @@ class Vocabulary(ABC):
     kind: str
     spells: bool
     """Whether every text can be written in these tokens."""
-    unknown: int | None = None
-    """The token that stands for everything else, if there is one."""
+    unknown: int = -1
+    """The token that stands for everything else; -1 if there is none."""
 
     @property
     @abstractmethod
@@ -82,7 +82,7 @@ class WordVocabulary(Vocabulary):
         self.wikitext_style = wikitext_style
         self.before, self.after = line
         self._ids = {word: i for i, word in enumerate(self.words)}
-        self.unknown = self._ids.get(UNK, self._ids.get("<UNK>"))
+        self.unknown = self._ids.get(UNK, self._ids.get("<UNK>", -1))
 
     @property
     def size(self) -> int:
@@ -100,7 +100,7 @@ class WordVocabulary(Vocabulary):
 
     def _id(self, word: str) -> int:
         found = self._ids.get(word, self.unknown)
-        if found is None:
+        if found < 0:
             raise ValueError(f"the word {word!r} is not in the vocabulary of {self.size}, which has no {UNK}")
         return found
 

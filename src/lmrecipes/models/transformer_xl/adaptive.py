@@ -85,7 +85,8 @@ class AdaptiveVocabulary(nn.Module):
     def _lookup(self, cluster: int, ids: Tensor) -> Tensor:
         # Sparse gradients add only the rows of a step to the dense gradient that the tied softmax gives the table.
         sparse = self.out_tables is self.tables and self.tables[0].device.type == "cpu"
-        vectors = F.embedding(ids, self.tables[cluster], sparse=sparse and torch.is_grad_enabled())
+        sparse = sparse and torch.is_grad_enabled() and not torch.compiler.is_compiling()
+        vectors = F.embedding(ids, self.tables[cluster], sparse=sparse)
         return vectors if self.projections is None else F.linear(vectors, self.projections[cluster])
 
     def _project(self, hidden: Tensor, cluster: int) -> Tensor:

@@ -1,0 +1,139 @@
+"""Preparation follows the published vocabulary rule, survives interruption, and refuses what it cannot read."""
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import requires
+
+from lmrecipes.data import Folder, Tokenizing, load_vocabulary
+from lmrecipes.data.prepare import find_prepared, folder_for, prepare
+
+REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
+real_data = requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
+
+
+def corpus(folder, train="a b a\n\nc b a\n", valid="a c\n", test="b\n"):
+    folder.mkdir(exist_ok=True)
+    for name, text in (("train", train), ("valid", valid), ("test", test)):
+        (folder / f"{name}.txt").write_bytes(text if isinstance(text, bytes) else text.encode())
+    return folder
+
+
+def prepared(folder, cache, **tokenizing):
+    source, how = Folder(folder), Tokenizing(**tokenizing)
+    return prepare(source, how, folder_for(source, how, "test", cache))
+
+
+def test_words_are_numbered_by_frequency_and_lines_end_in_eos(tmp_path):
+    text = "the cat saw the dog\n\n  a dog  saw a cat and a bird \nunseen\n"
+    found = prepared(corpus(tmp_path / "c", train=text, valid="the cat\n"), tmp_path)
+    counted = Counter(word for line in text.splitlines() for word in [*line.split(), "<eos>"])
+    expected = ["<eos>", "<unk>"] + [word for word, _ in counted.most_common() if word != "<eos>"]
+    assert found.vocabulary.words == expected
+    decoded = [expected[i] for i in found.tokens("train")]
+    assert decoded == [word for line in text.splitlines() for word in [*line.split(), "<eos>"]]
+    assert found.tokens("train").dtype == np.uint16
+
+
+def test_rare_and_unseen_words_become_unk(tmp_path):
+    found = prepared(corpus(tmp_path / "c", valid="a nowhere\n"), tmp_path, min_freq=2)
+    assert found.vocabulary.words == ["<eos>", "<unk>", "a", "b"]
+    assert found.vocabulary.decode(found.tokens("val").tolist()) == "a <unk>"
+
+
+@real_data
+def test_wikitext_2_has_the_published_size(tmp_path):
+    found = prepared(REAL / "wikitext-2", tmp_path)
+    assert found.vocabulary.size == 33_278
+    assert found.statistics("train").tokens == 2_088_628
+    assert found.statistics("val").tokens == 217_646
+
+
+@pytest.mark.parametrize("tokenizing", [{"kind": "char"}, {"kind": "byte"}, {"kind": "bpe", "vocab_size": 300}])
+def test_spelling_vocabularies_give_the_text_back(tmp_path, tokenizing):
+    text = "héllo wörld, 日本\nsecond line\n" * 3
+    found = prepared(corpus(tmp_path / "c", train=text, valid=text, test=text), tmp_path, **tokenizing)
+    assert found.vocabulary.decode(found.tokens("val").tolist()) == text
+    assert found.statistics("val").characters == len(text)
+
+
+@real_data
+def test_gpt2_tokens_are_those_of_transformers(tmp_path):
+    from transformers import GPT2Tokenizer
+
+    text = "Hello world, it's 3,000 times well-known.\n\nA second line\n"
+    folder = REAL / "vocab" / "gpt2"
+    found = prepared(corpus(tmp_path / "c", valid=text), tmp_path, kind="pretrained", name=str(folder))
+    reference = GPT2Tokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
+    lines = [reference(line)["input_ids"] for line in text.splitlines(keepends=True)]
+    assert found.tokens("val").tolist() == [i for line in lines for i in line]
+    assert found.vocabulary.size == 50_264  # 50,257 rounded up to a multiple of 8
+
+
+def test_a_saved_vocabulary_is_the_same_again(tmp_path):
+    vocabulary = prepared(corpus(tmp_path / "c"), tmp_path).vocabulary
+    vocabulary.save(tmp_path / "v")
+    assert load_vocabulary(tmp_path / "v").digest() == vocabulary.digest()
+    assert load_vocabulary(tmp_path / "v").encode("a b nowhere") == vocabulary.encode("a b nowhere")
+
+
+def test_changed_text_is_prepared_anew_and_damaged_files_are_refused(tmp_path):
+    folder = corpus(tmp_path / "c")
+    first = prepared(folder, tmp_path)
+    assert prepared(folder, tmp_path).folder == first.folder
+    corpus(folder, train="a b c d e f g\n")
+    second = prepared(folder, tmp_path)
+    assert second.folder != first.folder
+    with (second.folder / "train.bin").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(ValueError, match="run `lmrecipes prepare` again"):
+        find_prepared(second.folder)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [(b"fine\nalso\nb\xffd\n", r"train.txt:3 is not UTF-8"), (b"", "train.txt is empty")],
+)
+def test_unreadable_text_is_named_by_file_and_line(tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        prepared(corpus(tmp_path / "c", train=text), tmp_path)
+
+
+SCRIPT = """
+import sys
+from pathlib import Path
+from lmrecipes.data import Folder, Tokenizing
+from lmrecipes.data.prepare import folder_for, prepare
+source, how = Folder(Path(sys.argv[1])), Tokenizing()
+def report(split, done, total):
+    print(split, flush=True)
+    if sys.argv[3] == "stop" and split == "val":
+        import os, signal
+        os.kill(os.getpid(), signal.SIGKILL)
+prepare(source, how, folder_for(source, how, "test", Path(sys.argv[2])), report)
+"""
+
+
+def start(folder, cache, mode="go"):
+    return subprocess.Popen([sys.executable, "-c", SCRIPT, folder, cache, mode], stdout=subprocess.PIPE, text=True)
+
+
+def test_two_at_once_share_the_work_and_a_killed_one_is_continued(tmp_path):
+    folder = corpus(tmp_path / "c", train="a b c d\n" * 200_000, valid="a b\n" * 1000)
+    killed = start(folder, tmp_path / "cache", "stop")
+    killed.communicate()
+    assert killed.returncode == -9
+    (place,) = (tmp_path / "cache").iterdir()
+    assert not (place / "manifest.json").exists()
+    both = [start(folder, tmp_path / "cache") for _ in range(2)]
+    outputs = [process.communicate()[0].split() for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    worked = [output for output in outputs if output]
+    assert len(worked) == 1
+    assert "train" not in worked[0]  # what the killed one finished is not done again
+    assert find_prepared(place).statistics("train").tokens == 5 * 200_000

@@ -1,0 +1,89 @@
+"""Streams cover a text once per epoch, for any number of ranks and passes."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmrecipes.data import Streams
+
+
+def epoch(streams, number=0):
+    return [streams.batch(number * len(streams) + k) for k in range(len(streams))]
+
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(30, 400), columns=st.sampled_from([2, 4, 8]), seq_len=st.integers(1, 50), rolled=st.booleans())
+def test_every_column_is_predicted_once_and_in_order(n, columns, seq_len, rolled):
+    tokens = np.arange(n)
+    streams = Streams(tokens, n_columns=columns, seq_len=seq_len, roll_seed=3 if rolled else None)
+    batches = epoch(streams, 1)
+    inputs = torch.cat([b.input_ids for b in batches], dim=1)
+    targets = torch.cat([b.targets for b in batches], dim=1)
+    steps = n // columns
+    assert inputs.shape == (columns, steps - 1)
+    for c in range(columns):
+        column = tokens[c * steps : (c + 1) * steps].tolist()
+        start = column.index(inputs[c, 0].item())
+        turned = column[start:] + column[:start]
+        assert rolled or start == 0
+        assert inputs[c].tolist() == turned[:-1]
+        assert targets[c].tolist() == turned[1:]
+
+
+@pytest.mark.parametrize(("world_size", "n_chunks"), [(1, 4), (2, 1), (2, 2), (4, 1)])
+def test_ranks_and_passes_share_the_columns_of_one(world_size, n_chunks):
+    tokens = np.arange(1003)
+    whole = epoch(Streams(tokens, n_columns=8, seq_len=7, roll_seed=1))
+    parts = [
+        epoch(Streams(tokens, n_columns=8, seq_len=7, roll_seed=1, rank=r, world_size=world_size, n_chunks=n_chunks))
+        for r in range(world_size)
+    ]
+    for i, batch in enumerate(whole):
+        rows = [parts[r][i * n_chunks + c].input_ids for r in range(world_size) for c in range(n_chunks)]
+        assert torch.equal(torch.cat(rows), batch.input_ids)
+        assert [parts[0][i * n_chunks + c].chunk for c in range(n_chunks)] == list(range(n_chunks))
+
+
+def test_columns_are_turned_by_amounts_of_their_own_that_the_seed_decides():
+    def first(seed, number):
+        return epoch(Streams(np.arange(800), n_columns=4, seq_len=10, roll_seed=seed), number)[0].input_ids[:, 0]
+
+    assert torch.equal(first(1, 2), first(1, 2))
+    assert not torch.equal(first(1, 2), first(1, 3))
+    assert not torch.equal(first(1, 2), first(2, 2))
+    assert len({int(x) % 200 for x in first(1, 2)}) > 1
+
+
+def test_memory_begins_anew_where_it_should():
+    def restarts(carry):
+        streams = Streams(np.arange(100), n_columns=4, seq_len=10, n_chunks=2, carry_memory=carry)
+        return [[b.restart for b in epoch(streams, e)] for e in (0, 1)]
+
+    assert restarts(True) == [[True, True, *[False] * 4], [False] * 6]
+    assert restarts(False) == [[True, True, *[False] * 4]] * 2
+
+
+def test_warm_up_reads_the_text_before_each_column_without_scoring_it():
+    tokens = np.arange(100)
+    batches = epoch(Streams(tokens, n_columns=4, seq_len=10, warm_up=12))
+    assert [b.scored for b in batches] == [False, False, True, True, True]
+    assert batches[0].restart
+    for c in range(4):
+        before = torch.cat([b.input_ids[c] for b in batches[:2]]).tolist()
+        assert before == [(c * 25 + i) % 100 for i in range(-20, 0)]
+    scored = torch.cat([b.targets for b in batches if b.scored], dim=1)
+    assert scored.tolist() == [list(range(c * 25 + 1, c * 25 + 25)) for c in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"n_columns": 5, "world_size": 2}, "5 parallel streams do not divide over 2 ranks of 1 passes; 4 would"),
+        ({"n_columns": 80}, "too few for 80 parallel streams, which need 160; at most 50 would fit"),
+    ],
+)
+def test_impossible_layouts_say_what_would_work(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        Streams(np.arange(100), seq_len=5, **arguments)

@@ -1,0 +1,75 @@
+"""LAMB, the schedules and what drives them do what was published."""
+
+import math
+
+import pytest
+import torch
+
+from lmrecipes.optim import LAMB, Constant, Cosine, InverseSquareRoot, Linear, StepSchedule, build_optimizer
+
+
+def naive_lamb(w, m, v, g, lr, b1, b2, eps, decay):
+    m = b1 * m + (1 - b1) * g
+    v = b2 * v + (1 - b2) * g * g
+    u = m / (v.sqrt() + eps) + decay * w
+    weight, update = min(w.norm().item(), 10), u.norm().item()
+    trust = weight / update if weight and update else 1
+    return w - lr * trust * u, m, v
+
+
+def test_lamb_is_the_published_update():
+    torch.manual_seed(0)
+    weights = [torch.randn(4, 5), torch.zeros(3), torch.randn(7) * 30]
+    params = [torch.nn.Parameter(w.clone()) for w in weights]
+    optimizer = LAMB(params, lr=0.02, betas=(0.8, 0.9), eps=1e-6, weight_decay=0.01)
+    state = [(w, torch.zeros_like(w), torch.zeros_like(w)) for w in weights]
+    for _ in range(5):
+        grads = [torch.randn_like(w) for w in weights]
+        for p, g in zip(params, grads, strict=True):
+            p.grad = g
+        optimizer.step()
+        state = [naive_lamb(*s, g, 0.02, 0.8, 0.9, 1e-6, 0.01) for s, g in zip(state, grads, strict=True)]
+    for p, (w, _, _) in zip(params, state, strict=True):
+        torch.testing.assert_close(p.data, w)
+
+
+def test_rates_at_the_corners():
+    cosine = Cosine(warmup_steps=10, min_lr=0.1)
+    assert cosine.lr(0, 1.0, 110) == pytest.approx(0.1)
+    assert cosine.lr(9, 1.0, 110) == pytest.approx(1.0)
+    assert cosine.lr(10, 1.0, 110) == pytest.approx(1.0)
+    assert cosine.lr(60, 1.0, 110) == pytest.approx(0.55)
+    assert cosine.lr(110, 1.0, 110) == pytest.approx(0.1)
+    assert Cosine().lr(25, 1.0, 100) == pytest.approx((1 + math.cos(math.pi / 4)) / 2)
+    assert Linear(min_lr=0.2).lr(50, 1.0, 100) == pytest.approx(0.6)
+    assert Constant(warmup_steps=4).lr(1, 1.0, 0) == pytest.approx(0.5)
+    assert InverseSquareRoot(warmup_steps=4).lr(15, 1.0, 0) == pytest.approx(0.5)
+
+
+def test_a_warm_up_longer_than_training_is_refused():
+    with pytest.raises(ValueError, match="warmup_steps is 50, not below the 40 steps"):
+        Cosine(warmup_steps=50).lr(0, 1.0, 40)
+
+
+def test_a_schedule_goes_on_from_its_step_with_the_users_rate():
+    def made(lr):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
+        return optimizer, StepSchedule(optimizer, Linear(), max_steps=10)
+
+    optimizer, schedule = made(1.0)
+    for _ in range(5):
+        optimizer.step()
+        schedule.step()
+    other, continued = made(2.0)
+    continued.load_state_dict(schedule.state_dict())
+    other.step()
+    continued.step()
+    assert other.param_groups[0]["lr"] == pytest.approx(2.0 * 0.4)
+
+
+def test_optimizers_are_fused_unless_the_user_chose():
+    params = [torch.nn.Parameter(torch.zeros(2))]
+    assert build_optimizer(lambda p: torch.optim.Adam(p, lr=0.3), params, fused=True).defaults["fused"]
+    assert build_optimizer(lambda p: torch.optim.AdamW(p, weight_decay=0.3), params, fused=True).defaults["weight_decay"] == 0.3
+    assert build_optimizer(lambda p: torch.optim.Adam(p, fused=False), params, fused=True).defaults["fused"] is False
+    assert build_optimizer(lambda p: LAMB(p, lr=0.1), params, fused=True).defaults["lr"] == 0.1

@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 
 import torch
-from conventional_transformer_xl import ConventionalTransformerXL
 
+from conventional_transformer_xl import ConventionalTransformerXL
 from lmrecipes.models.transformer_xl import TransformerXL, TransformerXLConfig
 from lmrecipes.optim import build_optimizer
 from lmrecipes.runtime import tune_process
@@ -104,9 +104,7 @@ def main():
             f"{name:<20} {rows[name]['tokens_per_s']:>8.1f} tokens/s  x{rows[name]['ratio']:.2f}  "
             f"{100 * rows[name]['share_of_matrix_peak']:.0f} % of the matrix peak ({peak / 1e12:.2f} TFLOP/s)"
         )
-    print(
-        f"{torch.get_num_threads()} threads, allocator tuned: {tuned}; medians of {options.steps} steps in turn, batch {B} x {T}"
-    )
+    print(f"{torch.get_num_threads()} threads, allocator tuned: {tuned}; medians of {options.steps} steps in turn")
     if options.json:
         commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
         about = {

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import requires
 
+from conftest import requires
 from lmrecipes.data import Folder, Tokenizing, load_vocabulary
 from lmrecipes.data.prepare import find_prepared, folder_for, prepare
 

@@ -70,6 +70,9 @@ def test_a_schedule_goes_on_from_its_step_with_the_users_rate():
 def test_optimizers_are_fused_unless_the_user_chose():
     params = [torch.nn.Parameter(torch.zeros(2))]
     assert build_optimizer(lambda p: torch.optim.Adam(p, lr=0.3), params, fused=True).defaults["fused"]
-    assert build_optimizer(lambda p: torch.optim.AdamW(p, weight_decay=0.3), params, fused=True).defaults["weight_decay"] == 0.3
+    assert (
+        build_optimizer(lambda p: torch.optim.AdamW(p, weight_decay=0.3), params, fused=True).defaults["weight_decay"]
+        == 0.3
+    )
     assert build_optimizer(lambda p: torch.optim.Adam(p, fused=False), params, fused=True).defaults["fused"] is False
     assert build_optimizer(lambda p: LAMB(p, lr=0.1), params, fused=True).defaults["lr"] == 0.1

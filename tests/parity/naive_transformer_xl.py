@@ -61,9 +61,9 @@ class NaiveTransformerXL:
         tail = self.table(i, "out") @ project(i) + self.w[f"vocabulary.biases.{i}"]
         return head[self.edges[1] + i - 1] + tail[token - self.edges[i]] - tail.exp().sum().log()
 
-    def attention(self, l, x, context, mem_len, clamp_len, same_length):
+    def attention(self, layer, x, context, mem_len, clamp_len, same_length):
         N, H = self.c.n_heads, self.c.d_head
-        W = lambda name: self.w[f"layers.{l}.attention.{name}.weight"]  # noqa: E731
+        W = lambda name: self.w[f"layers.{layer}.attention.{name}.weight"]  # noqa: E731
         q, kv = x @ W("query").t(), context @ W("key_value").t()
         k, v = kv[:, : N * H], kv[:, N * H :]
         u, b = self.w["content_bias"], self.w["position_bias"]
@@ -91,27 +91,27 @@ class NaiveTransformerXL:
             outs.append(torch.cat(heads))
         return torch.stack(outs) @ W("out").t()
 
-    def feed_forward(self, l, x):
-        W = lambda name: self.w[f"layers.{l}.{name}"]  # noqa: E731
+    def feed_forward(self, layer, x):
+        W = lambda name: self.w[f"layers.{layer}.{name}"]  # noqa: E731
         return (x @ W("ff_in.weight").t() + W("ff_in.bias")).clamp(min=0) @ W("ff_out.weight").t() + W("ff_out.bias")
 
-    def norm(self, l, name, x):
-        return layer_norm(x, self.w[f"layers.{l}.{name}.weight"], self.w[f"layers.{l}.{name}.bias"])
+    def norm(self, layer, name, x):
+        return layer_norm(x, self.w[f"layers.{layer}.{name}.weight"], self.w[f"layers.{layer}.{name}.bias"])
 
     def one(self, ids, targets, memory, mem_len, clamp_len=0, same_length=False):
         """One stream: ids and targets are lists; memory a list per layer of (M, D) or None."""
         x = torch.stack([self.embed(i) for i in ids])
         new_memory = []
-        for l in range(self.c.n_layers):
-            context = x if memory is None else torch.cat([memory[l], x])
+        for layer in range(self.c.n_layers):
+            context = x if memory is None else torch.cat([memory[layer], x])
             new_memory.append(context[-mem_len:].detach() if mem_len else context[:0].detach())
             settings = (mem_len, clamp_len, same_length)
             if self.c.pre_norm:
-                normed = self.norm(l, "attention_norm", context)
-                x = x + self.attention(l, normed[-len(x) :], normed, *settings)
-                x = x + self.feed_forward(l, self.norm(l, "ff_norm", x))
+                normed = self.norm(layer, "attention_norm", context)
+                x = x + self.attention(layer, normed[-len(x) :], normed, *settings)
+                x = x + self.feed_forward(layer, self.norm(layer, "ff_norm", x))
             else:
-                x = self.norm(l, "attention_norm", x + self.attention(l, x, context, *settings))
-                x = self.norm(l, "ff_norm", x + self.feed_forward(l, x))
+                x = self.norm(layer, "attention_norm", x + self.attention(layer, x, context, *settings))
+                x = self.norm(layer, "ff_norm", x + self.feed_forward(layer, x))
         nll = torch.stack([-self.log_likelihood(h, t) for h, t in zip(x, targets, strict=True)])
         return nll, new_memory

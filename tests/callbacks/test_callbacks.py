@@ -1,0 +1,166 @@
+"""Callbacks log, keep and seed what they promise, under a real Trainer."""
+
+import csv
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from lmrecipes.callbacks import BestCheckpoint, LastCheckpoint, PlainProgress, RunPlot, StepSeed, Throughput
+from lmrecipes.callbacks.peak_flops import peak_tflops
+from lmrecipes.loggers import RunCSVLogger
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Toy(LightningModule):
+    """Counts ten tokens per batch, and notes the random numbers that it sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+        self.drawn = []
+
+    def training_step(self, batch, batch_idx):
+        self.drawn.append(torch.rand(1).item())
+        self.log("train/loss", 1.0)
+        return (self.weight - 1).pow(2).sum()
+
+    def validation_step(self, batch, batch_idx):
+        torch.rand(7)
+        self.log("val/loss", (self.weight - 1).pow(2).sum())
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def count(self, batch):
+        return 2, 10
+
+    def flops_per_token(self):
+        return 5e9
+
+
+def train(tmp_path, callbacks, steps=10, **settings):
+    module = Toy()
+    trainer = Trainer(
+        max_steps=steps,
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        callbacks=callbacks,
+        enable_model_summary=False,
+        enable_progress_bar=any(isinstance(c, PlainProgress) for c in callbacks),
+        **{"logger": False, "log_every_n_steps": 1, **settings},
+    )
+    checkpoint = settings.pop("ckpt_path", None)
+    loader = torch.utils.data.DataLoader(torch.zeros(1000, 1))
+    trainer.fit(module, loader, torch.utils.data.DataLoader(torch.zeros(2, 1)), ckpt_path=checkpoint)
+    return module, trainer
+
+
+class Clock:
+    """Each look costs a tenth of a second."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        self.now += 0.1
+        return self.now
+
+
+@pytest.mark.parametrize("passes", [1, 4])
+def test_throughput_counts_all_tokens_of_all_passes(tmp_path, passes):
+    callback = Throughput(peak_tflops=1.0)
+    callback.clock = Clock()
+    _, trainer = train(tmp_path, [callback], accumulate_grad_batches=passes, limit_val_batches=0)
+    figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    # A pass is two looks at the clock (0.1 s) and the wait for the next batch two more (0.1 s).
+    assert figures["train/tokens"] == 10 * passes * 10
+    assert figures["throughput/step_time_ms"] == pytest.approx(200 * passes, rel=1e-3)
+    assert figures["throughput/data_wait_ms"] == pytest.approx(100 * passes, rel=1e-3)
+    assert figures["throughput/tokens_per_s"] == pytest.approx(50, rel=1e-3)
+    assert figures["throughput/sequences_per_s"] == pytest.approx(10, rel=1e-3)
+    assert figures["throughput/mfu"] == pytest.approx(50 * 5e9 / 1e12, rel=1e-3)
+
+
+def test_utilization_is_left_out_where_the_peak_is_not_known(tmp_path):
+    _, trainer = train(tmp_path, [Throughput()])
+    assert "throughput/tokens_per_s" in trainer.callback_metrics
+    assert "throughput/mfu" not in trainer.callback_metrics
+
+
+@pytest.mark.parametrize(
+    ("name", "precision", "expected"),
+    [
+        ("NVIDIA H200", "bf16-mixed", 989),
+        ("NVIDIA H100 80GB HBM3", "bf16-mixed", 989),
+        ("NVIDIA H100 PCIe", "16-mixed", 756),
+        ("NVIDIA L40S", "bf16-mixed", 362),
+        ("NVIDIA L4", "bf16-mixed", 121),
+        ("NVIDIA A100-SXM4-80GB", "32-true", 19.5),
+        ("NVIDIA A10G", "bf16-mixed", 70),
+        ("Tesla V100-SXM2-16GB", "16-mixed", 125),
+        ("NVIDIA A1000", "bf16-mixed", None),
+        ("Some New Device", "bf16-mixed", None),
+    ],
+)
+def test_peaks_are_dense_and_never_guessed(name, precision, expected):
+    assert peak_tflops(name, precision) == expected
+
+
+def test_randomness_depends_on_the_step_and_not_on_what_came_before(tmp_path):
+    often, _ = train(tmp_path, [StepSeed(1)], val_check_interval=2)
+    never, _ = train(tmp_path, [StepSeed(1)], limit_val_batches=0)
+    other, _ = train(tmp_path, [StepSeed(2)], limit_val_batches=0)
+    assert often.drawn == never.drawn
+    assert len(set(never.drawn)) == 10
+    assert not set(other.drawn) & set(never.drawn)
+
+
+def names(tmp_path):
+    return sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+
+
+@pytest.mark.parametrize("passes", [1, 3])
+def test_the_last_state_is_always_the_one_on_disk(tmp_path, passes):
+    train(tmp_path, [LastCheckpoint(every_n_steps=4)], accumulate_grad_batches=passes)
+    assert names(tmp_path) == ["last-step=10.ckpt"]
+
+
+def test_steps_are_kept_without_waiting_for_a_validation(tmp_path):
+    class Stop(LastCheckpoint):
+        def on_train_end(self, trainer, pl_module):
+            pass
+
+    train(tmp_path, [Stop(every_n_steps=4)], limit_val_batches=0)
+    assert names(tmp_path) == ["last-step=8.ckpt"]
+
+
+def test_the_best_state_is_kept_by_validation(tmp_path):
+    train(tmp_path, [BestCheckpoint()], val_check_interval=3)
+    assert names(tmp_path) == ["best-step=9.ckpt"]
+
+
+def test_a_log_is_plain_and_short(tmp_path, capsys):
+    train(tmp_path, [PlainProgress(), Throughput()], steps=20, val_check_interval=10)
+    out = capsys.readouterr().out
+    assert len(out.splitlines()) <= 40
+    assert "\x1b" not in out
+    assert "\r" not in out
+    line = next(line for line in out.splitlines() if "step 20 |" in line)
+    for part in ("epoch 0", "batches 20 / 1000", "lr 1.000e-01", "ms/batch", "tok/s", "loss 1.000"):
+        assert part in line
+    assert "eval at step 10" in out
+
+
+def test_the_run_is_drawn_and_its_log_continues(tmp_path):
+    for steps in (4, 8):
+        logger = RunCSVLogger(tmp_path)
+        if steps == 8:
+            logger.forget_from(3)
+        train(tmp_path, [RunPlot(), Throughput()], steps=steps, logger=logger)
+    assert (tmp_path / "plots/run.png").stat().st_size > 10_000
+    with (tmp_path / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0])[:2] == ["step", "epoch"]
+    assert [int(row["step"]) for row in rows if row["train/loss"]] == [0, 1, 2, *range(8)]

@@ -1,0 +1,35 @@
+"""Loss and perplexity weigh every token alike, in whatever portions they come."""
+
+import math
+
+import pytest
+import torch
+
+from lmrecipes.batches import TextStatistics
+from lmrecipes.metrics.perplexity import TokenLoss, text_figures
+
+
+def test_portions_of_any_size_give_the_mean_over_tokens():
+    torch.manual_seed(0)
+    nll = torch.rand(1000) * 5
+    metric = TokenLoss()
+    for portion in nll.split([1, 9, 90, 900]):
+        metric.update(portion)
+    assert metric.compute().item() == pytest.approx(nll.double().mean().item(), rel=1e-12)
+
+
+def test_millions_of_tokens_lose_nothing_to_rounding():
+    metric = TokenLoss()
+    for _ in range(300):
+        metric.update(torch.full((100_000,), 0.1))
+    assert metric.compute().item() == pytest.approx(0.1, rel=1e-7)
+
+
+def test_figures_in_the_units_of_the_field():
+    loss = torch.tensor(2.0)
+    spelled = text_figures(loss, TextStatistics(tokens=100, words=50, characters=400, spells=True))
+    assert spelled["perplexity"].item() == pytest.approx(math.exp(2))
+    assert spelled["word_perplexity"].item() == pytest.approx(math.exp(4))
+    assert spelled["bits_per_char"].item() == pytest.approx(0.5 / math.log(2))
+    words = text_figures(loss, TextStatistics(tokens=100, words=100, characters=400, spells=False))
+    assert set(words) == {"loss", "perplexity"}

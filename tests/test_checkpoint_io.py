@@ -1,0 +1,90 @@
+"""A checkpoint is whole or not there, and reading one runs no code."""
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from lmrecipes.checkpoint_io import AtomicCheckpointIO, load_checkpoint, newest_readable
+
+
+def content(step=1):
+    return {"state_dict": {"w": torch.ones(3)}, "global_step": step}
+
+
+def test_what_was_saved_is_read(tmp_path):
+    AtomicCheckpointIO().save_checkpoint(content(), tmp_path / "a" / "last-step=1.ckpt")
+    assert load_checkpoint(tmp_path / "a" / "last-step=1.ckpt")["global_step"] == 1
+    assert os.listdir(tmp_path / "a") == ["last-step=1.ckpt"]
+
+
+KILLED = """
+import os, signal, sys, torch
+from pathlib import Path
+from lmrecipes.checkpoint_io import AtomicCheckpointIO
+io, path = AtomicCheckpointIO(), Path(sys.argv[1])
+io.save_checkpoint({"state_dict": {}, "global_step": 1}, path)
+save = torch.save
+def half(obj, file):
+    file.write(b"half")
+    file.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
+torch.save = half
+io.save_checkpoint({"state_dict": {}, "global_step": 2}, path)
+"""
+
+
+def test_a_kill_in_the_middle_of_a_save_leaves_the_earlier_one(tmp_path):
+    path = tmp_path / "last-step=1.ckpt"
+    killed = subprocess.run([sys.executable, "-c", KILLED, path])
+    assert killed.returncode == -signal.SIGKILL
+    assert load_checkpoint(path)["global_step"] == 1
+    AtomicCheckpointIO().save_checkpoint(content(3), path)
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+
+
+def test_a_full_disk_does_not_end_training(tmp_path, monkeypatch):
+    path = tmp_path / "last-step=1.ckpt"
+    AtomicCheckpointIO().save_checkpoint(content(1), path)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.warns(UserWarning, match="is full; training goes on"):
+        AtomicCheckpointIO().save_checkpoint(content(2), path)
+    assert load_checkpoint(path)["global_step"] == 1
+
+
+def test_the_newest_that_can_be_read_is_taken(tmp_path):
+    for step in (5, 40, 300):
+        AtomicCheckpointIO().save_checkpoint(content(step), tmp_path / f"last-step={step}.ckpt")
+    assert newest_readable(tmp_path).name == "last-step=300.ckpt"
+    broken = tmp_path / "last-step=300.ckpt"
+    broken.write_bytes(broken.read_bytes()[:200])
+    with pytest.warns(UserWarning, match="it is broken; taking an earlier one"):
+        assert newest_readable(tmp_path).name == "last-step=40.ckpt"
+    assert newest_readable(tmp_path / "nowhere") is None
+
+
+class Code:
+    def __reduce__(self):
+        return (os.system, ("touch /tmp/lmrecipes-was-here",))
+
+
+@pytest.mark.parametrize("case", ["code", "empty", "absent", "other"])
+def test_what_cannot_be_trusted_is_refused(tmp_path, case):
+    path = tmp_path / "x.ckpt"
+    if case == "code":
+        torch.save({"state_dict": {}, "x": Code()}, path)
+    elif case == "empty":
+        path.touch()
+    elif case == "other":
+        torch.save([1], path)
+    reasons = {"code": "more than tensors", "empty": "is empty", "absent": "is not there", "other": "no state_dict"}
+    with pytest.raises(ValueError, match=reasons[case]):
+        load_checkpoint(path)

@@ -1,0 +1,129 @@
+"""What cannot be used is said in one line that names it, with exit code 2, and leaves nothing behind."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from lmrecipes import collection
+from lmrecipes.__main__ import main
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+FIT = ["fit", "--config", "transformer_xl/tiny"]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LMRECIPES_RUN_DIR", raising=False)
+    yield
+    monkeypatch.delenv("LMRECIPES_RUN_DIR", raising=False)
+
+
+def refused(capsys, arguments):
+    assert main(arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    errors = [line for line in lines if line.startswith("error: ")]
+    assert len(errors) == 1, lines
+    assert not any("Traceback" in line for line in lines)
+    return errors[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        (["ft"], ["no command 'ft'", "'fit'"]),
+        (["fit"], ["--config RECIPE", "--resume RUN", "lmrecipes list"]),
+        (["fit", "--config", "transformer_xl/tyni"], ["no recipe 'transformer_xl/tyni'", "transformer_xl/tiny"]),
+        ([*FIT, "--trainer.max_step", "3"], ["trainer.max_step'", "did you mean 'trainer.max_steps'"]),
+        ([*FIT, "--model.config.n_layer", "3"], ["model.config.n_layer'", "did you mean 'model.config.n_layers'"]),
+        ([*FIT, "--batch.seq_le", "3"], ["batch.seq_le'", "did you mean 'batch.seq_len'"]),
+        ([*FIT, "--model.schedule.warmup_step", "3"], ["warmup_step'", "did you mean 'model.schedule.warmup_steps'"]),
+        ([*FIT, "--model.config.n_layers", "many"], ["n_layers", "int", "many"]),
+        ([*FIT, "--model.config.d_model", "15"], ["model.config.d_model is 15; it must be even"]),
+        ([*FIT, "--batch.seq_len", "0"], ["batch.seq_len is 0; it must be 1 or more"]),
+        ([*FIT, "--batch.micro_batch_size", "5"], ["batch.micro_batch_size is 5", "4 would"]),
+        (
+            [*FIT, "--trainer.accumulate_grad_batches", "2"],
+            ["trainer.accumulate_grad_batches", "batch.micro_batch_size"],
+        ),
+        ([*FIT, "--model.optimizer", "torch.optim.Adamm"], ["Adamm"]),
+        ([*FIT, "--trainer.strategy", "dpp"], ["dpp"]),
+        ([*FIT, "--data", "nowhere.yaml"], ["no datamodule preset 'nowhere.yaml'"]),
+        ([*FIT, "--data", "text_folder"], ["data.path is missing"]),
+        ([*FIT, "--data", "text_folder", "--data.path", "nowhere"], ["data.path nowhere is no folder"]),
+        ([*FIT, "--data", "enwik8"], ["--data.path FOLDER"]),
+        ([*FIT, "--init_from", "nowhere"], ["no run 'nowhere'"]),
+        (["fit", "--resume", "nowhere"], ["no run 'nowhere'"]),
+        (["test", "--run", "nowhere"], ["no run 'nowhere'"]),
+        (["test", "--config", "transformer_xl/tiny"], ["--run RUN"]),
+        (["plot", "nowhere"], ["no run 'nowhere'"]),
+        (["list", "nowhere"], ["nowhere"]),
+    ],
+    ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else None,
+)
+def test_bad_input_takes_one_line(arguments, parts, capsys, tmp_path):
+    message = refused(capsys, arguments)
+    for part in parts:
+        assert part in message, message
+    assert len(message) < 400, message
+    assert not list(tmp_path.glob("runs/*/*/*"))
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (lambda r: r.update(bacth=r.pop("batch")), ["unknown key 'bacth'", "'batch'"]),
+        (lambda r: r["trainer"].update(max_step=3), ["trainer.max_step'", "trainer.max_steps"]),
+        (lambda r: r["model"]["init_args"]["config"].update(n_layer=3), ["n_layer'", "model.config.n_layers"]),
+        (lambda r: r.update(config="base.yaml"), ["a second --config"]),
+        (lambda r: r["model"].update(class_path="lmrecipes.models.transformer_xl.Nothing"), ["Nothing"]),
+    ],
+    ids=["group", "trainer key", "model key", "nested config", "class"],
+)
+def test_bad_recipes_take_one_line(change, parts, capsys, tmp_path):
+    recipe = yaml.safe_load(collection.recipe_paths()["transformer_xl/tiny"].read_text())
+    recipe["data"] = {"class_path": "lmrecipes.datamodules.EmbeddedText"}
+    recipe["trainer"].pop("callbacks")
+    change(recipe)
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
+    message = refused(capsys, ["fit", "--config", "mine.yaml"])
+    for part in parts:
+        assert part in message, message
+    assert not list(tmp_path.glob("runs/*/*"))
+
+
+def test_what_is_wrong_with_the_text_is_said_and_no_run_is_left(small, small_corpus, tmp_path, capsys):
+    for options, part in (
+        (["--model.config.cutoffs=[20,4000]"], "beyond the vocabulary of 62"),
+        (["--batch.global_batch_size=4000"], "too few for 4000 parallel streams"),
+        (["--model.config.vocab_size=99"], "model.config.vocab_size is 99, but the corpus has 62"),
+    ):
+        assert part in refused(capsys, ["fit", *small, *options])
+        assert not list(tmp_path.glob("runs/*/*/*"))
+
+
+def test_no_run_is_overwritten(small, capsys):
+    assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
+    assert "holds a run already" in refused(capsys, ["fit", *small, "--run_dir=a"])
+    assert main(["test", "--run=a", "--checkpoint=last"]) == 0
+    assert "--checkpoint x is no file" in refused(capsys, ["test", "--run=a", "--checkpoint=x"])
+
+
+def test_weights_of_another_network_are_refused_by_name(small, capsys):
+    assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
+    assert main(["fit", *small, "--run_dir=b", "--trainer.max_steps=3", "--init_from=a"]) == 0
+    assert "has shape" in refused(capsys, ["fit", *small, "--run_dir=c", "--init_from=a", "--model.config.d_ff=64"])
+    assert "another network" in refused(
+        capsys, ["fit", *small, "--run_dir=d", "--init_from=a", "--model.config.n_layers=3"]
+    )
+
+
+def test_the_list_imports_nothing_heavy():
+    code = "import sys; from lmrecipes.__main__ import main; main(['list']); print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip().endswith("False")
+    assert "transformer_xl/wt103_base" in done.stdout
+    microseconds = int(done.stderr.strip().splitlines()[-1].split("|")[1]) if "|" in done.stderr else 0
+    assert microseconds < 1_000_000

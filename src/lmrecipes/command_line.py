@@ -54,7 +54,7 @@ def value_of(argv: Sequence[str], option: str) -> str | None:
 
 def _values(argv: Sequence[str], option: str) -> list[str]:
     values = []
-    for word, following in zip(argv, [*argv[1:], None], strict=True):
+    for word, following in zip(argv, [*argv[1:], None], strict=False):
         if word == option and following is not None:
             values.append(following)
         elif word.startswith(f"{option}="):

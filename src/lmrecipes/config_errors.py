@@ -65,7 +65,7 @@ def condense(message: str, options: Iterable[str] = ()) -> str:
 def unknown_key(name: str, options: Iterable[str]) -> str:
     """The message for an option that does not exist, with the nearest that does."""
     name = name.replace("init_args.", "")
-    options = sorted(set(options))
+    options = sorted(set(options) - {name})
     near = difflib.get_close_matches(name, options, n=1, cutoff=0.75)
     if not near:
         leaf = name.rsplit(".", 1)[-1]

@@ -20,7 +20,6 @@ _POINTLESS = {
     r".*isinstance.treespec.*": "inside lightning, from torch 2.13 on",
     r".*Experiment logs directory .* exists and is not empty.*": "our logger continues the file",
     r".*ModelCheckpoint.monitor.* could not find the monitored key.*": "the first validation comes later",
-    r".*has `__len__` defined.*": "our workers share an epoch out among them",
     r".*torch.distributed.*c10d.*deprecat.*": "inside lightning",
 }
 

@@ -43,7 +43,7 @@ def read(corpus, tmp_path, steps, workers, micro, start=None, **arguments):
     )
     trainer.fit(module, datamodule=data, ckpt_path=start)
     trainer.save_checkpoint(tmp_path / f"{steps}.ckpt", weights_only=False)
-    return module.read, len(data.train_dataloader())
+    return module.read, data.train_dataloader().batches_per_epoch
 
 
 @pytest.mark.parametrize("carry_memory", [True, False])

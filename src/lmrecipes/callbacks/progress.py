@@ -49,7 +49,7 @@ class PlainProgress(ProgressBar):
         parts = [
             f"epoch {trainer.current_epoch}",
             f"step {step}",
-            f"batches {batch_idx + 1} / {trainer.num_training_batches}",
+            f"batches {_batches(trainer, batch_idx)}",
             f"lr {trainer.optimizers[0].param_groups[0]['lr']:.3e}",
             f"ms/batch {1000 * (now - before) / (step - earlier) / trainer.accumulate_grad_batches:.1f}",
         ]
@@ -76,3 +76,12 @@ class PlainProgress(ProgressBar):
             return
         figures = [f"{k} {float(v):.3f}" for k, v in sorted(trainer.callback_metrics.items()) if k.startswith("val/")]
         print(" | ".join([f"eval at step {trainer.global_step}", f"time {took:.1f} s", *figures]), flush=True)
+
+
+def _batches(trainer: Trainer, batch_idx: int) -> str:
+    """How far the epoch is, by the position in the text where the loader knows it."""
+    per_epoch = getattr(trainer.train_dataloader, "batches_per_epoch", None)
+    if per_epoch is None:
+        return f"{batch_idx + 1} / {trainer.num_training_batches}"
+    done = trainer.global_step * trainer.accumulate_grad_batches
+    return f"{(done - 1) % per_epoch + 1} / {per_epoch}"

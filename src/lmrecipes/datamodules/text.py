@@ -203,15 +203,16 @@ class _Positions(IterableDataset[StreamBatch]):
         end = (self.start // len(self.streams) + 1) * len(self.streams)
         return map(self.streams.batch, range(self.start + skip, end, stride))
 
-    def __len__(self) -> int:
-        return len(self.streams)
-
 
 class StreamLoader(DataLoader[StreamBatch]):
-    """A DataLoader that begins where training stands, and leaves torch's random numbers alone."""
+    """A DataLoader that begins where training stands, and leaves torch's random numbers alone.
+
+    It has no length: an epoch ends where the streams end, also for a training that was resumed in the middle of one.
+    """
 
     def __init__(self, streams: Streams, position: Callable[[], int], num_workers: int) -> None:
         self._position = position
+        self.batches_per_epoch = len(streams)
         super().__init__(_Positions(streams), batch_size=None, num_workers=num_workers, generator=torch.Generator())
 
     def __iter__(self) -> Any:

@@ -44,6 +44,6 @@ def test_settings_of_the_user_win_over_those_of_the_checkpoint(command, small, t
     assert command("fit", *small, "--run_dir=a", "--trainer.max_steps=4").returncode == 0
     changed = command("fit", "--resume=a", "--model.optimizer.lr=0.5", "--trainer.max_steps=6")
     assert changed.returncode == 0, changed.stderr
-    assert "model.optimizer.lr: 0.002 -> 0.5" in changed.stdout
+    assert "model.optimizer.lr: 0.0007 -> 0.5" in changed.stdout
     checkpoint = torch.load(tmp_path / "a/checkpoints/last-step=6.ckpt", weights_only=True)
     assert checkpoint["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.5

@@ -19,6 +19,8 @@ def evaluate(command: str, argv: list[str]) -> int:
     method = getattr(cli.trainer, command)
     figures = method(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False)[0]
     elapsed = time.perf_counter() - began
+    split = {"validate": "val"}.get(command, command)
+    figures = {**figures, f"{split}/tokens_per_s": cli.datamodule.statistics(split).tokens / elapsed}
     settings = published.flatten(yaml.safe_load(cli.settings()))
     targets = list(cli.config_init.published)
     for name, value in sorted(figures.items()):

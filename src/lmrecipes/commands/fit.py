@@ -42,6 +42,11 @@ def run(argv: list[str]) -> int:
             f"interrupted at step {cli.trainer.global_step}; continue with: lmrecipes fit --resume {short(cli.run_dir)}"
         )
         return 130
+    speed = cli.trainer.callback_metrics.get("throughput/tokens_per_s")
+    if speed is not None:
+        say(f"training ran at {float(speed):,.0f} tokens/s")
+    if (plot := cli.run_dir / "plots" / "run.png").is_file():
+        say(f"curves: {short(plot)}")
     say(f"done at step {cli.trainer.global_step}; test it with: lmrecipes test --run {short(cli.run_dir)}")
     return 0
 

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes beside the target and renames, so that a kill at any moment leaves the previous checkpoint whole."""
@@ -30,9 +32,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
             os.replace(temporary, target)
             _sync_folder(target.parent)
-        except OSError as error:
+        except (OSError, RuntimeError) as error:
             temporary.unlink(missing_ok=True)
-            if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            # torch reports some write errors as its own, with the cause behind them.
+            if not {getattr(e, "errno", None) for e in (error, error.__cause__, error.__context__)} & _FULL:
                 raise
             warnings.warn(f"no checkpoint written: {target.parent} is full; training goes on", stacklevel=2)
 

@@ -37,6 +37,10 @@ def run(argv: list[str]) -> int:
     except (ValueError, OSError):
         runs.discard_if_unused()
         raise
+    except SystemExit:
+        # How Lightning ends after Ctrl-C.
+        if not cli.trainer.interrupted:
+            raise
     if cli.trainer.interrupted:
         say(
             f"interrupted at step {cli.trainer.global_step}; continue with: lmrecipes fit --resume {short(cli.run_dir)}"

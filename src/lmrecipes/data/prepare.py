@@ -263,11 +263,13 @@ class _Writer:
             os.fsync(file.fileno())
         os.replace(temporary, self.folder / f"{split}.bin")
         words = n_tokens if vocabulary.kind == "word" else tally.words + tally.lines
+        # Of bytes, as enwik8 is published, a character is one byte.
+        characters = n_tokens if vocabulary.kind in ("char", "byte") else tally.characters
         self.splits[split] = {
             "tokens": n_tokens,
             "dtype": dtype.name,
             "words": words,
-            "characters": tally.characters,
+            "characters": characters,
         }
         state = self.folder / "state.part"
         state.write_text(json.dumps(self.splits))

@@ -88,3 +88,13 @@ def test_what_cannot_be_trusted_is_refused(tmp_path, case):
     reasons = {"code": "more than tensors", "empty": "is empty", "absent": "is not there", "other": "no state_dict"}
     with pytest.raises(ValueError, match=reasons[case]):
         load_checkpoint(path)
+
+
+def test_a_damaged_byte_is_noticed(tmp_path):
+    path = tmp_path / "last-step=1.ckpt"
+    AtomicCheckpointIO().save_checkpoint({"state_dict": {"w": torch.ones(10_000)}, "global_step": 1}, path)
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    with pytest.raises(ValueError, match="it is broken"):
+        load_checkpoint(path)

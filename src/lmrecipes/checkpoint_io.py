@@ -6,6 +6,7 @@ import errno
 import os
 import re
 import warnings
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,10 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     if not path.is_file():
         raise ValueError(f"checkpoint {path} is not there")
     try:
+        # torch does not compare the checksums that it writes.
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile(path)
         content = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
         carries_code = "Unsupported" in str(error) or "weights_only" in str(error).lower()

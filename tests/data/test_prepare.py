@@ -46,6 +46,15 @@ def test_rare_and_unseen_words_become_unk(tmp_path):
     assert found.vocabulary.decode(found.tokens("val").tolist()) == "a <unk>"
 
 
+@pytest.mark.parametrize("sentence_marks", [False, True])
+def test_rare_words_never_become_line_ends(tmp_path, sentence_marks):
+    folder = corpus(tmp_path / "c", train="a a b <unk>\n", valid="a nowhere\n", test="a\n")
+    found = prepared(folder, tmp_path, min_freq=2, sentence_marks=sentence_marks)
+    unknown = found.vocabulary.words.index("<unk>")
+    assert found.tokens("train").tolist().count(unknown) == 2
+    assert found.tokens("val").tolist().count(unknown) == 1
+
+
 @real_data
 def test_wikitext_2_has_the_published_size(tmp_path):
     found = prepared(REAL / "wikitext-2", tmp_path)

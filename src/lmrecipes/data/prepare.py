@@ -214,7 +214,10 @@ class _Writer:
                 grown[: len(counts)] += counts
                 counts = grown
                 tally.add(block)
-        special = [after] + ([UNK] if UNK not in ids and not tokenizing.sentence_marks else [])
+        # Whatever is dropped needs <unk>, also where the text's own <unk> is among the rare.
+        has_unknown = UNK in ids and counts[ids[UNK]] >= tokenizing.min_freq
+        needs_unknown = tokenizing.min_freq > 1 or not tokenizing.sentence_marks
+        special = [after] + ([UNK] if needs_unknown and not has_unknown else [])
         # Most frequent first; words equally frequent stay in the order in which they were met.
         order = np.argsort(-counts, kind="stable")
         met = list(ids)

@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lmrecipes.models.common.linear import linear, product
+
 
 def cluster_bounds(vocab_size: int, cutoffs: list[int]) -> list[tuple[int, int]]:
     """First and last-plus-one token of every cluster."""
@@ -87,10 +89,10 @@ class AdaptiveVocabulary(nn.Module):
         sparse = self.out_tables is self.tables and self.tables[0].device.type == "cpu"
         sparse = sparse and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         vectors = F.embedding(ids, self.tables[cluster], sparse=sparse)
-        return vectors if self.projections is None else F.linear(vectors, self.projections[cluster])
+        return vectors if self.projections is None else linear(vectors, self.projections[cluster])
 
     def _project(self, hidden: Tensor, cluster: int) -> Tensor:
-        return hidden if self.out_projections is None else F.linear(hidden, self.out_projections[cluster].t())
+        return hidden if self.out_projections is None else linear(hidden, self.out_projections[cluster].t())
 
     # How many tokens fall into each cluster is data, which a compiler cannot know: this part always runs as it is.
     @torch.compiler.disable
@@ -117,15 +119,15 @@ class AdaptiveVocabulary(nn.Module):
     def log_probs(self, hidden: Tensor) -> Tensor:
         """Log-probabilities of the whole vocabulary: (..., d_model) to (..., vocab_size), float32."""
         first = self._project(hidden, 0)
-        logits = F.linear(first, self.out_tables[0], self.biases[0]).float()
+        logits = linear(first, self.out_tables[0], self.biases[0]).float()
         if len(self.bounds) == 1:
             return logits.log_softmax(-1)
-        choice = F.linear(first, self.cluster_weight, self.cluster_bias).float()
+        choice = linear(first, self.cluster_weight, self.cluster_bias).float()
         head = torch.cat([logits, choice], dim=-1).log_softmax(-1)
         n_head = self.bounds[0][1]
         parts = [head[..., :n_head]]
         for i in range(1, len(self.bounds)):
-            tail = F.linear(self._project(hidden, i), self.out_tables[i], self.biases[i]).float().log_softmax(-1)
+            tail = linear(self._project(hidden, i), self.out_tables[i], self.biases[i]).float().log_softmax(-1)
             parts.append(tail + head[..., n_head + i - 1].unsqueeze(-1))
         return torch.cat(parts, dim=-1)
 
@@ -155,7 +157,7 @@ class _LinearNLL(torch.autograd.Function):
         start = 0
         with torch.autocast(hidden.device.type, enabled=False):
             for weight, bias in zip(weights, biases, strict=True):
-                torch.addmm(bias, hidden, weight.t(), out=logits[:, start : start + bias.shape[0]])
+                torch.add(product(hidden, weight), bias, out=logits[:, start : start + bias.shape[0]])
                 start += bias.shape[0]
             logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
             lse = logits.logsumexp(-1)
@@ -174,6 +176,7 @@ class _LinearNLL(torch.autograd.Function):
         for weight in weights:
             d_part = d_logits[:, start : start + weight.shape[0]]
             start += weight.shape[0]
-            d_hidden = d_part @ weight if d_hidden is None else d_hidden.addmm_(d_part, weight)
-            d_parts += [d_part.t() @ hidden, d_part.sum(0)]
+            d_piece = product(d_part, weight.t())
+            d_hidden = d_piece if d_hidden is None else d_hidden.add_(d_piece)
+            d_parts += [product(d_part.t(), hidden.t()), d_part.sum(0)]
         return d_hidden, None, *d_parts

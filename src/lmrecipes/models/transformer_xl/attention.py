@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from lmrecipes.models.common.dropout import kept, scaled
+
 
 def hidden_positions(T: int, M: int, mem_len: int, same_length: bool, device: torch.device) -> Tensor:
     """Which of the K = M + T tokens each of T tokens may not see, bool of shape (T, K).
@@ -110,22 +112,21 @@ class _RelativeAttention(torch.autograd.Function):
             k_, v_ = k.reshape(B * N, K, H), v.reshape(B * N, K, H)
             scores = torch.baddbmm(shifted, qu, k_.transpose(1, 2)).masked_fill_(hidden, -torch.inf)
             weights = torch.softmax(scores, dim=-1)
-            kept = torch.empty_like(weights).bernoulli_(1 - dropout).div_(1 - dropout) if dropout else None
-            out = torch.bmm(weights if kept is None else weights * kept, v_)
-        ctx.save_for_backward(qu, qw, k_, v_, r, weights, kept)
-        ctx.scale = scale
+            mask = kept(weights.shape, dropout) if dropout else None
+            out = torch.bmm(weights if mask is None else scaled(weights, mask, 1 / (1 - dropout)), v_)
+        ctx.save_for_backward(qu, qw, k_, v_, r, weights, mask)
+        ctx.scale, ctx.dropout = scale, dropout
         return out.view(B, N, T, H)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        qu, qw, k, v, r, weights, kept = ctx.saved_tensors
+        qu, qw, k, v, r, weights, mask = ctx.saved_tensors
         (B, N, T, H), K = qw.shape, k.shape[1]
         grad = grad.reshape(B * N, T, H).to(v.dtype)
-        used = weights if kept is None else weights * kept
+        used, d_weights = weights, torch.bmm(grad, v.transpose(1, 2))
+        if mask is not None:
+            used, d_weights = (scaled(x, mask, 1 / (1 - ctx.dropout)) for x in (weights, d_weights))
         d_v = torch.bmm(used.transpose(1, 2), grad)
-        d_weights = torch.bmm(grad, v.transpose(1, 2))
-        if kept is not None:
-            d_weights.mul_(kept)
         d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
         d_qu = torch.bmm(d_scores, k)
         d_k = torch.bmm(d_scores.transpose(1, 2), qu)

@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from lmrecipes.models.common.dropout import Dropout
+from lmrecipes.models.common.linear import Linear
 from lmrecipes.models.transformer_xl.adaptive import AdaptiveVocabulary, cluster_bounds
 from lmrecipes.models.transformer_xl.attention import hidden_positions, relative_attention
 
@@ -125,10 +127,10 @@ class RelativeAttention(nn.Module):
         inner = config.n_heads * config.d_head
         self.n_heads = config.n_heads
         self.dropout = config.attention_dropout
-        self.query = nn.Linear(config.d_model, inner, bias=False)
-        self.key_value = nn.Linear(config.d_model, 2 * inner, bias=False)
-        self.position = nn.Linear(config.d_model, inner, bias=False)
-        self.out = nn.Linear(inner, config.d_model, bias=False)
+        self.query = Linear(config.d_model, inner, bias=False)
+        self.key_value = Linear(config.d_model, 2 * inner, bias=False)
+        self.position = Linear(config.d_model, inner, bias=False)
+        self.out = Linear(inner, config.d_model, bias=False)
 
     def forward(
         self,
@@ -155,10 +157,10 @@ class Layer(nn.Module):
         self.pre_norm = config.pre_norm
         self.attention = RelativeAttention(config)
         self.attention_norm = nn.LayerNorm(config.d_model)
-        self.ff_in = nn.Linear(config.d_model, config.d_ff)
-        self.ff_out = nn.Linear(config.d_ff, config.d_model)
+        self.ff_in = Linear(config.d_model, config.d_ff)
+        self.ff_out = Linear(config.d_ff, config.d_model)
         self.ff_norm = nn.LayerNorm(config.d_model)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def _feed_forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.ff_out(self.dropout(F.relu(self.ff_in(x)))))
@@ -195,7 +197,7 @@ class TransformerXL(nn.Module):
         self.layers = nn.ModuleList(Layer(config) for _ in range(config.n_layers))
         self.content_bias = nn.Parameter(torch.empty(config.n_heads, config.d_head))
         self.position_bias = nn.Parameter(torch.empty(config.n_heads, config.d_head))
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         self.reset_parameters()
 
     @torch.no_grad()

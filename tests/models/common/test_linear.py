@@ -1,0 +1,53 @@
+import pytest
+import torch
+import torch.nn.functional as F
+
+from lmrecipes.models.common import linear as module
+from lmrecipes.models.common.linear import Linear, linear, onednn_product, product
+
+
+@pytest.fixture(params=[True, False], ids=["onednn", "mkl"])
+def library(request, monkeypatch):
+    """Either library, whichever is the faster here."""
+    monkeypatch.setattr(module, "onednn_is_faster", lambda: request.param)
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 5, 7), (0, 7)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_result_and_gradients_are_those_of_torch(library, shape, bias):
+    torch.manual_seed(0)
+    layer = Linear(7, 4, bias=bias)
+    results = []
+    x = torch.randn(shape)
+    for run in (layer, lambda x: F.linear(x, layer.weight, layer.bias)):
+        layer.zero_grad()
+        leaf = x.clone().requires_grad_()
+        out = run(leaf)
+        (out * torch.arange(4.0)).sum().backward()
+        results.append([out, leaf.grad, *(p.grad for p in layer.parameters())])
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_a_frozen_layer_still_hands_gradients_on(library):
+    layer = Linear(7, 4).requires_grad_(False)
+    x = torch.randn(2, 7, requires_grad=True)
+    layer(x).sum().backward()
+    torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(2, 7))
+
+
+def test_matrices_with_gaps_between_rows_are_multiplied_rightly():
+    a, b = torch.randn(6, 20)[:, 3:11], torch.randn(5, 30)[:, 1:9]
+    torch.testing.assert_close(onednn_product(a, b), a @ b.t())
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_other_precisions_keep_their_own(library, dtype):
+    x, weight = torch.randn(3, 7, dtype=dtype), torch.randn(4, 7, dtype=dtype)
+    assert linear(x, weight).dtype == dtype
+    assert product(x, weight).dtype == dtype
+
+
+def test_autocast_lowers_the_precision_as_it_does_for_torch(library):
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert Linear(7, 4)(torch.randn(3, 7)).dtype == torch.bfloat16

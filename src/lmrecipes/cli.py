@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
@@ -23,6 +23,8 @@ from lmrecipes.runtime import tune_process
 
 # What a recipe may hold at its top level.
 _GROUPS = {"seed_everything", "trainer", "model", "data", "batch", "published"}
+# Where a run's exported programs go.
+EXPORTED = "exported"
 # Which parts of a recipe a command builds, where not all.
 _PARTS = {"prepare": ("data",), "score": ("model",), "predict": ("model",), "export": ("model",)}
 
@@ -85,6 +87,12 @@ class RecipeCLI(LightningCLI):
         if self.command in ("score", "predict"):
             parser.add_argument("--text", type=str | None, help="A text.")
             parser.add_argument("--file", type=str | None, help="A file with a text.")
+        if self.command in ("score", "validate", "test"):
+            parser.add_argument("--runtime", type=str | None, help="Folder of exported programs to evaluate by.")
+        if self.command == "export":
+            forms = Literal["torch_export", "aot_inductor", "state_dict"]
+            parser.add_argument("--format", type=forms, default="torch_export", help="What to write.")
+            parser.add_argument("--output", type=str | None, help=f"Folder to write to; left out: RUN/{EXPORTED}.")
         if self.command == "predict":
             parser.add_argument("--max_new_tokens", type=int, default=50, help="Tokens to generate.")
             parser.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest token.")

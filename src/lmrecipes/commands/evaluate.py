@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 
 import yaml
 
@@ -14,7 +15,10 @@ from lmrecipes.commands.say import say, short
 def evaluate(command: str, argv: list[str]) -> int:
     """Evaluates on the validation (validate) or test (test) split."""
     cli = open_recipe(command, argv)
-    checkpoint = cli.checkpoint()
+    checkpoint: Path | None = cli.checkpoint()
+    if cli.config.runtime is not None:
+        cli.model.use_programs(Path(cli.config.runtime))
+        checkpoint = None
     began = time.perf_counter()
     method = getattr(cli.trainer, command)
     figures = method(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False)[0]
@@ -31,7 +35,8 @@ def evaluate(command: str, argv: list[str]) -> int:
         result = {
             "command": command,
             "metrics": figures,
-            "checkpoint": short(checkpoint),
+            "checkpoint": short(checkpoint) if checkpoint else None,
+            "runtime": cli.config.runtime,
             "data": settings.get("data.class_path"),
             "batch": {key: value for key, value in settings.items() if key.startswith("batch.")},
             "published": [{**vars(t), "differences": published.differences(t, settings)} for t in targets],

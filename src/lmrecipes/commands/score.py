@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import torch
 
@@ -17,6 +18,8 @@ def run(argv: list[str]) -> int:
     cli = open_recipe("score", argv)
     texts = texts_of(cli)
     trained = load_trained(cli)
+    if cli.config.runtime is not None:
+        trained.module.use_programs(Path(cli.config.runtime))
     plan = trained.module.batch_plan.segmenting("test")
     for text in texts:
         ids = trained.vocabulary.encode(text)

@@ -111,9 +111,14 @@ class AdaptiveVocabulary(nn.Module):
         for i, (start, _) in enumerate(self.bounds[1:], start=1):
             # Also without any token of the cluster, so that every parameter always has a gradient.
             where = (clusters == i).nonzero().squeeze(1)
-            tail = self._project(hidden_ND.index_select(0, where), i)
-            within = linear_nll(tail, targets_N[where] - start, self.out_tables[i], self.biases[i])
-            nll = nll.index_add(0, where, within)
+            chosen = where
+            if torch.compiler.is_exporting():
+                # One more, which is not counted: the exporter must know that there is any.
+                chosen = torch.cat([where, where.new_zeros(1)])
+            tail = self._project(hidden_ND.index_select(0, chosen), i)
+            within = (targets_N[chosen] - start).clamp(min=0, max=len(self.biases[i]) - 1)
+            within_nll = linear_nll(tail, within, self.out_tables[i], self.biases[i])
+            nll = nll.index_add(0, where, within_nll[: where.shape[0]])
         return nll
 
     def log_probs(self, hidden: Tensor) -> Tensor:

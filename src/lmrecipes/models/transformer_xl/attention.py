@@ -23,7 +23,7 @@ def hidden_positions(T: int, M: int, mem_len: int, same_length: bool, device: to
     distance = torch.arange(M, M + T, device=device)[:, None] - torch.arange(M + T, device=device)
     hidden = distance < 0
     if same_length:
-        hidden = hidden | (distance > (mem_len if mem_len + 1 < M + T else M + T))
+        hidden = hidden | (distance > mem_len)
     return hidden
 
 

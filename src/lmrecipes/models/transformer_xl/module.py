@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from lmrecipes.batches import BatchPlan, StreamBatch
 from lmrecipes.metrics.perplexity import TokenLoss, text_figures
 from lmrecipes.models.common.generation import PromptBatch, Sampling
+from lmrecipes.models.transformer_xl import exported
 from lmrecipes.models.transformer_xl.memory import StreamMemory
 from lmrecipes.models.transformer_xl.network import TransformerXL, TransformerXLConfig
 from lmrecipes.optim import Schedule, StepSchedule, build_optimizer
@@ -133,6 +135,14 @@ class TransformerXLModule(LightningModule):
         corpus = getattr(self.trainer, "datamodule", None)
         figures = text_figures(self._meter(split).compute(), corpus.statistics(split) if corpus else None)
         self.log_dict({f"{split}/{name}": value for name, value in figures.items()}, batch_size=1)
+
+    def export(self, folder: Path, form: str) -> None:
+        """Writes the trained network as programs for the test split's plan; see `models.common.programs`."""
+        exported.export(self.network, self._segmenting["test"], folder, form)
+
+    def use_programs(self, folder: Path) -> None:
+        """Evaluates by exported programs from now on."""
+        self.network = exported.ExportedTransformerXL(folder)  # type: ignore[assignment]
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         """Continues a text token by token: ids (1, prompt + generated)."""

@@ -295,7 +295,8 @@ def remember(memory: list[Tensor] | None, inputs: list[Tensor], mem_len: int) ->
     kept = []
     for i, x in enumerate(inputs):
         x = x.detach()
-        if memory and x.shape[1] < mem_len:
+        if memory and (torch.compiler.is_exporting() or x.shape[1] < mem_len):
             x = torch.cat([memory[i].to(x.dtype), x], dim=1)
-        kept.append(x[:, -mem_len:])
+        # An exported program, for which mem_len is a constant and the length is not, leaves the cut to its caller.
+        kept.append(x if torch.compiler.is_exporting() else x[:, -mem_len:])
     return kept

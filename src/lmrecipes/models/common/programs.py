@@ -1,0 +1,122 @@
+"""Networks without their Python code: programs written by torch.export, run as graphs or compiled by AOTInductor."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+GRAPH, COMPILED = "torch_export", "aot_inductor"
+_MANIFEST = "programs.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """One call of a network that can be written to a file."""
+
+    network: nn.Module
+    """What is called, in evaluation mode."""
+    example: tuple[Any, ...]
+    """Arguments of one call; sizes named in `dynamic` may be others later."""
+    dynamic: tuple[Any, ...]
+    """What `torch.export.export` takes as dynamic_shapes."""
+
+
+def write_programs(programs: Mapping[str, Program], folder: Path, form: str, settings: Mapping[str, Any]) -> None:
+    """Writes `<name>.pt2` for each program, and what they were made with.
+
+    Args:
+        programs: the programs by name.
+        folder: where the files go; made if needed.
+        form: "torch_export" for a graph that any torch runs, "aot_inductor" for machine code (needs a C++ compiler).
+        settings: what must be the same when the programs are used, as JSON.
+
+    Raises:
+        ValueError: if there is no compiler.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / _MANIFEST).unlink(missing_ok=True)
+    for name, program in programs.items():
+        path = folder / f"{name}.pt2"
+        with _quietly(), torch.no_grad():
+            exported = torch.export.export(
+                program.network, program.example, dynamic_shapes=program.dynamic, strict=False
+            )
+            if form == GRAPH:
+                torch.export.save(exported, path)
+            else:
+                _compile(exported, path)
+    device = str(next(iter(programs.values())).example[0].device)
+    about = {"form": form, "device": device, "torch": torch.__version__, "programs": list(programs)}
+    (folder / _MANIFEST).write_text(json.dumps({**about, "settings": dict(settings)}, indent=2) + "\n")
+
+
+def _compile(exported: torch.export.ExportedProgram, path: Path) -> None:
+    try:
+        torch._inductor.aoti_compile_and_package(exported, package_path=str(path))
+    except Exception as error:
+        if "compiler" not in str(error).lower():
+            raise
+        raise ValueError(
+            f"--format {COMPILED} needs a C++ compiler (on Debian: apt install g++), and none was found; "
+            f"--format {GRAPH} needs none"
+        ) from error
+
+
+def check_outputs(got: Any, expected: Any, folder: Path) -> None:
+    """Compares what programs compute with what the network does.
+
+    Raises:
+        ValueError: if they differ by more than rounding.
+    """
+    try:
+        torch.testing.assert_close(got, expected, rtol=1e-3, atol=1e-3)
+    except AssertionError as error:
+        raise ValueError(f"the programs in {folder} do not compute what the network does: {error}") from error
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """What the programs of a folder were made with: form, device, torch, programs, settings.
+
+    Raises:
+        ValueError: if the folder holds no programs.
+    """
+    try:
+        manifest: dict[str, Any] = json.loads((folder / _MANIFEST).read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{folder} holds no exported programs; `lmrecipes export --run RUN` makes them") from None
+    return manifest
+
+
+def load_programs(folder: Path, form: str) -> dict[str, Callable[..., Any]]:
+    """The programs of a folder, ready to be called.
+
+    Raises:
+        ValueError: if a file cannot be loaded.
+    """
+    calls: dict[str, Callable[..., Any]] = {}
+    for path in sorted(folder.glob("*.pt2")):
+        try:
+            with _quietly():
+                if form == GRAPH:
+                    calls[path.stem] = torch.export.load(path).module()
+                else:
+                    calls[path.stem] = torch._inductor.aoti_load_package(str(path))
+        except Exception as error:
+            raise ValueError(f"{path} cannot be loaded: {error}; export the run again") from error
+    return calls
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    # torch warns of its own deprecated parts while it exports.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield

@@ -1,10 +1,7 @@
 """Training speed of our Transformer-XL beside a conventional one, in turn in one process, by medians."""
 
 import argparse
-import json
-import platform
 import statistics
-import subprocess
 import time
 from pathlib import Path
 
@@ -15,6 +12,7 @@ from lmrecipes.models.common.linear import product
 from lmrecipes.models.transformer_xl import TransformerXL, TransformerXLConfig
 from lmrecipes.optim import build_optimizer
 from lmrecipes.runtime import tune_process
+from reporting import write_json
 
 V, D, LAYERS, N, H, FF, P, CUTOFFS, B, T = 33278, 512, 6, 8, 64, 2048, 0.1, [2000, 10000], 4, 192
 
@@ -106,16 +104,7 @@ def main():
             f"{100 * rows[name]['share_of_matrix_peak']:.0f} % of the matrix peak ({peak / 1e12:.2f} TFLOP/s)"
         )
     print(f"{torch.get_num_threads()} threads, allocator tuned: {tuned}; medians of {options.steps} steps in turn")
-    if options.json:
-        commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-        about = {
-            "date": time.strftime("%Y-%m-%d"),
-            "commit": commit,
-            "device": platform.processor() or platform.machine(),
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-        }
-        options.json.write_text(json.dumps({**about, "results": rows}, indent=2) + "\n")
+    write_json(options.json, rows)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ processor has them too, oneDNN computes the same product up to 2.3 times faster 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -55,11 +58,26 @@ def product(x: Tensor, weight: Tensor) -> Tensor:
     return onednn_product(x, weight) if runs_on_onednn(x, weight) else x @ weight.t()
 
 
+_exporting_for_here: ContextVar[bool] = ContextVar("exporting_for_here", default=False)
+
+
+@contextmanager
+def export_for_this_machine() -> Iterator[None]:
+    """What torch.export traces within calls the library that is the faster one here."""
+    token = _exporting_for_here.set(onednn_is_faster())
+    try:
+        yield
+    finally:
+        _exporting_for_here.reset(token)
+
+
 class Linear(nn.Linear):
     """torch's linear layer; parameters, initialization and results are the same."""
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
+        if _exporting_for_here.get() and x.is_cpu and x.dtype == torch.float32 and torch.compiler.is_exporting():
+            return onednn_product(x, self.weight, self.bias)
         return linear(x, self.weight, self.bias)
 
 

@@ -5,13 +5,15 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+
+from lmrecipes.models.common.linear import export_for_this_machine
 
 GRAPH, COMPILED = "torch_export", "aot_inductor"
 _MANIFEST = "programs.json"
@@ -45,7 +47,8 @@ def write_programs(programs: Mapping[str, Program], folder: Path, form: str, set
     (folder / _MANIFEST).unlink(missing_ok=True)
     for name, program in programs.items():
         path = folder / f"{name}.pt2"
-        with _quietly(), torch.no_grad():
+        here = export_for_this_machine() if form == COMPILED else nullcontext()
+        with _quietly(), torch.no_grad(), here:
             exported = torch.export.export(
                 program.network, program.example, dynamic_shapes=program.dynamic, strict=False
             )

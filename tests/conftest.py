@@ -46,7 +46,8 @@ def command(tmp_path):
     """Runs `lmrecipes ...` as a process in an empty folder; returns the finished process."""
 
     def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1", **environment}
+        path = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
+        variables = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **environment}
         variables.pop("LMRECIPES_RUN_DIR", None)
         return subprocess.run(
             [sys.executable, "-m", "lmrecipes", *arguments],

@@ -1,6 +1,8 @@
 """Callbacks log, keep and seed what they promise, under a real Trainer."""
 
 import csv
+import errno
+from pathlib import Path
 
 import pytest
 import torch
@@ -8,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lmrecipes.callbacks import BestCheckpoint, LastCheckpoint, PlainProgress, RunPlot, StepSeed, Throughput
 from lmrecipes.callbacks.peak_flops import peak_tflops
+from lmrecipes.checkpoint_io import AtomicCheckpointIO
 from lmrecipes.loggers import RunCSVLogger
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -40,8 +43,9 @@ class Toy(LightningModule):
         return 5e9
 
 
-def train(tmp_path, callbacks, steps=10, **settings):
-    module = Toy()
+def train(tmp_path, callbacks, steps=10, module=None, **settings):
+    module = module or Toy()
+    checkpoint = settings.pop("ckpt_path", None)
     trainer = Trainer(
         max_steps=steps,
         accelerator="cpu",
@@ -51,7 +55,6 @@ def train(tmp_path, callbacks, steps=10, **settings):
         enable_progress_bar=any(isinstance(c, PlainProgress) for c in callbacks),
         **{"logger": False, "log_every_n_steps": 1, **settings},
     )
-    checkpoint = settings.pop("ckpt_path", None)
     loader = torch.utils.data.DataLoader(torch.zeros(1000, 1))
     trainer.fit(module, loader, torch.utils.data.DataLoader(torch.zeros(2, 1)), ckpt_path=checkpoint)
     return module, trainer
@@ -157,10 +160,58 @@ def test_the_run_is_drawn_and_its_log_continues(tmp_path):
     for steps in (4, 8):
         logger = RunCSVLogger(tmp_path)
         if steps == 8:
-            logger.forget_from(3)
+            logger.forget_after(3)
         train(tmp_path, [RunPlot(), Throughput()], steps=steps, logger=logger)
     assert (tmp_path / "plots/run.png").stat().st_size > 10_000
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0])[:2] == ["step", "epoch"]
-    assert [int(row["step"]) for row in rows if row["train/loss"]] == [0, 1, 2, *range(8)]
+    assert [int(row["step"]) for row in rows if row["train/loss"]] == [1, 2, 3, *range(1, 9)]
+
+
+class Improving(Toy):
+    """Validates better at every step, down to 0."""
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", 1.0 / (1 + self.global_step))
+
+
+class Disk:
+    """Is full at the saves whose numbers are given."""
+
+    def __init__(self, monkeypatch, full_at):
+        self.saves, self.full_at, self.save = 0, full_at, torch.save
+        monkeypatch.setattr(torch, "save", self)
+
+    def __call__(self, content, file):
+        self.saves += 1
+        if self.saves in self.full_at:
+            file.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.save(content, file)
+
+
+@pytest.mark.parametrize(
+    ("full_at", "kept"), [([], "best-step=6.ckpt"), ([3], "best-step=4.ckpt"), ([2, 3], "best-step=2.ckpt")]
+)
+def test_a_full_disk_leaves_the_best_checkpoint_there_was(tmp_path, monkeypatch, full_at, kept):
+    Disk(monkeypatch, full_at)
+    best = BestCheckpoint()
+    train(tmp_path, [best], steps=6, val_check_interval=2, plugins=[AtomicCheckpointIO()], module=Improving())
+    assert names(tmp_path) == [kept]
+    assert Path(best.best_model_path).name == kept
+    assert best.best_model_score == pytest.approx(1 / (1 + int(kept[10])))
+
+
+def test_after_a_full_disk_the_next_better_state_is_kept(tmp_path, monkeypatch):
+    Disk(monkeypatch, [2])
+    train(
+        tmp_path, [BestCheckpoint()], steps=6, val_check_interval=2, plugins=[AtomicCheckpointIO()], module=Improving()
+    )
+    assert names(tmp_path) == ["best-step=6.ckpt"]
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_there_was(tmp_path, monkeypatch):
+    Disk(monkeypatch, [2, 3])
+    train(tmp_path, [LastCheckpoint(every_n_steps=4)], plugins=[AtomicCheckpointIO()], limit_val_batches=0)
+    assert names(tmp_path) == ["last-step=4.ckpt"]

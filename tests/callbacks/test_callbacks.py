@@ -43,7 +43,7 @@ class Toy(LightningModule):
         return 5e9
 
 
-def train(tmp_path, callbacks, steps=10, module=None, **settings):
+def train(tmp_path, callbacks, steps=10, module=None, data=None, **settings):
     module = module or Toy()
     checkpoint = settings.pop("ckpt_path", None)
     trainer = Trainer(
@@ -55,7 +55,7 @@ def train(tmp_path, callbacks, steps=10, module=None, **settings):
         enable_progress_bar=any(isinstance(c, PlainProgress) for c in callbacks),
         **{"logger": False, "log_every_n_steps": 1, **settings},
     )
-    loader = torch.utils.data.DataLoader(torch.zeros(1000, 1))
+    loader = torch.utils.data.DataLoader(torch.zeros(1000, 1) if data is None else data)
     trainer.fit(module, loader, torch.utils.data.DataLoader(torch.zeros(2, 1)), ckpt_path=checkpoint)
     return module, trainer
 
@@ -77,13 +77,84 @@ def test_throughput_counts_all_tokens_of_all_passes(tmp_path, passes):
     callback.clock = Clock()
     _, trainer = train(tmp_path, [callback], accumulate_grad_batches=passes, limit_val_batches=0)
     figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    # A pass is two looks at the clock (0.1 s) and the wait for the next batch two more (0.1 s).
+    # A pass ends at a look at the clock (0.1 s) after the next batch came (0.1 s).
     assert figures["train/tokens"] == 10 * passes * 10
     assert figures["throughput/step_time_ms"] == pytest.approx(200 * passes, rel=1e-3)
     assert figures["throughput/data_wait_ms"] == pytest.approx(100 * passes, rel=1e-3)
     assert figures["throughput/tokens_per_s"] == pytest.approx(50, rel=1e-3)
     assert figures["throughput/sequences_per_s"] == pytest.approx(10, rel=1e-3)
     assert figures["throughput/mfu"] == pytest.approx(50 * 5e9 / 1e12, rel=1e-3)
+
+
+class SlowCheckpoint(LastCheckpoint):
+    """Takes a thousand seconds for every checkpoint; validating takes as long."""
+
+    def __init__(self, clock):
+        super().__init__(every_n_steps=2)
+        self.slow = clock
+
+    def _save_checkpoint(self, trainer, filepath):
+        self.slow.now += 1000
+
+    def on_validation_start(self, trainer, pl_module):
+        self.slow.now += 1000
+
+    def on_validation_end(self, trainer, pl_module):
+        super().on_validation_end(trainer, pl_module)
+        self.slow.now += 1000
+
+
+def test_validation_and_checkpoints_are_no_waiting_for_data(tmp_path):
+    callback = Throughput()
+    callback.clock = clock = Clock()
+    _, trainer = train(tmp_path, [callback, SlowCheckpoint(clock)], steps=11, val_check_interval=3)
+    assert clock.now > 8000
+    assert float(trainer.callback_metrics["throughput/step_time_ms"]) == pytest.approx(200, rel=1e-3)
+    assert float(trainer.callback_metrics["throughput/data_wait_ms"]) == pytest.approx(100, rel=1e-3)
+
+
+class SlowData(torch.utils.data.Dataset):
+    def __init__(self, clock):
+        self.slow = clock
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        self.slow.now += 5
+        return torch.zeros(1)
+
+
+def test_slow_data_is_waited_for(tmp_path):
+    callback = Throughput()
+    callback.clock = clock = Clock()
+    _, trainer = train(tmp_path, [callback], data=SlowData(clock))
+    assert float(trainer.callback_metrics["throughput/data_wait_ms"]) == pytest.approx(5100, rel=1e-3)
+
+
+class Many(Toy):
+    """Batches of so many tokens that a float cannot tell two neighbours apart, more of them on higher ranks."""
+
+    def count(self, batch):
+        return 1, 2**24 + 1 + self.global_rank
+
+
+def test_tokens_are_counted_to_the_last_digit_and_further_after_a_resume(tmp_path):
+    logger = RunCSVLogger(tmp_path)
+    train(tmp_path, [Throughput(), LastCheckpoint()], steps=3, module=Many(), logger=logger)
+    path = next((tmp_path / "checkpoints").iterdir())
+    train(tmp_path, [Throughput(), LastCheckpoint()], steps=4, module=Many(), logger=logger, ckpt_path=path)
+    with (tmp_path / "metrics.csv").open() as file:
+        counted = [float(row["train/tokens"]) for row in csv.DictReader(file) if row["train/tokens"]]
+    assert counted == [n * (2**24 + 1) for n in (1, 2, 3, 4)]
+
+
+def test_ranks_count_their_own_tokens(tmp_path):
+    callback = Throughput()
+    _, trainer = train(
+        tmp_path, [callback], steps=3, module=Many(), strategy="ddp_fork", devices=2, limit_val_batches=0
+    )
+    assert int(trainer.callback_metrics["train/tokens"]) == 3 * (2**25 + 3)
 
 
 def test_utilization_is_left_out_where_the_peak_is_not_known(tmp_path):

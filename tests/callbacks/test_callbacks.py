@@ -9,7 +9,6 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from lmrecipes.callbacks import BestCheckpoint, LastCheckpoint, PlainProgress, RunPlot, StepSeed, Throughput
-from lmrecipes.callbacks.peak_flops import peak_tflops
 from lmrecipes.checkpoint_io import AtomicCheckpointIO
 from lmrecipes.loggers import RunCSVLogger
 
@@ -161,25 +160,6 @@ def test_utilization_is_left_out_where_the_peak_is_not_known(tmp_path):
     _, trainer = train(tmp_path, [Throughput()])
     assert "throughput/tokens_per_s" in trainer.callback_metrics
     assert "throughput/mfu" not in trainer.callback_metrics
-
-
-@pytest.mark.parametrize(
-    ("name", "precision", "expected"),
-    [
-        ("NVIDIA H200", "bf16-mixed", 989),
-        ("NVIDIA H100 80GB HBM3", "bf16-mixed", 989),
-        ("NVIDIA H100 PCIe", "16-mixed", 756),
-        ("NVIDIA L40S", "bf16-mixed", 362),
-        ("NVIDIA L4", "bf16-mixed", 121),
-        ("NVIDIA A100-SXM4-80GB", "32-true", 19.5),
-        ("NVIDIA A10G", "bf16-mixed", 70),
-        ("Tesla V100-SXM2-16GB", "16-mixed", 125),
-        ("NVIDIA A1000", "bf16-mixed", None),
-        ("Some New Device", "bf16-mixed", None),
-    ],
-)
-def test_peaks_are_dense_and_never_guessed(name, precision, expected):
-    assert peak_tflops(name, precision) == expected
 
 
 def test_randomness_depends_on_the_step_and_not_on_what_came_before(tmp_path):

@@ -60,9 +60,9 @@ class Throughput(Callback):
         device = pl_module.device
         if self.peak_tflops is None and device.type == "cuda":
             name = torch.cuda.get_device_name(device)
-            self.peak_tflops = peak_tflops(name, str(trainer.precision))
+            self.peak_tflops = peak_tflops(name, str(trainer.precision), torch.get_float32_matmul_precision())
             if self.peak_tflops is None and trainer.is_global_zero:
-                print(f"MFU off: the peak of {name} is not known; give Throughput peak_tflops")
+                print(f"MFU off: no peak of {name} for {trainer.precision} is known; give Throughput peak_tflops")
         self._steps.clear()
         self._reset_step()
         self._first = True

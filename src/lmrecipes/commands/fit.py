@@ -11,6 +11,7 @@ from pathlib import Path
 import lightning
 import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lmrecipes import __version__, published, runs
 from lmrecipes.checkpoint_io import newest_readable
@@ -34,7 +35,7 @@ def run(argv: list[str]) -> int:
     try:
         _save_vocabulary(cli, cli.run_dir)
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
-    except (ValueError, OSError):
+    except (ValueError, OSError, MisconfigurationException):
         runs.discard_if_unused()
         raise
     except SystemExit:

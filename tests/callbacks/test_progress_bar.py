@@ -5,21 +5,19 @@ import pty
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+
+from conftest import environment
 
 
 def on_a_terminal(arguments, folder):
     """What `lmrecipes ...` shows on a terminal 160 columns wide, without colours, as one text per redrawn line."""
     ours, theirs = pty.openpty()
-    path = os.pathsep.join(filter(None, (str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH"))))
-    variables = {**os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "40", "PYTHONPATH": path}
-    variables.pop("LMRECIPES_RUN_DIR", None)
     process = subprocess.Popen(
         [sys.executable, "-m", "lmrecipes", *arguments],
         cwd=folder,
-        env=variables,
+        env=environment(TERM="xterm", COLUMNS="160", LINES="40"),
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,

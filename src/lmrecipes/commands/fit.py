@@ -43,9 +43,9 @@ def run(argv: list[str]) -> int:
         if not cli.trainer.interrupted:
             raise
     if cli.trainer.interrupted:
-        say(
-            f"interrupted at step {cli.trainer.global_step}; continue with: lmrecipes fit --resume {short(cli.run_dir)}"
-        )
+        kept = newest_readable(cli.run_dir / "checkpoints")
+        onward = f"continue from {kept.stem} with: lmrecipes fit --resume {short(cli.run_dir)}" if kept else ""
+        say(f"interrupted at step {cli.trainer.global_step}; {onward or 'no checkpoint was saved yet'}")
         return 130
     speed = cli.trainer.callback_metrics.get("throughput/tokens_per_s")
     if speed is not None:

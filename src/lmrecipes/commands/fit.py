@@ -70,12 +70,21 @@ def _save_settings(cli: RecipeCLI, run_dir: Path) -> None:
 
 
 def _note_changes(cli: RecipeCLI, run_dir: Path) -> None:
-    """Says which settings differ from the run's own, and keeps both."""
+    """Says which settings differ from the run's own, and keeps both.
+
+    Raises:
+        ValueError: if the optimizer is another one, which could not take up the state of the run's.
+    """
     path, text = run_dir / runs.CONFIG, cli.settings()
     before, after = (published.flatten(yaml.safe_load(t)) for t in (path.read_text(), text))
     changed = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
     if not changed:
         return
+    if (key := "model.optimizer.class_path") in changed:
+        raise ValueError(
+            f"--resume cannot change model.optimizer from {before.get(key)} to {after.get(key)}, whose state is another; "
+            f"begin anew from the weights with --init_from {short(run_dir)}"
+        )
     say("continuing with changed settings, which win over the checkpoint's:")
     for key in changed:
         say(f"  {key}: {before.get(key)} -> {after.get(key)}")

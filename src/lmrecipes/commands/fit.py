@@ -82,8 +82,8 @@ def _note_changes(cli: RecipeCLI, run_dir: Path) -> None:
         return
     if (key := "model.optimizer.class_path") in changed:
         raise ValueError(
-            f"--resume cannot change model.optimizer from {before.get(key)} to {after.get(key)}, whose state is another; "
-            f"begin anew from the weights with --init_from {short(run_dir)}"
+            f"--resume cannot change model.optimizer from {before.get(key)} to {after.get(key)}, whose state "
+            f"is another; begin anew from the weights with --init_from {short(run_dir)}"
         )
     say("continuing with changed settings, which win over the checkpoint's:")
     for key in changed:

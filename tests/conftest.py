@@ -41,17 +41,23 @@ def small(small_corpus, tmp_path_factory) -> list[str]:
     ]
 
 
+def environment(**more: str) -> dict[str, str]:
+    """Variables of a process that runs the command: this code and the tests' own callbacks are found."""
+    path = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
+    variables = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
+    variables.pop("LMRECIPES_RUN_DIR", None)
+    return variables
+
+
 @pytest.fixture
 def command(tmp_path):
     """Runs `lmrecipes ...` as a process in an empty folder; returns the finished process."""
 
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        variables = {**os.environ, "PYTHONPATH": str(Path(__file__).parent), "OMP_NUM_THREADS": "1", **environment}
-        variables.pop("LMRECIPES_RUN_DIR", None)
+    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [sys.executable, "-m", "lmrecipes", *arguments],
             cwd=tmp_path,
-            env=variables,
+            env=environment(**more),
             capture_output=True,
             text=True,
             timeout=300,

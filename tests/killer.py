@@ -7,11 +7,16 @@ from lightning.pytorch import Callback
 
 
 class KillAt(Callback):
-    """Sends itself SIGKILL in the middle of the step after `step`, if the environment says so."""
+    """Sends itself SIGKILL in the middle of the step after `step`, or of its validation, if the environment says so."""
 
-    def __init__(self, step: int) -> None:
+    def __init__(self, step: int, validation: bool = False) -> None:
         self.step = step
+        self.validation = validation
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
-        if trainer.global_step == self.step and os.environ.get("KILL"):
+        if trainer.global_step == self.step and not self.validation and os.environ.get("KILL"):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def on_validation_epoch_start(self, trainer, pl_module) -> None:
+        if trainer.global_step == self.step and self.validation and os.environ.get("KILL"):
             os.kill(os.getpid(), signal.SIGKILL)

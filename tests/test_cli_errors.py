@@ -1,13 +1,17 @@
 """What cannot be used is said in one line that names it, with exit code 2, and leaves nothing behind."""
 
+import json
 import subprocess
 import sys
 
 import pytest
 import yaml
+from lightning.pytorch.accelerators import CUDAAccelerator
 
 from lmrecipes import collection
 from lmrecipes.__main__ import main
+from lmrecipes.config_errors import ConfigError
+from lmrecipes.trainer_settings import check_hardware
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 FIT = ["fit", "--config", "transformer_xl/tiny"]
@@ -50,6 +54,22 @@ def refused(capsys, arguments):
         ),
         ([*FIT, "--model.optimizer", "torch.optim.Adamm"], ["Adamm"]),
         ([*FIT, "--trainer.strategy", "dpp"], ["dpp"]),
+        ([*FIT, "--trainer.accelerator", "tpuu"], ["trainer.accelerator is 'tpuu'", "cpu"]),
+        (
+            [*FIT, "--trainer.accelerator", "tpu"],
+            ["trainer.accelerator is tpu", "this machine has none", "overlays/cpu"],
+        ),
+        ([*FIT, "--trainer.devices", "0"], ["trainer.devices is 0; it must be 1 or more"]),
+        ([*FIT, "--trainer.devices", "-3"], ["trainer.devices is -3; it must be 1 or more"]),
+        ([*FIT, "--trainer.devices", "many"], ["trainer.devices is 'many'", "a number"]),
+        ([*FIT, "--trainer.precision", "bf17"], ["trainer.precision", "bf16-mixed", "32-true", "bf17"]),
+        ([*FIT, "--trainer.precision", "16-mixed"], ["trainer.precision is 16-mixed", "bf16-mixed and 32-true work"]),
+        ([*FIT, "--trainer.strategy", "fsdp"], ["fsdp", "requires a GPU"]),
+        ([*FIT, "--trainer.max_steps", "-5"], ["max_steps", "-5"]),
+        ([*FIT, "--trainer.limit_val_batches", "-1"], ["limit_val_batches", "-1"]),
+        ([*FIT, "--trainer.val_check_interval", "x"], ["val_check_interval", "'x'"]),
+        ([*FIT, "--trainer.gradient_clip_algorithm", "x"], ["gradient_clip_algorithm", "'norm'"]),
+        ([*FIT, "--trainer.gradient_clip_val", "x"], ["trainer.gradient_clip_val: expected int or float, got x"]),
         ([*FIT, "--data", "nowhere.yaml"], ["no datamodule preset 'nowhere.yaml'"]),
         ([*FIT, "--data", "text_folder"], ["data.path is missing"]),
         ([*FIT, "--data", "text_folder", "--data.path", "nowhere"], ["data.path nowhere is no folder"]),
@@ -102,6 +122,47 @@ def test_what_is_wrong_with_the_text_is_said_and_no_run_is_left(small, small_cor
     ):
         assert part in refused(capsys, ["fit", *small, *options])
         assert not list(tmp_path.glob("runs/*/*/*"))
+
+
+@pytest.mark.parametrize("sanity_steps", [0, 1])
+@pytest.mark.parametrize(
+    ("callback", "settings"),
+    [
+        ("lmrecipes.callbacks.BestCheckpoint", {}),
+        ("lightning.pytorch.callbacks.ModelCheckpoint", {"save_top_k": 1}),
+        ("lightning.pytorch.callbacks.EarlyStopping", {}),
+    ],
+)
+def test_a_figure_that_is_never_logged_is_named(small, capsys, tmp_path, callback, settings, sanity_steps):
+    given = json.dumps([{"class_path": callback, "init_args": {"monitor": "val/lass", **settings}}])
+    options = [f"--trainer.callbacks={given}", f"--trainer.num_sanity_val_steps={sanity_steps}", "--run_dir=a"]
+    message = refused(capsys, ["fit", *small, *options])
+    assert f"{callback.rsplit('.')[-1]}.monitor is 'val/lass', which is not logged; logged: " in message
+    assert "val/loss" in message
+    assert (tmp_path / "a").exists() == (sanity_steps == 0)
+
+
+@pytest.mark.parametrize("callback", ["ModelCheckpoint", "EarlyStopping"])
+def test_a_figure_that_training_never_logs_is_named(small, capsys, callback):
+    given = [{"class_path": f"lightning.pytorch.callbacks.{callback}", "init_args": {"monitor": "train/lass"}}]
+    message = refused(capsys, ["fit", *small, f"--trainer.callbacks={json.dumps(given)}"])
+    assert "'train/lass'" in message
+    assert "train/loss" in message
+
+
+def test_a_figure_that_training_logs_can_be_watched(small):
+    given = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"monitor": "train/loss"}}
+    options = [f"--trainer.callbacks={json.dumps([given])}", "--trainer.num_sanity_val_steps=1"]
+    assert main(["fit", *small, *options]) == 0
+
+
+def test_more_devices_than_there_are_is_said(monkeypatch):
+    monkeypatch.setattr(CUDAAccelerator, "is_available", staticmethod(lambda: True))
+    monkeypatch.setattr(CUDAAccelerator, "auto_device_count", staticmethod(lambda: 2))
+    for fine in (1, 2, "2", "auto", -1, [0, 1], "0,1"):
+        check_hardware("gpu", fine, "16-mixed")
+    with pytest.raises(ConfigError, match=r"trainer.devices is 8, but this machine has 2"):
+        check_hardware("gpu", 8, "bf16-mixed")
 
 
 def test_no_run_is_overwritten(small, capsys):

@@ -1,5 +1,8 @@
 """A run that was killed and continued ends with the weights of one that was left alone."""
 
+import csv
+import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -47,3 +50,55 @@ def test_settings_of_the_user_win_over_those_of_the_checkpoint(command, small, t
     assert "model.optimizer.lr: 0.0007 -> 0.5" in changed.stdout
     checkpoint = torch.load(tmp_path / "a/checkpoints/last-step=6.ckpt", weights_only=True)
     assert checkpoint["optimizer_states"][0]["param_groups"][0]["initial_lr"] == 0.5
+
+
+def rows(run: Path, name: str) -> list[tuple[str, str]]:
+    with (run / "metrics.csv").open() as file:
+        return [(row["step"], row[name]) for row in csv.DictReader(file) if row.get(name)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("during", ["validation", "step"])
+def test_a_killed_run_logs_what_an_undisturbed_one_does(command, small, tmp_path, during):
+    kill = {"class_path": "killer.KillAt", "init_args": {"step": 6, "validation": during == "validation"}}
+    every_3 = KEEP_EVERY_5.replace("5", "3")
+    options = [*small, "--trainer.val_check_interval=3", f"--trainer.callbacks=[{BEST}, {every_3}, {json.dumps(kill)}]"]
+    assert command("fit", *options, "--run_dir=a").returncode == 0
+    assert command("fit", *options, "--run_dir=b", KILL="1").returncode == -9
+    resumed = command("fit", "--resume", "b")
+    assert resumed.returncode == 0, resumed.stderr
+    for name in ("val/loss", "train/loss"):
+        assert rows(tmp_path / "b", name) == rows(tmp_path / "a", name)
+    assert [step for step, _ in rows(tmp_path / "b", "val/loss")] == ["3", "6", "9", "12"]
+    assert [step for step, _ in rows(tmp_path / "b", "train/loss")] == [str(n) for n in range(1, 13)]
+    # And one that ended is gone on with under the right steps.
+    further = command("fit", "--resume", "b", "--trainer.max_steps=15")
+    assert further.returncode == 0, further.stderr
+    assert [step for step, _ in rows(tmp_path / "b", "val/loss")] == ["3", "6", "9", "12", "15"]
+    assert [step for step, _ in rows(tmp_path / "b", "train/loss")] == [str(n) for n in range(1, 16)]
+    assert "step 15 |" in further.stdout
+    assert (tmp_path / "b/checkpoints/last-step=15.ckpt").is_file()
+
+
+@pytest.mark.slow
+def test_a_moved_run_is_tested_and_continued_with_its_best_checkpoint(command, small, tmp_path):
+    from lmrecipes.checkpoint_io import load_checkpoint
+
+    keep = f"--trainer.callbacks=[{BEST}, {KEEP_EVERY_5}]"
+    assert command("fit", *small, keep, "--run_dir=a").returncode == 0
+    shutil.move(tmp_path / "a", tmp_path / "elsewhere")
+    tested = command("test", "--run=elsewhere")
+    assert tested.returncode == 0, tested.stderr
+    # So high a rate that nothing after it is better than what was best.
+    resumed = command("fit", "--resume=elsewhere", "--trainer.max_steps=18", "--model.optimizer.lr=100")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "dirpath" not in resumed.stderr
+    assert sorted(path.name for path in (tmp_path / "elsewhere/checkpoints").iterdir()) == [
+        "best-step=12.ckpt",
+        "last-step=18.ckpt",
+    ]
+    state = load_checkpoint(tmp_path / "elsewhere/checkpoints/last-step=18.ckpt")["callbacks"]
+    assert [value["best_model_path"] for key, value in state.items() if "BestCheckpoint" in key] == [
+        "best-step=12.ckpt"
+    ]
+    assert not (tmp_path / "a").exists()

@@ -58,7 +58,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    except (ValueError, OSError) as error:
+    except Exception as error:
+        # Lightning's refusals are known by their name: importing the class takes seconds.
+        if not isinstance(error, ValueError | OSError) and type(error).__name__ != "MisconfigurationException":
+            raise
         if os.environ.get("LMRECIPES_TRACEBACK"):
             traceback.print_exc()
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)

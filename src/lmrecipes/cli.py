@@ -13,13 +13,21 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lmrecipes import collection, published, runs
 from lmrecipes.batches import BatchPlan
-from lmrecipes.callbacks import ContinueLog, KeepOptimizerSettings, StepSeed, WeightsFrom, console_progress
+from lmrecipes.callbacks import (
+    CheckMonitors,
+    ContinueLog,
+    KeepOptimizerSettings,
+    StepSeed,
+    WeightsFrom,
+    console_progress,
+)
 from lmrecipes.checkpoint_io import AtomicCheckpointIO, newest_readable
 from lmrecipes.command_line import config_files, expand_names, given_options, value_of
 from lmrecipes.config_errors import ConfigError, condense, known_options, unknown_key
 from lmrecipes.loggers import RunCSVLogger
 from lmrecipes.quiet import quiet
 from lmrecipes.runtime import tune_process
+from lmrecipes.trainer_settings import check_hardware
 
 # What a recipe may hold at its top level.
 _GROUPS = {"seed_everything", "trainer", "model", "data", "batch", "published"}
@@ -119,8 +127,10 @@ class RecipeCLI(LightningCLI):
                 raise ConfigError(unknown_key(option, options))
 
     def before_instantiate_classes(self) -> None:
-        """Finds or makes the run directory."""
+        """Looks whether the machine has what is asked for, and finds or makes the run directory."""
         config, root = self.config, Path(self.config.runs_root)
+        if self.command not in _PARTS or self.command == "predict":
+            check_hardware(config.trainer.accelerator, config.trainer.devices, config.trainer.precision)
         if self.command == "fit" and config.resume is None:
             asked = Path(config.run_dir) if config.run_dir else None
             self.run_dir = runs.new_run_dir(runs.recipe_of(config_files(self.argv)), root=root, asked=asked)
@@ -169,7 +179,8 @@ class RecipeCLI(LightningCLI):
         plugins = asked.plugins if isinstance(asked.plugins, list) else [asked.plugins] if asked.plugins else []
         kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         kwargs["default_root_dir"] = self.run_dir or Path.cwd()
-        kwargs["callbacks"] = [*(asked.callbacks or []), *self._own_callbacks()]
+        given = asked.callbacks if isinstance(asked.callbacks, list) else [asked.callbacks] if asked.callbacks else []
+        kwargs["callbacks"] = [CheckMonitors(), *given, *self._own_callbacks()]
         trainer = super().instantiate_trainer(**kwargs)
         passes = self.config_init.batch.accumulation(trainer.world_size)
         if trainer.accumulate_grad_batches not in (1, passes):

@@ -27,6 +27,8 @@ _FRAME = (
     "not a valid subclass of",
 )
 _UNKNOWN = re.compile(r"(?:does not accept option|Option) '([\w.]+)'|[Uu]nrecognized arguments: (--[^\s=]+)")
+# A value that is none of several plain types.
+_CHOICE = re.compile(r"Errors:\n((?:\s*- Expected an? .*\n)+)\s*Given value type: .*\n\s*Given value: (.*)")
 
 
 def condense(message: str, options: Iterable[str] = ()) -> str:
@@ -43,6 +45,9 @@ def condense(message: str, options: Iterable[str] = ()) -> str:
         keys = re.findall(r'Parser key "([\w.]+)"', message)
         full = ".".join([*keys, *([group.group(1)] if group else []), name] if not unknown.group(2) else [name])
         return unknown_key(full, options)
+    if choice := _CHOICE.search(message):
+        keys = re.findall(r'Parser key "([\w.]+)"', message[: choice.start()])
+        return f"{'.'.join(keys)}: expected {_alternatives(choice.group(1))}, got {choice.group(2)}"
     keys, leaf = [], ""
     for raw in message.splitlines():
         line = raw.strip().removeprefix("- ").strip()
@@ -60,6 +65,13 @@ def condense(message: str, options: Iterable[str] = ()) -> str:
     if leaf.endswith("got None"):
         return f"{name} is missing"
     return f"{name}: {leaf}" if name and not leaf.startswith(keys[0]) else leaf
+
+
+def _alternatives(lines: str) -> str:
+    """What jsonargparse would have taken: the words of its Literals, else the names of its types."""
+    words = [word.strip("' ") for literal in re.findall(r"Literal\[(.*)\]", lines) for word in literal.split(",")]
+    types = [name for name in re.findall(r"<class '([\w.]+)'>", lines) if name != "NoneType"]
+    return " or ".join(dict.fromkeys(words or types))
 
 
 def unknown_key(name: str, options: Iterable[str]) -> str:

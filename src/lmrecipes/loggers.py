@@ -13,7 +13,10 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 
 class RunCSVLogger(CSVLogger):
-    """Lightning's CSV logger, writing `<run directory>/metrics.csv` and keeping what is there."""
+    """Lightning's CSV logger, writing `<run directory>/metrics.csv` and keeping what is there.
+
+    A row's step is the number of optimizer steps done, as in the names of checkpoints.
+    """
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__(save_dir=run_dir, name="", version="", flush_logs_every_n_steps=10)
@@ -26,7 +29,11 @@ class RunCSVLogger(CSVLogger):
             self._experiment = _Continued(self.log_dir)
         return self._experiment
 
-    def forget_from(self, step: int) -> None:
+    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
+        """Logs figures; Lightning counts the steps done before this one."""
+        super().log_metrics(metrics, None if step is None else step + 1)
+
+    def forget_after(self, step: int) -> None:
         """Drops rows of steps that a resumed run makes again."""
         path = Path(self.save_dir) / "metrics.csv"
         if not path.is_file():
@@ -34,7 +41,7 @@ class RunCSVLogger(CSVLogger):
         with path.open(newline="") as file:
             reader = csv.DictReader(file)
             names = reader.fieldnames or []
-            rows = [row for row in reader if (row.get("step") or "").isdigit() and int(row["step"]) < step]
+            rows = [row for row in reader if (row.get("step") or "").isdigit() and int(row["step"]) <= step]
         temporary = path.with_name(".metrics.csv.part")
         with temporary.open("w", newline="") as file:
             writer = csv.DictWriter(file, names)

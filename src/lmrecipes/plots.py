@@ -73,7 +73,8 @@ def plot_runs(run_dirs: Sequence[Path], output: Path) -> Path:
             axes.legend(fontsize=8)
     figure.suptitle(next(iter(runs)) if len(runs) == 1 else f"{len(runs)} runs")
     output.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=110)
+    # Given a name without suffix, matplotlib would write another file than the one asked for.
+    figure.savefig(output, dpi=110, format=output.suffix[1:] or "png")
     return output
 
 

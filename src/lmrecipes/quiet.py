@@ -20,7 +20,8 @@ _POINTLESS = {
     r".*isinstance.treespec.*": "inside lightning, from torch 2.13 on",
     r".*Experiment logs directory .* exists and is not empty.*": "our logger continues the file",
     r".*ModelCheckpoint.monitor.* could not find the monitored key.*": "the first validation comes later",
-    r".*torch.distributed.*c10d.*deprecat.*": "inside lightning",
+    r".*torch.distributed.*deprecat.*": "inside lightning",
+    r".*recommended to use .self.log.*sync_dist=True.*": "our figures are of all ranks before they are logged",
 }
 
 

@@ -1,13 +1,15 @@
 """Callbacks log, keep and seed what they promise, under a real Trainer."""
 
 import csv
+import errno
+from pathlib import Path
 
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from lmrecipes.callbacks import BestCheckpoint, LastCheckpoint, PlainProgress, RunPlot, StepSeed, Throughput
-from lmrecipes.callbacks.peak_flops import peak_tflops
+from lmrecipes.checkpoint_io import AtomicCheckpointIO
 from lmrecipes.loggers import RunCSVLogger
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -40,8 +42,9 @@ class Toy(LightningModule):
         return 5e9
 
 
-def train(tmp_path, callbacks, steps=10, **settings):
-    module = Toy()
+def train(tmp_path, callbacks, steps=10, module=None, data=None, **settings):
+    module = module or Toy()
+    checkpoint = settings.pop("ckpt_path", None)
     trainer = Trainer(
         max_steps=steps,
         accelerator="cpu",
@@ -51,8 +54,7 @@ def train(tmp_path, callbacks, steps=10, **settings):
         enable_progress_bar=any(isinstance(c, PlainProgress) for c in callbacks),
         **{"logger": False, "log_every_n_steps": 1, **settings},
     )
-    checkpoint = settings.pop("ckpt_path", None)
-    loader = torch.utils.data.DataLoader(torch.zeros(1000, 1))
+    loader = torch.utils.data.DataLoader(torch.zeros(1000, 1) if data is None else data)
     trainer.fit(module, loader, torch.utils.data.DataLoader(torch.zeros(2, 1)), ckpt_path=checkpoint)
     return module, trainer
 
@@ -74,7 +76,7 @@ def test_throughput_counts_all_tokens_of_all_passes(tmp_path, passes):
     callback.clock = Clock()
     _, trainer = train(tmp_path, [callback], accumulate_grad_batches=passes, limit_val_batches=0)
     figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    # A pass is two looks at the clock (0.1 s) and the wait for the next batch two more (0.1 s).
+    # A pass ends at a look at the clock (0.1 s) after the next batch came (0.1 s).
     assert figures["train/tokens"] == 10 * passes * 10
     assert figures["throughput/step_time_ms"] == pytest.approx(200 * passes, rel=1e-3)
     assert figures["throughput/data_wait_ms"] == pytest.approx(100 * passes, rel=1e-3)
@@ -83,29 +85,81 @@ def test_throughput_counts_all_tokens_of_all_passes(tmp_path, passes):
     assert figures["throughput/mfu"] == pytest.approx(50 * 5e9 / 1e12, rel=1e-3)
 
 
+class SlowCheckpoint(LastCheckpoint):
+    """Takes a thousand seconds for every checkpoint; validating takes as long."""
+
+    def __init__(self, clock):
+        super().__init__(every_n_steps=2)
+        self.slow = clock
+
+    def _save_checkpoint(self, trainer, filepath):
+        self.slow.now += 1000
+
+    def on_validation_start(self, trainer, pl_module):
+        self.slow.now += 1000
+
+    def on_validation_end(self, trainer, pl_module):
+        super().on_validation_end(trainer, pl_module)
+        self.slow.now += 1000
+
+
+def test_validation_and_checkpoints_are_no_waiting_for_data(tmp_path):
+    callback = Throughput()
+    callback.clock = clock = Clock()
+    _, trainer = train(tmp_path, [callback, SlowCheckpoint(clock)], steps=11, val_check_interval=3)
+    assert clock.now > 8000
+    assert float(trainer.callback_metrics["throughput/step_time_ms"]) == pytest.approx(200, rel=1e-3)
+    assert float(trainer.callback_metrics["throughput/data_wait_ms"]) == pytest.approx(100, rel=1e-3)
+
+
+class SlowData(torch.utils.data.Dataset):
+    def __init__(self, clock):
+        self.slow = clock
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        self.slow.now += 5
+        return torch.zeros(1)
+
+
+def test_slow_data_is_waited_for(tmp_path):
+    callback = Throughput()
+    callback.clock = clock = Clock()
+    _, trainer = train(tmp_path, [callback], data=SlowData(clock))
+    assert float(trainer.callback_metrics["throughput/data_wait_ms"]) == pytest.approx(5100, rel=1e-3)
+
+
+class Many(Toy):
+    """Batches of so many tokens that a float cannot tell two neighbours apart, more of them on higher ranks."""
+
+    def count(self, batch):
+        return 1, 2**24 + 1 + self.global_rank
+
+
+def test_tokens_are_counted_to_the_last_digit_and_further_after_a_resume(tmp_path):
+    logger = RunCSVLogger(tmp_path)
+    train(tmp_path, [Throughput(), LastCheckpoint()], steps=3, module=Many(), logger=logger)
+    path = next((tmp_path / "checkpoints").iterdir())
+    train(tmp_path, [Throughput(), LastCheckpoint()], steps=4, module=Many(), logger=logger, ckpt_path=path)
+    with (tmp_path / "metrics.csv").open() as file:
+        counted = [float(row["train/tokens"]) for row in csv.DictReader(file) if row["train/tokens"]]
+    assert counted == [n * (2**24 + 1) for n in (1, 2, 3, 4)]
+
+
+def test_ranks_count_their_own_tokens(tmp_path):
+    callback = Throughput()
+    _, trainer = train(
+        tmp_path, [callback], steps=3, module=Many(), strategy="ddp_fork", devices=2, limit_val_batches=0
+    )
+    assert int(trainer.callback_metrics["train/tokens"]) == 3 * (2**25 + 3)
+
+
 def test_utilization_is_left_out_where_the_peak_is_not_known(tmp_path):
     _, trainer = train(tmp_path, [Throughput()])
     assert "throughput/tokens_per_s" in trainer.callback_metrics
     assert "throughput/mfu" not in trainer.callback_metrics
-
-
-@pytest.mark.parametrize(
-    ("name", "precision", "expected"),
-    [
-        ("NVIDIA H200", "bf16-mixed", 989),
-        ("NVIDIA H100 80GB HBM3", "bf16-mixed", 989),
-        ("NVIDIA H100 PCIe", "16-mixed", 756),
-        ("NVIDIA L40S", "bf16-mixed", 362),
-        ("NVIDIA L4", "bf16-mixed", 121),
-        ("NVIDIA A100-SXM4-80GB", "32-true", 19.5),
-        ("NVIDIA A10G", "bf16-mixed", 70),
-        ("Tesla V100-SXM2-16GB", "16-mixed", 125),
-        ("NVIDIA A1000", "bf16-mixed", None),
-        ("Some New Device", "bf16-mixed", None),
-    ],
-)
-def test_peaks_are_dense_and_never_guessed(name, precision, expected):
-    assert peak_tflops(name, precision) == expected
 
 
 def test_randomness_depends_on_the_step_and_not_on_what_came_before(tmp_path):
@@ -157,10 +211,58 @@ def test_the_run_is_drawn_and_its_log_continues(tmp_path):
     for steps in (4, 8):
         logger = RunCSVLogger(tmp_path)
         if steps == 8:
-            logger.forget_from(3)
+            logger.forget_after(3)
         train(tmp_path, [RunPlot(), Throughput()], steps=steps, logger=logger)
     assert (tmp_path / "plots/run.png").stat().st_size > 10_000
     with (tmp_path / "metrics.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert list(rows[0])[:2] == ["step", "epoch"]
-    assert [int(row["step"]) for row in rows if row["train/loss"]] == [0, 1, 2, *range(8)]
+    assert [int(row["step"]) for row in rows if row["train/loss"]] == [1, 2, 3, *range(1, 9)]
+
+
+class Improving(Toy):
+    """Validates better at every step, down to 0."""
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val/loss", 1.0 / (1 + self.global_step))
+
+
+class Disk:
+    """Is full at the saves whose numbers are given."""
+
+    def __init__(self, monkeypatch, full_at):
+        self.saves, self.full_at, self.save = 0, full_at, torch.save
+        monkeypatch.setattr(torch, "save", self)
+
+    def __call__(self, content, file):
+        self.saves += 1
+        if self.saves in self.full_at:
+            file.write(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        self.save(content, file)
+
+
+@pytest.mark.parametrize(
+    ("full_at", "kept"), [([], "best-step=6.ckpt"), ([3], "best-step=4.ckpt"), ([2, 3], "best-step=2.ckpt")]
+)
+def test_a_full_disk_leaves_the_best_checkpoint_there_was(tmp_path, monkeypatch, full_at, kept):
+    Disk(monkeypatch, full_at)
+    best = BestCheckpoint()
+    train(tmp_path, [best], steps=6, val_check_interval=2, plugins=[AtomicCheckpointIO()], module=Improving())
+    assert names(tmp_path) == [kept]
+    assert Path(best.best_model_path).name == kept
+    assert best.best_model_score == pytest.approx(1 / (1 + int(kept[10])))
+
+
+def test_after_a_full_disk_the_next_better_state_is_kept(tmp_path, monkeypatch):
+    Disk(monkeypatch, [2])
+    train(
+        tmp_path, [BestCheckpoint()], steps=6, val_check_interval=2, plugins=[AtomicCheckpointIO()], module=Improving()
+    )
+    assert names(tmp_path) == ["best-step=6.ckpt"]
+
+
+def test_a_full_disk_leaves_the_last_checkpoint_there_was(tmp_path, monkeypatch):
+    Disk(monkeypatch, [2, 3])
+    train(tmp_path, [LastCheckpoint(every_n_steps=4)], plugins=[AtomicCheckpointIO()], limit_val_batches=0)
+    assert names(tmp_path) == ["last-step=4.ckpt"]

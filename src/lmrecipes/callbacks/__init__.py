@@ -2,6 +2,7 @@
 
 from lmrecipes.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lmrecipes.callbacks.learning_rate import LearningRate
+from lmrecipes.callbacks.monitors import CheckMonitors
 from lmrecipes.callbacks.optimizer_settings import KeepOptimizerSettings
 from lmrecipes.callbacks.progress import PlainProgress, console_progress
 from lmrecipes.callbacks.resume import ContinueLog
@@ -12,6 +13,7 @@ from lmrecipes.callbacks.weights_from import WeightsFrom
 
 __all__ = [
     "BestCheckpoint",
+    "CheckMonitors",
     "ContinueLog",
     "KeepOptimizerSettings",
     "LastCheckpoint",

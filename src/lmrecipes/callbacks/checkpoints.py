@@ -2,15 +2,61 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from copy import copy
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
+
+_PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
+_PROGRESS = (
+    *_PATHS,
+    *("best_k_models", "best_model_score", "current_score", "kth_value"),
+    *("_last_global_step_saved", "_last_checkpoint_saved"),
+)
 
 
-class BestCheckpoint(ModelCheckpoint):
+class _WholeCheckpoint(ModelCheckpoint):
+    """Counts only saves that arrived on disk, and knows its files by name, so that a run may be moved."""
+
+    _failed = False
+
+    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        super()._save_checkpoint(trainer, filepath)
+        self._failed = not self.file_exists(filepath, trainer)
+
+    def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
+        """Saves; where nothing was written (a full disk), what was best or last before still is."""
+        before = {name: copy(getattr(self, name)) for name in _PROGRESS}
+        self._failed = False
+        super()._save_topk_checkpoint(trainer, monitor_candidates)
+        if self._failed:
+            vars(self).update(before)
+
+    def _should_remove_checkpoint(self, trainer: Trainer, previous: str, current: str) -> bool:
+        return not self._failed and super()._should_remove_checkpoint(trainer, previous, current)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The state with file names instead of paths."""
+        return {**_renamed(super().state_dict(), lambda path: Path(path).name), "dirpath": None}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Takes up the state, with the files where this run's checkpoints are now."""
+        folder = Path(self.dirpath or "")
+        here = _renamed(state_dict, lambda path: str(folder / Path(path).name))
+        super().load_state_dict({**here, "dirpath": self.dirpath})
+
+
+def _renamed(state: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
+    renamed = {name: rename(state[name]) for name in _PATHS if state.get(name)}
+    return {**state, **renamed, "best_k_models": {rename(path): v for path, v in state["best_k_models"].items()}}
+
+
+class BestCheckpoint(_WholeCheckpoint):
     """Keeps the checkpoint with the best validation figure as `best-step=N.ckpt`."""
 
     def __init__(self, monitor: str = "val/loss", mode: str = "min") -> None:
@@ -23,7 +69,7 @@ class BestCheckpoint(ModelCheckpoint):
         super().__init__(filename="best-{step}", monitor=monitor, mode=mode, save_top_k=1, enable_version_counter=False)
 
 
-class LastCheckpoint(ModelCheckpoint):
+class LastCheckpoint(_WholeCheckpoint):
     """Keeps the newest state as `last-step=N.ckpt`: every so many steps, and at the end of training.
 
     The one before is deleted only when the new one is whole.
@@ -58,8 +104,13 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves only between optimizer steps: a state within an accumulated step is none to continue from."""
-        if not trainer.fit_loop._should_accumulate():
+        """Saves only between optimizer steps: a state within an accumulated step is none to continue from.
+
+        Where the step is validated, after the validation: one that was due is taken for done in a resumed run.
+        """
+        loop = trainer.fit_loop
+        assert loop._data_fetcher is not None
+        if not loop._should_accumulate() and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -68,7 +119,9 @@ class LastCheckpoint(ModelCheckpoint):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Does nothing: only steps and time count."""
+        """Saves what was due at the validated step."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.fit_loop._should_accumulate():
+            super().on_train_batch_end(trainer, pl_module, None, None, 0)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> Any:
         """Keeps what is on disk: a state in the middle of a step is none to continue from."""

@@ -7,12 +7,14 @@ import time
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import ProgressBar
+
+from lmrecipes.callbacks.progress_bar import StepBar
 
 
 def console_progress() -> ProgressBar:
     """The progress bar for this output."""
-    return RichProgressBar(leave=False) if sys.stdout.isatty() else PlainProgress()
+    return StepBar() if sys.stdout.isatty() else PlainProgress()
 
 
 class PlainProgress(ProgressBar):

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmrecipes.loggers import RunCSVLogger
 
 
 class ContinueLog(Callback):
-    """Drops logged rows of steps that are made again after a resume, so that none is there twice."""
+    """Drops logged rows of steps that are made again after a resume, and keeps the count of steps right."""
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cuts the log at the step to continue from."""
         if trainer.is_global_zero and trainer.global_step:
             for logger in trainer.loggers:
                 if isinstance(logger, RunCSVLogger):
-                    logger.forget_from(trainer.global_step)
+                    logger.forget_after(trainer.global_step)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Sets Lightning's count for loggers, which is one too many after some resumes."""
+        trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step

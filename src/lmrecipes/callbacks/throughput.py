@@ -28,7 +28,8 @@ class Throughput(Callback):
     """Logs tokens and sequences per second, step time, waiting for data, memory and utilization.
 
     Figures cover the last steps up to `window_steps`; the first step of a run and everything outside steps
-    (validation, checkpoints) are left out. `train/tokens` counts all tokens since the beginning of training.
+    (validation, checkpoints, logging) are left out. `train/tokens` counts all tokens of all ranks since the beginning
+    of training, exactly.
     """
 
     clock: Callable[[], float] = staticmethod(time.perf_counter)
@@ -44,7 +45,8 @@ class Throughput(Callback):
             raise ValueError(f"Throughput.window_steps is {window_steps}; it must be 1 or more")
         self.peak_tflops = peak_tflops
         self._steps: deque[tuple[float, float, int, int]] = deque(maxlen=window_steps)
-        self._tokens = 0
+        # Of all ranks up to the last time they agreed, and of this rank since.
+        self._tokens = self._own_tokens = 0
         self._reset_step()
 
     def _reset_step(self) -> None:
@@ -58,23 +60,23 @@ class Throughput(Callback):
         device = pl_module.device
         if self.peak_tflops is None and device.type == "cuda":
             name = torch.cuda.get_device_name(device)
-            self.peak_tflops = peak_tflops(name, str(trainer.precision))
+            self.peak_tflops = peak_tflops(name, str(trainer.precision), torch.get_float32_matmul_precision())
             if self.peak_tflops is None and trainer.is_global_zero:
-                print(f"MFU off: the peak of {name} is not known; give Throughput peak_tflops")
+                print(f"MFU off: no peak of {name} for {trainer.precision} is known; give Throughput peak_tflops")
         self._steps.clear()
         self._reset_step()
         self._first = True
-        self._ended: float | None = None
-
-    def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Waiting begins with the epoch's first batch."""
-        self._ended = self.clock()
-
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Ends the wait."""
         self._began = self.clock()
-        if self._ended is not None:
-            self._waited += self._began - self._ended
+        # Lightning tells its profiler when it takes the next batch; no callback hook tells.
+        loop: Any = trainer.fit_loop.epoch_loop
+        loop._on_before_fetch, loop._on_after_fetch = self._fetch_begins, self._fetch_ends
+
+    def _fetch_begins(self) -> None:
+        self._asked = self.clock()
+
+    def _fetch_ends(self) -> None:
+        self._began = self.clock()
+        self._waited += self._began - self._asked
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -89,34 +91,40 @@ class Throughput(Callback):
         now = self.clock()
         self._busy += now - self._began
         if stepped:
-            self._tokens += self._step_tokens * trainer.world_size
+            self._own_tokens += self._step_tokens
             if not self._first:
                 self._steps.append((self._busy + self._waited, self._waited, self._sequences, self._step_tokens))
             self._first = False
             self._reset_step()
             if self._due(trainer):
                 pl_module.log_dict(self.figures(trainer, pl_module), batch_size=1)
-        self._ended = self.clock()
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Time spent validating is no wait."""
-        self._ended = self.clock()
 
     @staticmethod
     def _due(trainer: Trainer) -> bool:
         return trainer._logger_connector.should_update_logs
 
-    def figures(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+    def _agree(self, trainer: Trainer, *counts: int) -> list[int]:
+        """Brings the tokens of all ranks together, and returns the sums of other counts over all ranks."""
+        own = torch.tensor([self._own_tokens, *counts], device=trainer.strategy.root_device)
+        new, *sums = trainer.strategy.reduce(own, reduce_op="sum").tolist()
+        self._tokens += new
+        self._own_tokens = 0
+        return sums
+
+    def figures(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """What is logged."""
-        figures = {"train/tokens": float(self._tokens)}
+        seconds, waited, *own = (sum(column) for column in zip((0.0, 0.0, 0, 0), *self._steps, strict=True))
+        sequences, tokens = self._agree(trainer, *(int(count) for count in own))
+        # A float loses digits from 2^24 on; Apple's GPUs have nothing longer.
+        exact = torch.float32 if pl_module.device.type == "mps" else torch.float64
+        figures: dict[str, Any] = {"train/tokens": torch.tensor(self._tokens, dtype=exact)}
         if not self._steps:
             return figures
-        seconds, waited, sequences, tokens = (sum(column) for column in zip(*self._steps, strict=True))
-        per_device = tokens / seconds
+        per_device = tokens / seconds / trainer.world_size
         figures |= {
-            "throughput/tokens_per_s": per_device * trainer.world_size,
+            "throughput/tokens_per_s": tokens / seconds,
             "throughput/tokens_per_s_per_device": per_device,
-            "throughput/sequences_per_s": sequences / seconds * trainer.world_size,
+            "throughput/sequences_per_s": sequences / seconds,
             "throughput/step_time_ms": 1000 * seconds / len(self._steps),
             "throughput/data_wait_ms": 1000 * waited / len(self._steps),
             "throughput/peak_memory_gib": _peak_memory_gib(pl_module.device),
@@ -126,9 +134,10 @@ class Throughput(Callback):
             figures["throughput/mfu"] = per_device * flops / (self.peak_tflops * 1e12)
         return figures
 
-    def state_dict(self) -> dict[str, Any]:
-        """The tokens trained on."""
-        return {"tokens": self._tokens}
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds the tokens trained on, of all ranks."""
+        self._agree(trainer)
+        checkpoint.setdefault("callbacks", {})[self.state_key] = {"tokens": self._tokens}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on counting."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import lightning
 import torch
 import yaml
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lmrecipes import __version__, published, runs
 from lmrecipes.checkpoint_io import newest_readable
@@ -34,7 +35,7 @@ def run(argv: list[str]) -> int:
     try:
         _save_vocabulary(cli, cli.run_dir)
         cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
-    except (ValueError, OSError):
+    except (ValueError, OSError, MisconfigurationException):
         runs.discard_if_unused()
         raise
     except SystemExit:
@@ -42,9 +43,9 @@ def run(argv: list[str]) -> int:
         if not cli.trainer.interrupted:
             raise
     if cli.trainer.interrupted:
-        say(
-            f"interrupted at step {cli.trainer.global_step}; continue with: lmrecipes fit --resume {short(cli.run_dir)}"
-        )
+        kept = newest_readable(cli.run_dir / "checkpoints")
+        onward = f"continue from {kept.stem} with: lmrecipes fit --resume {short(cli.run_dir)}" if kept else ""
+        say(f"interrupted at step {cli.trainer.global_step}; {onward or 'no checkpoint was saved yet'}")
         return 130
     speed = cli.trainer.callback_metrics.get("throughput/tokens_per_s")
     if speed is not None:
@@ -69,12 +70,21 @@ def _save_settings(cli: RecipeCLI, run_dir: Path) -> None:
 
 
 def _note_changes(cli: RecipeCLI, run_dir: Path) -> None:
-    """Says which settings differ from the run's own, and keeps both."""
+    """Says which settings differ from the run's own, and keeps both.
+
+    Raises:
+        ValueError: if the optimizer is another one, which could not take up the state of the run's.
+    """
     path, text = run_dir / runs.CONFIG, cli.settings()
     before, after = (published.flatten(yaml.safe_load(t)) for t in (path.read_text(), text))
     changed = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
     if not changed:
         return
+    if (key := "model.optimizer.class_path") in changed:
+        raise ValueError(
+            f"--resume cannot change model.optimizer from {before.get(key)} to {after.get(key)}, whose state "
+            f"is another; begin anew from the weights with --init_from {short(run_dir)}"
+        )
     say("continuing with changed settings, which win over the checkpoint's:")
     for key in changed:
         say(f"  {key}: {before.get(key)} -> {after.get(key)}")

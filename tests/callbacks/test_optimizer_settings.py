@@ -1,0 +1,70 @@
+"""What a user sets for the optimizer wins over what a checkpoint holds, aloud, and nothing else changes."""
+
+import pytest
+import torch
+
+from lmrecipes.__main__ import main
+
+
+def groups(tmp_path, step):
+    checkpoint = torch.load(tmp_path / f"a/checkpoints/last-step={step}.ckpt", weights_only=True)
+    (optimizer,) = checkpoint["optimizer_states"]
+    assert all(int(state["step"]) == step for state in optimizer["state"].values())
+    return optimizer["param_groups"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    ("option", "value", "key", "expected"),
+    [
+        ("betas", "[0.5,0.6]", "betas", (0.5, 0.6)),
+        ("weight_decay", "0.25", "weight_decay", 0.25),
+        ("eps", "1e-3", "eps", 1e-3),
+        ("lr", "0.5", "initial_lr", 0.5),
+    ],
+)
+def test_a_changed_setting_wins_and_is_said(small, tmp_path, monkeypatch, capsys, option, value, key, expected):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LMRECIPES_RUN_DIR", raising=False)
+    optimizer = [
+        "--model.optimizer=torch.optim.AdamW",
+        "--model.optimizer.lr=1e-3",
+        "--model.optimizer.betas=[0.8,0.9]",
+    ]
+    assert main(["fit", *small, *optimizer, "--run_dir=a", "--trainer.max_steps=4"]) == 0
+    before = groups(tmp_path, 4)
+    capsys.readouterr()
+    assert main(["fit", "--resume=a", f"--model.optimizer.{option}={value}", "--trainer.max_steps=6"]) == 0
+    assert f"model.optimizer.{option}: " in capsys.readouterr().out
+    after = groups(tmp_path, 6)
+    assert [tuple(g[key]) if isinstance(g[key], list) else g[key] for g in after] == [expected] * len(after)
+    for old, new in zip(before, after, strict=True):
+        assert {k: v for k, v in old.items() if k not in (key, "lr")} == {
+            k: v for k, v in new.items() if k not in (key, "lr")
+        }
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_without_a_change_the_settings_of_the_run_stay(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LMRECIPES_RUN_DIR", raising=False)
+    assert main(["fit", *small, "--model.optimizer.betas=[0.8,0.9]", "--run_dir=a", "--trainer.max_steps=4"]) == 0
+    assert main(["fit", "--resume=a", "--trainer.max_steps=6"]) == 0
+    assert [tuple(group["betas"]) for group in groups(tmp_path, 6)] == [(0.8, 0.9)]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_another_optimizer_is_refused(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LMRECIPES_RUN_DIR", raising=False)
+    assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=4"]) == 0
+    capsys.readouterr()
+    assert main(["fit", "--resume=a", "--model.optimizer=torch.optim.SGD", "--trainer.max_steps=6"]) == 2
+    (error,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
+    assert "model.optimizer from torch.optim.Adam to torch.optim.SGD" in error
+    assert "--init_from a" in error
+    # Nothing was changed by asking.
+    assert main(["fit", "--resume=a", "--trainer.max_steps=6"]) == 0

@@ -30,7 +30,7 @@ from lmrecipes.data.vocabularies import (
     load_vocabulary,
 )
 
-_VERSION = 1
+_VERSION = 2
 Progress = Callable[[str, int, int | None], None]
 
 
@@ -172,6 +172,14 @@ class _Writer:
             done += len(block)
             self.progress(split, done, total)
 
+    def _lines(self, split: str) -> Iterator[str]:
+        """Blocks, with a newline after the last line too."""
+        block = "\n"
+        for block in self._blocks(split):
+            yield block
+        if not block.endswith("\n"):
+            yield "\n"
+
     def vocabulary(self, tokenizing: Tokenizing) -> Vocabulary:
         """Makes the vocabulary; for counted words the training text is tokenized in the same pass."""
         if self.splits:
@@ -199,25 +207,23 @@ class _Writer:
 
     def _count_words(self, tokenizing: Tokenizing) -> WordVocabulary:
         """Counts words and writes training tokens under provisional ids, renumbered by frequency at the end."""
-        before, after = ("<S>", "<S>") if tokenizing.sentence_marks else ("", EOS)
+        line_end = _line_end(tokenizing)
         ids: defaultdict[str, int] = defaultdict(int)
         ids.default_factory = ids.__len__  # a word's id is the number of words before it
-        counts = np.zeros(0, dtype=np.int64)
-        tally = _Tally()
+        tally = _Tally(words=False)
         temporary = self.folder / "provisional.part"
         with temporary.open("wb") as file:
-            for block in self._blocks("train"):
-                words = corpus_words(block, tokenizing.lower_case, before, after)
-                block_ids = np.fromiter(map(ids.__getitem__, words), dtype=np.uint32, count=len(words))
-                file.write(block_ids.data)
-                grown = np.bincount(block_ids, minlength=len(ids))
-                grown[: len(counts)] += counts
-                counts = grown
+            for block in self._lines("train"):
+                words = corpus_words(block, tokenizing.lower_case, line_end)
+                file.write(np.fromiter(map(ids.__getitem__, words), dtype=np.uint32, count=len(words)).data)
                 tally.add(block)
+        counts = np.zeros(len(ids), dtype=np.int64)
+        for part in _parts(temporary):
+            counts += np.bincount(part, minlength=len(ids))
         # Whatever is dropped needs <unk>, also where the text's own <unk> is among the rare.
         has_unknown = UNK in ids and counts[ids[UNK]] >= tokenizing.min_freq
         needs_unknown = tokenizing.min_freq > 1 or not tokenizing.sentence_marks
-        special = [after] + ([UNK] if needs_unknown and not has_unknown else [])
+        special = [line_end] + ([UNK] if needs_unknown and not has_unknown else [])
         # Most frequent first; words equally frequent stay in the order in which they were met.
         order = np.argsort(-counts, kind="stable")
         met = list(ids)
@@ -226,7 +232,7 @@ class _Writer:
             words,
             lower_case=tokenizing.lower_case,
             wikitext_style=tokenizing.wikitext_style,
-            line=(before, after),
+            line_end=line_end,
         )
         final = {word: i for i, word in enumerate(words)}
         table = np.fromiter((final.get(word, final.get(UNK, 0)) for word in met), dtype=np.uint32, count=len(met))
@@ -243,10 +249,11 @@ class _Writer:
         """
         if split in self.splits:
             return
-        tally = _Tally()
+        tally = _Tally(words=vocabulary.kind != "word")
+        blocks = self._lines(split) if vocabulary.kind == "word" else self._blocks(split)
 
         def encoded() -> Iterator[Any]:
-            for block in self._blocks(split):
+            for block in blocks:
                 tally.add(block)
                 yield vocabulary.encode_block(block)
 
@@ -265,7 +272,7 @@ class _Writer:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, self.folder / f"{split}.bin")
-        words = n_tokens if vocabulary.kind == "word" else tally.words + tally.lines
+        words = n_tokens if vocabulary.kind == "word" else tally.words
         # Of bytes, as enwik8 is published, a character is one byte.
         characters = n_tokens if vocabulary.kind in ("char", "byte") else tally.characters
         self.splits[split] = {
@@ -280,30 +287,43 @@ class _Writer:
 
 
 class _Tally:
-    """Size of a text in words, lines and characters."""
+    """Size of a text in characters, and in words if asked for."""
 
-    def __init__(self) -> None:
-        self.words = self.lines = self.characters = 0
+    def __init__(self, words: bool) -> None:
+        self._counts_words, self._words, self._last = words, 0, "\n"
+        self.characters = 0
 
     def add(self, block: str) -> None:
-        self.words += len(block.split())
-        self.lines += block.count("\n") + (not block.endswith("\n"))
         self.characters += len(block)
+        if self._counts_words and block:
+            goes_on = not self._last.isspace() and not block[0].isspace()
+            self._words += len(block.split()) + block.count("\n") - goes_on
+            self._last = block[-1]
+
+    @property
+    def words(self) -> int:
+        """Words, and one for every line's end, also the last's without a newline."""
+        return self._words + (self._last != "\n")
 
 
-def _parts(path: Path, size: int = 1 << 22) -> Iterator[Any]:
-    stored = np.memmap(path, dtype=np.uint32, mode="r")
-    for start in range(0, len(stored), size):
-        yield stored[start : start + size]
+def _parts(path: Path, size: int = 1 << 20) -> Iterator[Any]:
+    with path.open("rb") as file:
+        while len(part := np.fromfile(file, dtype=np.uint32, count=size)):
+            yield part
+
+
+def _line_end(tokenizing: Tokenizing) -> str:
+    return "<S>" if tokenizing.sentence_marks else EOS
 
 
 def _words_from_file(tokenizing: Tokenizing) -> WordVocabulary:
     path = Path(str(tokenizing.vocab_file))
     if not path.is_file():
         raise ValueError(f"data.tokenizing.vocab_file {path} is no file")
-    words = list(
-        dict.fromkeys(line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    with path.open(encoding="utf-8") as lines:
+        words = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
+    line_end = _line_end(tokenizing)
+    words = ([] if line_end in words else [line_end]) + words
+    return WordVocabulary(
+        words, lower_case=tokenizing.lower_case, wikitext_style=tokenizing.wikitext_style, line_end=line_end
     )
-    marks = ("<S>", "<S>") if tokenizing.sentence_marks else ("", EOS)
-    words = ([] if marks[1] in words else [marks[1]]) + words
-    return WordVocabulary(words, lower_case=tokenizing.lower_case, wikitext_style=tokenizing.wikitext_style, line=marks)

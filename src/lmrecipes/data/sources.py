@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lmrecipes.data.blocks import text_blocks
+
 SPLITS = ("train", "val", "test")
 _NAMES = {"train": ("train",), "val": ("valid", "val", "validation", "dev"), "test": ("test",)}
-_BLOCK = 1 << 23
 
 
 class Source(ABC):
@@ -26,7 +27,7 @@ class Source(ABC):
 
     @abstractmethod
     def blocks(self, split: str) -> Iterator[str]:
-        """The text of a split, in blocks of whole lines of some megabytes."""
+        """The text of a split, in bounded blocks: whole lines, or parts of a line too long for a block."""
 
     def size(self, split: str) -> int | None:
         """Bytes of a split, for showing progress, where known."""
@@ -89,17 +90,16 @@ class Folder(Source):
         """
         path = self.require(split)
         opener = gzip.open if path.suffix == ".gz" else open
-        lines_before = 0
+        line, empty = 1, True
         with opener(path, "rb") as file:
-            while chunk := file.readlines(_BLOCK):
-                block = b"".join(chunk)
+            for block in text_blocks(file):
                 try:
                     yield block.decode("utf-8")
                 except UnicodeDecodeError as error:
-                    line = lines_before + block.count(b"\n", 0, error.start) + 1
+                    line += block.count(b"\n", 0, error.start)
                     raise ValueError(f"{path}:{line} is not UTF-8 text: {error.reason}") from None
-                lines_before += len(chunk)
-        if not lines_before:
+                line, empty = line + block.count(b"\n"), False
+        if empty:
             raise ValueError(f"{path} is empty")
 
 
@@ -134,6 +134,6 @@ class HubRepository(Source):
                 f"({type(error).__name__}); run `lmrecipes prepare` where there is a network, or give local files "
                 f"with --data.path FOLDER"
             ) from error
-        for batch in rows.iter(batch_size=50_000):
+        for batch in rows.iter(batch_size=500):
             lines = batch[self.column]
             yield "".join(line if line.endswith("\n") else line + "\n" for line in lines)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 from typing import Literal
 
@@ -23,7 +24,7 @@ class Tokenizing:
     wikitext_style: bool = False
     """Whether text typed for scoring is split like WikiText: punctuation apart, 3 @,@ 000 (word)."""
     sentence_marks: bool = False
-    """Whether every line stands between <S> instead of ending in <eos> (word; One Billion Word)."""
+    """Whether lines end in <S> instead of <eos>, so that every sentence stands between <S> (word; One Billion Word)."""
     vocab_file: str | None = None
     """File with a word per line, instead of counting words (word)."""
     vocab_size: int = 8000
@@ -55,7 +56,7 @@ def train_bpe(blocks: Iterator[str], vocab_size: int) -> SubwordVocabulary:
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator((line for block in blocks for line in block.splitlines(keepends=True)), trainer)
+    tokenizer.train_from_iterator((line for block in blocks for line in StringIO(block)), trainer)
     return SubwordVocabulary(tokenizer.to_str())
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -36,7 +36,7 @@ class Vocabulary(ABC):
 
     @abstractmethod
     def encode_block(self, text: str) -> Ids:
-        """Ids of whole lines of a corpus, each with its newline."""
+        """Ids of a block of a corpus: whole lines, each with its newline, or a part of a line."""
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -61,7 +61,7 @@ class Vocabulary(ABC):
 
 
 class WordVocabulary(Vocabulary):
-    """Words between white space, sorted by frequency; `<eos>` is 0 and ends every line.
+    """Words between white space, sorted by frequency; one of them is the mark that ends every line.
 
     This is the published vocabulary of WikiText (267,735 words for WikiText-103).
     """
@@ -75,12 +75,12 @@ class WordVocabulary(Vocabulary):
         *,
         lower_case: bool = False,
         wikitext_style: bool = False,
-        line: Sequence[str] = ("", EOS),
+        line_end: str = EOS,
     ) -> None:
         self.words = list(words)
         self.lower_case = lower_case
         self.wikitext_style = wikitext_style
-        self.before, self.after = line
+        self.line_end = line_end
         self._ids = {word: i for i, word in enumerate(self.words)}
         self.unknown = self._ids.get(UNK, self._ids.get("<UNK>", -1))
 
@@ -90,12 +90,12 @@ class WordVocabulary(Vocabulary):
         return len(self.words)
 
     def encode_block(self, text: str) -> Ids:
-        """Ids of whole lines.
+        """Ids of a block.
 
         Raises:
             ValueError: naming the first unknown word, if there is no `<unk>`.
         """
-        words = corpus_words(text, self.lower_case, self.before, self.after)
+        words = corpus_words(text, self.lower_case, self.line_end)
         return np.fromiter(map(self._id, words), dtype=np.uint32, count=len(words))
 
     def _id(self, word: str) -> int:
@@ -107,37 +107,32 @@ class WordVocabulary(Vocabulary):
     def encode(self, text: str) -> list[int]:
         """Ids of typed text: split like the corpus, a newline ending a line, after the end of an earlier line."""
         lines = text.split("\n")
-        words = [self.after]
+        words = [self.line_end]
         for number, line in enumerate(lines):
             line = line.lower() if self.lower_case else line
-            words += [self.before] if self.before else []
             words += split_words(line) if self.wikitext_style else line.split()
-            words += [self.after] if number + 1 < len(lines) else []
+            words += [self.line_end] if number + 1 < len(lines) else []
         return [self._id(word) for word in words]
 
     def decode(self, ids: Iterable[int]) -> str:
         """Words joined by spaces, each line on its own."""
-        text = " ".join(self.words[i] for i in ids).removeprefix(f"{self.after} ")
-        return text.replace(f" {self.after} ", "\n").removesuffix(f" {self.after}")
+        text = " ".join(self.words[i] for i in ids).removeprefix(f"{self.line_end} ")
+        return text.replace(f" {self.line_end} ", "\n").removesuffix(f" {self.line_end}")
 
     def _content(self) -> dict[str, Any]:
         return {
             "words": self.words,
             "lower_case": self.lower_case,
             "wikitext_style": self.wikitext_style,
-            "line": [self.before, self.after],
+            "line_end": self.line_end,
         }
 
 
-def corpus_words(text: str, lower_case: bool, before: str = "", after: str = EOS) -> list[str]:
-    """Words of whole lines of a corpus, with the marks of a line's beginning and end."""
+def corpus_words(text: str, lower_case: bool, line_end: str = EOS) -> list[str]:
+    """Words of a corpus, and a mark for every newline."""
     if lower_case:
         text = text.lower()
-    if text and not text.endswith("\n"):
-        text += "\n"
-    if before:
-        text = re.sub("^", f"{before} ", text, flags=re.MULTILINE).removesuffix(f"{before} ")
-    return text.replace("\n", f" {after} ").split()
+    return text.replace("\n", f" {line_end} ").split()
 
 
 class CharacterVocabulary(Vocabulary):
@@ -211,8 +206,8 @@ class SubwordVocabulary(Vocabulary):
         return self._size
 
     def encode_block(self, text: str) -> Ids:
-        """Ids of whole lines."""
-        lines = text.splitlines(keepends=True)
+        """Ids of a block, line by line."""
+        lines = io.StringIO(text).readlines()  # str.splitlines also cuts at other characters than newlines
         encoded = self._tokenizer.encode_batch(lines, add_special_tokens=False)
         return np.concatenate([np.asarray(e.ids, dtype=np.uint32) for e in encoded] or [np.empty(0, np.uint32)])
 

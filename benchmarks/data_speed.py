@@ -14,8 +14,9 @@ from pathlib import Path
 
 from lmrecipes.batches import BatchPlan
 from lmrecipes.data import Folder, Tokenizing
+from lmrecipes.data.cache import folder_for
 from lmrecipes.data.embedded import PythonText
-from lmrecipes.data.prepare import folder_for, prepare
+from lmrecipes.data.prepare import prepare
 from lmrecipes.datamodules import TextFolder
 
 PREPARE = """

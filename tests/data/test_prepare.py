@@ -11,7 +11,9 @@ import pytest
 
 from conftest import requires
 from lmrecipes.data import Folder, Tokenizing, load_vocabulary
-from lmrecipes.data.prepare import find_prepared, folder_for, prepare
+from lmrecipes.data.cache import folder_for
+from lmrecipes.data.prepare import prepare
+from lmrecipes.data.prepared import find_prepared
 
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
 real_data = requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
@@ -117,7 +119,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from lmrecipes.data import Folder, Tokenizing
-from lmrecipes.data.prepare import folder_for, prepare
+from lmrecipes.data.cache import folder_for
+from lmrecipes.data.prepare import prepare
 source, how = Folder(Path(sys.argv[1])), Tokenizing()
 def report(split, done, total):
     print(split, flush=True)

@@ -11,12 +11,17 @@ _SIZE = 1 << 15  # what fits a processor's cache is split and counted faster tha
 def text_blocks(file: Any, size: int = _SIZE) -> Iterator[bytes]:
     """Bytes of an open file, in blocks of whole lines of about `size`.
 
-    A line longer than a block is cut before a space, or between two characters of UTF-8 where it has none.
+    A line longer than a block is cut before a space, or, without one for two blocks, between two characters.
     """
     rest = b""
     while read := file.read(size):
         data = rest + read
-        cut = data.rfind(b"\n") + 1 or max(data.rfind(b" "), 0) or _whole_characters(data)
+        cut = data.rfind(b"\n") + 1 or max(data.rfind(b" "), 0)
+        if not cut and len(data) > 2 * size:
+            cut = _whole_characters(data)
+        if not cut:
+            rest = data
+            continue
         yield data[:cut]
         rest = data[cut:]
     if rest:

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lmrecipes.batches import TextStatistics
+from lmrecipes.data.prepared import Prepared, find_prepared
 from lmrecipes.data.sources import SPLITS, Source
 from lmrecipes.data.tokenizing import Tokenizing, load_pretrained, train_bpe
 from lmrecipes.data.vocabularies import (
@@ -30,75 +28,7 @@ from lmrecipes.data.vocabularies import (
     load_vocabulary,
 )
 
-_VERSION = 2
 Progress = Callable[[str, int, int | None], None]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A tokenized corpus on disk."""
-
-    folder: Path
-    manifest: dict[str, Any]
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The vocabulary it was tokenized with."""
-        return load_vocabulary(self.folder / "vocabulary")
-
-    def tokens(self, split: str) -> np.memmap[Any, Any]:
-        """The tokens of a split, mapped into memory.
-
-        Raises:
-            ValueError: if there is no such split.
-        """
-        about = self._split(split)
-        return np.memmap(self.folder / f"{split}.bin", dtype=about["dtype"], mode="r", shape=(about["tokens"],))
-
-    def statistics(self, split: str) -> TextStatistics:
-        """Tokens, words and characters of a split."""
-        about = self._split(split)
-        return TextStatistics(about["tokens"], about["words"], about["characters"], self.manifest["spells"])
-
-    def _split(self, split: str) -> dict[str, Any]:
-        if split not in self.manifest["splits"]:
-            raise ValueError(f"the corpus has no {split} text; it has {', '.join(self.manifest['splits'])}")
-        about: dict[str, Any] = self.manifest["splits"][split]
-        return about
-
-
-def folder_for(source: Source, tokenizing: Tokenizing, name: str, cache_dir: Path) -> Path:
-    """Where the corpus goes, tokenized in this way: other text or tokenizing, other folder."""
-    key = json.dumps([_VERSION, source.describe(), asdict(tokenizing)], sort_keys=True)
-    return cache_dir / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-
-
-def find_prepared(folder: Path) -> Prepared | None:
-    """The corpus in this folder if it was prepared to the end, else None.
-
-    Raises:
-        ValueError: if its files are not what its manifest says.
-    """
-    path = folder / "manifest.json"
-    if not path.is_file():
-        return None
-    manifest = json.loads(path.read_text())
-    for split, about in manifest["splits"].items():
-        file = folder / f"{split}.bin"
-        expected = about["tokens"] * np.dtype(about["dtype"]).itemsize
-        found = file.stat().st_size if file.is_file() else 0
-        if found != expected:
-            raise ValueError(
-                f"prepared data {file} has {found} bytes where its manifest says {expected}; "
-                f"delete {folder} and run `lmrecipes prepare` again"
-            )
-    digest = load_vocabulary(folder / "vocabulary").digest()
-    if digest != manifest["vocabulary"]:
-        raise ValueError(
-            f"vocabulary in {folder} is not that of the tokens ({digest}, not {manifest['vocabulary']}); "
-            f"delete {folder} and run `lmrecipes prepare` again"
-        )
-    return Prepared(folder, manifest)
 
 
 def prepare(
@@ -116,6 +46,9 @@ def prepare(
         folder: where to put it.
         progress: called with split, characters done, bytes in all (or None).
         given: a vocabulary to use instead of making one.
+
+    Raises:
+        ValueError: if the text cannot be read, or changes meanwhile.
     """
     found = find_prepared(folder)
     if found is not None:
@@ -127,16 +60,20 @@ def prepare(
             return found
         for leftover in folder.glob("*.part"):
             leftover.unlink()
+        described = source.describe()
         writer = _Writer(source, folder, progress)
         vocabulary = writer.vocabulary(tokenizing) if given is None else given
         vocabulary.save(folder / "vocabulary")
         for split in SPLITS:
             if source.has(split):
                 writer.write(split, vocabulary)
+        if source.describe() != described:
+            (folder / "state.json").unlink(missing_ok=True)
+            raise ValueError(f"{source.place('train')} changed while it was being prepared; prepare it again")
         manifest = {
-            "version": _VERSION,
-            "source": source.describe(),
-            "tokenizing": asdict(tokenizing),
+            "source": described,
+            "resolved": source.resolved(),
+            "tokenizing": tokenizing.describe(),
             "vocabulary": vocabulary.digest(),
             "vocab_size": vocabulary.size,
             "spells": vocabulary.spells,
@@ -245,7 +182,7 @@ class _Writer:
         """Tokenizes one split.
 
         Raises:
-            ValueError: for a word or character that the vocabulary lacks, naming the split.
+            ValueError: for a word or character that the vocabulary lacks, with file and line.
         """
         if split in self.splits:
             return
@@ -253,14 +190,17 @@ class _Writer:
         blocks = self._lines(split) if vocabulary.kind == "word" else self._blocks(split)
 
         def encoded() -> Iterator[Any]:
+            line = 1
             for block in blocks:
                 tally.add(block)
-                yield vocabulary.encode_block(block)
+                try:
+                    yield vocabulary.encode_block(block)
+                except ValueError as error:
+                    line += _lines_before_error(block, vocabulary)
+                    raise ValueError(f"{self.source.place(split)}:{line}: {error}") from None
+                line += block.count("\n")
 
-        try:
-            self._store(split, encoded(), vocabulary, tally)
-        except ValueError as error:
-            raise ValueError(f"{split} text: {error}") from None
+        self._store(split, encoded(), vocabulary, tally)
 
     def _store(self, split: str, blocks: Iterator[Any], vocabulary: Vocabulary, tally: _Tally) -> None:
         dtype = np.dtype(np.uint16 if vocabulary.size <= 1 << 16 else np.uint32)
@@ -310,6 +250,15 @@ def _parts(path: Path, size: int = 1 << 20) -> Iterator[Any]:
     with path.open("rb") as file:
         while len(part := np.fromfile(file, dtype=np.uint32, count=size)):
             yield part
+
+
+def _lines_before_error(block: str, vocabulary: Vocabulary) -> int:
+    for number, line in enumerate(block.split("\n")):
+        try:
+            vocabulary.encode_block(line)
+        except ValueError:
+            return number
+    return 0
 
 
 def _line_end(tokenizing: Tokenizing) -> str:

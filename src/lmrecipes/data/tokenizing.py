@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from io import StringIO
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lmrecipes.data.vocabularies import SubwordVocabulary
 
@@ -44,6 +45,29 @@ class Tokenizing:
             raise ValueError(f"data.tokenizing.vocab_size is {self.vocab_size}; a byte-level BPE needs 300 or more")
         if self.kind == "pretrained" and not self.name:
             raise ValueError("data.tokenizing.name is missing; give a hub name, folder or tokenizer.json, such as gpt2")
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the tokens made this way: the settings, and the content of the files that they name.
+
+        Raises:
+            ValueError: if vocab_file is no file.
+        """
+        if self.vocab_file is not None and not Path(self.vocab_file).is_file():
+            raise ValueError(f"data.tokenizing.vocab_file {self.vocab_file} is no file")
+        return {**asdict(self), "content": self.content()}
+
+    def content(self) -> str | None:
+        """A hash of the vocabulary or tokenizer files; None if they are on the hub, gone, or there are none."""
+        named = self.vocab_file if self.kind == "word" else self.name if self.kind == "pretrained" else None
+        files = [] if named is None else [path for path in _tokenizer_files(Path(named)) if path.is_file()]
+        if not files:
+            return None
+        return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:16]
+
+
+def _tokenizer_files(path: Path) -> list[Path]:
+    """The files that a tokenizer is read from, if they are there: the path itself, or what a folder holds."""
+    return [path, *(path / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))]
 
 
 def train_bpe(blocks: Iterator[str], vocab_size: int) -> SubwordVocabulary:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from lmrecipes.data.wikitext_style import split_words
 Ids = NDArray[np.unsignedinteger[Any]]
 _FILE = "vocabulary.json"
 EOS, UNK = "<eos>", "<unk>"
+_PROBE = "Straße ÀÉ naïve, Ελληνικά 日本語 한국어 🙂"
 
 
 class Vocabulary(ABC):
@@ -50,10 +53,12 @@ class Vocabulary(ABC):
     def _content(self) -> dict[str, Any]: ...
 
     def save(self, folder: Path) -> None:
-        """Writes the vocabulary to a folder."""
+        """Writes the vocabulary to a folder, all of it or nothing."""
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"kind": self.kind, **self._content()}, ensure_ascii=False)
-        (folder / _FILE).write_text(text, encoding="utf-8")
+        temporary = folder / f"{_FILE}.{os.getpid()}.part"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, folder / _FILE)
 
     def digest(self) -> str:
         """A hash that changes with the vocabulary."""
@@ -115,9 +120,9 @@ class WordVocabulary(Vocabulary):
         return [self._id(word) for word in words]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Words joined by spaces, each line on its own."""
-        text = " ".join(self.words[i] for i in ids).removeprefix(f"{self.line_end} ")
-        return text.replace(f" {self.line_end} ", "\n").removesuffix(f" {self.line_end}")
+        """Words joined by spaces, each line on its own; without a line end before and after."""
+        text = " ".join("\n" if self.words[i] == self.line_end else self.words[i] for i in ids)
+        return re.sub(" ?\n ?", "\n", text).removeprefix("\n").removesuffix("\n")
 
     def _content(self) -> dict[str, Any]:
         return {
@@ -190,7 +195,6 @@ class SubwordVocabulary(Vocabulary):
     """A Hugging Face tokenizer (GPT-2's, any other, or one trained on the corpus)."""
 
     kind = "subword"
-    spells = True
 
     def __init__(self, tokenizer_json: str) -> None:
         from tokenizers import Tokenizer
@@ -199,6 +203,8 @@ class SubwordVocabulary(Vocabulary):
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
         # Padded to a multiple of 8 as published, which matrix units like.
         self._size = -(-self._tokenizer.get_vocab_size() // 8) * 8
+        # Lower-casing, dropped accents and unknown characters hide what was written; a space before it does not.
+        self.spells = self.decode(self.encode(_PROBE)).strip() == _PROBE
 
     @property
     def size(self) -> int:

@@ -36,6 +36,7 @@ check: setup  ## formatting, lint, types, direction of imports
 bench: setup  ## measure speed beside reference implementations in the same run
 	$(BIN)/python benchmarks/transformer_xl_speed.py
 	$(BIN)/python benchmarks/transformer_xl_inference.py
+	$(BIN)/python benchmarks/data_speed.py
 
 clean:  ## remove .venv and caches (runs/ stays)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -11,7 +11,9 @@ import pytest
 
 from conftest import requires
 from lmrecipes.data import Folder, Tokenizing, load_vocabulary
-from lmrecipes.data.prepare import find_prepared, folder_for, prepare
+from lmrecipes.data.cache import folder_for
+from lmrecipes.data.prepare import prepare
+from lmrecipes.data.prepared import find_prepared
 
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
 real_data = requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
@@ -53,6 +55,15 @@ def test_rare_words_never_become_line_ends(tmp_path, sentence_marks):
     unknown = found.vocabulary.words.index("<unk>")
     assert found.tokens("train").tolist().count(unknown) == 2
     assert found.tokens("val").tolist().count(unknown) == 1
+
+
+def test_sentences_of_one_billion_word_stand_between_two_marks(tmp_path):
+    found = prepared(corpus(tmp_path / "c", train="a b\nb\n", valid="a\nb\n"), tmp_path, sentence_marks=True)
+    vocabulary = found.vocabulary
+    # <S> a b <S> <S> b <S> as published, in a circle
+    assert [vocabulary.words[i] for i in found.tokens("train")] == ["a", "b", "<S>", "<S>", "b", "<S>", "<S>"]
+    assert [vocabulary.words[i] for i in vocabulary.encode("a\nb")] == ["<S>", "a", "<S>", "<S>", "b"]
+    assert vocabulary.decode(found.tokens("train").tolist()) == "a b\nb"
 
 
 @real_data
@@ -117,7 +128,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from lmrecipes.data import Folder, Tokenizing
-from lmrecipes.data.prepare import folder_for, prepare
+from lmrecipes.data.cache import folder_for
+from lmrecipes.data.prepare import prepare
 source, how = Folder(Path(sys.argv[1])), Tokenizing()
 def report(split, done, total):
     print(split, flush=True)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lmrecipes.batches import TextStatistics
+from lmrecipes.data.prepared import Prepared, find_prepared
 from lmrecipes.data.sources import SPLITS, Source
 from lmrecipes.data.tokenizing import Tokenizing, load_pretrained, train_bpe
 from lmrecipes.data.vocabularies import (
@@ -30,75 +28,7 @@ from lmrecipes.data.vocabularies import (
     load_vocabulary,
 )
 
-_VERSION = 1
 Progress = Callable[[str, int, int | None], None]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A tokenized corpus on disk."""
-
-    folder: Path
-    manifest: dict[str, Any]
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The vocabulary it was tokenized with."""
-        return load_vocabulary(self.folder / "vocabulary")
-
-    def tokens(self, split: str) -> np.memmap[Any, Any]:
-        """The tokens of a split, mapped into memory.
-
-        Raises:
-            ValueError: if there is no such split.
-        """
-        about = self._split(split)
-        return np.memmap(self.folder / f"{split}.bin", dtype=about["dtype"], mode="r", shape=(about["tokens"],))
-
-    def statistics(self, split: str) -> TextStatistics:
-        """Tokens, words and characters of a split."""
-        about = self._split(split)
-        return TextStatistics(about["tokens"], about["words"], about["characters"], self.manifest["spells"])
-
-    def _split(self, split: str) -> dict[str, Any]:
-        if split not in self.manifest["splits"]:
-            raise ValueError(f"the corpus has no {split} text; it has {', '.join(self.manifest['splits'])}")
-        about: dict[str, Any] = self.manifest["splits"][split]
-        return about
-
-
-def folder_for(source: Source, tokenizing: Tokenizing, name: str, cache_dir: Path) -> Path:
-    """Where the corpus goes, tokenized in this way: other text or tokenizing, other folder."""
-    key = json.dumps([_VERSION, source.describe(), asdict(tokenizing)], sort_keys=True)
-    return cache_dir / f"{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
-
-
-def find_prepared(folder: Path) -> Prepared | None:
-    """The corpus in this folder if it was prepared to the end, else None.
-
-    Raises:
-        ValueError: if its files are not what its manifest says.
-    """
-    path = folder / "manifest.json"
-    if not path.is_file():
-        return None
-    manifest = json.loads(path.read_text())
-    for split, about in manifest["splits"].items():
-        file = folder / f"{split}.bin"
-        expected = about["tokens"] * np.dtype(about["dtype"]).itemsize
-        found = file.stat().st_size if file.is_file() else 0
-        if found != expected:
-            raise ValueError(
-                f"prepared data {file} has {found} bytes where its manifest says {expected}; "
-                f"delete {folder} and run `lmrecipes prepare` again"
-            )
-    digest = load_vocabulary(folder / "vocabulary").digest()
-    if digest != manifest["vocabulary"]:
-        raise ValueError(
-            f"vocabulary in {folder} is not that of the tokens ({digest}, not {manifest['vocabulary']}); "
-            f"delete {folder} and run `lmrecipes prepare` again"
-        )
-    return Prepared(folder, manifest)
 
 
 def prepare(
@@ -116,6 +46,9 @@ def prepare(
         folder: where to put it.
         progress: called with split, characters done, bytes in all (or None).
         given: a vocabulary to use instead of making one.
+
+    Raises:
+        ValueError: if the text cannot be read, or changes meanwhile.
     """
     found = find_prepared(folder)
     if found is not None:
@@ -127,16 +60,20 @@ def prepare(
             return found
         for leftover in folder.glob("*.part"):
             leftover.unlink()
+        described = source.describe()
         writer = _Writer(source, folder, progress)
         vocabulary = writer.vocabulary(tokenizing) if given is None else given
         vocabulary.save(folder / "vocabulary")
         for split in SPLITS:
             if source.has(split):
                 writer.write(split, vocabulary)
+        if source.describe() != described:
+            (folder / "state.json").unlink(missing_ok=True)
+            raise ValueError(f"{source.place('train')} changed while it was being prepared; prepare it again")
         manifest = {
-            "version": _VERSION,
-            "source": source.describe(),
-            "tokenizing": asdict(tokenizing),
+            "source": described,
+            "resolved": source.resolved(),
+            "tokenizing": tokenizing.describe(),
             "vocabulary": vocabulary.digest(),
             "vocab_size": vocabulary.size,
             "spells": vocabulary.spells,
@@ -172,6 +109,14 @@ class _Writer:
             done += len(block)
             self.progress(split, done, total)
 
+    def _lines(self, split: str) -> Iterator[str]:
+        """Blocks, with a newline after the last line too."""
+        block = "\n"
+        for block in self._blocks(split):
+            yield block
+        if not block.endswith("\n"):
+            yield "\n"
+
     def vocabulary(self, tokenizing: Tokenizing) -> Vocabulary:
         """Makes the vocabulary; for counted words the training text is tokenized in the same pass."""
         if self.splits:
@@ -199,25 +144,23 @@ class _Writer:
 
     def _count_words(self, tokenizing: Tokenizing) -> WordVocabulary:
         """Counts words and writes training tokens under provisional ids, renumbered by frequency at the end."""
-        before, after = ("<S>", "<S>") if tokenizing.sentence_marks else ("", EOS)
+        line_end = _line_end(tokenizing)
         ids: defaultdict[str, int] = defaultdict(int)
         ids.default_factory = ids.__len__  # a word's id is the number of words before it
-        counts = np.zeros(0, dtype=np.int64)
-        tally = _Tally()
+        tally = _Tally(words=False)
         temporary = self.folder / "provisional.part"
         with temporary.open("wb") as file:
-            for block in self._blocks("train"):
-                words = corpus_words(block, tokenizing.lower_case, before, after)
-                block_ids = np.fromiter(map(ids.__getitem__, words), dtype=np.uint32, count=len(words))
-                file.write(block_ids.data)
-                grown = np.bincount(block_ids, minlength=len(ids))
-                grown[: len(counts)] += counts
-                counts = grown
+            for block in self._lines("train"):
+                words = corpus_words(block, tokenizing.lower_case, line_end)
+                file.write(np.fromiter(map(ids.__getitem__, words), dtype=np.uint32, count=len(words)).data)
                 tally.add(block)
+        counts = np.zeros(len(ids), dtype=np.int64)
+        for part in _parts(temporary):
+            counts += np.bincount(part, minlength=len(ids))
         # Whatever is dropped needs <unk>, also where the text's own <unk> is among the rare.
         has_unknown = UNK in ids and counts[ids[UNK]] >= tokenizing.min_freq
         needs_unknown = tokenizing.min_freq > 1 or not tokenizing.sentence_marks
-        special = [after] + ([UNK] if needs_unknown and not has_unknown else [])
+        special = [*dict.fromkeys(line_end)] + ([UNK] if needs_unknown and not has_unknown else [])
         # Most frequent first; words equally frequent stay in the order in which they were met.
         order = np.argsort(-counts, kind="stable")
         met = list(ids)
@@ -226,7 +169,7 @@ class _Writer:
             words,
             lower_case=tokenizing.lower_case,
             wikitext_style=tokenizing.wikitext_style,
-            line=(before, after),
+            line_end=line_end,
         )
         final = {word: i for i, word in enumerate(words)}
         table = np.fromiter((final.get(word, final.get(UNK, 0)) for word in met), dtype=np.uint32, count=len(met))
@@ -239,21 +182,25 @@ class _Writer:
         """Tokenizes one split.
 
         Raises:
-            ValueError: for a word or character that the vocabulary lacks, naming the split.
+            ValueError: for a word or character that the vocabulary lacks, with file and line.
         """
         if split in self.splits:
             return
-        tally = _Tally()
+        tally = _Tally(words=vocabulary.kind != "word")
+        blocks = self._lines(split) if vocabulary.kind == "word" else self._blocks(split)
 
         def encoded() -> Iterator[Any]:
-            for block in self._blocks(split):
+            line = 1
+            for block in blocks:
                 tally.add(block)
-                yield vocabulary.encode_block(block)
+                try:
+                    yield vocabulary.encode_block(block)
+                except ValueError as error:
+                    line += _lines_before_error(block, vocabulary)
+                    raise ValueError(f"{self.source.place(split)}:{line}: {error}") from None
+                line += block.count("\n")
 
-        try:
-            self._store(split, encoded(), vocabulary, tally)
-        except ValueError as error:
-            raise ValueError(f"{split} text: {error}") from None
+        self._store(split, encoded(), vocabulary, tally)
 
     def _store(self, split: str, blocks: Iterator[Any], vocabulary: Vocabulary, tally: _Tally) -> None:
         dtype = np.dtype(np.uint16 if vocabulary.size <= 1 << 16 else np.uint32)
@@ -265,7 +212,7 @@ class _Writer:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, self.folder / f"{split}.bin")
-        words = n_tokens if vocabulary.kind == "word" else tally.words + tally.lines
+        words = n_tokens if vocabulary.kind == "word" else tally.words
         # Of bytes, as enwik8 is published, a character is one byte.
         characters = n_tokens if vocabulary.kind in ("char", "byte") else tally.characters
         self.splits[split] = {
@@ -280,30 +227,53 @@ class _Writer:
 
 
 class _Tally:
-    """Size of a text in words, lines and characters."""
+    """Size of a text in characters, and in words if asked for."""
 
-    def __init__(self) -> None:
-        self.words = self.lines = self.characters = 0
+    def __init__(self, words: bool) -> None:
+        self._counts_words, self._words, self._last = words, 0, "\n"
+        self.characters = 0
 
     def add(self, block: str) -> None:
-        self.words += len(block.split())
-        self.lines += block.count("\n") + (not block.endswith("\n"))
         self.characters += len(block)
+        if self._counts_words and block:
+            goes_on = not self._last.isspace() and not block[0].isspace()
+            self._words += len(block.split()) + block.count("\n") - goes_on
+            self._last = block[-1]
+
+    @property
+    def words(self) -> int:
+        """Words, and one for every line's end, also the last's without a newline."""
+        return self._words + (self._last != "\n")
 
 
-def _parts(path: Path, size: int = 1 << 22) -> Iterator[Any]:
-    stored = np.memmap(path, dtype=np.uint32, mode="r")
-    for start in range(0, len(stored), size):
-        yield stored[start : start + size]
+def _parts(path: Path, size: int = 1 << 20) -> Iterator[Any]:
+    with path.open("rb") as file:
+        while len(part := np.fromfile(file, dtype=np.uint32, count=size)):
+            yield part
+
+
+def _lines_before_error(block: str, vocabulary: Vocabulary) -> int:
+    for number, line in enumerate(block.split("\n")):
+        try:
+            vocabulary.encode_block(line)
+        except ValueError:
+            return number
+    return 0
+
+
+def _line_end(tokenizing: Tokenizing) -> tuple[str, ...]:
+    """What a newline becomes: with sentence marks the end of one sentence and the beginning of the next."""
+    return ("<S>", "<S>") if tokenizing.sentence_marks else (EOS,)
 
 
 def _words_from_file(tokenizing: Tokenizing) -> WordVocabulary:
     path = Path(str(tokenizing.vocab_file))
     if not path.is_file():
         raise ValueError(f"data.tokenizing.vocab_file {path} is no file")
-    words = list(
-        dict.fromkeys(line.split()[0] for line in path.read_text(encoding="utf-8").splitlines() if line.strip())
+    with path.open(encoding="utf-8") as lines:
+        words = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
+    line_end = _line_end(tokenizing)
+    words = [mark for mark in dict.fromkeys(line_end) if mark not in words] + words
+    return WordVocabulary(
+        words, lower_case=tokenizing.lower_case, wikitext_style=tokenizing.wikitext_style, line_end=line_end
     )
-    marks = ("<S>", "<S>") if tokenizing.sentence_marks else ("", EOS)
-    words = ([] if marks[1] in words else [marks[1]]) + words
-    return WordVocabulary(words, lower_case=tokenizing.lower_case, wikitext_style=tokenizing.wikitext_style, line=marks)

@@ -1,16 +1,18 @@
-"""Where the text of a corpus comes from: local files, a plain-file repository, or Python itself."""
+"""Where the text of a corpus comes from, and local files of text."""
 
 from __future__ import annotations
 
 import gzip
+import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lmrecipes.data.blocks import text_blocks
+
 SPLITS = ("train", "val", "test")
 _NAMES = {"train": ("train",), "val": ("valid", "val", "validation", "dev"), "test": ("test",)}
-_BLOCK = 1 << 23
 
 
 class Source(ABC):
@@ -24,13 +26,30 @@ class Source(ABC):
     def has(self, split: str) -> bool:
         """Whether there is such a split."""
 
+    def require(self, split: str) -> None:
+        """Insists on a split.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        if not self.has(split):
+            raise ValueError(f"{self.place(split)} is missing")
+
     @abstractmethod
     def blocks(self, split: str) -> Iterator[str]:
-        """The text of a split, in blocks of whole lines of some megabytes."""
+        """The text of a split, in bounded blocks: whole lines, or parts of a line too long for a block."""
 
     def size(self, split: str) -> int | None:
         """Bytes of a split, for showing progress, where known."""
         return None
+
+    def place(self, split: str) -> str:
+        """What to call a split's text in a message."""
+        return f"{split} text"
+
+    def resolved(self) -> dict[str, Any]:
+        """What is known of the text only once it was read, for the record."""
+        return {}
 
 
 class Folder(Source):
@@ -54,8 +73,8 @@ class Folder(Source):
                         return candidate
         return None
 
-    def require(self, split: str) -> Path:
-        """The file of a split.
+    def require(self, split: str) -> None:
+        """Insists on the file of a split.
 
         Raises:
             ValueError: if there is none, with the accepted names.
@@ -66,12 +85,15 @@ class Folder(Source):
             raise ValueError(
                 f"data.path {self.folder} has no {split} text: {accepted} (or .tokens, .txt.gz); found {there}"
             )
-        return self.files[split]
 
     def describe(self) -> dict[str, Any]:
         """Names, sizes and times of the files."""
         stats = {split: (path, path.stat()) for split, path in self.files.items()}
         return {split: [str(path.resolve()), s.st_size, s.st_mtime_ns] for split, (path, s) in stats.items()}
+
+    def place(self, split: str) -> str:
+        """The file's path."""
+        return str(self.files[split])
 
     def has(self, split: str) -> bool:
         """Whether the split has a file."""
@@ -79,61 +101,35 @@ class Folder(Source):
 
     def size(self, split: str) -> int | None:
         """Bytes of the file (compressed, if it is)."""
-        return self.require(split).stat().st_size
+        return self.files[split].stat().st_size
 
     def blocks(self, split: str) -> Iterator[str]:
         """Text of the file.
 
         Raises:
-            ValueError: for an empty file, or text that is not UTF-8, with file and line.
+            ValueError: for an empty or damaged file, or text that is not UTF-8, with file and line.
         """
-        path = self.require(split)
-        opener = gzip.open if path.suffix == ".gz" else open
-        lines_before = 0
-        with opener(path, "rb") as file:
-            while chunk := file.readlines(_BLOCK):
-                block = b"".join(chunk)
-                try:
-                    yield block.decode("utf-8")
-                except UnicodeDecodeError as error:
-                    line = lines_before + block.count(b"\n", 0, error.start) + 1
-                    raise ValueError(f"{path}:{line} is not UTF-8 text: {error.reason}") from None
-                lines_before += len(chunk)
-        if not lines_before:
+        self.require(split)
+        path = self.files[split]
+        line, empty = 1, True
+        for block in _file_blocks(path):
+            try:
+                yield block.decode("utf-8")
+            except UnicodeDecodeError as error:
+                line += block.count(b"\n", 0, error.start)
+                raise ValueError(f"{path}:{line} is not UTF-8 text: {error.reason}") from None
+            line, empty = line + block.count(b"\n"), False
+        if empty:
             raise ValueError(f"{path} is empty")
 
 
-class HubRepository(Source):
-    """Plain files (parquet) of a Hugging Face dataset repository, one line of text per row."""
-
-    def __init__(self, repository: str, config: str, column: str = "text", revision: str = "main") -> None:
-        self.repository, self.config, self.column, self.revision = repository, config, column, revision
-
-    def describe(self) -> dict[str, Any]:
-        """Repository, configuration and revision."""
-        return {"repository": self.repository, "config": self.config, "revision": self.revision}
-
-    def has(self, split: str) -> bool:
-        """All three splits are there."""
-        return True
-
-    def blocks(self, split: str) -> Iterator[str]:
-        """Text of the split's rows.
-
-        Raises:
-            ValueError: if the repository cannot be reached.
-        """
-        from datasets import load_dataset
-
-        name = {"val": "validation"}.get(split, split)
-        try:
-            rows = load_dataset(self.repository, self.config, split=name, revision=self.revision)
-        except Exception as error:
-            raise ValueError(
-                f"{self.repository} ({self.config}) could not be loaded from the Hugging Face hub "
-                f"({type(error).__name__}); run `lmrecipes prepare` where there is a network, or give local files "
-                f"with --data.path FOLDER"
-            ) from error
-        for batch in rows.iter(batch_size=50_000):
-            lines = batch[self.column]
-            yield "".join(line if line.endswith("\n") else line + "\n" for line in lines)
+def _file_blocks(path: Path) -> Iterator[bytes]:
+    if path.suffix != ".gz":
+        with path.open("rb") as file:
+            yield from text_blocks(file)
+        return
+    try:
+        with gzip.open(path, "rb") as unpacked:
+            yield from text_blocks(unpacked)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged or cut short ({error}); copy or download it again") from None

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from io import StringIO
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from lmrecipes.data.vocabularies import SubwordVocabulary
 
@@ -23,7 +25,7 @@ class Tokenizing:
     wikitext_style: bool = False
     """Whether text typed for scoring is split like WikiText: punctuation apart, 3 @,@ 000 (word)."""
     sentence_marks: bool = False
-    """Whether every line stands between <S> instead of ending in <eos> (word; One Billion Word)."""
+    """Whether every line stands between two <S> instead of ending in <eos> (word; as One Billion Word is published)."""
     vocab_file: str | None = None
     """File with a word per line, instead of counting words (word)."""
     vocab_size: int = 8000
@@ -44,6 +46,29 @@ class Tokenizing:
         if self.kind == "pretrained" and not self.name:
             raise ValueError("data.tokenizing.name is missing; give a hub name, folder or tokenizer.json, such as gpt2")
 
+    def describe(self) -> dict[str, Any]:
+        """What identifies the tokens made this way: the settings, and the content of the files that they name.
+
+        Raises:
+            ValueError: if vocab_file is no file.
+        """
+        if self.vocab_file is not None and not Path(self.vocab_file).is_file():
+            raise ValueError(f"data.tokenizing.vocab_file {self.vocab_file} is no file")
+        return {**asdict(self), "content": self.content()}
+
+    def content(self) -> str | None:
+        """A hash of the vocabulary or tokenizer files; None if they are on the hub, gone, or there are none."""
+        named = self.vocab_file if self.kind == "word" else self.name if self.kind == "pretrained" else None
+        files = [] if named is None else [path for path in _tokenizer_files(Path(named)) if path.is_file()]
+        if not files:
+            return None
+        return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:16]
+
+
+def _tokenizer_files(path: Path) -> list[Path]:
+    """The files that a tokenizer is read from, if they are there: the path itself, or what a folder holds."""
+    return [path, *(path / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))]
+
 
 def train_bpe(blocks: Iterator[str], vocab_size: int) -> SubwordVocabulary:
     """Learns a byte-level BPE from text."""
@@ -55,7 +80,7 @@ def train_bpe(blocks: Iterator[str], vocab_size: int) -> SubwordVocabulary:
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
-    tokenizer.train_from_iterator((line for block in blocks for line in block.splitlines(keepends=True)), trainer)
+    tokenizer.train_from_iterator((line for block in blocks for line in StringIO(block)), trainer)
     return SubwordVocabulary(tokenizer.to_str())
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -18,6 +20,7 @@ from lmrecipes.data.wikitext_style import split_words
 Ids = NDArray[np.unsignedinteger[Any]]
 _FILE = "vocabulary.json"
 EOS, UNK = "<eos>", "<unk>"
+_PROBE = "Straße ÀÉ naïve, Ελληνικά 日本語 한국어 🙂"
 
 
 class Vocabulary(ABC):
@@ -36,7 +39,7 @@ class Vocabulary(ABC):
 
     @abstractmethod
     def encode_block(self, text: str) -> Ids:
-        """Ids of whole lines of a corpus, each with its newline."""
+        """Ids of a block of a corpus: whole lines, each with its newline, or a part of a line."""
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
@@ -50,10 +53,12 @@ class Vocabulary(ABC):
     def _content(self) -> dict[str, Any]: ...
 
     def save(self, folder: Path) -> None:
-        """Writes the vocabulary to a folder."""
+        """Writes the vocabulary to a folder, all of it or nothing."""
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"kind": self.kind, **self._content()}, ensure_ascii=False)
-        (folder / _FILE).write_text(text, encoding="utf-8")
+        temporary = folder / f"{_FILE}.{os.getpid()}.part"
+        temporary.write_text(text, encoding="utf-8")
+        os.replace(temporary, folder / _FILE)
 
     def digest(self) -> str:
         """A hash that changes with the vocabulary."""
@@ -61,7 +66,7 @@ class Vocabulary(ABC):
 
 
 class WordVocabulary(Vocabulary):
-    """Words between white space, sorted by frequency; `<eos>` is 0 and ends every line.
+    """Words between white space, sorted by frequency; some of them are marks, which stand for a line's end.
 
     This is the published vocabulary of WikiText (267,735 words for WikiText-103).
     """
@@ -75,12 +80,12 @@ class WordVocabulary(Vocabulary):
         *,
         lower_case: bool = False,
         wikitext_style: bool = False,
-        line: Sequence[str] = ("", EOS),
+        line_end: Sequence[str] = (EOS,),
     ) -> None:
         self.words = list(words)
         self.lower_case = lower_case
         self.wikitext_style = wikitext_style
-        self.before, self.after = line
+        self.line_end = tuple(line_end)
         self._ids = {word: i for i, word in enumerate(self.words)}
         self.unknown = self._ids.get(UNK, self._ids.get("<UNK>", -1))
 
@@ -90,12 +95,12 @@ class WordVocabulary(Vocabulary):
         return len(self.words)
 
     def encode_block(self, text: str) -> Ids:
-        """Ids of whole lines.
+        """Ids of a block.
 
         Raises:
             ValueError: naming the first unknown word, if there is no `<unk>`.
         """
-        words = corpus_words(text, self.lower_case, self.before, self.after)
+        words = corpus_words(text, self.lower_case, self.line_end)
         return np.fromiter(map(self._id, words), dtype=np.uint32, count=len(words))
 
     def _id(self, word: str) -> int:
@@ -107,37 +112,33 @@ class WordVocabulary(Vocabulary):
     def encode(self, text: str) -> list[int]:
         """Ids of typed text: split like the corpus, a newline ending a line, after the end of an earlier line."""
         lines = text.split("\n")
-        words = [self.after]
+        words = [self.line_end[-1]]
         for number, line in enumerate(lines):
             line = line.lower() if self.lower_case else line
-            words += [self.before] if self.before else []
             words += split_words(line) if self.wikitext_style else line.split()
-            words += [self.after] if number + 1 < len(lines) else []
+            words += self.line_end if number + 1 < len(lines) else ()
         return [self._id(word) for word in words]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Words joined by spaces, each line on its own."""
-        text = " ".join(self.words[i] for i in ids).removeprefix(f"{self.after} ")
-        return text.replace(f" {self.after} ", "\n").removesuffix(f" {self.after}")
+        """Words joined by spaces, each line on its own; without a line end before and after."""
+        text = " ".join("\n" if self.words[i] in self.line_end else self.words[i] for i in ids)
+        marks = f"(?: ?\n ?){{1,{len(self.line_end)}}}"
+        return re.sub(marks, "\n", text).removeprefix("\n").removesuffix("\n")
 
     def _content(self) -> dict[str, Any]:
         return {
             "words": self.words,
             "lower_case": self.lower_case,
             "wikitext_style": self.wikitext_style,
-            "line": [self.before, self.after],
+            "line_end": list(self.line_end),
         }
 
 
-def corpus_words(text: str, lower_case: bool, before: str = "", after: str = EOS) -> list[str]:
-    """Words of whole lines of a corpus, with the marks of a line's beginning and end."""
+def corpus_words(text: str, lower_case: bool, line_end: Sequence[str] = (EOS,)) -> list[str]:
+    """Words of a corpus, and the marks of a line's end for every newline."""
     if lower_case:
         text = text.lower()
-    if text and not text.endswith("\n"):
-        text += "\n"
-    if before:
-        text = re.sub("^", f"{before} ", text, flags=re.MULTILINE).removesuffix(f"{before} ")
-    return text.replace("\n", f" {after} ").split()
+    return text.replace("\n", f" {' '.join(line_end)} ").split()
 
 
 class CharacterVocabulary(Vocabulary):
@@ -195,7 +196,6 @@ class SubwordVocabulary(Vocabulary):
     """A Hugging Face tokenizer (GPT-2's, any other, or one trained on the corpus)."""
 
     kind = "subword"
-    spells = True
 
     def __init__(self, tokenizer_json: str) -> None:
         from tokenizers import Tokenizer
@@ -204,6 +204,8 @@ class SubwordVocabulary(Vocabulary):
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
         # Padded to a multiple of 8 as published, which matrix units like.
         self._size = -(-self._tokenizer.get_vocab_size() // 8) * 8
+        # Lower-casing, dropped accents and unknown characters hide what was written; a space before it does not.
+        self.spells = self.decode(self.encode(_PROBE)).strip() == _PROBE
 
     @property
     def size(self) -> int:
@@ -211,8 +213,8 @@ class SubwordVocabulary(Vocabulary):
         return self._size
 
     def encode_block(self, text: str) -> Ids:
-        """Ids of whole lines."""
-        lines = text.splitlines(keepends=True)
+        """Ids of a block, line by line."""
+        lines = io.StringIO(text).readlines()  # str.splitlines also cuts at other characters than newlines
         encoded = self._tokenizer.encode_batch(lines, add_special_tokens=False)
         return np.concatenate([np.asarray(e.ids, dtype=np.uint32) for e in encoded] or [np.empty(0, np.uint32)])
 

@@ -13,7 +13,10 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from lmrecipes.batches import BatchPlan, StreamBatch, TextStatistics
-from lmrecipes.data.prepare import Prepared, find_prepared, folder_for, prepare
+from lmrecipes.data.cache import folder_for, recall, remember
+from lmrecipes.data.hub import HubRepository, TableFolder
+from lmrecipes.data.prepare import prepare
+from lmrecipes.data.prepared import Prepared, find_prepared
 from lmrecipes.data.sources import Folder, Source
 from lmrecipes.data.streams import Streams
 from lmrecipes.data.tokenizing import Tokenizing
@@ -44,6 +47,7 @@ class TextDataModule(LightningDataModule):
         warm_up_evaluation: bool = True,
         seed: int = 1111,
         vocabulary_dir: str | None = None,
+        revision: str | None = None,
     ) -> None:
         """Holds the settings; nothing is read yet.
 
@@ -58,6 +62,7 @@ class TextDataModule(LightningDataModule):
             warm_up_evaluation: whether evaluation reads mem_len tokens before each stream, without scoring them.
             seed: for the random amounts.
             vocabulary_dir: a saved vocabulary to use instead of making one.
+            revision: branch, tag or commit of the hub's copy; left out, the newest.
         """
         super().__init__()
         self.batch_plan = batch
@@ -71,6 +76,7 @@ class TextDataModule(LightningDataModule):
         self.warm_up_evaluation = warm_up_evaluation
         self.seed = seed
         self.vocabulary_dir = None if vocabulary_dir is None else Path(vocabulary_dir)
+        self.revision = revision
         self._prepared: Prepared | None = None
 
     @abstractmethod
@@ -86,32 +92,57 @@ class TextDataModule(LightningDataModule):
         return Tokenizing()
 
     def source(self) -> Source:
-        """Where the text comes from."""
-        return self.remote() if self.path is None else Folder(self.path)
+        """Where the text comes from.
+
+        Raises:
+            ValueError: if it cannot be had, or `revision` is given for text that has none.
+        """
+        source: Source
+        if self.path is None:
+            source = self.remote()
+        else:
+            source = Folder(self.path)
+            if not source.files and TableFolder.fits(self.path):
+                source = TableFolder(self.path)
+        if self.revision is not None and (self.path is not None or not isinstance(source, HubRepository)):
+            raise ValueError(
+                f"data.revision is {self.revision}, but this text does not come from the hub; leave it out"
+            )
+        return source
 
     def prepare(self, progress: bool = True) -> None:
-        """Tokenizes the corpus unless that was done; training then needs no network.
+        """Tokenizes the corpus unless that was done; training then needs neither network nor the text itself.
 
         Raises:
             ValueError: if the text cannot be had or read, or is not the published one.
         """
-        source = self.source()
         given = None if self.vocabulary_dir is None else load_vocabulary(self.vocabulary_dir)
-        if isinstance(source, Folder) and given is None:
-            source.require("train")
-            source.require("val")
         tag = self.name if given is None else f"{self.name}-{given.digest()}"
-        folder = folder_for(source, self.tokenizing, tag, self.cache_dir)
-        prepared = find_prepared(folder)
+        gone = self.path is not None and not self.path.exists()
+        prepared = None
+        if gone or self.tokenizing.content() is None:
+            source = None if gone else self.source()
+            prepared = recall(source, self.path, self.tokenizing, tag, self.cache_dir)
         if prepared is None:
-            with _bar(f"preparing {self.name}", progress) as report:
-                prepared = prepare(source, self.tokenizing, folder, report, given)
+            prepared = self._prepare(tag, given, progress)
+            remember(prepared, self.path, self.tokenizing, tag)
         if self.path is None and given is None and self.published_vocab_size not in (None, prepared.vocabulary.size):
             raise ValueError(
                 f"{self.name} came with {prepared.vocabulary.size:,} different tokens, "
                 f"but it has {self.published_vocab_size:,}: not the published text"
             )
         self._prepared = prepared
+
+    def _prepare(self, tag: str, given: Vocabulary | None, progress: bool) -> Prepared:
+        source = self.source()
+        folder = folder_for(source, self.tokenizing, tag, self.cache_dir)
+        prepared = find_prepared(folder)
+        if prepared is not None:
+            return prepared
+        for split in ("train", "val") if given is None else ():
+            source.require(split)
+        with _bar(f"preparing {self.name}", progress) as report:
+            return prepare(source, self.tokenizing, folder, report, given)
 
     def prepare_data(self) -> None:
         """Lightning's hook: prepares in one process per node."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from lmrecipes.data.sources import HubRepository, Source
+from lmrecipes.data.hub import HubRepository
+from lmrecipes.data.sources import Source
 from lmrecipes.data.tokenizing import Tokenizing
 from lmrecipes.datamodules.text import TextDataModule
 
@@ -15,7 +16,7 @@ class WikiText103(TextDataModule):
 
     def remote(self) -> Source:
         """The hub's copy of the tokenized text."""
-        return HubRepository("Salesforce/wikitext", f"{self.name}-v1")
+        return HubRepository("Salesforce/wikitext", f"{self.name}-v1", revision=self.revision)
 
     def default_tokenizing(self) -> Tokenizing:
         """Words between white space."""

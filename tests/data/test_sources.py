@@ -1,0 +1,136 @@
+"""Text is read from whatever files hold it, and what cannot be read is named."""
+
+import gzip
+import json
+
+import pytest
+
+from lmrecipes.batches import BatchPlan
+from lmrecipes.data import Folder, HubRepository, TableFolder, Tokenizing, load_vocabulary
+from lmrecipes.data.prepare import prepare
+from lmrecipes.datamodules import TextFolder, WikiText2
+
+TEXTS = {"train": ["a b", "", "a é\n"], "validation": ["a"], "test": ["b b"]}
+PLAN = BatchPlan(global_batch_size=2, seq_len=2)
+
+
+@pytest.fixture(autouse=True)
+def offline(tmp_path, monkeypatch):
+    import datasets
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "hub")
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+
+
+def write_parquet(folder, split, lines, column="text"):
+    import pyarrow
+    from pyarrow import parquet
+
+    parquet.write_table(pyarrow.table({column: lines}), folder / f"{split}-00000-of-00001.parquet")
+
+
+def write_json(folder, split, lines):
+    (folder / f"{split}.jsonl").write_text("".join(json.dumps({"text": line}) + "\n" for line in lines))
+
+
+def write_text(folder, split, lines):
+    (folder / f"{split}.txt").write_text("".join(line.rstrip("\n") + "\n" for line in lines))
+
+
+def write_gzip(folder, split, lines):
+    with gzip.open(folder / f"{split}.txt.gz", "wt", encoding="utf-8") as file:
+        file.writelines(line.rstrip("\n") + "\n" for line in lines)
+
+
+@pytest.mark.parametrize("write", [write_parquet, write_json, write_text, write_gzip])
+def test_all_kinds_of_files_give_the_same_tokens(tmp_path, write):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for split, lines in TEXTS.items():
+        write(folder, split, lines)
+    data = TextFolder(PLAN, path=str(folder), cache_dir=str(tmp_path))
+    data.prepare(progress=False)
+    for split, text in (("train", "a b\n\na é"), ("val", "a"), ("test", "b b")):
+        assert data.vocabulary.decode(data.prepared.tokens(split).tolist()) == text
+
+
+def test_a_missing_split_is_named_and_a_missing_test_is_no_matter_until_it_is_needed(tmp_path):
+    for number, write in enumerate((write_parquet, write_text)):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        write(folder, "train", ["a b c d"] * 4)
+        with pytest.raises(ValueError, match=r"no val(idation)? (split|text)"):
+            TextFolder(PLAN, path=str(folder), cache_dir=str(tmp_path)).prepare(progress=False)
+        write(folder, "validation", ["a b c d"] * 4)
+        data = TextFolder(PLAN, path=str(folder), cache_dir=str(tmp_path))
+        data.prepare(progress=False)
+        with pytest.raises(ValueError, match="no test text; it has train, val"):
+            data.test_dataloader()
+
+
+@pytest.mark.parametrize("damage", [lambda b: b[:-20], lambda b: b[:30] + bytes(30) + b[60:], lambda b: b"text\n"])
+def test_a_damaged_gzip_file_is_named(tmp_path, damage):
+    for split in ("train", "valid"):
+        write_gzip(tmp_path, split, [f"w{i}" for i in range(2000)])
+    path = tmp_path / "train.txt.gz"
+    path.write_bytes(damage(path.read_bytes()))
+    with pytest.raises(ValueError, match=r"train.txt.gz is damaged or cut short .*; copy or download it again"):
+        prepare(Folder(tmp_path), Tokenizing(), tmp_path / "prepared")
+
+
+def test_rows_that_cannot_be_read_take_one_line(tmp_path):
+    damaged, other = tmp_path / "damaged", tmp_path / "other"
+    damaged.mkdir()
+    other.mkdir()
+    (damaged / "train.parquet").write_bytes(b"no table")
+    with pytest.raises(ValueError, match=r"damaged could not be read as parquet"):
+        TableFolder(damaged).has("train")
+    write_parquet(other, "train", ["a"], column="content")
+    with pytest.raises(ValueError, match="has no column text; it has content"):
+        list(TableFolder(other).blocks("train"))
+    with pytest.raises(ValueError, match=r"could not be loaded from the Hugging Face hub .*--data.path FOLDER"):
+        HubRepository("Salesforce/wikitext", "wikitext-2-v1").has("train")
+
+
+def test_the_hubs_commit_is_loaded_and_recorded(tmp_path, monkeypatch):
+    asked = []
+
+    def load_dataset(repository, config, revision):
+        asked.append((repository, config, revision))
+        return real(str(tmp_path))
+
+    import datasets
+    from huggingface_hub import DatasetInfo, HfApi
+
+    real = datasets.load_dataset
+    for split, lines in TEXTS.items():
+        write_parquet(tmp_path, split, lines)
+    info = DatasetInfo(id="x", sha="0123abcd", private=False, downloads=0, likes=0, tags=[])
+    monkeypatch.setattr(HfApi, "dataset_info", lambda self, name, revision: asked.append((name, revision)) or info)
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    source = WikiText2(PLAN, revision="v2").source()
+    found = prepare(source, Tokenizing(), tmp_path / "prepared")
+    assert asked == [("Salesforce/wikitext", "v2"), ("Salesforce/wikitext", "wikitext-2-v1", "0123abcd")]
+    assert found.manifest["resolved"] == {"commit": "0123abcd"}
+    assert source.describe() != WikiText2(PLAN).source().describe()
+
+
+def test_a_revision_of_local_text_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"data.revision is v2, but this text does not come from the hub"):
+        WikiText2(PLAN, path=str(tmp_path), revision="v2").source()
+
+
+def test_unknown_words_and_characters_are_named_by_file_and_line(tmp_path):
+    write_text(tmp_path, "train", ["a b"] * 50_000)
+    write_text(tmp_path, "validation", ["a"] * 40_000 + ["b new a"])
+    words = tmp_path / "words"
+    words.write_text("a\nb\n")
+    with pytest.raises(ValueError, match=r"validation.txt:40001: the word 'new' is not in the vocabulary of 3"):
+        prepare(Folder(tmp_path), Tokenizing(vocab_file=str(words)), tmp_path / "prepared")
+    prepare(Folder(tmp_path), Tokenizing(kind="char"), tmp_path / "characters")
+    write_text(tmp_path, "train", ["a", "b", "bä"])
+    given = load_vocabulary(tmp_path / "characters" / "vocabulary")
+    with pytest.raises(ValueError, match=r"train.txt:3: the character 'ä' is not in the vocabulary of 7"):
+        prepare(Folder(tmp_path), Tokenizing(kind="char"), tmp_path / "other", given=given)

@@ -1,0 +1,82 @@
+"""Vocabularies are saved whole or not at all, cut lines only at newlines, and know what they can spell."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from conftest import requires
+from lmrecipes.data import Folder, Tokenizing, load_vocabulary
+from lmrecipes.data.prepare import prepare
+from lmrecipes.data.tokenizing import train_bpe
+from lmrecipes.data.vocabularies import SubwordVocabulary, WordVocabulary
+
+REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
+
+
+def test_only_newlines_end_a_line():
+    # A run of what Python also takes for line ends becomes longer tokens only where it is not cut.
+    text = "".join(f"x{end * 4}x\n" for end in "\x0b\x0c\x1c\x1e\x85\u2028\r") * 50
+    vocabulary = train_bpe(iter([text]), 400)
+    tokens = [vocabulary.decode([i]) for i in vocabulary.encode_block(text)]
+    assert "".join(tokens) == text
+    assert {"\x0c" * 3, "\x0b" * 3, "\r" * 3} <= set(tokens)
+
+
+def subwords(model, normalizer=None):
+    from tokenizers import Tokenizer, decoders, pre_tokenizers
+
+    made = Tokenizer(model)
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = decoders.ByteLevel()
+    if normalizer is not None:
+        made.normalizer = normalizer
+    return SubwordVocabulary(made.to_str())
+
+
+def byte_level():
+    from tokenizers import models, pre_tokenizers
+
+    alphabet = {letter: i for i, letter in enumerate(sorted(pre_tokenizers.ByteLevel.alphabet()))}
+    return models.BPE(vocab=alphabet, merges=[])
+
+
+def test_bytes_spell_every_text_and_what_hides_some_does_not():
+    from tokenizers import normalizers
+
+    assert train_bpe(iter(["some text\n"]), 300).spells
+    assert subwords(byte_level()).spells
+    assert not subwords(byte_level(), normalizers.Lowercase()).spells
+    assert not subwords(byte_level(), normalizers.Sequence([normalizers.NFD(), normalizers.StripAccents()])).spells
+
+
+@requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
+def test_words_of_bert_do_not_spell_and_gpt2s_do():
+    from tokenizers import BertWordPieceTokenizer
+
+    from lmrecipes.data.tokenizing import load_pretrained
+
+    assert load_pretrained(str(REAL / "vocab" / "gpt2")).spells
+    bert = BertWordPieceTokenizer(str(REAL / "vocab" / "bert-base-uncased-vocab.txt"))
+    assert not SubwordVocabulary(bert.to_str()).spells
+
+
+def test_a_vocabulary_that_could_not_be_written_leaves_the_earlier_one(tmp_path, monkeypatch):
+    WordVocabulary(["<eos>", "a"]).save(tmp_path)
+    write = Path.write_text
+
+    def half(self, text, **kwargs):
+        write(self, text[: len(text) // 2], **kwargs)
+        raise OSError("no space left")
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(OSError, match="no space"):
+        WordVocabulary(["<eos>", "a", "b"]).save(tmp_path)
+    assert load_vocabulary(tmp_path).words == ["<eos>", "a"]
+
+
+def test_a_prepared_corpus_reads_its_vocabulary_once(tmp_path):
+    for split in ("train", "valid"):
+        (tmp_path / f"{split}.txt").write_text("a b\n")
+    found = prepare(Folder(tmp_path), Tokenizing(), tmp_path / "prepared")
+    assert found.vocabulary is found.vocabulary

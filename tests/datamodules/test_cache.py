@@ -1,0 +1,108 @@
+"""Prepared data is used while text and tokenizer are the same or gone, and made anew when they change."""
+
+import shutil
+
+import pytest
+
+from lmrecipes.batches import BatchPlan
+from lmrecipes.data import Tokenizing
+from lmrecipes.data.tokenizing import train_bpe
+from lmrecipes.datamodules import TextFolder
+
+PLAN = BatchPlan(global_batch_size=2, seq_len=2)
+
+
+def write(folder, text="a b c\na b\n"):
+    folder.mkdir(exist_ok=True)
+    for split in ("train", "valid", "test"):
+        (folder / f"{split}.txt").write_text(text)
+
+
+def prepared(tmp_path, **arguments):
+    data = TextFolder(PLAN, path=str(tmp_path / "text"), cache_dir=str(tmp_path / "cache"), **arguments)
+    data.prepare(progress=False)
+    return data.prepared
+
+
+def words(tmp_path):
+    return prepared(tmp_path).vocabulary.words
+
+
+def test_training_needs_no_text_any_more_but_notices_that_it_changed(tmp_path):
+    write(tmp_path / "text")
+    first = prepared(tmp_path).folder
+    shutil.move(tmp_path / "text", tmp_path / "elsewhere")
+    assert prepared(tmp_path).folder == first
+    write(tmp_path / "text", "d e\n")
+    second = prepared(tmp_path).folder
+    assert second != first
+    shutil.rmtree(tmp_path / "text")
+    assert prepared(tmp_path).folder == second
+    shutil.move(tmp_path / "elsewhere", tmp_path / "text")
+    assert prepared(tmp_path).folder == first
+    shutil.rmtree(tmp_path / "text")
+    assert prepared(tmp_path).folder == first  # what was used last
+
+
+def test_missing_text_that_was_never_prepared_is_refused(tmp_path):
+    write(tmp_path / "text")
+    prepared(tmp_path)
+    shutil.rmtree(tmp_path / "text")
+    with pytest.raises(ValueError, match=r"data.path .*text is no folder"):
+        prepared(tmp_path, tokenizing=Tokenizing(kind="char"))
+
+
+def test_a_vocabulary_file_edited_in_place_is_read_anew_and_may_be_gone(tmp_path):
+    write(tmp_path / "text")
+    file = tmp_path / "words"
+    file.write_text("a\nb\nc\n")
+    how = Tokenizing(vocab_file=str(file))
+    first = prepared(tmp_path, tokenizing=how)
+    file.write_text("c\nb\na\n")  # as long as before
+    second = prepared(tmp_path, tokenizing=how)
+    assert (first.vocabulary.words, second.vocabulary.words) == (["<eos>", "a", "b", "c"], ["<eos>", "c", "b", "a"])
+    file.unlink()
+    assert prepared(tmp_path, tokenizing=how).folder == second.folder
+    write(tmp_path / "text", "a a a\n")
+    with pytest.raises(ValueError, match=r"data.tokenizing.vocab_file .*words is no file"):
+        prepared(tmp_path, tokenizing=how)
+
+
+@pytest.mark.parametrize("in_folder", [True, False])
+def test_a_tokenizer_edited_in_place_is_read_anew_and_may_be_gone(tmp_path, in_folder):
+    write(tmp_path / "text")
+    file = tmp_path / "tokenizer.json"
+    how = Tokenizing(kind="pretrained", name=str(tmp_path if in_folder else file))
+    file.write_text(train_bpe(iter(["a b c\n" * 9]), 300)._json)
+    first = prepared(tmp_path, tokenizing=how)
+    file.write_text(train_bpe(iter(["e e e\n" * 9]), 300)._json)
+    second = prepared(tmp_path, tokenizing=how)
+    assert first.folder != second.folder
+    assert first.vocabulary.digest() != second.vocabulary.digest()
+    file.unlink()
+    assert prepared(tmp_path, tokenizing=how).folder == second.folder
+
+
+def test_text_that_changes_while_it_is_prepared_is_not_kept(tmp_path, monkeypatch):
+    write(tmp_path / "text")
+    data = TextFolder(PLAN, path=str(tmp_path / "text"), cache_dir=str(tmp_path / "cache"))
+    source = data.source()
+    read = type(source).blocks
+
+    def changing(self, split):
+        yield from read(self, split)
+        if split == "test":
+            write(tmp_path / "text", "x y z and more\n")
+
+    monkeypatch.setattr(type(source), "blocks", changing)
+    with pytest.raises(ValueError, match="changed while it was being prepared"):
+        data.prepare(progress=False)
+    monkeypatch.undo()
+    assert "more" in words(tmp_path)
+
+
+def test_a_manifest_that_cannot_be_read_is_named(tmp_path):
+    write(tmp_path / "text")
+    (prepared(tmp_path).folder / "manifest.json").write_text('{"splits": ')
+    with pytest.raises(ValueError, match=r"manifest.json cannot be read; delete .* and run `lmrecipes prepare` again"):
+        prepared(tmp_path)

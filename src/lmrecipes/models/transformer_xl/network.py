@@ -204,7 +204,8 @@ class TransformerXL(nn.Module):
     def reset_parameters(self) -> None:
         """Initializes as published: normal weights, zero biases, normalization weights around 1."""
         std = self.config.init_std
-        for name, parameter in self.named_parameters():
+        # The vocabulary last, so that a seed gives the same layers whatever the text.
+        for name, parameter in sorted(self.named_parameters(), key=lambda item: item[0].startswith("vocabulary.")):
             if "projections" in name:
                 nn.init.normal_(parameter, 0.0, self.config.proj_init_std)
             elif name.endswith("_norm.weight"):

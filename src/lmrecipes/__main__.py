@@ -9,7 +9,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
-from lmrecipes import __version__
+from lmrecipes import __version__, signals
 
 COMMANDS = {
     "fit": "train a recipe, or continue a run",
@@ -20,6 +20,7 @@ COMMANDS = {
     "prepare": "download, tokenize and cache a recipe's data",
     "export": "compile a run's network into one file for inference",
     "plot": "draw the curves of one or more runs",
+    "doctor": "what is wrong with this machine or SLURM job, and how to mend it",
     "list": "the recipes, with model, data and published target",
 }
 
@@ -41,7 +42,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        The exit code: 0, or 2 for input that cannot be used (said in one line on stderr), or 130 if interrupted.
+        The exit code: 0, or 2 for input that cannot be used (said in one line on stderr), or 130 if interrupted, or
+        128 and the number of the signal that stopped training between two steps (143 for SIGTERM).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -51,6 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"lmrecipes {__version__}")
         return 0
     try:
+        if arguments[0] == "fit" and argv is None:
+            # Of a process of our own, not of one that calls this function.
+            signals.watch()
         return _command(arguments[0])(arguments[1:])
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -17,9 +17,11 @@ from lmrecipes.callbacks import (
     CheckMonitors,
     ContinueLog,
     KeepOptimizerSettings,
+    Requeue,
     StepSeed,
     WeightsFrom,
     console_progress,
+    take_signals_from,
 )
 from lmrecipes.checkpoint_io import AtomicCheckpointIO, newest_readable
 from lmrecipes.command_line import config_files, expand_names, given_options, value_of
@@ -34,7 +36,13 @@ _GROUPS = {"seed_everything", "trainer", "model", "data", "batch", "published"}
 # Where a run's exported programs go.
 EXPORTED = "exported"
 # Which parts of a recipe a command builds, where not all.
-_PARTS = {"prepare": ("data",), "score": ("model",), "predict": ("model",), "export": ("model",)}
+_PARTS: dict[str, tuple[str, ...]] = {
+    "prepare": ("data",),
+    "score": ("model",),
+    "predict": ("model",),
+    "export": ("model",),
+    "doctor": (),
+}
 
 
 class RecipeParser(LightningArgumentParser):
@@ -89,7 +97,10 @@ class RecipeCLI(LightningCLI):
             parser.add_argument("--resume", type=str | None, help="Run to continue, with everything it was doing.")
             parser.add_argument("--init_from", type=str | None, help="Checkpoint or run to take only weights from.")
             parser.add_argument("--run_dir", type=str | None, help="Directory of the new run.")
-        elif self.command != "prepare":
+            parser.add_argument(
+                "--max_requeues", type=int, default=100, help="How often a SLURM job may requeue itself."
+            )
+        elif self.command not in ("prepare", "doctor"):
             parser.add_argument("--run", type=str | None, help="Run to use, by directory or by its recipe's name.")
             parser.add_argument("--checkpoint", type=str, default="best", help="best, last, or a file.")
         if self.command in ("score", "predict"):
@@ -192,6 +203,10 @@ class RecipeCLI(LightningCLI):
         if isinstance(trainer.val_check_interval, int):
             # In a recipe it counts optimizer steps; Lightning counts passes.
             trainer.val_check_interval *= passes
+        if fitting:
+            # Behind the checkpoints, which Lightning puts last, to save what they know.
+            trainer.callbacks.append(Requeue(self.config.max_requeues))  # type: ignore[attr-defined]
+            take_signals_from(trainer)
         return trainer
 
     def _own_callbacks(self) -> list[Any]:
@@ -272,7 +287,7 @@ def open_recipe(command: str, argv: Sequence[str]) -> RecipeCLI:
         if not config_files(words):
             words = ["--config", str(run / runs.CONFIG), *words]
     elif not config_files(words) and not {"--help", "-h"} & set(words):
-        or_run = {"fit": ", or --resume RUN", "prepare": ""}.get(command, ", or --run RUN")
+        or_run = {"fit": ", or --resume RUN", "prepare": "", "doctor": ""}.get(command, ", or --run RUN")
         raise ConfigError(f"name a recipe: --config RECIPE{or_run}; see `lmrecipes list`")
     cli = None
     try:

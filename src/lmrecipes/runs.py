@@ -45,6 +45,7 @@ def new_run_dir(recipe: str, *, root: Path, asked: Path | None = None) -> Path:
     else:
         directory = _unused(root / recipe / time.strftime("%Y%m%d-%H%M%S"))
     if is_main_process():
+        _clear_failed_start(directory)
         if (directory / CONFIG).exists():
             raise ValueError(
                 f"run directory {directory} holds a run already; "
@@ -57,6 +58,13 @@ def new_run_dir(recipe: str, *, root: Path, asked: Path | None = None) -> Path:
     directory = directory.resolve()
     os.environ[RUN_DIR_VARIABLE] = str(directory)
     return directory
+
+
+def _clear_failed_start(directory: Path) -> None:
+    """Lets a requeued job begin anew where its own run ended before the first checkpoint."""
+    if int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0 and not any((directory / "checkpoints").glob("*.ckpt")):
+        for name in (CONFIG, "metrics.csv"):
+            (directory / name).unlink(missing_ok=True)
 
 
 def _unused(directory: Path) -> Path:

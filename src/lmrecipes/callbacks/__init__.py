@@ -5,6 +5,7 @@ from lmrecipes.callbacks.learning_rate import LearningRate
 from lmrecipes.callbacks.monitors import CheckMonitors
 from lmrecipes.callbacks.optimizer_settings import KeepOptimizerSettings
 from lmrecipes.callbacks.progress import PlainProgress, console_progress
+from lmrecipes.callbacks.requeue import LeftBySignal, Requeue, take_signals_from
 from lmrecipes.callbacks.resume import ContinueLog
 from lmrecipes.callbacks.run_plot import RunPlot
 from lmrecipes.callbacks.step_seed import StepSeed
@@ -18,10 +19,13 @@ __all__ = [
     "KeepOptimizerSettings",
     "LastCheckpoint",
     "LearningRate",
+    "LeftBySignal",
     "PlainProgress",
+    "Requeue",
     "RunPlot",
     "StepSeed",
     "Throughput",
     "WeightsFrom",
     "console_progress",
+    "take_signals_from",
 ]

@@ -114,7 +114,11 @@ class LastCheckpoint(_WholeCheckpoint):
             super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves the final state, unless it was just saved."""
+        """Saves the final state."""
+        self.save_now(trainer)
+
+    def save_now(self, trainer: Trainer) -> None:
+        """Saves the state, unless it was just saved."""
         if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 

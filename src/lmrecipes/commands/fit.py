@@ -13,15 +13,17 @@ import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from lmrecipes import __version__, published, runs
+from lmrecipes import __version__, published, runs, signals
+from lmrecipes.callbacks import LeftBySignal
 from lmrecipes.checkpoint_io import newest_readable
 from lmrecipes.cli import RecipeCLI, open_recipe
 from lmrecipes.commands.say import say, short
 from lmrecipes.data import load_vocabulary
+from lmrecipes.requeueing import job_id
 
 
 def run(argv: list[str]) -> int:
-    """Trains; returns 130 if interrupted by the keyboard."""
+    """Trains; returns 130 if interrupted by the keyboard, 128 and its number if stopped by a signal."""
     cli = open_recipe("fit", argv)
     assert cli.run_dir is not None
     checkpoint = None
@@ -38,10 +40,13 @@ def run(argv: list[str]) -> int:
     except (ValueError, OSError, MisconfigurationException):
         runs.discard_if_unused()
         raise
-    except SystemExit:
-        # How Lightning ends after Ctrl-C.
-        if not cli.trainer.interrupted:
+    except LeftBySignal as left:
+        return _leave(cli, left)
+    except SystemExit as leaving:
+        # How Lightning ends after Ctrl-C; a signal before training has a code of its own.
+        if not cli.trainer.interrupted or leaving.code != 1:
             raise
+    signals.ignore()
     if cli.trainer.interrupted:
         kept = newest_readable(cli.run_dir / "checkpoints")
         onward = f"continue from {kept.stem} with: lmrecipes fit --resume {short(cli.run_dir)}" if kept else ""
@@ -54,6 +59,22 @@ def run(argv: list[str]) -> int:
         say(f"curves: {short(plot)}")
     say(f"done at step {cli.trainer.global_step}; test it with: lmrecipes test --run {short(cli.run_dir)}")
     return 0
+
+
+def _leave(cli: RecipeCLI, left: LeftBySignal) -> int:
+    """Says how the run goes on, and gives the exit code."""
+    signals.ignore()
+    assert cli.run_dir is not None
+    by_hand = f"continue with: lmrecipes fit --resume {short(cli.run_dir)}"
+    onward = by_hand if left.refusal == "" else f"job {job_id()} is requeued" if left.refusal is None else ""
+    if left.refusal:
+        onward = f"job {job_id()} is not requeued: {left.refusal}; {by_hand}"
+    saved = f"{left.saved.stem} is saved" if left.saved else "it could not be saved"
+    say(f"{left} at step {cli.trainer.global_step}; {saved}; {onward}")
+    # Lightning kills the process that started others as soon as one of them reports a failure.
+    environment = getattr(cli.trainer.strategy, "cluster_environment", None)
+    started_by_us = environment is not None and not environment.creates_processes_externally
+    return 0 if started_by_us and cli.trainer.local_rank else 128 + left.number
 
 
 def _save_settings(cli: RecipeCLI, run_dir: Path) -> None:

@@ -1,0 +1,158 @@
+"""Leaving at the end of a step when a signal asks for it, and coming back."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lmrecipes import requeueing, signals
+from lmrecipes.callbacks.checkpoints import LastCheckpoint
+
+
+class LeftBySignal(SystemExit):
+    """Training stopped between two steps because of a signal, with its state saved."""
+
+    def __init__(self, number: int, saved: Path | None, refusal: str | None) -> None:
+        """Describes it.
+
+        Args:
+            number: of the signal.
+            saved: the checkpoint, if it could be written.
+            refusal: why the job was not requeued; None if it was.
+        """
+        super().__init__(128 + number)
+        self.number, self.saved, self.refusal = number, saved, refusal
+
+    def __str__(self) -> str:
+        return f"stopped by {signal.Signals(self.number).name}"
+
+
+class Requeue(Callback):
+    """Acts upon SIGUSR1 and SIGTERM: saves between two optimizer steps, requeues a SLURM job, and leaves.
+
+    The handler only notes the signal. At the end of a step all ranks agree, so that a signal to one of them is
+    enough. A validation is left where it is, and made again from its beginning.
+    """
+
+    def __init__(self, max_requeues: int = 100) -> None:
+        """Sets the limit.
+
+        Args:
+            max_requeues: how many times a run is requeued at most.
+        """
+        if max_requeues < 0:
+            raise ValueError(f"--max_requeues is {max_requeues}; it must be 0 or more")
+        self.max_requeues = max_requeues
+        self._group: Any = None
+        self._leaving = 0
+        self._saved: Path | None = None
+        self._validation_batches = self._validated = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prepares to agree without waiting for the devices."""
+        if trainer.world_size > 1:
+            self._group = dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
+            # Lightning's own agreement, before every batch, waits for the device.
+            loop: Any = trainer.fit_loop.epoch_loop
+            loop._broadcast_sigterm_tensor = _nothing
+        signals.training_begins()
+
+    def _agree(self, value: int, how: Any = dist.ReduceOp.MAX) -> int:
+        if self._group is None:
+            return value
+        shared = torch.tensor(value)
+        dist.all_reduce(shared, op=how, group=self._group)
+        return int(shared)
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Saves after a step, if all agree to leave; a step that is validated is saved there."""
+        loop = trainer.fit_loop
+        assert loop._data_fetcher is not None
+        if loop._should_accumulate() or loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
+            return
+        if number := self._agree(signals.noted()):
+            self._saved = _save(trainer)
+            self._leaving = number
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Leaves before the next step, when the saved one is logged."""
+        if self._leaving:
+            self._leave(trainer)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Finds out how many batches all ranks have."""
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            own = min(sum(trainer.num_val_batches), 2**62)
+            self._validation_batches = self._agree(int(own), dist.ReduceOp.MIN)
+            self._validated = 0
+
+    def on_validation_batch_end(self, trainer: Trainer, *rest: Any) -> None:
+        """Saves and leaves during a validation."""
+        if trainer.state.fn != "fit" or trainer.sanity_checking:
+            return
+        self._validated += 1
+        if self._validated > self._validation_batches or trainer.fit_loop._should_accumulate():
+            return
+        if number := self._agree(signals.noted()):
+            _rewind_validation(trainer)
+            self._saved = _save(trainer)
+            self._leaving = number
+            self._leave(trainer)
+
+    def _leave(self, trainer: Trainer) -> None:
+        """Requeues from the first rank, tells the others how that went, and stops.
+
+        Raises:
+            LeftBySignal: in all ranks.
+        """
+        refusal: str | None = None
+        if not signals.in_slurm_job():
+            refusal = ""
+        elif trainer.is_global_zero:
+            refusal = "its checkpoint could not be written"
+            if self._saved is not None:
+                refusal = requeueing.requeue(Path(trainer.default_root_dir), trainer.global_step, self.max_requeues)
+        if self._group is not None:
+            told = [refusal]
+            dist.broadcast_object_list(told, src=0, group=self._group, device=torch.device("cpu"))
+            refusal = told[0]
+        raise LeftBySignal(self._leaving, self._saved, refusal)
+
+
+def take_signals_from(trainer: Trainer) -> None:
+    """Keeps Lightning from handling signals: it saves, and talks to other ranks, in the middle of a step."""
+    connector: Any = trainer._signal_connector
+    connector.register_signal_handlers = _nothing
+
+
+def _nothing() -> None:
+    pass
+
+
+def _save(trainer: Trainer) -> Path | None:
+    """Saves the newest state; None where the disk is full."""
+    last = next((c for c in trainer.callbacks if isinstance(c, LastCheckpoint)), None)  # type: ignore[attr-defined]
+    if last is not None:
+        last.save_now(trainer)
+        folder = Path(last.dirpath or "")
+    else:
+        folder = Path(trainer.default_root_dir) / "checkpoints"
+        trainer.save_checkpoint(folder / f"last-step={trainer.global_step}.ckpt")
+    path = folder / f"last-step={trainer.global_step}.ckpt"
+    return path if path.exists() else None
+
+
+def _rewind_validation(trainer: Trainer) -> None:
+    """Sets the progress to the validation's first batch, where a continued run takes it up again."""
+    progress: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress
+    done = progress.total.completed - progress.current.completed
+    for counts, begun in ((progress.total, done), (progress.current, 0)):
+        counts.ready = counts.started = begun + 1
+        counts.processed = counts.completed = begun

@@ -1,0 +1,82 @@
+"""`lmrecipes doctor`: what is wrong with this machine or SLURM job, and one fix per problem."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from lmrecipes import slurm_checks
+from lmrecipes.checks import Finding, machine
+from lmrecipes.cli import open_recipe
+from lmrecipes.command_line import config_files, expand_names
+from lmrecipes.commands.say import say
+from lmrecipes.config_errors import ConfigError
+from lmrecipes.trainer_settings import check_hardware
+
+
+def run(argv: list[str]) -> int:
+    """Looks at everything; returns 1 if there is a problem."""
+    parser = argparse.ArgumentParser(
+        prog="lmrecipes doctor",
+        description="What is wrong with this machine or SLURM job, and how to mend it. Under srun, all tasks meet.",
+        epilog="With --config RECIPE, and overrides as of `lmrecipes fit`, both are compared with the recipe.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--timeout_s", type=float, default=30.0, help="how long tasks wait for one another")
+    parser.add_argument("--runs_root", type=Path, default=Path("runs"), help="folder of all runs")
+    options, rest = parser.parse_known_args(argv)
+    trainer = None
+    if config_files(expand_names(rest)) or rest:
+        trainer = open_recipe("doctor", rest).config.trainer
+    findings = list(machine(options.runs_root))
+    if trainer is not None:
+        findings.append(_hardware(trainer))
+    if "SLURM_JOB_ID" in os.environ:
+        findings += slurm_checks.job(*(_wanted(trainer) if trainer is not None else (None, None)))
+    if slurm_checks.tasks() > 1:
+        findings = _of_all(findings, options.timeout_s)
+    for finding in findings:
+        say(f"{'ok' if finding.fix is None else 'PROBLEM':<9}{finding.what:<16}{finding.found}")
+        if finding.fix is not None:
+            say(f"{'':<9}{'':<16}fix: {finding.fix}")
+    problems = sum(finding.fix is not None for finding in findings)
+    say(f"{problems} problem{'s' * (problems != 1)}" if problems else "all is well")
+    return 1 if problems else 0
+
+
+def _hardware(trainer: Any) -> Finding:
+    wanted = f"{trainer.accelerator}, devices {trainer.devices}, {trainer.precision or '32-true'}"
+    try:
+        check_hardware(trainer.accelerator, trainer.devices, trainer.precision)
+    except ConfigError as error:
+        found, _, fix = str(error).partition("; ")
+        return Finding("recipe", found, fix=fix or "change it, or run where there is one")
+    return Finding("recipe", wanted)
+
+
+def _wanted(trainer: Any) -> tuple[int, int | None]:
+    """Nodes, and devices of each where the recipe says."""
+    asked = trainer.devices
+    if isinstance(asked, list):
+        return trainer.num_nodes, len(asked)
+    said = str(asked)
+    return trainer.num_nodes, int(said) if said.isdigit() else None
+
+
+def _of_all(findings: list[Finding], seconds: float) -> list[Finding]:
+    """This task's findings, and the problems of the others if they can be asked."""
+    meeting, group = slurm_checks.rendezvous(seconds)
+    if group is None:
+        return [*findings, meeting]
+    host = socket.gethostname()
+    problems = [Finding(f.what, f"{f.found} (on {host})", f.fix) for f in findings if f.fix is not None]
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, problems)
+    dist.destroy_process_group()
+    fine = [finding for finding in findings if finding.fix is None]
+    return [*fine, meeting, *dict.fromkeys(problem for other in gathered for problem in other)]

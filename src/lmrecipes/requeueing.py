@@ -1,0 +1,66 @@
+"""Asking SLURM to start this job again, and when not to."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+from lmrecipes import runs
+
+RECORD = "requeues.json"
+_QUEUED = ("PENDING", "REQUEUED")
+
+
+def job_id() -> str:
+    """This job, as scontrol knows it: a task of an array by its own number, lest all its tasks are requeued."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
+
+
+def requeue(run_dir: Path, step: int, limit: int) -> str | None:
+    """Requeues this job once.
+
+    Args:
+        run_dir: the run, whose record of requeues is kept in it.
+        step: optimizer steps that are saved.
+        limit: how many times a run is requeued at most.
+
+    Returns:
+        Why it was not requeued, or None if it was.
+    """
+    record = run_dir / RECORD
+    earlier = json.loads(record.read_text()) if record.is_file() else {"requeues": 0, "step": 0}
+    if earlier["requeues"] >= limit:
+        return f"it was requeued {earlier['requeues']} times, and --max_requeues is {limit}"
+    if step <= earlier["step"]:
+        return f"no step was made since it was requeued at step {earlier['step']}"
+    state, reason, restarts = _job()
+    if state in _QUEUED or restarts > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
+        return None
+    if state == "COMPLETING" and reason != "TimeLimit":
+        return "SLURM is ending it, as scancel asks for"
+    # Written first: once requeued, this process may end at any moment.
+    runs.write_text(record, json.dumps({"requeues": earlier["requeues"] + 1, "step": step}) + "\n")
+    done = _scontrol("requeue", job_id())
+    if done.returncode == 0 or _job()[0] in _QUEUED:
+        return None
+    runs.write_text(record, json.dumps(earlier) + "\n")
+    return " ".join(done.stderr.split()) or f"scontrol requeue ended with {done.returncode}"
+
+
+def _job() -> tuple[str, str, int]:
+    """The job's state, the reason for it, and its restarts; "" and 0 where SLURM does not say."""
+    said = _scontrol("show", "job", "--oneliner", job_id()).stdout
+    fields = dict(re.findall(r"(\w+)=(\S+)", said))
+    return fields.get("JobState", ""), fields.get("Reason", ""), int(fields.get("Restarts", "0"))
+
+
+def _scontrol(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = ["scontrol", *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(command, 1, "", f"scontrol cannot be run: {error}")

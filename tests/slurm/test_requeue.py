@@ -1,0 +1,207 @@
+"""Jobs on a real SLURM: signalled, preempted, killed, failing; all but the last end as if nothing had happened."""
+
+import csv
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+from cluster import MISSING, Cluster, wait_until
+
+from conftest import environment, requires
+from lmrecipes.checkpoint_io import load_checkpoint
+
+SCRIPTS = Path(__file__).parents[2] / "slurm"
+STEPS = 24
+KEEP = '{"class_path": "lmrecipes.callbacks.LastCheckpoint", "init_args": {"every_n_steps": 5}}'
+BEST = '{"class_path": "lmrecipes.callbacks.BestCheckpoint"}'
+
+pytestmark = [
+    pytest.mark.slow,
+    requires(not MISSING, f"no {', '.join(MISSING)} here; Debian's slurmctld slurmd slurm-client munge have them"),
+]
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    # Sockets need short names.
+    with tempfile.TemporaryDirectory(prefix="slurm") as folder:
+        Path(folder).chmod(0o755)
+        running = Cluster(Path(folder))
+        try:
+            running.start()
+            yield running
+        finally:
+            running.stop()
+
+
+@pytest.fixture
+def variables() -> dict[str, str]:
+    """Of a job that runs this code."""
+    path = environment()["PYTHONPATH"]
+    return {
+        **{"PYTHONPATH": f"{Path(__file__).parent}:{path}", "OMP_NUM_THREADS": "1"},
+        **{"LMRECIPES_COMMAND": f"{sys.executable} -m lmrecipes", "MASTER_ADDR": "127.0.0.1"},
+        "LMRECIPES_SITE": "/dev/null",
+    }
+
+
+def options(small, **slow):
+    """Of a run that takes some seconds."""
+    callback = json.dumps({"class_path": "slow.Slow", "init_args": slow})
+    return [*small[2:], f"--trainer.max_steps={STEPS}", f"--trainer.callbacks=[{BEST}, {KEEP}, {callback}]"]
+
+
+def weights(run: Path) -> dict:
+    checkpoint = load_checkpoint(run / f"checkpoints/last-step={STEPS}.ckpt")
+    return {**checkpoint["state_dict"], **{f"memory {i}": m for i, m in enumerate(checkpoint["stream_memory"])}}
+
+
+def same_run(one: Path, other: Path) -> None:
+    expected, got = weights(one), weights(other)
+    assert expected.keys() == got.keys()
+    assert [name for name, tensor in expected.items() if not tensor.equal(got[name])] == []
+    with (other / "metrics.csv").open() as file:
+        assert [row["step"] for row in csv.DictReader(file) if row["train/loss"]] == [str(n + 1) for n in range(STEPS)]
+
+
+def reached(log: Path, step: int) -> bool:
+    return log.is_file() and f"step {step} |" in log.read_text()
+
+
+@pytest.fixture
+def submit(cluster, small, tmp_path, variables):
+    """Submits train.sbatch; returns the job's number, its log and its run directory."""
+
+    def run(*sbatch: str, more: tuple[str, ...] = (), nodes: int = 1, **slow):
+        spread = ["--trainer.strategy=ddp", "--trainer.num_nodes=2"] if nodes == 2 else []
+        script = (str(SCRIPTS / "train.sbatch"), "transformer_xl/tiny", *options(small, **slow), *spread, *more)
+        job = cluster.submit(f"--nodes={nodes}", *sbatch, *script, cwd=tmp_path, **variables)
+        return job, tmp_path / f"slurm-{job}.out", tmp_path / "runs/transformer_xl/tiny" / f"slurm-{job}"
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def undisturbed(small, tmp_path_factory):
+    """The run of one process that nothing happened to."""
+    folder = tmp_path_factory.mktemp("undisturbed")
+    arguments = ["fit", "--config", "transformer_xl/tiny", *options(small), "--run_dir=alone"]
+    path = f"{Path(__file__).parent}:{environment()['PYTHONPATH']}"
+    command = [sys.executable, "-m", "lmrecipes", *arguments]
+    done = subprocess.run(command, cwd=folder, env=environment() | {"PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return folder / "alone"
+
+
+def test_a_signalled_job_of_two_nodes_comes_back(cluster, submit, command, small, variables, tmp_path):
+    job, log, run = submit("--ntasks-per-node=1", nodes=2)
+    wait_until("step 8", lambda: reached(log, 8), 90)
+    cluster.call("scancel", "--signal=USR1", job)
+    wait_until("requeue", lambda: cluster.job(job)["Restarts"] == "1", 30)
+    ended = cluster.finish(job)
+    text = log.read_text()
+    assert ended["JobState"] == "COMPLETED", text
+    (stopped,) = re.findall(r"stopped by SIGUSR1 at step (\d+); last-step=\1 is saved; job \d+ is requeued", text)
+    assert 8 <= int(stopped) < STEPS
+    # No step is made twice.
+    assert len(re.findall(rf"\| step {stopped} \|", text)) == 1
+    two = ["--trainer.strategy=ddp", "--trainer.devices=2"]
+    path = variables["PYTHONPATH"]
+    alone = command("fit", "--config", "transformer_xl/tiny", *options(small), *two, "--run_dir=alone", PYTHONPATH=path)
+    assert alone.returncode == 0, alone.stderr
+    same_run(tmp_path / "alone", run)
+
+
+def test_a_preempted_job_leaves_at_once_and_comes_back(cluster, submit, undisturbed, tmp_path):
+    job, log, run = submit()
+    wait_until("step 8", lambda: reached(log, 8), 60)
+    urgent = cluster.submit("--partition=urgent", "--nodes=2", "--exclusive", "--wrap=sleep 1", cwd=tmp_path)
+    assert cluster.finish(urgent, 40)["JobState"] == "COMPLETED"
+    ended = cluster.finish(job)
+    text = log.read_text()
+    assert ended["JobState"] == "COMPLETED", text
+    assert ended["Restarts"] == "1"
+    assert re.search(r"stopped by SIGTERM at step (\d+); last-step=\1 is saved; job \d+ is requeued", text), text
+    same_run(undisturbed, run)
+
+
+def test_a_job_whose_node_fails_comes_back(cluster, submit, undisturbed):
+    job, log, run = submit()
+    wait_until("step 8", lambda: reached(log, 8), 60)
+    node = cluster.job(job)["NodeList"]
+    cluster.fail(node, job)
+    wait_until("requeue", lambda: cluster.job(job)["Restarts"] == "1", 60)
+    ended = cluster.finish(job)
+    cluster.repair(node)
+    assert ended["JobState"] == "COMPLETED", log.read_text()
+    same_run(undisturbed, run)
+
+
+def test_a_killed_job_goes_on_when_it_is_requeued_by_hand(cluster, submit, undisturbed):
+    # Once before its first checkpoint, once after.
+    job, log, run = submit()
+    for times, step in enumerate((2, 8)):
+        wait_until(f"step {step}", lambda step=step: reached(log, step), 60)
+        cluster.call("scancel", "--signal=KILL", f"{job}.0")
+        wait_until("failure", lambda: cluster.job(job)["JobState"] == "FAILED", 40)
+        assert cluster.job(job)["Restarts"] == str(times)
+        cluster.call("scontrol", "requeue", job)
+    ended = cluster.finish(job)
+    assert ended["JobState"] == "COMPLETED", log.read_text()
+    same_run(undisturbed, run)
+
+
+def test_a_job_that_fails_or_is_cancelled_stays_away(cluster, submit):
+    failing, failed_log, _ = submit(fail_at=7)
+    cancelled, log, run = submit()
+    wait_until("step 8", lambda: reached(log, 8), 60)
+    cluster.call("scancel", cancelled)
+    wait_until("its end", lambda: "stopped by SIGTERM" in log.read_text(), 30)
+    assert f"job {cancelled} is not requeued: SLURM is ending it, as scancel asks for; continue with" in log.read_text()
+    assert cluster.finish(failing)["JobState"] == "FAILED"
+    assert "a bug in the model" in failed_log.read_text()
+    assert cluster.finish(cancelled)["JobState"] == "CANCELLED"
+    for job in (failing, cancelled):
+        assert cluster.job(job)["Restarts"] == "0"
+    assert list((run / "checkpoints").glob("last-*.ckpt"))
+
+
+def test_an_array_trains_one_run_per_seed_and_requeues_only_the_signalled(cluster, small, tmp_path, variables):
+    array = cluster.submit(
+        *("--array=1-2", str(SCRIPTS / "array.sbatch"), "transformer_xl/tiny", *options(small)),
+        cwd=tmp_path,
+        **variables,
+    )
+    logs = {seed: tmp_path / f"slurm-{array}_{seed}.out" for seed in (1, 2)}
+    # The last task has the number of the whole array.
+    for seed in logs:
+        wait_until("step 8", lambda seed=seed: reached(logs[seed], 8), 60)
+    cluster.call("scancel", "--signal=USR1", f"{array}_2")
+    ended = {seed: cluster.finish(f"{array}_{seed}") for seed in logs}
+    for seed, log in logs.items():
+        assert ended[seed]["JobState"] == "COMPLETED", log.read_text()
+        assert ended[seed]["Restarts"] == str(seed - 1)
+        run = tmp_path / f"runs/transformer_xl/tiny/slurm-{array}_{seed}"
+        assert f"seed_everything: {seed}" in (run / "config.yaml").read_text()
+
+
+def test_doctor_lets_the_tasks_of_a_job_meet(cluster, tmp_path, variables):
+    doctor = f"{variables['LMRECIPES_COMMAND']} doctor --config transformer_xl/tiny"
+    srun = ["srun", "--job-name=doctor", "--nodes=2", "--ntasks-per-node=1", *doctor.split(), "--trainer.num_nodes=2"]
+
+    def say(*arguments: str) -> subprocess.CompletedProcess[str]:
+        environment = {**cluster.environment(), **variables, "HF_HUB_OFFLINE": "1"}
+        return subprocess.run(
+            [*srun, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=90
+        )
+
+    well = say()
+    assert well.returncode == 0, well.stdout + well.stderr
+    assert "2 tasks met at 127.0.0.1:" in well.stdout
+    other = say("--trainer.devices=2")
+    assert other.returncode == 1
+    assert "fix: sbatch --ntasks-per-node=2 …, or --trainer.devices=1" in other.stdout

@@ -1,0 +1,76 @@
+"""One fix per problem, and none where all is well."""
+
+import os
+
+import pytest
+
+from lmrecipes import checks, slurm_checks
+
+# What a job of two nodes with four tasks each looks like to its first task.
+JOB = {
+    **{"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "lm", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
+    **{"SLURM_NODEID": "0", "SLURM_NNODES": "2", "SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4"},
+    **{"SLURM_STEP_TASKS_PER_NODE": "4(x2)", "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_NODELIST": "n[1-2]"},
+}
+
+
+@pytest.fixture
+def problems(monkeypatch, tmp_path):
+    """What is wrong in a job with changed variables (None removes one)."""
+    (tmp_path / "scontrol").touch(mode=0o755)
+
+    def of(nodes, devices, **changed):
+        for name in [name for name in os.environ if name.startswith("SLURM_")]:
+            monkeypatch.delenv(name)
+        monkeypatch.setenv("PATH", str(tmp_path))
+        for name, value in {**JOB, **changed}.items():
+            if value is not None:
+                monkeypatch.setenv(name, value)
+        return {finding.what: finding.fix for finding in slurm_checks.job(nodes, devices) if finding.fix}
+
+    return of
+
+
+def test_a_job_that_fits_its_recipe_has_no_problem(problems):
+    assert problems(nodes=2, devices=4) == {}
+    assert problems(nodes=2, devices=None) == {}
+    assert problems(nodes=None, devices=None) == {}
+
+
+def test_what_does_not_fit_is_said_with_a_fix(problems):
+    assert problems(nodes=3, devices=8) == {
+        "nodes": "sbatch --nodes=3 …, or --trainer.num_nodes=2",
+        "tasks per node": "sbatch --ntasks-per-node=8 …, or --trainer.devices=4",
+    }
+    assert problems(2, 4, SLURM_NTASKS_PER_NODE=None) == {"tasks": "sbatch --ntasks-per-node=4 … instead"}
+    assert problems(2, 4, SLURM_STEP_ID=None) == {"launch": "srun lmrecipes …"}
+    assert problems(2, 4, SLURM_JOB_NAME="interactive") == {"job name": "srun --job-name=lmrecipes …"}
+    assert problems(2, 4, PATH="/nowhere") == {"scontrol": "put SLURM's commands on PATH"}
+
+
+def test_a_full_disk_and_little_shared_memory_are_problems(monkeypatch, tmp_path):
+    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2**26}))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    wrong = {finding.what for finding in checks.machine(tmp_path / "runs") if finding.fix}
+    assert wrong <= {"runs folder", "shared memory"}
+    assert "runs folder" in wrong
+
+
+@pytest.mark.slow
+def test_doctor_looks_at_a_recipe(command):
+    well = command("doctor", "--config", "transformer_xl/tiny", HF_HUB_OFFLINE="1")
+    assert (well.returncode, well.stderr) == (0, "")
+    assert well.stdout.splitlines()[-1] == "all is well"
+    halves = command("doctor", "--config", "transformer_xl/tiny", "--trainer.precision=16-mixed", HF_HUB_OFFLINE="1")
+    assert halves.returncode == 1
+    assert "fix: bf16-mixed and 32-true work" in halves.stdout
+    assert halves.stdout.splitlines()[-1] == "1 problem"
+
+
+@pytest.mark.slow
+def test_tasks_that_do_not_come_are_waited_for_in_vain_and_not_for_long(command):
+    job = {**JOB, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29871", "HF_HUB_OFFLINE": "1"}
+    alone = command("doctor", "--timeout_s=2", **job)
+    assert alone.returncode == 1
+    assert "not all 8 tasks met at 127.0.0.1:29871 in 2 s" in alone.stdout
+    assert "fix: export MASTER_ADDR" in alone.stdout

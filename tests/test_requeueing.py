@@ -1,0 +1,93 @@
+"""A job asks to be requeued once, within a limit, and only where it got further."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lmrecipes import requeueing
+
+FAKE = """#!/bin/sh
+echo "$@" >> {folder}/calls
+if [ "$1" = show ]; then cat {folder}/says; else exit $(cat {folder}/code); fi
+"""
+
+
+class FakeSlurm:
+    """A job of which SLURM's control program says what the test wants."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        program = folder / "bin/scontrol"
+        program.parent.mkdir()
+        program.write_text(FAKE.format(folder=folder))
+        program.chmod(0o755)
+        self.says()
+
+    def says(self, state: str = "RUNNING", reason: str = "None", restarts: int = 0, code: int = 0) -> None:
+        (self.folder / "says").write_text(f"JobId=7 JobState={state} Reason={reason} Requeue=1 Restarts={restarts}\n")
+        (self.folder / "code").write_text(str(code))
+
+    def requeued(self) -> list[str]:
+        calls = self.folder / "calls"
+        lines = calls.read_text().splitlines() if calls.is_file() else []
+        return [line.removeprefix("requeue ") for line in lines if line.startswith("requeue")]
+
+
+@pytest.fixture
+def slurm(tmp_path, monkeypatch):
+    for name in ("SLURM_ARRAY_JOB_ID", "SLURM_ARRAY_TASK_ID", "SLURM_RESTART_COUNT"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    monkeypatch.setenv("PATH", f"{tmp_path}/bin:/usr/bin:/bin")
+    return FakeSlurm(tmp_path)
+
+
+def test_a_running_job_is_requeued_once_and_that_is_kept_with_the_run(slurm, tmp_path):
+    assert requeueing.requeue(tmp_path, step=5, limit=100) is None
+    assert slurm.requeued() == ["7"]
+    assert json.loads((tmp_path / requeueing.RECORD).read_text()) == {"requeues": 1, "step": 5}
+
+
+def test_a_task_of_an_array_is_requeued_without_the_others(slurm, tmp_path, monkeypatch):
+    monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
+    monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
+    assert requeueing.requeue(tmp_path, step=5, limit=100) is None
+    assert slurm.requeued() == ["7_3"]
+
+
+def test_without_a_step_since_the_last_time_it_stays_away(slurm, tmp_path):
+    assert requeueing.requeue(tmp_path, step=5, limit=100) is None
+    assert requeueing.requeue(tmp_path, step=5, limit=100) == "no step was made since it was requeued at step 5"
+    assert len(slurm.requeued()) == 1
+    assert requeueing.requeue(tmp_path, step=6, limit=100) is None
+
+
+def test_the_limit_ends_it(slurm, tmp_path):
+    refusals = [requeueing.requeue(tmp_path, step=step, limit=2) for step in (1, 2, 3)]
+    assert refusals == [None, None, "it was requeued 2 times, and --max_requeues is 2"]
+    assert len(slurm.requeued()) == 2
+
+
+@pytest.mark.parametrize("says", [{"state": "PENDING"}, {"state": "COMPLETING", "restarts": 1}])
+def test_what_slurm_requeued_already_is_left_to_it(slurm, tmp_path, says):
+    slurm.says(**says)
+    assert requeueing.requeue(tmp_path, step=5, limit=100) is None
+    assert slurm.requeued() == []
+
+
+def test_a_cancelled_job_stays_away_but_not_one_out_of_time(slurm, tmp_path):
+    slurm.says(state="COMPLETING")
+    assert requeueing.requeue(tmp_path, step=5, limit=100) == "SLURM is ending it, as scancel asks for"
+    slurm.says(state="COMPLETING", reason="TimeLimit")
+    assert requeueing.requeue(tmp_path, step=5, limit=100) is None
+    assert slurm.requeued() == ["7"]
+
+
+def test_a_refusal_of_slurm_is_said_and_not_counted(slurm, tmp_path, monkeypatch):
+    slurm.says(code=1)
+    assert requeueing.requeue(tmp_path, step=5, limit=100) == "scontrol requeue ended with 1"
+    slurm.says()
+    assert requeueing.requeue(tmp_path, step=5, limit=100) is None
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert "scontrol cannot be run" in str(requeueing.requeue(tmp_path, step=9, limit=100))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+import torch.distributed as dist
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -271,6 +273,12 @@ def _check_groups(files: Sequence[Path]) -> None:
                 raise ConfigError(f"{path}: {unknown_key(str(key), _GROUPS)}")
 
 
+def _leave_group() -> None:
+    """Ends the threads that talk to other ranks, which otherwise may outlive the interpreter and abort."""
+    if dist.is_available() and dist.is_initialized():
+        dist.destroy_process_group()
+
+
 def open_recipe(command: str, argv: Sequence[str]) -> RecipeCLI:
     """Parses the command line of one command and builds what it needs.
 
@@ -278,6 +286,7 @@ def open_recipe(command: str, argv: Sequence[str]) -> RecipeCLI:
         ValueError: for whatever cannot be used, in one line.
     """
     quiet()
+    atexit.register(_leave_group)
     if "--no_runtime_tuning" not in argv:
         tune_process()
     words = expand_names(argv)

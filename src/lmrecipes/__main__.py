@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import difflib
 import importlib
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable, Sequence
 
@@ -73,6 +75,31 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
 
 
+def command() -> None:
+    """The process's entry: runs the command and ends the process.
+
+    Where ranks talked to each other, without taking the interpreter apart: threads of theirs may still hold tensors,
+    and would abort the process when they let go of one after that.
+    """
+    try:
+        code: str | int | None = main()
+    except SystemExit as leaving:
+        code = leaving.code
+    torch = sys.modules.get("torch")
+    if torch is None or not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        sys.exit(code)
+    for thread in threading.enumerate():
+        if thread is not threading.current_thread() and not thread.daemon:
+            thread.join()
+    atexit._run_exitfuncs()
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+        code = 1
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else 0)
+
+
 def _command(name: str) -> Callable[[list[str]], int]:
     if name not in COMMANDS:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
@@ -83,4 +110,4 @@ def _command(name: str) -> Callable[[list[str]], int]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    command()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import warnings
 import zipfile
 from pathlib import Path
@@ -13,6 +14,11 @@ from typing import Any
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
+from lmrecipes import runs, sharded_checkpoint
+from lmrecipes.sharded_checkpoint import ALIASES, STATES, WEIGHTS
+
+# In a checkpoint whose optimizer states are by parameter names.
+BY_NAME = "optimizer_states_by_name"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 
 
@@ -24,7 +30,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         for leftover in target.parent.glob(".*.part"):
-            leftover.unlink(missing_ok=True)
+            remove(leftover)
         temporary = target.with_name(f".{target.name}.part")
         try:
             with temporary.open("wb") as file:
@@ -35,16 +41,37 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             _sync_folder(target.parent)
         except (OSError, RuntimeError) as error:
             temporary.unlink(missing_ok=True)
-            # torch reports some write errors as its own, with the cause behind them.
-            if not {getattr(e, "errno", None) for e in (error, error.__cause__, error.__context__)} & _FULL:
+            if not is_full_disk(error):
                 raise
             warnings.warn(f"no checkpoint written: {target.parent} is full; training goes on", stacklevel=2)
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Reads a checkpoint; see `load_checkpoint`."""
+        """Reads a checkpoint, plain or sharded, whole; see `load_checkpoint`."""
         return load_checkpoint(Path(path), map_location)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Removes a checkpoint, plain or sharded."""
+        remove(Path(path))
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether something could not be written because there is no space left."""
+    # torch reports some write errors as its own, with the cause behind them.
+    return bool({getattr(e, "errno", None) for e in (error, error.__cause__, error.__context__)} & _FULL)
+
+
+def remove(path: Path) -> None:
+    """Removes a checkpoint, plain or sharded, if it is there."""
+    if path.is_dir():
+        # Under another name first, so that what is left by a kill is no checkpoint any more.
+        doomed = path.with_name(f".{path.name}.part")
+        shutil.rmtree(doomed, ignore_errors=True)
+        path.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -56,11 +83,13 @@ def _sync_folder(folder: Path) -> None:
 
 
 def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
-    """Reads a checkpoint of tensors and plain values.
+    """Reads a checkpoint of tensors and plain values, whatever strategy saved it.
 
     Raises:
         ValueError: if it is absent, broken, or holds code.
     """
+    if path.is_dir():
+        return _load_sharded(path)
     if not path.is_file():
         raise ValueError(f"checkpoint {path} is not there")
     try:
@@ -80,11 +109,37 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     return content
 
 
+def _load_sharded(path: Path) -> dict[str, Any]:
+    """A folder's content in the form of a plain checkpoint, but for the optimizer's state, which stays by names."""
+    sharded_checkpoint.verify(path)
+    states: dict[str, dict[str, torch.Tensor]] = {}
+    for name, value in sharded_checkpoint.read_whole(path, STATES).items():
+        parameter, _, key = name.removeprefix(STATES).rpartition(".")
+        states.setdefault(parameter, {})[key] = value
+    rest = sharded_checkpoint.read_rest(path)
+    found = sharded_checkpoint.read_whole(path, WEIGHTS).items()
+    weights = {name.removeprefix(WEIGHTS): value for name, value in found}
+    weights |= {name: weights[first] for name, first in rest.pop(ALIASES, {}).items()}
+    return {**rest, "state_dict": weights, "optimizer_states": [states] if states else [], BY_NAME: True}
+
+
+def check(path: Path) -> None:
+    """Looks whether a checkpoint can be read, in a process that is not the main one without reading all of it.
+
+    Raises:
+        ValueError: if not.
+    """
+    if path.is_dir():
+        sharded_checkpoint.verify(path, contents=runs.is_main_process())
+    else:
+        load_checkpoint(path)
+
+
 def newest_readable(folder: Path, pattern: str = "*.ckpt") -> Path | None:
     """The checkpoint of the greatest step that can be read; broken ones are warned about."""
     for path in sorted(folder.glob(pattern), key=lambda p: (_step(p), p.stat().st_mtime_ns), reverse=True):
         try:
-            load_checkpoint(path)
+            check(path)
         except ValueError as error:
             warnings.warn(f"{error}; taking an earlier one", stacklevel=2)
             continue

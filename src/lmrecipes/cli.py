@@ -19,6 +19,7 @@ from lmrecipes.callbacks import (
     CheckMonitors,
     ContinueLog,
     KeepOptimizerSettings,
+    PortableOptimizerState,
     Requeue,
     StepSeed,
     WeightsFrom,
@@ -31,6 +32,7 @@ from lmrecipes.config_errors import ConfigError, condense, known_options, unknow
 from lmrecipes.loggers import RunCSVLogger
 from lmrecipes.quiet import quiet
 from lmrecipes.runtime import tune_process
+from lmrecipes.strategies.checks import check_strategy, data_parallel_size
 from lmrecipes.trainer_settings import check_hardware
 
 # What a recipe may hold at its top level.
@@ -195,7 +197,9 @@ class RecipeCLI(LightningCLI):
         given = asked.callbacks if isinstance(asked.callbacks, list) else [asked.callbacks] if asked.callbacks else []
         kwargs["callbacks"] = [CheckMonitors(), *given, *self._own_callbacks()]
         trainer = super().instantiate_trainer(**kwargs)
-        passes = self.config_init.batch.accumulation(trainer.world_size)
+        optimizer = self.config.model.init_args.get("optimizer") or {}
+        check_strategy(trainer, self.model, optimizer.get("class_path", ""))
+        passes = self.config_init.batch.accumulation(data_parallel_size(trainer))
         if trainer.accumulate_grad_batches not in (1, passes):
             raise ConfigError(
                 f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, but the batch asks for "
@@ -214,7 +218,8 @@ class RecipeCLI(LightningCLI):
     def _own_callbacks(self) -> list[Any]:
         own: list[Any] = [console_progress()]
         if self.command == "fit":
-            own += [StepSeed(int(self.config.seed_everything)), KeepOptimizerSettings(), ContinueLog()]
+            own += [StepSeed(int(self.config.seed_everything)), KeepOptimizerSettings(), PortableOptimizerState()]
+            own.append(ContinueLog())
             if self.config.init_from:
                 own.append(WeightsFrom(self._weights(self.config.init_from)))
         return own

@@ -65,7 +65,8 @@ class NaiveTransformerXL:
         N, H = self.c.n_heads, self.c.d_head
         W = lambda name: self.w[f"layers.{layer}.attention.{name}.weight"]  # noqa: E731
         q, kv = x @ W("query").t(), context @ W("key_value").t()
-        k, v = kv[:, : N * H], kv[:, N * H :]
+        # Head by head: the keys of a head, then its values.
+        k, v = kv.reshape(len(kv), N, 2, H).transpose(0, 2).reshape(2, N, len(kv), H).transpose(1, 2).flatten(2)
         u, b = self.w["content_bias"], self.w["position_bias"]
         T, K = len(x), len(context)
         M = K - T

@@ -3,7 +3,7 @@
 from lmrecipes.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lmrecipes.callbacks.learning_rate import LearningRate
 from lmrecipes.callbacks.monitors import CheckMonitors
-from lmrecipes.callbacks.optimizer_settings import KeepOptimizerSettings
+from lmrecipes.callbacks.optimizer_settings import KeepOptimizerSettings, PortableOptimizerState
 from lmrecipes.callbacks.progress import PlainProgress, console_progress
 from lmrecipes.callbacks.requeue import LeftBySignal, Requeue, take_signals_from
 from lmrecipes.callbacks.resume import ContinueLog
@@ -21,6 +21,7 @@ __all__ = [
     "LearningRate",
     "LeftBySignal",
     "PlainProgress",
+    "PortableOptimizerState",
     "Requeue",
     "RunPlot",
     "StepSeed",

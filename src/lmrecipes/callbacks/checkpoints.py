@@ -12,6 +12,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from lmrecipes.checkpoint_io import remove
+
 _PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 _PROGRESS = (
     *_PATHS,
@@ -27,7 +29,11 @@ class _WholeCheckpoint(ModelCheckpoint):
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         super()._save_checkpoint(trainer, filepath)
-        self._failed = not self.file_exists(filepath, trainer)
+        path = Path(filepath)
+        self._failed = not (_is_writing(trainer, path) or self.file_exists(filepath, trainer))
+        if trainer.is_global_zero and not self._failed:
+            # A resumed run does not know of files that were written after the state it began from.
+            _after_saving(trainer, lambda: _keep_only(path))
 
     def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         """Saves; where nothing was written (a full disk), what was best or last before still is."""
@@ -38,7 +44,7 @@ class _WholeCheckpoint(ModelCheckpoint):
             vars(self).update(before)
 
     def _should_remove_checkpoint(self, trainer: Trainer, previous: str, current: str) -> bool:
-        return not self._failed and super()._should_remove_checkpoint(trainer, previous, current)
+        return False
 
     def state_dict(self) -> dict[str, Any]:
         """The state with file names instead of paths."""
@@ -49,6 +55,29 @@ class _WholeCheckpoint(ModelCheckpoint):
         folder = Path(self.dirpath or "")
         here = _renamed(state_dict, lambda path: str(folder / Path(path).name))
         super().load_state_dict({**here, "dirpath": self.dirpath})
+
+
+def _is_writing(trainer: Trainer, path: Path) -> bool:
+    """Whether the strategy is writing a checkpoint while training goes on."""
+    is_writing = getattr(trainer.strategy, "is_writing", None)
+    return is_writing is not None and is_writing(path)
+
+
+def _after_saving(trainer: Trainer, do: Callable[[], None]) -> None:
+    """Does something once the checkpoint is whole: at once, unless the strategy writes it while training goes on."""
+    getattr(trainer.strategy, "after_saving", lambda do: do())(do)
+
+
+def finish_saving(trainer: Trainer) -> None:
+    """Waits for a checkpoint that is being written."""
+    getattr(trainer.strategy, "finish_saving", lambda: None)()
+
+
+def _keep_only(path: Path) -> None:
+    """Removes the other checkpoints of this kind."""
+    for older in path.parent.glob(f"{path.name.split('-')[0]}-*.ckpt"):
+        if older != path:
+            remove(older)
 
 
 def _renamed(state: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:
@@ -93,14 +122,6 @@ class LastCheckpoint(_WholeCheckpoint):
             enable_version_counter=False,
         )
 
-    def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        super()._save_checkpoint(trainer, filepath)
-        # A resumed run does not know of files that were written after the state it began from.
-        if trainer.is_global_zero and Path(filepath).exists():
-            for older in Path(filepath).parent.glob("last-*.ckpt"):
-                if older != Path(filepath):
-                    older.unlink(missing_ok=True)
-
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -116,6 +137,7 @@ class LastCheckpoint(_WholeCheckpoint):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the final state."""
         self.save_now(trainer)
+        finish_saving(trainer)
 
     def save_now(self, trainer: Trainer) -> None:
         """Saves the state, unless it was just saved."""

@@ -1,10 +1,31 @@
-"""The user's optimizer settings outlive a resume."""
+"""What of an optimizer is kept through a resume, and what is not."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lmrecipes.checkpoint_io import BY_NAME
+from lmrecipes.optimizer_states import from_named, names_in_order
+
+
+class PortableOptimizerState(Callback):
+    """Lets a run go on under another strategy than it was saved by: knows the optimizer's parameters by name."""
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds the names in the order in which the optimizer's own state numbers them."""
+        if trainer.strategy.lightning_restore_optimizer:
+            checkpoint["optimizer_parameters"] = [names_in_order(pl_module, o) for o in trainer.optimizers]
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Numbers a state by names, as torch's optimizers take it, before it is loaded."""
+        loaded: dict[str, Any] = trainer._checkpoint_connector._loaded_checkpoint
+        if loaded.pop(BY_NAME, False) and trainer.strategy.lightning_restore_optimizer:
+            loaded["optimizer_states"] = [
+                from_named(states, pl_module, optimizer)
+                for states, optimizer in zip(loaded["optimizer_states"], trainer.optimizers, strict=True)
+            ]
 
 
 class KeepOptimizerSettings(Callback):

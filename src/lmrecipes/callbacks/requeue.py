@@ -11,7 +11,7 @@ import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmrecipes import requeueing, signals
-from lmrecipes.callbacks.checkpoints import LastCheckpoint
+from lmrecipes.callbacks.checkpoints import LastCheckpoint, finish_saving
 
 
 class LeftBySignal(SystemExit):
@@ -145,6 +145,7 @@ def _save(trainer: Trainer) -> Path | None:
     else:
         folder = Path(trainer.default_root_dir) / "checkpoints"
         trainer.save_checkpoint(folder / f"last-step={trainer.global_step}.ckpt")
+    finish_saving(trainer)
     path = folder / f"last-step={trainer.global_step}.ckpt"
     return path if path.exists() else None
 

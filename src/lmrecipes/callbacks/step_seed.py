@@ -9,9 +9,11 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lmrecipes.data.ranks import data_rank
+
 
 class StepSeed(Callback):
-    """Seeds every generator at every training batch from (seed, step, pass, rank).
+    """Seeds every generator at every training batch from (seed, step, pass, rank among those with different data).
 
     Dropout then needs no saved random state: a resumed run draws what an uninterrupted one would have drawn, and
     what validation or a callback draws in between changes nothing.
@@ -22,7 +24,7 @@ class StepSeed(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seeds torch on all devices, numpy and random."""
-        place = (trainer.global_step, batch_idx % trainer.accumulate_grad_batches, trainer.global_rank)
+        place = (trainer.global_step, batch_idx % trainer.accumulate_grad_batches, data_rank(trainer).rank)
         seed = int(np.random.SeedSequence((self.seed, *place)).generate_state(1)[0])
         torch.manual_seed(seed)
         np.random.seed(seed)

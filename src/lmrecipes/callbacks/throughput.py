@@ -11,6 +11,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmrecipes.callbacks.peak_flops import peak_tflops
+from lmrecipes.data.ranks import data_rank
 
 
 @runtime_checkable
@@ -106,7 +107,9 @@ class Throughput(Callback):
     def _agree(self, trainer: Trainer, *counts: int) -> list[int]:
         """Brings the tokens of all ranks together, and returns the sums of other counts over all ranks."""
         own = torch.tensor([self._own_tokens, *counts], device=trainer.strategy.root_device)
-        new, *sums = trainer.strategy.reduce(own, reduce_op="sum").tolist()
+        # The processes of a tensor-parallel group count the same tokens.
+        copies = trainer.world_size // data_rank(trainer).size
+        new, *sums = (count // copies for count in trainer.strategy.reduce(own, reduce_op="sum").tolist())
         self._tokens += new
         self._own_tokens = 0
         return sums

@@ -7,6 +7,7 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmrecipes.checkpoint_io import load_checkpoint
+from lmrecipes.sharded_checkpoint import fill
 
 
 class WeightsFrom(Callback):
@@ -34,4 +35,5 @@ class WeightsFrom(Callback):
                     f"--init_from {self.path}: {name} has shape {tuple(weights[name].shape)}, "
                     f"but this recipe's network has {tuple(weight.shape)}"
                 )
-        pl_module.load_state_dict(weights)
+        for name, weight in own.items():
+            fill(weight, weights[name])

@@ -17,6 +17,7 @@ from lmrecipes.data.cache import folder_for, recall, remember
 from lmrecipes.data.hub import HubRepository, TableFolder
 from lmrecipes.data.prepare import prepare
 from lmrecipes.data.prepared import Prepared, find_prepared
+from lmrecipes.data.ranks import data_rank
 from lmrecipes.data.sources import Folder, Source
 from lmrecipes.data.streams import Streams
 from lmrecipes.data.tokenizing import Tokenizing
@@ -171,17 +172,13 @@ class TextDataModule(LightningDataModule):
         """Tokens, words and characters of a split (train, val or test)."""
         return self.prepared.statistics(split)
 
-    def _ranks(self) -> tuple[int, int]:
-        trainer = self.trainer
-        return (0, 1) if trainer is None else (trainer.global_rank, trainer.world_size)
-
     def streams(self, split: str) -> Streams:
         """This rank's streams of a split.
 
         Raises:
             ValueError: if batch and ranks do not divide, or the text is too short; naming the field.
         """
-        rank, world_size = self._ranks()
+        rank, world_size = data_rank(self.trainer)
         plan = self.batch_plan.segmenting(split)
         training = split == "train"
         try:
@@ -206,7 +203,7 @@ class TextDataModule(LightningDataModule):
         trainer = self.trainer
         if trainer is None:
             return 0
-        return trainer.global_step * self.batch_plan.accumulation(trainer.world_size)
+        return trainer.global_step * self.batch_plan.accumulation(data_rank(trainer).size)
 
     def train_dataloader(self) -> DataLoader[StreamBatch]:
         """Micro-batches from the optimizer's step to the end of the epoch, every time it is iterated."""

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.optim.optimizer import Optimizer, ParamsT
 
+from lmrecipes.optim.norms import like, local, norms
+
 
 class LAMB(Optimizer):
     """Adam's direction, scaled per tensor by the ratio of the weight's norm to the step's.
@@ -53,9 +55,11 @@ class LAMB(Optimizer):
         for p in params:
             if not self.state[p]:
                 self.state[p] = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-        grads = [p.grad for p in params if p.grad is not None]
-        m = [self.state[p]["exp_avg"] for p in params]
-        v = [self.state[p]["exp_avg_sq"] for p in params]
+        # Element by element every process can update its own part; only the norms need the whole.
+        grads = [local(p.grad) for p in params if p.grad is not None]
+        weights = [local(p) for p in params]
+        m = [local(self.state[p]["exp_avg"]) for p in params]
+        v = [local(self.state[p]["exp_avg_sq"]) for p in params]
         beta1, beta2 = group["betas"]
         torch._foreach_lerp_(m, grads, 1 - beta1)
         torch._foreach_mul_(v, beta2)
@@ -65,12 +69,12 @@ class LAMB(Optimizer):
         torch._foreach_reciprocal_(u)
         torch._foreach_mul_(u, m)
         if group["weight_decay"]:
-            torch._foreach_add_(u, params, alpha=group["weight_decay"])
+            torch._foreach_add_(u, weights, alpha=group["weight_decay"])
         if group["trust_ratio"]:
-            weight = torch.stack(torch._foreach_norm(params)).clamp(max=10)
-            update = torch.stack(torch._foreach_norm(u))
+            weight = norms(params).clamp(max=10)
+            update = norms([like(step, p) for step, p in zip(u, params, strict=True)])
             ratio = torch.where((weight > 0) & (update > 0), weight / update, 1.0)
             torch._foreach_mul_(u, list((-group["lr"] * ratio).unbind()))
         else:
             torch._foreach_mul_(u, -group["lr"])
-        torch._foreach_add_(params, u)
+        torch._foreach_add_(weights, u)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from lmrecipes.batches import StreamBatch
+from lmrecipes.data.ranks import DataRank
 
 
 class StreamMemory:
@@ -55,9 +56,9 @@ class StreamMemory:
         layers = (torch.cat(layer) for layer in zip(*chunks, strict=True))
         return [gather(layer).reshape(-1, *layer.shape[1:]).cpu() for layer in layers]
 
-    def restore(self, layers: list[Tensor], *, rank: int, world_size: int) -> None:
+    def restore(self, layers: list[Tensor], place: DataRank) -> None:
         """Continues from what `state` returned, perhaps with another number of ranks."""
         self.clear()
         if layers:
             self._restored = layers
-            self._first_column = rank * (layers[0].shape[0] // world_size)
+            self._first_column = place.rank * (layers[0].shape[0] // place.size)

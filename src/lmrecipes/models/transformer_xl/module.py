@@ -12,11 +12,14 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lmrecipes.batches import BatchPlan, StreamBatch
+from lmrecipes.data.ranks import data_rank
 from lmrecipes.metrics.perplexity import TokenLoss, text_figures
 from lmrecipes.models.common.generation import PromptBatch, Sampling
+from lmrecipes.models.common.parallel import ParallelPlan
 from lmrecipes.models.transformer_xl import exported
 from lmrecipes.models.transformer_xl.memory import StreamMemory
 from lmrecipes.models.transformer_xl.network import TransformerXL, TransformerXLConfig
+from lmrecipes.models.transformer_xl.parallel import parallel_plan
 from lmrecipes.optim import Schedule, StepSchedule, build_optimizer
 
 
@@ -164,17 +167,21 @@ class TransformerXLModule(LightningModule):
         scheduler = StepSchedule(optimizer, self._schedule, max_steps=self.trainer.max_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
+    @property
+    def parallel_plan(self) -> ParallelPlan:
+        """What of the network may be split over processes."""
+        return parallel_plan(self.config)
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the training memory of all ranks."""
-        checkpoint["stream_memory"] = self._memory["train"].state(lambda layer: cast(Tensor, self.all_gather(layer)))
+        copies = self.trainer.world_size // data_rank(self.trainer).size
+        checkpoint["stream_memory"] = self._memory["train"].state(
+            lambda layer: cast(Tensor, self.all_gather(layer)).view(-1, *layer.shape)[::copies]
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes up the training memory of this rank."""
-        self._memory["train"].restore(
-            checkpoint.get("stream_memory", []),
-            rank=self.trainer.global_rank,
-            world_size=self.trainer.world_size,
-        )
+        self._memory["train"].restore(checkpoint.get("stream_memory", []), data_rank(self.trainer))
 
     def count(self, batch: StreamBatch) -> tuple[int, int]:
         """Sequences and predicted tokens of a batch, for throughput."""

@@ -125,7 +125,7 @@ class RelativeAttention(nn.Module):
     def __init__(self, config: TransformerXLConfig) -> None:
         super().__init__()
         inner = config.n_heads * config.d_head
-        self.n_heads = config.n_heads
+        self.d_head = config.d_head
         self.dropout = config.attention_dropout
         self.query = Linear(config.d_model, inner, bias=False)
         self.key_value = Linear(config.d_model, 2 * inner, bias=False)
@@ -141,9 +141,10 @@ class RelativeAttention(nn.Module):
         hidden_TK: Tensor,
     ) -> Tensor:
         """Attends from the segment to memory and segment: (B, T, D)."""
-        q_BNTH = rearrange(self.query(x_BTD), "b t (n h) -> b n t h", n=self.n_heads)
-        k_BNKH, v_BNKH = rearrange(self.key_value(context_BKD), "b k (two n h) -> two b n k h", two=2, n=self.n_heads)
-        r_NKH = rearrange(self.position(r_KD), "k (n h) -> n k h", n=self.n_heads)
+        # Head by head, and as many heads as the layers have here: a part of them under tensor parallelism.
+        q_BNTH = rearrange(self.query(x_BTD), "b t (n h) -> b n t h", h=self.d_head)
+        k_BNKH, v_BNKH = rearrange(self.key_value(context_BKD), "b k (n two h) -> two b n k h", two=2, h=self.d_head)
+        r_NKH = rearrange(self.position(r_KD), "k (n h) -> n k h", h=self.d_head)
         dropout = self.dropout if self.training else 0.0
         out = relative_attention(q_BNTH, k_BNKH, v_BNKH, r_NKH, *biases, hidden_TK, dropout)
         return self.out(rearrange(out, "b n t h -> b t (n h)"))

@@ -1,0 +1,22 @@
+"""Which share of the data a process has."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class DataRank(NamedTuple):
+    """Place among the processes that read different data; those of one tensor-parallel group read the same."""
+
+    rank: int
+    size: int
+
+
+def data_rank(trainer: Any) -> DataRank:
+    """The place of this process, under any strategy of a Trainer that has begun; the only one without a trainer."""
+    if trainer is None:
+        return DataRank(0, 1)
+    kwargs = trainer.distributed_sampler_kwargs
+    if kwargs is None:
+        return DataRank(trainer.global_rank, trainer.world_size)
+    return DataRank(int(kwargs["rank"]), int(kwargs["num_replicas"]))

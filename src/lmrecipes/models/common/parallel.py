@@ -1,0 +1,54 @@
+"""What of a network is split over processes, as data: every model has one, and every strategy acts on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+Split = Literal["columns", "rows", "heads", "local_inputs"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ParallelPlan:
+    """How one network may be spread. Names are those of `named_modules` and `named_parameters`, `*` for any number."""
+
+    blocks: str
+    """Modules that are sharded, gathered and recomputed one at a time."""
+    entries: tuple[str, ...] = ()
+    """Methods of the network beside `forward` that are called from outside."""
+    split: Mapping[str, Split] = field(default_factory=dict)
+    """What tensor parallelism splits, and how.
+
+    columns: a linear layer by its outputs, whose input every process has; rows: one by its inputs, which are split
+    already, summing the outputs; heads: a parameter by its first dimension; local_inputs: a module that is handed such
+    parameters gets this process's part of them.
+    """
+    divisible: Mapping[str, int] = field(default_factory=dict)
+    """What the number of tensor-parallel processes must divide: field of the configuration, and its value."""
+
+    def check(self, tensor_parallel_size: int) -> None:
+        """Refuses a number of tensor-parallel processes that does not fit.
+
+        Raises:
+            ValueError: naming the field and the numbers that would fit.
+        """
+        if tensor_parallel_size == 1:
+            return
+        if not self.split:
+            raise ValueError(
+                f"trainer.strategy splits tensors over {tensor_parallel_size} processes, but this model has no plan "
+                f"for that; fsdp2 works"
+            )
+        for name, value in self.divisible.items():
+            if value % tensor_parallel_size:
+                limit = min(self.divisible.values())
+                fitting = [n for n in range(1, limit + 1) if all(v % n == 0 for v in self.divisible.values())]
+                raise ValueError(
+                    f"trainer.strategy splits tensors over {tensor_parallel_size} processes, but model.config.{name} "
+                    f"is {value} and does not divide by that; tensor_parallel_size {_listed(fitting)} would"
+                )
+
+
+def _listed(numbers: list[int]) -> str:
+    return " or ".join(str(n) for n in numbers[-3:])

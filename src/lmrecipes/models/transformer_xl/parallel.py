@@ -1,0 +1,26 @@
+"""What of a Transformer-XL is split over processes."""
+
+from __future__ import annotations
+
+from lmrecipes.models.common.parallel import ParallelPlan
+from lmrecipes.models.transformer_xl.network import TransformerXLConfig
+
+
+def parallel_plan(config: TransformerXLConfig) -> ParallelPlan:
+    """Attention by heads and the feed-forward network by its inner width; the vocabulary stays whole."""
+    return ParallelPlan(
+        blocks="layers.*",
+        entries=("log_probs",),
+        split={
+            "content_bias": "heads",
+            "position_bias": "heads",
+            "layers.*.attention": "local_inputs",
+            "layers.*.attention.query": "columns",
+            "layers.*.attention.key_value": "columns",
+            "layers.*.attention.position": "columns",
+            "layers.*.attention.out": "rows",
+            "layers.*.ff_in": "columns",
+            "layers.*.ff_out": "rows",
+        },
+        divisible={"n_heads": config.n_heads, "d_ff": config.d_ff},
+    )

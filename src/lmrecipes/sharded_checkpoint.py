@@ -1,0 +1,234 @@
+"""A checkpoint as a folder: every process writes its part, by torch's distributed checkpointing (DCP).
+
+The folder holds DCP's files with all tensors by name, `rest.pt` with everything else, and `manifest.json` with size and
+checksum of each file, which is written last. It becomes visible under its name when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import warnings
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.distributed.checkpoint as dcp
+from torch import Tensor
+from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
+from torch.distributed.tensor import DTensor
+from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+# How the names of weights and of the optimizer's states begin; and in the rest, which weights have further names.
+WEIGHTS = "state_dict."
+STATES = "optimizer."
+ALIASES = "aliases"
+MANIFEST = "manifest.json"
+REST = "rest.pt"
+_METADATA = ".metadata"
+_PIECE = 2**24
+# What DCP's index consists of.
+_INDEX_MODULES = ("torch.distributed.checkpoint.", "pathlib", "collections")
+_INDEX_NAMES = {
+    ("torch", "Size"),
+    ("torch", "device"),
+    ("torch.serialization", "_get_layout"),
+    ("torch._utils", "_rebuild_device"),
+    ("builtins", "set"),
+    ("builtins", "getattr"),
+}
+
+
+def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, group: dist.ProcessGroup) -> None:
+    """Writes a checkpoint; called by all processes at once.
+
+    Args:
+        tensors: by name; of a DTensor every process writes its part, of a plain one that several hold, one of them.
+        rest: tensors and plain values; the first process's is written.
+        path: the checkpoint's folder.
+        group: processes that take part; its backend must work on the CPU.
+
+    Raises:
+        OSError: in all processes, if one of them could not write.
+    """
+    part = path.with_name(f".{path.name}.part")
+    rank = dist.get_rank(group)
+
+    def begin() -> None:
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir(parents=True)
+
+    def write_part() -> dict[str, list[int]]:
+        return {file.name: _checksum(file) for file in sorted(part.glob(f"__{rank}_*"))}
+
+    def end(files: list[dict[str, list[int]]]) -> None:
+        with (part / REST).open("wb") as file:
+            torch.save(dict(rest), file)
+            _sync(file.fileno())
+        listed = {name: check for one in files for name, check in one.items()}
+        listed |= {name: _checksum(part / name) for name in (REST, _METADATA)}
+        with (part / MANIFEST).open("w", encoding="utf-8") as text:
+            json.dump(listed, text, indent=1)
+            text.flush()
+            _sync(text.fileno())
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+        os.replace(part, path)
+
+    try:
+        _together(begin if rank == 0 else _nothing, group)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            writer = dcp.FileSystemWriter(part, sync_files=True)
+            dcp.save(dict(tensors), storage_writer=writer, process_group=group)
+        files = _together(write_part, group)
+        _together((lambda: end(files)) if rank == 0 else _nothing, group)
+    except BaseException as error:
+        if rank == 0:
+            shutil.rmtree(part, ignore_errors=True)
+        if isinstance(error, dcp.api.CheckpointException):
+            causes = [cause for cause, _ in error.failures.values()]
+            written = next((cause for cause in causes if isinstance(cause, OSError)), None)
+            raise (written or OSError(str(causes[0]) if causes else str(error))) from error
+        raise
+
+
+def _nothing() -> None:
+    return None
+
+
+def _together(work: Any, group: dist.ProcessGroup) -> list[Any]:
+    """Does something in every process, and gives all what each returned, or raises what one of them raised."""
+    result, error = None, None
+    try:
+        result = work()
+    except OSError as caught:
+        error = caught
+    everyone: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(everyone, (result, error), group=group)
+    for _, failed in everyone:
+        if failed is not None:
+            raise failed
+    return [returned for returned, _ in everyone]
+
+
+def _sync(handle: int) -> None:
+    os.fsync(handle)
+
+
+def _checksum(file: Path) -> list[int]:
+    check = 0
+    with file.open("rb") as content:
+        while piece := content.read(_PIECE):
+            check = zlib.crc32(piece, check)
+    return [file.stat().st_size, check]
+
+
+def verify(path: Path, *, contents: bool = True) -> None:
+    """Looks whether a checkpoint is whole.
+
+    Args:
+        path: its folder.
+        contents: whether to read everything and compare checksums, rather than sizes only.
+
+    Raises:
+        ValueError: if it is absent, incomplete or damaged, or carries code.
+    """
+    try:
+        listed = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        for name, (size, check) in listed.items():
+            file = path / name
+            if not file.is_file() or file.stat().st_size != size:
+                raise ValueError(f"checkpoint {path} cannot be read: {name} is incomplete")
+            if contents and _checksum(file) != [size, check]:
+                raise ValueError(f"checkpoint {path} cannot be read: {name} is damaged")
+    except (OSError, json.JSONDecodeError, TypeError, AttributeError) as error:
+        raise ValueError(f"checkpoint {path} cannot be read: it is incomplete") from error
+    _index(path)
+
+
+class _IndexUnpickler(pickle.Unpickler):
+    """Reads DCP's index, and refuses anything that is no part of one."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) in _INDEX_NAMES or module.startswith(_INDEX_MODULES):
+            return super().find_class(module, name)
+        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype | torch.layout):
+            return getattr(torch, name)
+        raise pickle.UnpicklingError(f"{module}.{name}")
+
+
+def _index(path: Path) -> Metadata:
+    try:
+        with (path / _METADATA).open("rb") as file:
+            index = _IndexUnpickler(file).load()
+    except pickle.UnpicklingError as error:
+        raise ValueError(
+            f"checkpoint {path} cannot be read: it holds more than tensors and plain values ({error}), "
+            f"which is not loaded"
+        ) from error
+    except Exception as error:
+        raise ValueError(f"checkpoint {path} cannot be read: its index is broken") from error
+    if not isinstance(index, Metadata):
+        raise ValueError(f"checkpoint {path} cannot be read: its index is none")
+    return index
+
+
+def sizes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Shape and type of every tensor in a checkpoint."""
+    entries = _index(path).state_dict_metadata.items()
+    return {name: (e.size, e.properties.dtype) for name, e in entries if isinstance(e, TensorStorageMetadata)}
+
+
+def read_rest(path: Path) -> dict[str, Any]:
+    """Everything but the tensors by name."""
+    rest: dict[str, Any] = torch.load(path / REST, map_location="cpu", weights_only=True)
+    return rest
+
+
+def read_into(tensors: Mapping[str, Tensor], path: Path, group: dist.ProcessGroup | None) -> None:
+    """Fills tensors, split as they are now, whatever they were when saved.
+
+    Args:
+        tensors: those wanted, by name; DTensors take their part.
+        path: the checkpoint.
+        group: processes that do so at once; None reads in this process alone.
+    """
+    _index(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reader = dcp.FileSystemReader(path)
+        dcp.load(dict(tensors), storage_reader=reader, process_group=group, no_dist=group is None)
+
+
+def read_whole(path: Path, prefix: str = "") -> dict[str, Tensor]:
+    """All tensors whose name begins with `prefix`, whole, on the CPU."""
+    chosen = ((name, of) for name, of in sizes(path).items() if name.startswith(prefix))
+    wanted = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in chosen}
+    read_into(wanted, path, None)
+    return wanted
+
+
+@torch.no_grad()
+def fill(target: Tensor, whole: Tensor) -> None:
+    """Copies a whole tensor into one of which this process may hold a part only."""
+    if not isinstance(target, DTensor):
+        target.copy_(whole)
+        return
+    shape, offset = compute_local_shape_and_global_offset(target.shape, target.device_mesh, target.placements)
+    here = tuple(slice(start, start + length) for start, length in zip(offset, shape, strict=True))
+    target.to_local().copy_(whole[here])
+
+
+def staged(tensor: Tensor) -> Tensor:
+    """A copy in the CPU's memory, to be written while training goes on."""
+    tensor = tensor.detach()
+    if not isinstance(tensor, DTensor):
+        return tensor.to("cpu", copy=True)
+    return DTensor(tensor.to_local().to("cpu", copy=True), tensor._spec, requires_grad=False)

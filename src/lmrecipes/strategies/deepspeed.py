@@ -1,0 +1,251 @@
+"""DeepSpeed's ZeRO, stages 1 to 3 (Rajbhandari et al. 2020, arXiv:1910.02054), on GPUs and on CPU processes.
+
+Checkpoints are the same folders as those of the other strategies, so that a run goes on with any number of processes,
+under any strategy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import sysconfig
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.strategies import DeepSpeedStrategy
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lmrecipes.checkpoint_io import BY_NAME, load_checkpoint
+from lmrecipes.optimizer_states import NamedStates, to_named
+from lmrecipes.strategies.sharded import ShardedCheckpoints, check_names, distinct
+
+
+class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
+    """Splits the optimizer's state (1), gradients too (2), and parameters too (3) over the processes."""
+
+    def __init__(
+        self,
+        stage: Literal[1, 2, 3] = 2,
+        offload_optimizer: bool = False,
+        offload_parameters: bool = False,
+        bucket_mb: float = 400.0,
+        overlap_comm: bool = True,
+        async_checkpoints: bool = True,
+        timeout_minutes: float = 30.0,
+    ) -> None:
+        """Sets how the state is split.
+
+        Args:
+            stage: what is split: 1 the optimizer's state, 2 gradients too, 3 parameters too.
+            offload_optimizer: whether the optimizer's state stays in the CPU's memory.
+            offload_parameters: whether parameters stay in the CPU's memory (stage 3).
+            bucket_mb: megabytes of gradients or parameters sent at once.
+            overlap_comm: whether gradients are sent while the backward pass goes on.
+            async_checkpoints: whether training goes on while a checkpoint is written.
+            timeout_minutes: how long a process waits for others before it gives up.
+
+        Raises:
+            ValueError: if DeepSpeed is not installed, or stage and offloading do not fit.
+        """
+        if find_spec("deepspeed") is None:
+            raise ValueError(
+                'trainer.strategy needs DeepSpeed, which is not installed: pip install "lmrecipes[deepspeed]"; '
+                "fsdp2 does the same without it"
+            )
+        if offload_parameters and stage != 3:
+            raise ValueError(f"trainer.strategy's offload_parameters needs stage 3, and stage is {stage}")
+        self._prepare_import()
+        elements = int(bucket_mb * 2**20 / 4)
+        super().__init__(
+            stage=stage,
+            offload_optimizer=offload_optimizer,
+            offload_parameters=offload_parameters,
+            allgather_bucket_size=elements,
+            reduce_bucket_size=elements,
+            overlap_comm=overlap_comm,
+            logging_level=logging.ERROR,
+            # For DeepSpeed's own speed log, which is off; left out, Lightning looks for it in the loader.
+            logging_batch_size_per_gpu=1,
+            timeout=timedelta(minutes=timeout_minutes),
+        )
+        self._async_checkpoints = async_checkpoints
+
+    @staticmethod
+    def _prepare_import() -> None:
+        """DeepSpeed looks at the environment when it is imported."""
+        if not torch.cuda.is_available():
+            os.environ.setdefault("DS_ACCELERATOR", "cpu")
+        os.environ.setdefault("DS_LOG_LEVEL", "error")
+        # Ninja, with which it compiles what it needs, stands beside Python.
+        scripts = sysconfig.get_path("scripts")
+        if scripts not in os.environ.get("PATH", "").split(os.pathsep):
+            os.environ["PATH"] = os.pathsep.join([scripts, os.environ.get("PATH", "")])
+
+    def setup_environment(self) -> None:
+        """As Lightning's, without asking for a GPU."""
+        super(DeepSpeedStrategy, self).setup_environment()
+
+    def setup_distributed(self) -> None:
+        """As Lightning's, without asking for a GPU's index."""
+        if self.root_device.type == "cuda":
+            super().setup_distributed()
+        else:
+            self.set_world_ranks()
+            self._init_deepspeed_distributed()
+        self.open_writer(self._async_checkpoints)
+
+    @contextmanager
+    def model_sharded_context(self) -> Iterator[None]:
+        """Lets every process make the whole model, by the seed, before its parameters are split in stage 3.
+
+        DeepSpeed's own context splits parameters as they are made, and initialization would find nothing to fill.
+        """
+        self._init_config_if_needed()
+        yield
+
+    def _setup_model_and_optimizer(
+        self, model: nn.Module, optimizer: Optimizer | None, lr_scheduler: Any = None
+    ) -> tuple[Any, Optimizer]:
+        """As Lightning's, with a CPU process's rank in place of a GPU's index."""
+        import deepspeed
+
+        index = self.root_device.index
+        engine, wrapped, _, _ = deepspeed.initialize(
+            args=argparse.Namespace(device_rank=self.local_rank if index is None else index),
+            config=self.config,
+            model=model,
+            model_parameters=filter(lambda p: p.requires_grad, model.parameters()),
+            optimizer=optimizer,
+            lr_scheduler=lr_scheduler,
+            dist_init_required=False,
+        )
+        return engine, wrapped
+
+    # Checkpoints.
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        """Never: `load_checkpoint` does it."""
+        return False
+
+    @property
+    def _zero(self) -> Any:
+        """DeepSpeed's optimizer around ours; None in evaluation."""
+        zero = getattr(self.model, "optimizer", None)
+        return zero if hasattr(zero, "optimizer") else None
+
+    def _mine(self, index: int) -> bool:
+        """Whether this process writes the parameter of that number."""
+        return index % self.world_size == self.global_rank
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """The weights that this process writes, whole and in float32."""
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        weights = {}
+        for index, (name, parameter) in enumerate(distinct(self.lightning_module).items()):
+            value = safe_get_full_fp32_param(parameter) if parameter.requires_grad else self._gathered(parameter)
+            if self._mine(index):
+                weights[name] = value.detach().cpu()
+        return weights
+
+    def _gathered(self, parameter: Tensor) -> Tensor:
+        import deepspeed
+
+        with deepspeed.zero.GatheredParameters([parameter], enabled=self.zero_stage_3):
+            return parameter.detach().clone()
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The states that this process writes, whole, by parameter name."""
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        zero, states = self._zero, {}
+        counts: dict[str, Any] = next(iter(zero.optimizer.state.values()), {})
+        if not counts:
+            return {}
+        flat = next(iter(zero.optimizer.state))
+        for index, (name, parameter) in enumerate(self._trained()):
+            state = {
+                key: safe_get_full_optimizer_state(parameter, key).detach().cpu()
+                if value.shape == flat.shape
+                else value.detach().cpu()
+                for key, value in counts.items()
+                if isinstance(value, Tensor)
+            }
+            if self._mine(index):
+                states[name] = state
+        return states
+
+    def _trained(self) -> list[tuple[str, Tensor]]:
+        return [(name, p) for name, p in distinct(self.lightning_module).items() if p.requires_grad]
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        """Writes the state as a folder, to which every process adds its part."""
+        states = {name: state for one in checkpoint.pop("optimizer_states", []) for name, state in one.items()}
+        self.write(checkpoint, states, filepath)
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Fills model and optimizer from a folder or a plain file, saved by any number of processes.
+
+        Raises:
+            ValueError: if the checkpoint is of another model.
+        """
+        self.finish_saving()
+        path = Path(self.broadcast(str(checkpoint_path)))
+        checkpoint = load_checkpoint(path)
+        weights = checkpoint.pop("state_dict")
+        states: NamedStates = {}
+        by_name = checkpoint.pop(BY_NAME, False)
+        for saved, names in zip(
+            checkpoint.pop("optimizer_states", []), checkpoint.get("optimizer_parameters", [[]]), strict=False
+        ):
+            states |= saved if by_name else to_named(saved, names)
+        shapes = {name: getattr(p, "ds_shape", p.shape) for name, p in distinct(self.lightning_module).items()}
+        check_names(path, shapes, {name: value.shape for name, value in weights.items()})
+        for name, parameter in distinct(self.lightning_module).items():
+            self._set_weight(parameter, weights[name])
+        if self._zero is not None and states:
+            self._set_states(states)
+        return checkpoint
+
+    def _set_weight(self, parameter: Tensor, value: Tensor) -> None:
+        import deepspeed
+        from deepspeed.utils import safe_set_full_fp32_param
+
+        with (
+            torch.no_grad(),
+            deepspeed.zero.GatheredParameters([parameter], modifier_rank=0, enabled=self.zero_stage_3),
+        ):
+            parameter.copy_(value)
+        if self._zero is not None and parameter.requires_grad:
+            safe_set_full_fp32_param(parameter, self._padded(value.to(parameter.device, torch.float32)))
+
+    def _padded(self, value: Tensor) -> Tensor:
+        """In stage 3 the processes hold parts of equal length."""
+        flat = value.flatten()
+        return nn.functional.pad(flat, (0, -len(flat) % self.world_size)) if self.zero_stage_3 else value
+
+    def _set_states(self, states: NamedStates) -> None:
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        zero = self._zero
+        one = next(iter(states.values()))
+        for group in zero.optimizer.param_groups:
+            for flat in group["params"]:
+                zero.optimizer.state[flat] = {
+                    key: torch.zeros_like(flat) if value.dim() else value.clone() for key, value in one.items()
+                }
+        if not self.zero_stage_3:
+            # Otherwise done in the first step.
+            zero._lazy_init_hp_params_optimizer_state()
+        for name, parameter in self._trained():
+            for key, value in states[name].items():
+                if value.dim():
+                    safe_set_full_optimizer_state(parameter, self._padded(value.to(parameter.device)), key)

@@ -1,0 +1,267 @@
+"""Sharded data parallelism (FSDP2) and tensor parallelism by DTensor, on GPUs and on CPU processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy
+from torch.optim import Optimizer
+
+from lmrecipes import sharded_checkpoint
+from lmrecipes.checkpoint_io import load_checkpoint
+from lmrecipes.optim.norms import clip_by_global_norm, local
+from lmrecipes.optimizer_states import named_states, parameters_of, to_named
+from lmrecipes.sharded_checkpoint import STATES, WEIGHTS
+from lmrecipes.strategies.parallelize import recompute, shard, split_tensors, synchronize_gradients
+from lmrecipes.strategies.sharded import ShardedCheckpoints, check_names, distinct
+
+_TYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
+    """Splits parameters, gradients and optimizer state over processes by the model's own parallel plan.
+
+    Processes form a mesh of `replicate x shard x tensor`: neighbouring ranks share a tensor-parallel group, those of
+    the shard dimension hold parts of the parameters, and replicas hold the same (hybrid sharding).
+    """
+
+    def __init__(
+        self,
+        tensor_parallel_size: int | Literal["auto"] = 1,
+        shard_size: int | Literal["all", "node"] = "all",
+        param_dtype: Literal["bfloat16", "float32"] | None = None,
+        reduce_dtype: Literal["bfloat16", "float32"] = "float32",
+        cpu_offload: bool = False,
+        reshard_after_forward: bool = True,
+        activation_checkpointing: bool = False,
+        async_checkpoints: bool = True,
+        timeout_minutes: float = 30.0,
+    ) -> None:
+        """Sets how the model is split.
+
+        Args:
+            tensor_parallel_size: processes that split each layer; auto: all of a node.
+            shard_size: processes over which parameters are split: all, those of a node (hybrid sharding), or a number.
+            param_dtype: type in which parameters are gathered and used; left out, as trainer.precision says.
+            reduce_dtype: type in which gradients are summed, with param_dtype.
+            cpu_offload: whether parameters and optimizer state stay in the CPU's memory.
+            reshard_after_forward: whether parameters are freed after the forward pass, and gathered again.
+            activation_checkpointing: whether blocks are computed again in the backward pass instead of kept.
+            async_checkpoints: whether training goes on while a checkpoint is written.
+            timeout_minutes: how long a process waits for others before it gives up.
+        """
+        super().__init__(
+            data_parallel_size="auto",
+            tensor_parallel_size=tensor_parallel_size,
+            timeout=timedelta(minutes=timeout_minutes),
+        )
+        self._offloading = cpu_offload
+        self._asked_tensor, self._asked_shard = tensor_parallel_size, shard_size
+        self._settings: dict[str, Any] = {
+            "reshard_after_forward": reshard_after_forward,
+            "offload_policy": CPUOffloadPolicy() if cpu_offload else OffloadPolicy(),
+        }
+        if param_dtype is not None:
+            self._settings["mp_policy"] = MixedPrecisionPolicy(
+                param_dtype=_TYPES[param_dtype], reduce_dtype=_TYPES[reduce_dtype]
+            )
+        self._activation_checkpointing = activation_checkpointing
+        self._async_checkpoints = async_checkpoints
+
+    def mesh_shape(self, devices_per_node: int, num_nodes: int) -> tuple[int, int, int]:
+        """Sizes of the mesh's dimensions replicate, shard and tensor.
+
+        Raises:
+            ValueError: if the sizes asked for do not divide the number of processes, naming what would.
+        """
+        world_size = devices_per_node * num_nodes
+        tensor = devices_per_node if self._asked_tensor == "auto" else self._asked_tensor
+        if tensor < 1 or world_size % tensor:
+            raise ValueError(
+                f"trainer.strategy's tensor_parallel_size is {tensor} and does not divide the {world_size} processes; "
+                f"{_divisors(world_size)} would"
+            )
+        data = world_size // tensor
+        asked = {"all": data, "node": max(devices_per_node // tensor, 1)}.get(str(self._asked_shard), self._asked_shard)
+        shard_size = int(asked)
+        if shard_size < 1 or data % shard_size:
+            raise ValueError(
+                f"trainer.strategy's shard_size is {shard_size} and does not divide the {data} data-parallel ranks; "
+                f"{_divisors(data)} would"
+            )
+        return data // shard_size, shard_size, tensor
+
+    def data_parallel_size(self, devices_per_node: int, num_nodes: int) -> int:
+        """Number of processes that read different data."""
+        replicate, sharded, _ = self.mesh_shape(devices_per_node, num_nodes)
+        return replicate * sharded
+
+    @property
+    def _tensor_size(self) -> int:
+        return self.device_mesh["tensor"].size()
+
+    @property
+    def distributed_sampler_kwargs(self) -> dict[str, Any]:
+        """Place among the processes that read different data."""
+        size = self._tensor_size
+        return {"num_replicas": self.world_size // size, "rank": self.global_rank // size}
+
+    def setup_environment(self) -> None:
+        """Connects the processes and lays them out as a mesh."""
+        assert self.accelerator is not None
+        assert self.lightning_module is not None
+        self.accelerator.setup_device(self.root_device)
+        self._setup_distributed()
+        shape = self.mesh_shape(self.num_processes, self.num_nodes)
+        self._device_mesh = init_device_mesh(
+            self.root_device.type, shape, mesh_dim_names=("replicate", "shard", "tensor")
+        )
+        self.lightning_module._device_mesh = self._device_mesh
+        self.open_writer(self._async_checkpoints)
+
+    def _get_process_group_backend(self) -> str:
+        # Parameters on the CPU are summed there.
+        return (
+            "cpu:gloo,cuda:nccl"
+            if self._offloading and self.root_device.type == "cuda"
+            else super()._get_process_group_backend()
+        )
+
+    def setup(self, trainer: Trainer) -> None:
+        """Splits the model by its plan, then sets up the rest."""
+        module: Any = self.lightning_module
+        network, plan = module.network, module.parallel_plan
+        plan.check(self._tensor_size)
+        network.to(self.root_device)
+        if self._tensor_size > 1:
+            split_tensors(network, plan, self.device_mesh["tensor"])
+        if self._activation_checkpointing:
+            recompute(network, plan)
+        if data := self._data_mesh():
+            shard(network, plan, data, **self._settings)
+        plugin: Any = self.precision_plugin
+        plugin.clip_grad_by_norm = partial(_clip_by_norm, plugin)
+        plugin.clip_grad_by_value = partial(_clip_by_value, plugin)
+        super().setup(trainer)
+
+    def _data_mesh(self) -> DeviceMesh | None:
+        if self.device_mesh["replicate"].size() > 1:
+            return self.device_mesh["replicate", "shard"]
+        # Also over one process where layers are split: optimizers want all tensors of one kind.
+        return self.device_mesh["shard"] if self.world_size > 1 else None
+
+    @property
+    def _network(self) -> nn.Module:
+        assert self.lightning_module is not None
+        network: nn.Module = self.lightning_module.network
+        return network
+
+    @contextmanager
+    def block_backward_sync(self) -> Iterator[None]:
+        """Adds up gradients within the process, until the last pass of an accumulated step."""
+        synchronize_gradients(self._network, False)
+        try:
+            yield
+        finally:
+            synchronize_gradients(self._network, True)
+
+    # Checkpoints.
+
+    def lightning_module_state_dict(self) -> dict[str, Any]:
+        """Parameters and buffers; of split ones this process's parts."""
+        assert self.lightning_module is not None
+        return self.lightning_module.state_dict()
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """The optimizer's state by parameter names."""
+        assert self.lightning_module is not None
+        return named_states(self.lightning_module, getattr(optimizer, "_optimizer", optimizer))
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        """Writes the state as a folder, to which every process adds its part."""
+        states = {name: state for one in checkpoint.pop("optimizer_states", []) for name, state in one.items()}
+        self.write(checkpoint, states, filepath)
+
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Fills model and optimizer from a folder or a plain file, saved by any number of processes.
+
+        Raises:
+            ValueError: if the checkpoint is of another model.
+        """
+        self.finish_saving()
+        path = Path(self.broadcast(str(checkpoint_path)))
+        assert self.lightning_module is not None
+        own = distinct(self.lightning_module)
+        if path.is_dir():
+            sizes = sharded_checkpoint.sizes(path)
+            targets = {f"{WEIGHTS}{name}": value for name, value in own.items()}
+            for optimizer in self.optimizers:
+                targets |= self._empty_states(optimizer, sizes)
+            check_names(path, _shapes(targets), {name: size for name, (size, _) in sizes.items()})
+            sharded_checkpoint.read_into(targets, path, self.writer.group)
+            return sharded_checkpoint.read_rest(path)
+        checkpoint = load_checkpoint(path)
+        weights = checkpoint.pop("state_dict")
+        check_names(path, _shapes(own), _shapes(weights))
+        for name, value in own.items():
+            sharded_checkpoint.fill(value, weights[name])
+        saved = zip(checkpoint.pop("optimizer_states", []), checkpoint.get("optimizer_parameters", []), strict=False)
+        for optimizer, (state, names) in zip(self.optimizers, saved, strict=False):
+            self._fill_states(optimizer, to_named(state, names))
+        return checkpoint
+
+    def _empty_states(self, optimizer: Optimizer, sizes: dict[str, Any]) -> dict[str, Tensor]:
+        """Room for the optimizer's state, split as its parameters are."""
+        assert self.lightning_module is not None
+        targets = {}
+        for name, parameter in parameters_of(self.lightning_module, optimizer):
+            prefix = f"{STATES}{name}."
+            for saved in (key for key in sizes if key.startswith(prefix)):
+                size, dtype = sizes[saved]
+                room = _room(optimizer, parameter, size, dtype)
+                optimizer.state[parameter][saved.removeprefix(prefix)] = targets[saved] = room
+        return targets
+
+    def _fill_states(self, optimizer: Optimizer, states: dict[str, dict[str, Tensor]]) -> None:
+        assert self.lightning_module is not None
+        for name, parameter in parameters_of(self.lightning_module, optimizer):
+            for key, value in states.get(name, {}).items():
+                room = _room(optimizer, parameter, value.shape, value.dtype)
+                sharded_checkpoint.fill(room, value)
+                optimizer.state[parameter][key] = room
+
+
+def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
+    return {name: tensor.shape for name, tensor in tensors.items()}
+
+
+def _divisors(number: int) -> str:
+    return " or ".join(str(n) for n in range(1, number + 1) if number % n == 0)
+
+
+def _room(optimizer: Optimizer, parameter: Tensor, size: Any, dtype: torch.dtype) -> Tensor:
+    if tuple(size) == tuple(parameter.shape):
+        return torch.zeros_like(parameter, dtype=dtype)
+    # Counts of steps stay on the CPU, but for fused optimizers.
+    on_device = len(size) or optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
+    return torch.zeros(size, dtype=dtype, device=parameter.device if on_device else "cpu")
+
+
+def _clip_by_norm(plugin: Any, optimizer: Optimizer, clip_val: float) -> None:
+    clip_by_global_norm(plugin.main_params(optimizer), clip_val)
+
+
+def _clip_by_value(plugin: Any, optimizer: Optimizer, clip_val: float) -> None:
+    for parameter in plugin.main_params(optimizer):
+        if parameter.grad is not None:
+            local(parameter.grad).clamp_(-clip_val, clip_val)

@@ -1,0 +1,108 @@
+"""Applying a model's plan: tensor parallelism first, recomputation second, sharding last."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from functools import partial
+from typing import Any
+
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import FSDPModule, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor, Shard, distribute_tensor
+from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, RowwiseParallel, parallelize_module
+from torch.utils._pytree import tree_map
+from torch.utils.checkpoint import checkpoint
+
+from lmrecipes.models.common.parallel import ParallelPlan
+
+
+class LocalInputs(ParallelStyle):
+    """Hands a module this process's part of every split tensor among its inputs."""
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        module.register_forward_pre_hook(lambda _, inputs: tree_map(_local, inputs))
+        return module
+
+
+def _local(value: Any) -> Any:
+    return value.to_local() if isinstance(value, DTensor) else value
+
+
+_STYLES: dict[str, type[ParallelStyle]] = {
+    "columns": ColwiseParallel,
+    "rows": RowwiseParallel,
+    "local_inputs": LocalInputs,
+}
+
+
+def split_tensors(network: nn.Module, plan: ParallelPlan, mesh: DeviceMesh) -> None:
+    """Splits linear layers and parameters over the processes of a tensor-parallel mesh.
+
+    Raises:
+        ValueError: if a name of the plan fits nothing.
+    """
+    for pattern, split in plan.split.items():
+        if split == "heads":
+            _split_parameters(network, pattern, mesh)
+            continue
+        names = [name for name, _ in network.named_modules() if fnmatchcase(name, pattern) and _deep(name, pattern)]
+        if not names:
+            raise ValueError(f"the model's parallel plan names {pattern}, which the network has not")
+        parallelize_module(network, mesh, {name: _STYLES[split]() for name in names})
+
+
+def _deep(name: str, pattern: str) -> bool:
+    return name.count(".") == pattern.count(".")
+
+
+def _split_parameters(network: nn.Module, pattern: str, mesh: DeviceMesh) -> None:
+    names = [name for name, _ in network.named_parameters() if fnmatchcase(name, pattern) and _deep(name, pattern)]
+    if not names:
+        raise ValueError(f"the model's parallel plan names {pattern}, which the network has not")
+    for name in names:
+        where, _, last = name.rpartition(".")
+        module = network.get_submodule(where)
+        whole = getattr(module, last)
+        # Every process made the same one from the same seed: nothing is sent.
+        part = distribute_tensor(whole.detach(), mesh, [Shard(0)], src_data_rank=None)
+        setattr(module, last, nn.Parameter(part, requires_grad=whole.requires_grad))
+
+
+def blocks(network: nn.Module, plan: ParallelPlan) -> Iterator[nn.Module]:
+    """The modules that are sharded and recomputed one at a time."""
+    for name, module in network.named_modules():
+        if fnmatchcase(name, plan.blocks) and _deep(name, plan.blocks):
+            yield module
+
+
+def recompute(network: nn.Module, plan: ParallelPlan) -> None:
+    """Keeps no activations within blocks: the backward pass computes them again."""
+    for block in blocks(network, plan):
+        block.forward = partial(checkpoint, block.forward, use_reentrant=False)
+
+
+def shard(network: nn.Module, plan: ParallelPlan, mesh: DeviceMesh, **settings: Any) -> None:
+    """Shards every block, and what is left of the network, over a mesh (FSDP2).
+
+    Args:
+        network: whose parameters are split.
+        plan: which modules are gathered at once.
+        mesh: of one dimension, or of two to replicate over the first.
+        settings: passed to `fully_shard`.
+    """
+    # Nothing changes the network's outputs in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
+    for block in blocks(network, plan):
+        fully_shard(block, mesh=mesh, **settings)
+    fully_shard(network, mesh=mesh, **settings)
+    for entry in plan.entries:
+        register_fsdp_forward_method(network, entry)
+
+
+def synchronize_gradients(network: nn.Module, wanted: bool) -> None:
+    """Whether the backward pass brings gradients together: not before the last pass of an accumulated step."""
+    if isinstance(network, FSDPModule):
+        network.set_requires_gradient_sync(wanted)

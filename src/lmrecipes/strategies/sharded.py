@@ -1,0 +1,183 @@
+"""What strategies that split the state over processes share: checkpoints as folders, written while training goes on."""
+
+from __future__ import annotations
+
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from lmrecipes import sharded_checkpoint
+from lmrecipes.checkpoint_io import is_full_disk, remove
+from lmrecipes.sharded_checkpoint import ALIASES, STATES, WEIGHTS
+
+
+class CheckpointWriter:
+    """Writes one sharded checkpoint at a time, in a thread of its own if asked to."""
+
+    def __init__(self, background: bool) -> None:
+        """Makes the writer; called by all processes at once.
+
+        Args:
+            background: whether training goes on while a checkpoint is written.
+        """
+        self.background = background
+        # Of its own, so that what the thread sends never mixes with training's messages.
+        self._group = dist.new_group(backend="gloo")
+        self._thread: threading.Thread | None = None
+        self._path: Path | None = None
+        self._written = True
+        self._error: BaseException | None = None
+        self._afterwards: list[Callable[[], None]] = []
+
+    @property
+    def group(self) -> Any:
+        """The processes that take part, over the CPU."""
+        return self._group
+
+    def write(self, tensors: dict[str, Tensor], rest: dict[str, Any], path: Path) -> None:
+        """Writes a checkpoint, after the one before."""
+        self.finish()
+        self._path, self._written = path, False
+        if not self.background:
+            self._write(tensors, rest, path)
+            self._done()
+            return
+        copies = {name: sharded_checkpoint.staged(tensor) for name, tensor in tensors.items()}
+        self._thread = threading.Thread(target=self._write, args=(copies, rest, path), name="checkpoint")
+        self._thread.start()
+
+    def _write(self, tensors: dict[str, Tensor], rest: dict[str, Any], path: Path) -> None:
+        try:
+            sharded_checkpoint.write(tensors, rest, path, self._group)
+            self._written = True
+        except BaseException as error:
+            self._error = error
+
+    def _done(self) -> None:
+        error, afterwards = self._error, self._afterwards
+        self._thread, self._path, self._error, self._afterwards = None, None, None, []
+        if error is None:
+            for do in afterwards:
+                do()
+        elif is_full_disk(error):
+            warnings.warn("no checkpoint written: the disk is full; training goes on", stacklevel=2)
+        else:
+            raise error
+
+    def finish(self) -> None:
+        """Waits until what is being written is on disk, or has failed.
+
+        Raises:
+            Exception: what writing failed with, but for a full disk, which is warned about.
+        """
+        if self._thread is not None:
+            self._thread.join()
+            self._done()
+
+    def is_writing(self, path: Path) -> bool:
+        """Whether this checkpoint is on its way."""
+        return self._thread is not None and self._path == path
+
+    def after_saving(self, do: Callable[[], None]) -> None:
+        """Does something as soon as the last checkpoint is on disk: at once, or never if that fails."""
+        if self._thread is not None:
+            self._afterwards.append(do)
+        elif self._written:
+            do()
+
+
+class ShardedCheckpoints:
+    """The part of a strategy that saves folders instead of files."""
+
+    lightning_module: Any
+    global_rank: int
+    broadcast: Any
+    _writer: CheckpointWriter | None = None
+
+    def open_writer(self, background: bool) -> None:
+        """Makes ready to write; called by all processes at once."""
+        self._writer = CheckpointWriter(background)
+
+    @property
+    def writer(self) -> CheckpointWriter:
+        """What writes checkpoints."""
+        assert self._writer is not None
+        return self._writer
+
+    def write(self, checkpoint: dict[str, Any], states: dict[str, dict[str, Tensor]], filepath: str | Path) -> None:
+        """Writes a checkpoint whose tensors may be split.
+
+        Args:
+            checkpoint: as Lightning made it.
+            states: the optimizer's, by parameter name.
+            filepath: the folder.
+        """
+        module = self.lightning_module
+        own = distinct(module)
+        saved = checkpoint.pop("state_dict")
+        tensors = {f"{WEIGHTS}{name}": saved[name] for name in own if name in saved}
+        for name, state in states.items():
+            tensors |= {f"{STATES}{name}.{key}": value for key, value in state.items()}
+        rest = {**checkpoint, ALIASES: aliases(module)}
+        self.writer.write(tensors, rest, Path(self.broadcast(str(filepath))))
+
+    def remove_checkpoint(self, filepath: str | Path) -> None:
+        """Removes a checkpoint, once the one that follows it is whole."""
+        if self.global_rank == 0:
+            self.writer.after_saving(lambda: remove(Path(filepath)))
+
+    def after_saving(self, do: Callable[[], None]) -> None:
+        """Does something once the last checkpoint is whole."""
+        self.writer.after_saving(do)
+
+    def is_writing(self, path: Path) -> bool:
+        """Whether a checkpoint is being written."""
+        return self.writer.is_writing(path)
+
+    def finish_saving(self) -> None:
+        """Waits for the checkpoint that is being written."""
+        if self._writer is not None:
+            self._writer.finish()
+
+    def teardown(self) -> None:
+        """Waits for the last checkpoint."""
+        self.finish_saving()
+        super().teardown()  # type: ignore[misc]
+
+
+def distinct(module: nn.Module) -> dict[str, Tensor]:
+    """Parameters and persistent buffers by name; those of several names under the first."""
+    taken: dict[int, str] = {}
+    return {
+        name: value
+        for name, value in module.state_dict(keep_vars=True).items()
+        if taken.setdefault(id(value), name) == name
+    }
+
+
+def aliases(module: nn.Module) -> dict[str, str]:
+    """Further names of parameters, each with the first."""
+    taken: dict[int, str] = {}
+    named = module.state_dict(keep_vars=True).items()
+    return {name: first for name, value in named if (first := taken.setdefault(id(value), name)) != name}
+
+
+def check_names(path: Path, wanted: Mapping[str, torch.Size], found: Mapping[str, torch.Size]) -> None:
+    """Compares what a model needs with what a checkpoint has.
+
+    Raises:
+        ValueError: naming what is missing or of another shape.
+    """
+    for name, size in wanted.items():
+        if name not in found:
+            raise ValueError(f"checkpoint {path} lacks {name}: it is of another model or optimizer")
+        if tuple(found[name]) != tuple(size):
+            raise ValueError(
+                f"checkpoint {path} has {name} with shape {tuple(found[name])}, but this model's is {tuple(size)}"
+            )

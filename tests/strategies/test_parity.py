@@ -1,0 +1,83 @@
+"""The same recipe learns the same under every strategy."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ways import ADAMW, SENSITIVE, STRATEGIES, in_two_passes, spread, weights
+
+from conftest import environment
+
+# Sums over processes are taken in another order, and Adam's steps enlarge what differs.
+TOLERANCE = 2e-4
+
+
+def losses(run: Path) -> dict[int, dict[str, float]]:
+    with (run / "metrics.csv").open() as file:
+        rows = {}
+        for row in csv.DictReader(file):
+            figures = {k: float(row[k]) for k in ("train/loss", "val/loss", "train/tokens") if row.get(k)}
+            rows.setdefault(int(row["step"]), {}).update(figures)
+        return rows
+
+
+def assert_same(run: Path, reference: Path) -> None:
+    ours, theirs = losses(run), losses(reference)
+    assert ours.keys() == theirs.keys()
+    assert sum("train/loss" in row for row in ours.values()) == 20
+    for step, row in theirs.items():
+        assert ours[step] == pytest.approx(row, abs=TOLERANCE), step
+    for name, value in weights(reference).items():
+        torch.testing.assert_close(weights(run)[name], value, atol=20 * TOLERANCE, rtol=0, msg=name)
+
+
+@pytest.fixture(scope="module")
+def references(small, tmp_path_factory):
+    """Runs in one process, made when first asked for."""
+    made: dict[str, Path] = {}
+
+    def reference(kind: str, options: list[str]) -> Path:
+        if kind not in made:
+            folder = tmp_path_factory.mktemp("reference")
+            words = [
+                "fit",
+                *small,
+                *SENSITIVE,
+                *options,
+                *spread("1 process"),
+                in_two_passes("1 process"),
+                "--run_dir=run",
+            ]
+            done = subprocess.run(
+                [sys.executable, "-m", "lmrecipes", *words],
+                cwd=folder,
+                env=environment(),
+                capture_output=True,
+                text=True,
+                timeout=300,
+            )
+            assert done.returncode == 0, done.stderr
+            made[kind] = folder / "run"
+        return made[kind]
+
+    return reference
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(STRATEGIES)[1:])
+def test_losses_and_weights_are_those_of_one_process(name, command, small, references, tmp_path):
+    done = command("fit", *small, *SENSITIVE, *ADAMW, *spread(name), in_two_passes(name), "--run_dir=run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_same(tmp_path / "run", references("adamw", ADAMW))
+
+
+@pytest.mark.slow
+def test_lamb_takes_norms_of_whole_tensors_when_they_are_split(command, small, references, tmp_path):
+    lamb = ["--model.optimizer=lmrecipes.optim.LAMB", "--model.optimizer.lr=0.02"]
+    name = "2x2 tensor parallel"
+    done = command("fit", *small, *SENSITIVE, *lamb, *spread(name), in_two_passes(name), "--run_dir=run")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert_same(tmp_path / "run", references("lamb", lamb))

@@ -31,6 +31,7 @@ ALIASES = "aliases"
 MANIFEST = "manifest.json"
 REST = "rest.pt"
 _METADATA = ".metadata"
+_CODE = "checkpoint {path} cannot be read: it holds more than tensors and plain values"
 _PIECE = 2**24
 # What DCP's index consists of.
 _INDEX_MODULES = ("torch.distributed.checkpoint.", "pathlib", "collections")
@@ -169,10 +170,7 @@ def _index(path: Path) -> Metadata:
         with (path / _METADATA).open("rb") as file:
             index = _IndexUnpickler(file).load()
     except pickle.UnpicklingError as error:
-        raise ValueError(
-            f"checkpoint {path} cannot be read: it holds more than tensors and plain values ({error}), "
-            f"which is not loaded"
-        ) from error
+        raise ValueError(f"{_CODE.format(path=path)} ({error}), which is not loaded") from error
     except Exception as error:
         raise ValueError(f"checkpoint {path} cannot be read: its index is broken") from error
     if not isinstance(index, Metadata):
@@ -187,8 +185,15 @@ def sizes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
 
 
 def read_rest(path: Path) -> dict[str, Any]:
-    """Everything but the tensors by name."""
-    rest: dict[str, Any] = torch.load(path / REST, map_location="cpu", weights_only=True)
+    """Everything but the tensors by name.
+
+    Raises:
+        ValueError: if it holds code.
+    """
+    try:
+        rest: dict[str, Any] = torch.load(path / REST, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{_CODE.format(path=path)}, which is not loaded") from error
     return rest
 
 

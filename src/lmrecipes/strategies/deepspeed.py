@@ -237,11 +237,11 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
 
         zero = self._zero
         one = next(iter(states.values()))
-        for group in zero.optimizer.param_groups:
-            for flat in group["params"]:
-                zero.optimizer.state[flat] = {
-                    key: torch.zeros_like(flat) if value.dim() else value.clone() for key, value in one.items()
-                }
+        pieces = zero.fp32_partitioned_groups_flat if self.zero_stage_3 else zero.single_partition_of_fp32_groups
+        for flat in pieces:
+            zero.optimizer.state[flat] = {
+                key: torch.zeros_like(flat) if value.dim() else value.clone() for key, value in one.items()
+            }
         if not self.zero_stage_3:
             # Otherwise done in the first step.
             zero._lazy_init_hp_params_optimizer_state()

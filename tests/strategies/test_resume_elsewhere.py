@@ -1,0 +1,129 @@
+"""A run goes on under another strategy and number of processes; its checkpoints are whole, and carry no code."""
+
+import json
+import pickle
+import shutil
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+from ways import ADAMW, SENSITIVE, in_two_passes, spread, weights
+
+from conftest import environment
+from lmrecipes.checkpoint_io import load_checkpoint, newest_readable
+
+WAYS = [
+    ("1 process", "1x2 tensor parallel"),
+    ("2x2 tensor parallel", "1 process"),
+    ("2 fsdp2", "2 zero 1"),
+    ("2 zero 2", "2 fsdp2"),
+    ("2 zero 3", "2 ddp"),
+    ("2 ddp", "2 zero 3"),
+]
+LAST = {"class_path": "lmrecipes.callbacks.LastCheckpoint"}
+SIGNAL = {"class_path": "signaller.SignalAt", "init_args": {"step": 8, "name": "SIGTERM"}}
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, torch.Tensor]:
+    """Weights of a run in one process that nobody interrupted, made when first asked for."""
+    return {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), WAYS)
+def test_a_run_goes_on_under_another_strategy(before, after, command, small, alone, tmp_path):
+    options = [*small, *SENSITIVE, *ADAMW, f"--trainer.callbacks={json.dumps([LAST, SIGNAL])}"]
+    if not alone:
+        done = command("fit", *options, *spread("1 process"), in_two_passes("1 process"), "--run_dir=alone")
+        assert done.returncode == 0, done.stderr
+        alone.update(weights(tmp_path / "alone"))
+    done = command("fit", *options, *spread(before), in_two_passes(before), "--run_dir=run", SEND="1")
+    assert "stopped by SIGTERM at step 9; last-step=9 is saved" in done.stdout, done.stdout + done.stderr
+    done = command("fit", "--resume=run", *spread(after), in_two_passes(after))
+    assert done.returncode == 0, done.stderr
+    assert "done at step 20" in done.stdout
+    again = weights(tmp_path / "run")
+    assert again.keys() == alone.keys()
+    for name, value in alone.items():
+        torch.testing.assert_close(again[name], value, atol=4e-3, rtol=0, msg=name)
+
+
+@pytest.fixture(scope="module")
+def sharded(small, tmp_path_factory) -> Path:
+    """A run of a few steps whose checkpoints are folders."""
+    folder = tmp_path_factory.mktemp("sharded")
+    words = ["fit", *small, *spread("2 fsdp2"), "--trainer.max_steps=4", "--run_dir=run"]
+    words.append(f"--trainer.callbacks={json.dumps([{**LAST, 'init_args': {'every_n_steps': 2}}])}")
+    subprocess.run([sys.executable, "-m", "lmrecipes", *words], cwd=folder, env=environment(), check=True, timeout=300)
+    return folder / "run"
+
+
+@pytest.fixture
+def checkpoint(sharded, tmp_path) -> Path:
+    """A copy of its checkpoint, to be damaged."""
+    (path,) = (sharded / "checkpoints").iterdir()
+    return Path(shutil.copytree(path, tmp_path / "checkpoints" / path.name))
+
+
+@pytest.mark.slow
+def test_one_sharded_checkpoint_is_kept(sharded):
+    (path,) = (sharded / "checkpoints").iterdir()
+    assert path.is_dir()
+    assert path.name == "last-step=4.ckpt"
+    assert load_checkpoint(path)["global_step"] == 4
+
+
+@pytest.mark.slow
+def test_export_writes_one_plain_file_of_a_sharded_checkpoint(command, sharded, tmp_path):
+    done = command("export", f"--run={sharded}", "--format=state_dict", f"--output={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    plain = torch.load(tmp_path / "weights.pt", weights_only=True)
+    saved = weights(sharded)
+    assert {f"network.{name}" for name in plain} == saved.keys()
+    assert all(torch.equal(saved[f"network.{name}"], value) for name, value in plain.items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("harm", ["a flipped bit", "a missing part", "a short part", "no manifest"])
+def test_a_damaged_part_is_noticed_and_the_checkpoint_before_taken(harm, checkpoint):
+    earlier = checkpoint.with_name("last-step=2.ckpt")
+    shutil.copytree(checkpoint, earlier)
+    part = next(checkpoint.glob("*.distcp"))
+    content = bytearray(part.read_bytes())
+    if harm == "a flipped bit":
+        content[len(content) // 2] ^= 1
+        part.write_bytes(content)
+    elif harm == "a missing part":
+        part.unlink()
+    elif harm == "a short part":
+        part.write_bytes(content[:-1])
+    else:
+        (checkpoint / "manifest.json").unlink()
+    with pytest.warns(UserWarning, match="cannot be read.*taking an earlier one"):
+        assert newest_readable(checkpoint.parent) == earlier
+
+
+class Evil:
+    def __reduce__(self):
+        return (print, ("code was run",))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("where", [".metadata", "rest.pt"])
+def test_a_sharded_checkpoint_with_code_is_refused(where, checkpoint, capsys):
+    file = checkpoint / where
+    if where == ".metadata":
+        file.write_bytes(pickle.dumps(Evil()))
+    else:
+        torch.save({"state": Evil()}, file)
+    manifest = checkpoint / "manifest.json"
+    listed = json.loads(manifest.read_text())
+    listed[where] = [file.stat().st_size, zlib.crc32(file.read_bytes())]
+    manifest.write_text(json.dumps(listed))
+    with pytest.raises(ValueError, match="more than tensors and plain values"):
+        load_checkpoint(checkpoint)
+    assert "code was run" not in capsys.readouterr().out

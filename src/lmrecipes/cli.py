@@ -18,11 +18,13 @@ from lmrecipes.batches import BatchPlan
 from lmrecipes.callbacks import (
     CheckMonitors,
     ContinueLog,
+    FailTogether,
     KeepOptimizerSettings,
     Requeue,
     StepSeed,
     WeightsFrom,
     console_progress,
+    set_group_timeout,
     take_signals_from,
 )
 from lmrecipes.checkpoint_io import AtomicCheckpointIO, newest_readable
@@ -95,6 +97,10 @@ class RecipeCLI(LightningCLI):
         parser.add_argument(
             "--no_runtime_tuning", action="store_true", help="Leave the process's memory allocator as it is."
         )
+        if self.command not in _PARTS or self.command == "predict":
+            parser.add_argument(
+                "--group_timeout_minutes", type=float, default=40.0, help="How long ranks wait for each other at most."
+            )
         if self.command == "fit":
             parser.add_argument("--resume", type=str | None, help="Run to continue, with everything it was doing.")
             parser.add_argument("--init_from", type=str | None, help="Checkpoint or run to take only weights from.")
@@ -195,6 +201,7 @@ class RecipeCLI(LightningCLI):
         given = asked.callbacks if isinstance(asked.callbacks, list) else [asked.callbacks] if asked.callbacks else []
         kwargs["callbacks"] = [CheckMonitors(), *given, *self._own_callbacks()]
         trainer = super().instantiate_trainer(**kwargs)
+        set_group_timeout(trainer, self.config.group_timeout_minutes)
         passes = self.config_init.batch.accumulation(trainer.world_size)
         if trainer.accumulate_grad_batches not in (1, passes):
             raise ConfigError(
@@ -212,7 +219,7 @@ class RecipeCLI(LightningCLI):
         return trainer
 
     def _own_callbacks(self) -> list[Any]:
-        own: list[Any] = [console_progress()]
+        own: list[Any] = [FailTogether(), console_progress()]
         if self.command == "fit":
             own += [StepSeed(int(self.config.seed_everything)), KeepOptimizerSettings(), ContinueLog()]
             if self.config.init_from:

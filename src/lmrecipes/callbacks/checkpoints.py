@@ -12,6 +12,8 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from lmrecipes.callbacks.loss_guard import LossGuard
+
 _PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 _PROGRESS = (
     *_PATHS,
@@ -21,11 +23,18 @@ _PROGRESS = (
 
 
 class _WholeCheckpoint(ModelCheckpoint):
-    """Counts only saves that arrived on disk, and knows its files by name, so that a run may be moved."""
+    """Counts only saves that arrived on disk, and knows its files by name, so that a run may be moved.
+
+    A state that LossGuard calls unsound is not saved.
+    """
 
     _failed = False
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        guards = (c for c in trainer.callbacks if isinstance(c, LossGuard))  # type: ignore[attr-defined]
+        if not all(guard.sound() for guard in guards):
+            self._failed = True
+            return
         super()._save_checkpoint(trainer, filepath)
         self._failed = not self.file_exists(filepath, trainer)
 

@@ -8,9 +8,8 @@ import os
 import platform
 import sys
 import traceback
-from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from lmrecipes import runs
 
@@ -18,14 +17,25 @@ FOLDER = "errors"
 # Exit codes beside 2, for what a user can mend, and 3, of LossGuard.
 FAILED, HUNG = 1, 4
 
-_tell: Callable[[int, bool], None] | None = None
+
+class Others(Protocol):
+    """The other ranks of a run."""
+
+    def fail(self, code: int, stacks: bool) -> None:
+        """Tells them to leave with this exit code, and whether to write their stacks."""
+
+    def silent(self) -> list[int]:
+        """Those that do not answer."""
+
+
+_others: Others | None = None
 _ended: int | None = None
 
 
-def tell_others_by(tell: Callable[[int, bool], None] | None) -> None:
-    """Sets how other ranks hear of a failure: by its exit code, and whether they write their stacks."""
-    global _tell
-    _tell = tell
+def connect(others: Others | None) -> None:
+    """Sets how other ranks hear of a failure."""
+    global _others
+    _others = others
 
 
 def ended() -> int | None:
@@ -125,8 +135,8 @@ def report(error: BaseException, rank: int, where: str, *, refused: bool) -> int
             traceback.print_exception(error)
         message = " ".join(str(error).split()) if refused else f"{one_line(error)}{details}{onward()}"
         say(f"{name_of(rank)}{'' if refused else f' failed {where}'}: {message}")
-    if _tell is not None:
-        _tell(_ended, False)
+    if _others is not None:
+        _others.fail(_ended, False)
     return _ended
 
 
@@ -155,13 +165,15 @@ def hung(rank: int, what: str) -> None:
     path = write_stacks(rank)
     stacks = f"; stacks of all threads: {short(path)}" if path else ""
     if claim():
-        say(f"{name_of(rank)} {what}{stacks}{onward()}")
+        silent = ", ".join(f"rank {other}" for other in (_others.silent() if _others is not None else []))
+        cause = f"; no answer from {silent}, which may be why" if silent else ""
+        say(f"{name_of(rank)} {what}{cause}{stacks}{onward()}")
 
 
 def end_hung() -> NoReturn:
     """Ends this process, and the others, which write their stacks."""
-    if _tell is not None:
-        _tell(HUNG, True)
+    if _others is not None:
+        _others.fail(HUNG, True)
     leave(HUNG)
 
 

@@ -8,10 +8,13 @@ import secrets
 import selectors
 import socket
 import threading
+import time
 from collections.abc import Callable
 from typing import NamedTuple
 
 _PATIENCE_S = 20.0
+# In which a rank answers that can.
+_ANSWER_S = 3.0
 
 
 class End(NamedTuple):
@@ -83,6 +86,7 @@ class Hub:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._server, selectors.EVENT_READ)
         self._done = threading.Event()
+        self._answers: set[int] = set()
         threading.Thread(target=self._listen, name="lifeline", daemon=True).start()
 
     def _listen(self) -> None:
@@ -101,6 +105,11 @@ class Hub:
             match words:
                 case ["hello", token, rank, host] if token == self.address.token:
                     peer.rank, peer.host = int(rank), host
+                case ["here"]:
+                    self._answers.add(peer.rank)
+                case ["who"]:
+                    # Not in this thread, which hears the answers.
+                    threading.Thread(target=lambda: peer.send("silent", *self.silent()), daemon=True).start()
                 case ["bye"] if peer.rank > 0:
                     self._forget(peer)
                     return
@@ -125,6 +134,16 @@ class Hub:
         if not self._done.is_set():
             self.fail(1 if end.code is None else end.code, end.stacks)
             self._ended(end)
+
+    def silent(self) -> list[int]:
+        """Ranks that do not answer."""
+        self._answers.clear()
+        self._to_all("answer")
+        everyone = {peer.rank for peer in self._peers.values()}
+        deadline = time.monotonic() + _ANSWER_S
+        while not everyone <= self._answers and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return sorted(everyone - self._answers)
 
     def fail(self, code: int, stacks: bool = False) -> None:
         """Tells the others to leave."""
@@ -161,6 +180,8 @@ class Member:
         connection.settimeout(None)
         self._hub, self._host, self._ended = _Peer(connection), address.name, ended
         self._done = threading.Event()
+        self._silent = [0]
+        self._answered = threading.Event()
         self._hub.send("hello", address.token, rank, platform.node() or "?")
         threading.Thread(target=self._listen, name="lifeline", daemon=True).start()
 
@@ -174,11 +195,22 @@ class Member:
                     case ["leave", code, stacks]:
                         self._ended(End(-1, "", int(code), stacks == "1"))
                         return
+                    case ["answer"]:
+                        self._hub.send("here")
+                    case ["silent", *ranks]:
+                        self._silent = [int(rank) for rank in ranks]
+                        self._answered.set()
                     case ["bye"]:
                         return
             if said is None:
                 self._ended(End(0, self._host, None))
                 return
+
+    def silent(self) -> list[int]:
+        """Ranks that do not answer."""
+        self._hub.send("who")
+        self._answered.wait(2 * _ANSWER_S)
+        return self._silent
 
     def fail(self, code: int, stacks: bool = False) -> None:
         """Tells the first rank that this one failed."""

@@ -23,6 +23,7 @@ from lmrecipes.lifeline import Address, End, Hub, Member
 # What the ranks that are left meet with when another is gone.
 _OF_ANOTHER = re.compile(r"gloo|nccl|connection (closed|reset|refused|was)|broken pipe|process ?group|socket", re.I)
 _PATIENCE_S = 10.0
+_AFTER_S = 3.0
 
 
 class FailTogether(Callback):
@@ -54,17 +55,21 @@ class FailTogether(Callback):
             except OSError as error:
                 warnings.warn(f"rank {trainer.global_rank} cannot watch over the others: {error}", stacklevel=2)
                 return
-        failures.tell_others_by(self._tell)
+        failures.connect(self)
 
     def _children(self) -> list[subprocess.Popen]:
         """Processes that Lightning started from this one."""
         return getattr(self._trainer.strategy.launcher, "procs", [])
 
-    def _tell(self, code: int, stacks: bool) -> None:
+    def fail(self, code: int, stacks: bool) -> None:
         """Tells the others that this rank failed."""
         if self._line is not None:
             self._line.fail(code, stacks)
             _end_all(self._children())
+
+    def silent(self) -> list[int]:
+        """Ranks that do not answer."""
+        return self._line.silent() if self._line is not None else []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From now on an error is no refusal."""
@@ -78,7 +83,7 @@ class FailTogether(Callback):
         if self._line is not None:
             self._line.bye()
             self._line = None
-            failures.tell_others_by(None)
+            failures.connect(None)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Reports the error of this rank, unless it only follows from another's."""
@@ -117,7 +122,11 @@ class FailTogether(Callback):
                 logger.save()
         _end_all(children)
         environment: Any = getattr(trainer.strategy, "cluster_environment", None)
-        by_first = environment is not None and not environment.creates_processes_externally and trainer.local_rank
+        external = environment is not None and environment.creates_processes_externally
+        if external:
+            # The launcher takes the first that ends for the cause.
+            time.sleep(_AFTER_S)
+        by_first = not external and trainer.local_rank
         # Lightning kills the process that started others as soon as one of them reports a failure.
         failures.leave(0 if by_first and end.code is not None else end.code or failures.FAILED)
 

@@ -64,6 +64,7 @@ class FailTogether(Callback):
     def fail(self, code: int, stacks: bool) -> None:
         """Tells the others that this rank failed."""
         if self._line is not None:
+            _call_off_observer()
             self._line.fail(code, stacks)
             _end_all(self._children())
 
@@ -108,6 +109,7 @@ class FailTogether(Callback):
     def _other_ended(self, end: End) -> None:
         """Ends this process, in the thread that heard of another's end."""
         self._ending.set()
+        _call_off_observer()
         trainer = self._trainer
         children = self._children()
         if end.code is None:
@@ -152,6 +154,13 @@ def _how_it_ended(end: End, trainer: Trainer, children: list[subprocess.Popen]) 
             return f"was killed by {name}" + (f" ({memory})" if -code == signal.SIGKILL else "")
         return f"ended with code {code}"
     return f"ended without a word: its machine is lost, or it was killed ({memory})"
+
+
+def _call_off_observer() -> None:
+    """Keeps Lightning from killing this process, as it does within seconds after one that it started has failed."""
+    for thread in threading.enumerate():
+        if thread.name == "child-process-observer" and hasattr(thread, "_child_processes"):
+            thread._child_processes = []
 
 
 def _end_all(children: list[subprocess.Popen]) -> None:

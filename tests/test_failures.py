@@ -138,7 +138,6 @@ def test_a_rank_that_hangs_says_where(failing, tmp_path, where, doing):
     code, line, err = failing(
         watchdog(timeout_minutes=0.08),
         fault(kind="hang", step=step, rank=1, where=where),
-        more=("--batch.val.seq_len=8",),
     )
     assert code == 4
     assert err == line + "\n"

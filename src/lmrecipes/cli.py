@@ -199,7 +199,7 @@ class RecipeCLI(LightningCLI):
         kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         kwargs["default_root_dir"] = self.run_dir or Path.cwd()
         given = asked.callbacks if isinstance(asked.callbacks, list) else [asked.callbacks] if asked.callbacks else []
-        kwargs["callbacks"] = [CheckMonitors(), *given, *self._own_callbacks()]
+        kwargs["callbacks"] = [FailTogether(), CheckMonitors(), *given, *self._own_callbacks()]
         trainer = super().instantiate_trainer(**kwargs)
         set_group_timeout(trainer, self.config.group_timeout_minutes)
         passes = self.config_init.batch.accumulation(trainer.world_size)
@@ -219,7 +219,7 @@ class RecipeCLI(LightningCLI):
         return trainer
 
     def _own_callbacks(self) -> list[Any]:
-        own: list[Any] = [FailTogether(), console_progress()]
+        own: list[Any] = [console_progress()]
         if self.command == "fit":
             own += [StepSeed(int(self.config.seed_everything)), KeepOptimizerSettings(), ContinueLog()]
             if self.config.init_from:

@@ -7,9 +7,11 @@ import faulthandler
 import os
 import platform
 import sys
+import time
 import traceback
+from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 from lmrecipes import runs
 
@@ -24,18 +26,43 @@ class Others(Protocol):
     def fail(self, code: int, stacks: bool) -> None:
         """Tells them to leave with this exit code, and whether to write their stacks."""
 
-    def silent(self) -> list[int]:
-        """Those that do not answer."""
+    def states(self) -> dict[int, Any]:
+        """What every rank is doing; None for those that do not answer."""
 
 
+class State(NamedTuple):
+    """What a rank is doing."""
+
+    moves: int
+    """How often it moved on since the run began."""
+    waits: bool
+    """Whether it waits for other ranks."""
+    host: str
+    what: str
+
+
+_describe: Callable[[], State] | None = None
 _others: Others | None = None
 _ended: int | None = None
+_spoke = False
+_PATIENCE_S = 15.0
 
 
 def connect(others: Others | None) -> None:
     """Sets how other ranks hear of a failure."""
     global _others
     _others = others
+
+
+def describe_by(describe: Callable[[], State] | None) -> None:
+    """Sets how this rank says what it is doing."""
+    global _describe
+    _describe = describe
+
+
+def state() -> State | None:
+    """What this rank is doing, where something describes it."""
+    return _describe() if _describe is not None else None
 
 
 def ended() -> int | None:
@@ -140,9 +167,13 @@ def report(error: BaseException, rank: int, where: str, *, refused: bool) -> int
     return _ended
 
 
+def _stacks_of(rank: int) -> str:
+    return f"rank{rank}-stacks.txt"
+
+
 def write_stacks(rank: int) -> Path | None:
     """Writes what every thread of this process is doing."""
-    path = _file(f"rank{rank}-stacks.txt")
+    path = _file(_stacks_of(rank))
     if path is not None:
         with path.open("w") as file:
             faulthandler.dump_traceback(file, all_threads=True)
@@ -160,18 +191,31 @@ def _file(name: str) -> Path | None:
     return errors / name
 
 
-def hung(rank: int, what: str) -> None:
-    """Says that this rank hangs, unless another said so first; its stacks are written in any case."""
+def hung(rank: int, own: State) -> None:
+    """Says that the run hangs, and in which rank, unless another says so; the stacks are written in any case.
+
+    It hangs in the rank that moved on least, and of several in one that does not wait for others.
+    """
+    global _spoke
     path = write_stacks(rank)
-    stacks = f"; stacks of all threads: {short(path)}" if path else ""
-    if claim():
-        silent = ", ".join(f"rank {other}" for other in (_others.silent() if _others is not None else []))
-        cause = f"; no answer from {silent}, which may be why" if silent else ""
-        say(f"{name_of(rank)} {what}{cause}{stacks}{onward()}")
+    if not claim():
+        return
+    _spoke = True
+    answers = {rank: own} if _others is None else {r: s and State(*s) for r, s in _others.states().items()}
+    silent = ", ".join(f"rank {other}" for other, state in answers.items() if state is None)
+    cause = f"; no answer from {silent}, which may be why" if silent else ""
+    known = {other: state for other, state in answers.items() if state is not None} or {rank: own}
+    first = rank if silent else min(known, key=lambda other: (known[other].moves, known[other].waits))
+    worst = known.get(first, own)
+    stacks = f"; stacks of all threads: {short(path.with_name(_stacks_of(first)))}" if path else ""
+    say(f"{name_of(first, worst.host)} {worst.what}{cause}{stacks}{onward()}")
 
 
 def end_hung() -> NoReturn:
     """Ends this process, and the others, which write their stacks."""
+    if not _spoke:
+        # The rank that speaks ends this one too.
+        time.sleep(_PATIENCE_S)
     if _others is not None:
         _others.fail(HUNG, True)
     leave(HUNG)

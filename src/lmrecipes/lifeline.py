@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import platform
 import secrets
 import selectors
@@ -10,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 _PATIENCE_S = 20.0
 # In which a rank answers that can.
@@ -70,12 +71,14 @@ class _Peer:
 class Hub:
     """The first rank's part: hears how each of the others ends, and tells all."""
 
-    def __init__(self, ended: Callable[[End], None]) -> None:
+    def __init__(self, ended: Callable[[End], None], state: Callable[[], Any]) -> None:
         """Begins to listen.
 
         Args:
             ended: called in a thread when another rank failed or vanished, after the others were told.
+            state: says what this rank is doing, in plain values.
         """
+        self._state = state
         if socket.has_dualstack_ipv6():
             self._server = socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
         else:
@@ -86,7 +89,7 @@ class Hub:
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._server, selectors.EVENT_READ)
         self._done = threading.Event()
-        self._answers: set[int] = set()
+        self._answers: dict[int, Any] = {}
         threading.Thread(target=self._listen, name="lifeline", daemon=True).start()
 
     def _listen(self) -> None:
@@ -105,11 +108,11 @@ class Hub:
             match words:
                 case ["hello", token, rank, host] if token == self.address.token:
                     peer.rank, peer.host = int(rank), host
-                case ["here"]:
-                    self._answers.add(peer.rank)
+                case ["here", *state] if peer.rank > 0:
+                    self._answers[peer.rank] = json.loads(" ".join(state))
                 case ["who"]:
                     # Not in this thread, which hears the answers.
-                    threading.Thread(target=lambda: peer.send("silent", *self.silent()), daemon=True).start()
+                    threading.Thread(target=lambda: peer.send("states", json.dumps(self.states())), daemon=True).start()
                 case ["bye"] if peer.rank > 0:
                     self._forget(peer)
                     return
@@ -135,15 +138,15 @@ class Hub:
             self.fail(1 if end.code is None else end.code, end.stacks)
             self._ended(end)
 
-    def silent(self) -> list[int]:
-        """Ranks that do not answer."""
+    def states(self) -> dict[int, Any]:
+        """What every rank is doing; None for those that do not answer."""
         self._answers.clear()
         self._to_all("answer")
-        everyone = {peer.rank for peer in self._peers.values()}
+        everyone = {peer.rank for peer in self._peers.values() if peer.rank > 0}
         deadline = time.monotonic() + _ANSWER_S
-        while not everyone <= self._answers and time.monotonic() < deadline:
+        while not everyone <= self._answers.keys() and time.monotonic() < deadline:
             time.sleep(0.05)
-        return sorted(everyone - self._answers)
+        return {0: self._state(), **{rank: self._answers.get(rank) for rank in sorted(everyone)}}
 
     def fail(self, code: int, stacks: bool = False) -> None:
         """Tells the others to leave."""
@@ -164,7 +167,9 @@ class Hub:
 class Member:
     """Another rank's part."""
 
-    def __init__(self, rank: int, host: str, address: Address, ended: Callable[[End], None]) -> None:
+    def __init__(
+        self, rank: int, host: str, address: Address, ended: Callable[[End], None], state: Callable[[], Any]
+    ) -> None:
         """Connects to the first rank.
 
         Args:
@@ -172,6 +177,7 @@ class Member:
             host: where the first rank is.
             address: what its Hub has.
             ended: called in a thread when a rank failed, or the first vanished.
+            state: says what this rank is doing, in plain values.
 
         Raises:
             OSError: if it cannot be reached.
@@ -180,7 +186,8 @@ class Member:
         connection.settimeout(None)
         self._hub, self._host, self._ended = _Peer(connection), address.name, ended
         self._done = threading.Event()
-        self._silent = [0]
+        self._rank, self._state = rank, state
+        self._states: dict[int, Any] | None = None
         self._answered = threading.Event()
         self._hub.send("hello", address.token, rank, platform.node() or "?")
         threading.Thread(target=self._listen, name="lifeline", daemon=True).start()
@@ -196,9 +203,9 @@ class Member:
                         self._ended(End(-1, "", int(code), stacks == "1"))
                         return
                     case ["answer"]:
-                        self._hub.send("here")
-                    case ["silent", *ranks]:
-                        self._silent = [int(rank) for rank in ranks]
+                        self._hub.send("here", json.dumps(self._state()))
+                    case ["states", *states]:
+                        self._states = {int(rank): state for rank, state in json.loads(" ".join(states)).items()}
                         self._answered.set()
                     case ["bye"]:
                         return
@@ -206,11 +213,11 @@ class Member:
                 self._ended(End(0, self._host, None))
                 return
 
-    def silent(self) -> list[int]:
-        """Ranks that do not answer."""
+    def states(self) -> dict[int, Any]:
+        """What every rank is doing; None for those that do not answer."""
         self._hub.send("who")
         self._answered.wait(2 * _ANSWER_S)
-        return self._silent
+        return self._states if self._states is not None else {0: None, self._rank: self._state()}
 
     def fail(self, code: int, stacks: bool = False) -> None:
         """Tells the first rank that this one failed."""

@@ -45,13 +45,15 @@ class FailTogether(Callback):
         if trainer.world_size == 1 or self._line is not None:
             return
         if trainer.is_global_zero:
-            self._line = Hub(self._other_ended)
+            self._line = Hub(self._other_ended, failures.state)
             trainer.strategy.broadcast(tuple(self._line.address))
         else:
             address = Address(*trainer.strategy.broadcast((0, "", "")))
             environment: Any = getattr(trainer.strategy, "cluster_environment", None)
             try:
-                self._line = Member(trainer.global_rank, environment.main_address, address, self._other_ended)
+                self._line = Member(
+                    trainer.global_rank, environment.main_address, address, self._other_ended, failures.state
+                )
             except OSError as error:
                 warnings.warn(f"rank {trainer.global_rank} cannot watch over the others: {error}", stacklevel=2)
                 return
@@ -68,9 +70,9 @@ class FailTogether(Callback):
             self._line.fail(code, stacks)
             _end_all(self._children())
 
-    def silent(self) -> list[int]:
-        """Ranks that do not answer."""
-        return self._line.silent() if self._line is not None else []
+    def states(self) -> dict[int, Any]:
+        """What every rank is doing; None for those that do not answer."""
+        return self._line.states() if self._line is not None else {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From now on an error is no refusal."""
@@ -88,7 +90,7 @@ class FailTogether(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Reports the error of this rank, unless it only follows from another's."""
-        if self._line is None:
+        if trainer.world_size == 1:
             return
         if not isinstance(exception, Exception):
             # Ctrl-C, a signal, or a stop that all agreed upon.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import faulthandler
+import platform
 import sys
 import threading
 import time
@@ -18,7 +19,7 @@ class Watchdog(Callback):
 
     Every batch of training and validation, every part of a step and every checkpoint counts as moving on. A thread
     looks at the time; the steps themselves only note it. What hangs is said in one line, by the rank that moved on
-    longest ago; the stacks of all threads of all ranks go to `errors/rank<N>-stacks.txt` of the run. The exit code is
+    least; the stacks of all threads of all ranks go to `errors/rank<N>-stacks.txt` of the run. The exit code is
     4.
     """
 
@@ -34,9 +35,11 @@ class Watchdog(Callback):
         self.timeout_minutes = timeout_minutes
         self.end_process = end_process
         self._done: threading.Event | None = None
+        self._moves = 0
         self._note("the beginning of training")
 
     def _note(self, doing: str) -> None:
+        self._moves += 1
         # One assignment, so that the thread never sees a part of it.
         self._last = (time.monotonic(), doing)
 
@@ -52,12 +55,20 @@ class Watchdog(Callback):
     def _begin(self, trainer: Trainer) -> None:
         if self._done is None:
             self._done = threading.Event()
+            self._trainer = trainer
+            failures.describe_by(self._state)
             threading.Thread(target=self._watch, args=(trainer, self._done), name="watchdog", daemon=True).start()
+
+    def _state(self) -> failures.State:
+        where = f"hangs at step {self._trainer.global_step} in {self._last[1]}"
+        what = f"{where}: nothing moved on for {self.timeout_minutes:g} minutes"
+        return failures.State(self._moves, _waits_for_others(), platform.node(), what)
 
     def _end(self) -> None:
         if self._done is not None:
             self._done.set()
             self._done = None
+            failures.describe_by(None)
 
     def _watch(self, trainer: Trainer, done: threading.Event) -> None:
         limit = 60 * self.timeout_minutes
@@ -68,15 +79,14 @@ class Watchdog(Callback):
             while True:
                 if last_resort:
                     faulthandler.dump_traceback_later(2 * limit, exit=True)
-                moved, doing = self._last
+                moved, _ = self._last
                 if (left := moved + limit - time.monotonic()) > 0:
                     if done.wait(left):
                         return
                     continue
                 if told != moved:
                     told = moved
-                    where = f"hangs at step {trainer.global_step} in {doing}: nothing moved on for "
-                    failures.hung(trainer.global_rank, f"{where}{self.timeout_minutes:g} minutes")
+                    failures.hung(trainer.global_rank, self._state())
                     if self.end_process:
                         failures.end_hung()
                 if done.wait(limit):
@@ -128,6 +138,16 @@ class Watchdog(Callback):
     def on_exception(self, *_: Any) -> None:
         """Ends watching."""
         self._end()
+
+
+def _waits_for_others() -> bool:
+    """Whether the main thread is in an exchange of torch.distributed."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None:
+        if frame.f_code.co_filename.endswith("distributed_c10d.py"):
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _has_file(stream: Any) -> bool:

@@ -11,7 +11,7 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 
-from lmrecipes import __version__, signals
+from lmrecipes import __version__, failures, signals
 
 COMMANDS = {
     "fit": "train a recipe, or continue a run",
@@ -44,8 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        The exit code: 0, or 2 for input that cannot be used (said in one line on stderr), or 130 if interrupted, or
-        128 and the number of the signal that stopped training between two steps (143 for SIGTERM).
+        The exit code: 0, or 2 for input that cannot be used (said in one line on stderr), 1 for what went wrong
+        otherwise, 3 if LossGuard stopped training, 4 if Watchdog did, 130 if interrupted, or 128 and the number of the
+        signal that stopped training between two steps (143 for SIGTERM).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):
@@ -66,6 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:
+        if (code := failures.ended()) is not None:
+            # Said by the first rank that failed; at an orderly end, ranks would wait for each other.
+            return code if argv is not None else failures.leave(code)
         # Lightning's refusals are known by their name: importing the class takes seconds.
         if not isinstance(error, ValueError | OSError) and type(error).__name__ != "MisconfigurationException":
             raise

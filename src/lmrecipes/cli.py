@@ -18,12 +18,14 @@ from lmrecipes.batches import BatchPlan
 from lmrecipes.callbacks import (
     CheckMonitors,
     ContinueLog,
+    FailTogether,
     KeepOptimizerSettings,
     PortableOptimizerState,
     Requeue,
     StepSeed,
     WeightsFrom,
     console_progress,
+    set_group_timeout,
     take_signals_from,
 )
 from lmrecipes.checkpoint_io import AtomicCheckpointIO, newest_readable
@@ -97,6 +99,10 @@ class RecipeCLI(LightningCLI):
         parser.add_argument(
             "--no_runtime_tuning", action="store_true", help="Leave the process's memory allocator as it is."
         )
+        if self.command not in _PARTS or self.command == "predict":
+            parser.add_argument(
+                "--group_timeout_minutes", type=float, default=40.0, help="How long ranks wait for each other at most."
+            )
         if self.command == "fit":
             parser.add_argument("--resume", type=str | None, help="Run to continue, with everything it was doing.")
             parser.add_argument("--init_from", type=str | None, help="Checkpoint or run to take only weights from.")
@@ -195,8 +201,9 @@ class RecipeCLI(LightningCLI):
         kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         kwargs["default_root_dir"] = self.run_dir or Path.cwd()
         given = asked.callbacks if isinstance(asked.callbacks, list) else [asked.callbacks] if asked.callbacks else []
-        kwargs["callbacks"] = [CheckMonitors(), *given, *self._own_callbacks()]
+        kwargs["callbacks"] = [FailTogether(), CheckMonitors(), *given, *self._own_callbacks()]
         trainer = super().instantiate_trainer(**kwargs)
+        set_group_timeout(trainer, self.config.group_timeout_minutes)
         optimizer = self.config.model.init_args.get("optimizer") or {}
         check_strategy(trainer, self.model, optimizer.get("class_path", ""))
         passes = self.config_init.batch.accumulation(data_parallel_size(trainer))

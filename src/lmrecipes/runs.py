@@ -136,6 +136,8 @@ def discard_if_unused() -> None:
     if directory is None or not is_main_process():
         return
     run_dir = Path(directory)
+    if any((run_dir / "errors").glob("[!.]*")):
+        return
     if run_dir.is_dir() and not (run_dir / "checkpoints").exists() and not (run_dir / "metrics.csv").exists():
         shutil.rmtree(run_dir, ignore_errors=True)
 

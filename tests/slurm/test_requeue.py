@@ -170,6 +170,23 @@ def test_a_job_that_fails_or_is_cancelled_stays_away(cluster, submit):
     assert list((run / "checkpoints").glob("last-*.ckpt"))
 
 
+@pytest.mark.parametrize("kind", ["raise", "kill"])
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_task_that_fails_ends_the_others_and_is_named(cluster, submit, kind, rank):
+    fault = json.dumps({"class_path": "faults.Fault", "init_args": {"kind": kind, "step": 7, "rank": rank}})
+    job, log, run = submit("--ntasks-per-node=1", nodes=2, more=(f"--trainer.callbacks=[{KEEP}, {fault}]",))
+    ended = cluster.finish(job, 60)
+    text = log.read_text()
+    assert ended["JobState"] == "FAILED", text
+    assert ended["Restarts"] == "0"
+    (line,) = re.findall("^error: .*", text, re.M)
+    assert line.startswith(f"error: rank {rank} on ")
+    assert ("failed at step 7: RuntimeError: the disk is on fire; traceback: " in line) == (kind == "raise")
+    assert ("killed (for want of memory, perhaps" in line) == (kind == "kill")
+    assert "Traceback" not in text
+    assert [path.name for path in run.glob("errors/[!.]*")] == ([f"rank{rank}.txt"] if kind == "raise" else [])
+
+
 def test_an_array_trains_one_run_per_seed_and_requeues_only_the_signalled(cluster, small, tmp_path, variables):
     array = cluster.submit(
         *("--array=1-2", str(SCRIPTS / "array.sbatch"), "transformer_xl/tiny", *options(small)),

@@ -1,7 +1,9 @@
 """One job per file: what is logged, kept, seeded and drawn around training."""
 
 from lmrecipes.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
+from lmrecipes.callbacks.fail_together import FailTogether, set_group_timeout
 from lmrecipes.callbacks.learning_rate import LearningRate
+from lmrecipes.callbacks.loss_guard import LossGuard, StoppedByLossGuard
 from lmrecipes.callbacks.monitors import CheckMonitors
 from lmrecipes.callbacks.optimizer_settings import KeepOptimizerSettings, PortableOptimizerState
 from lmrecipes.callbacks.progress import PlainProgress, console_progress
@@ -10,23 +12,29 @@ from lmrecipes.callbacks.resume import ContinueLog
 from lmrecipes.callbacks.run_plot import RunPlot
 from lmrecipes.callbacks.step_seed import StepSeed
 from lmrecipes.callbacks.throughput import Throughput
+from lmrecipes.callbacks.watchdog import Watchdog
 from lmrecipes.callbacks.weights_from import WeightsFrom
 
 __all__ = [
     "BestCheckpoint",
     "CheckMonitors",
     "ContinueLog",
+    "FailTogether",
     "KeepOptimizerSettings",
     "LastCheckpoint",
     "LearningRate",
     "LeftBySignal",
+    "LossGuard",
     "PlainProgress",
     "PortableOptimizerState",
     "Requeue",
     "RunPlot",
     "StepSeed",
+    "StoppedByLossGuard",
     "Throughput",
+    "Watchdog",
     "WeightsFrom",
     "console_progress",
+    "set_group_timeout",
     "take_signals_from",
 ]

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from lmrecipes.callbacks.loss_guard import LossGuard
 from lmrecipes.checkpoint_io import remove
 
 _PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
@@ -23,11 +24,18 @@ _PROGRESS = (
 
 
 class _WholeCheckpoint(ModelCheckpoint):
-    """Counts only saves that arrived on disk, and knows its files by name, so that a run may be moved."""
+    """Counts only saves that arrived on disk, and knows its files by name, so that a run may be moved.
+
+    A state that LossGuard calls unsound is not saved.
+    """
 
     _failed = False
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
+        guards = (c for c in trainer.callbacks if isinstance(c, LossGuard))  # type: ignore[attr-defined]
+        if not all(guard.sound() for guard in guards):
+            self._failed = True
+            return
         super()._save_checkpoint(trainer, filepath)
         path = Path(filepath)
         self._failed = not (_is_writing(trainer, path) or self.file_exists(filepath, trainer))

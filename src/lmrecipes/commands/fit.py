@@ -13,8 +13,8 @@ import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from lmrecipes import __version__, published, runs, signals
-from lmrecipes.callbacks import LeftBySignal
+from lmrecipes import __version__, failures, published, runs, signals
+from lmrecipes.callbacks import LeftBySignal, StoppedByLossGuard
 from lmrecipes.checkpoint_io import newest_readable
 from lmrecipes.cli import RecipeCLI, open_recipe
 from lmrecipes.commands.say import say, short
@@ -32,6 +32,7 @@ def run(argv: list[str]) -> int:
         if checkpoint is None:
             raise ValueError(f"run {short(cli.run_dir)} has no readable checkpoint to resume from")
     if runs.is_main_process():
+        failures.begin()
         (_note_changes if cli.resumed else _save_settings)(cli, cli.run_dir)
     say(f"run directory: {short(cli.run_dir)}")
     try:
@@ -42,6 +43,8 @@ def run(argv: list[str]) -> int:
         raise
     except LeftBySignal as left:
         return _leave(cli, left)
+    except StoppedByLossGuard as stopped:
+        return _stop(cli, stopped)
     except SystemExit as leaving:
         # How Lightning ends after Ctrl-C; a signal before training has a code of its own.
         if not cli.trainer.interrupted or leaving.code != 1:
@@ -71,10 +74,30 @@ def _leave(cli: RecipeCLI, left: LeftBySignal) -> int:
         onward = f"job {job_id()} is not requeued: {left.refusal}; {by_hand}"
     saved = f"{left.saved.stem} is saved" if left.saved else "it could not be saved"
     say(f"{left} at step {cli.trainer.global_step}; {saved}; {onward}")
+    return _code(cli, 128 + left.number)
+
+
+def _stop(cli: RecipeCLI, stopped: StoppedByLossGuard) -> int:
+    """Says what was wrong and what is left, and gives the exit code."""
+    assert cli.run_dir is not None
+    if runs.is_main_process():
+        kept = newest_readable(cli.run_dir / "checkpoints")
+        onward = "no checkpoint was saved yet"
+        if kept is not None:
+            onward = (
+                f"{kept.stem} is the last good checkpoint; continue from it with other settings, such as a lower "
+                f"learning rate: lmrecipes fit --resume {short(cli.run_dir)} --model.optimizer.lr ..."
+            )
+        failures.say(f"{stopped}; {onward}")
+    return _code(cli, 3)
+
+
+def _code(cli: RecipeCLI, code: int) -> int:
+    """The exit code of this rank, when all end."""
     # Lightning kills the process that started others as soon as one of them reports a failure.
     environment = getattr(cli.trainer.strategy, "cluster_environment", None)
     started_by_us = environment is not None and not environment.creates_processes_externally
-    return 0 if started_by_us and cli.trainer.local_rank else 128 + left.number
+    return 0 if started_by_us and cli.trainer.local_rank else code
 
 
 def _save_settings(cli: RecipeCLI, run_dir: Path) -> None:

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from lmrecipes import runs
+from lmrecipes.failures import short
+
+__all__ = ["say", "short"]
 
 
 def say(text: str) -> None:
     """Prints in the main process only."""
     if runs.is_main_process():
         print(text, flush=True)
-
-
-def short(path: Path) -> str:
-    """A path as a user would type it from here."""
-    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

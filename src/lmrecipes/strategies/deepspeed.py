@@ -12,7 +12,6 @@ import os
 import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
@@ -38,7 +37,6 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         bucket_mb: float = 400.0,
         overlap_comm: bool = True,
         async_checkpoints: bool = True,
-        timeout_minutes: float = 30.0,
     ) -> None:
         """Sets how the state is split.
 
@@ -49,7 +47,6 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
             bucket_mb: megabytes of gradients or parameters sent at once.
             overlap_comm: whether gradients are sent while the backward pass goes on.
             async_checkpoints: whether training goes on while a checkpoint is written.
-            timeout_minutes: how long a process waits for others before it gives up.
 
         Raises:
             ValueError: if DeepSpeed is not installed, or stage and offloading do not fit.
@@ -73,7 +70,6 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
             logging_level=logging.ERROR,
             # For DeepSpeed's own speed log, which is off; left out, Lightning looks for it in the loader.
             logging_batch_size_per_gpu=1,
-            timeout=timedelta(minutes=timeout_minutes),
         )
         self._async_checkpoints = async_checkpoints
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -45,7 +44,6 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
         reshard_after_forward: bool = True,
         activation_checkpointing: bool = False,
         async_checkpoints: bool = True,
-        timeout_minutes: float = 30.0,
     ) -> None:
         """Sets how the model is split.
 
@@ -58,12 +56,10 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
             reshard_after_forward: whether parameters are freed after the forward pass, and gathered again.
             activation_checkpointing: whether blocks are computed again in the backward pass instead of kept.
             async_checkpoints: whether training goes on while a checkpoint is written.
-            timeout_minutes: how long a process waits for others before it gives up.
         """
         super().__init__(
             data_parallel_size="auto",
             tensor_parallel_size=tensor_parallel_size,
-            timeout=timedelta(minutes=timeout_minutes),
         )
         self._offloading = cpu_offload
         self._asked_tensor, self._asked_shard = tensor_parallel_size, shard_size

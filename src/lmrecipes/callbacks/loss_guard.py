@@ -1,0 +1,226 @@
+"""Stopping before a loss that is not finite, or a spike, spoils the weights; or leaving such steps out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.distributed.tensor import DTensor
+from torch.optim import Optimizer
+
+_REASONS = ("", "the loss is {loss:g}", "a gradient is not finite (loss {loss:g})", "the loss jumped to {loss:g}")
+_LOSS, _GRADIENT, _SPIKE = 1.0, 2.0, 3.0
+
+
+class StoppedByLossGuard(SystemExit):
+    """Training stopped at a bad step, whose state no checkpoint has. The exit code is 3."""
+
+    def __init__(self, step: int, reason: str) -> None:
+        """Describes it.
+
+        Args:
+            step: the bad optimizer step, counted from 1.
+            reason: what was wrong with it.
+        """
+        super().__init__(3)
+        self.step, self.reason = step, reason
+
+    def __str__(self) -> str:
+        return f"stopped by LossGuard at step {self.step}: {self.reason}"
+
+
+class LossGuard(Callback):
+    """Judges every optimizer step before it is made, over all its passes and by all ranks together.
+
+    A step is bad if its loss or a gradient of it is not finite, or (with `spike_sigma`) if its loss is above mean +
+    spike_sigma x standard deviation of the last `spike_window_steps` good losses; the deviation counts as at least 1 %
+    of the mean, and nothing is judged before there are that many. Under 16-mixed the gradients are left to the
+    GradScaler, which skips steps of its own as it looks for a scale.
+
+    `stop` ends the run; `skip` leaves weights and optimizer as they are (data and schedule move on), logs their number
+    as `train/skipped_steps`, and ends the run after `max_skips_in_a_row`. No checkpoint is written of a state after a
+    step that `stop` acts upon, nor, under `skip`, directly after a loss that was not finite.
+
+    The judgement stays on the device. It is looked at every `look_every_n_steps` steps, before every checkpoint and
+    validation; at every step on a CPU, and where an optimizer cannot skip on the device (fused ones can).
+    """
+
+    def __init__(
+        self,
+        action: Literal["stop", "skip"] = "stop",
+        max_skips_in_a_row: int = 10,
+        spike_sigma: float | None = None,
+        spike_window_steps: int = 100,
+        look_every_n_steps: int = 10,
+    ) -> None:
+        """Sets the rule.
+
+        Args:
+            action: what is done about a bad step.
+            max_skips_in_a_row: bad steps in a row after which `skip` stops.
+            spike_sigma: standard deviations above the mean from which a loss is a spike; left out, none is.
+            spike_window_steps: good steps that mean and deviation are taken over.
+            look_every_n_steps: optimizer steps between looks at the judgement, each of which waits for a GPU.
+        """
+        counts = {
+            "max_skips_in_a_row": (max_skips_in_a_row, 1),
+            "spike_window_steps": (spike_window_steps, 2),
+            "look_every_n_steps": (look_every_n_steps, 1),
+        }
+        for name, (value, least) in counts.items():
+            if value < least:
+                raise ValueError(f"LossGuard.{name} is {value}; it must be {least} or more")
+        if spike_sigma is not None and not spike_sigma > 0:
+            raise ValueError(f"LossGuard.spike_sigma is {spike_sigma}; it must be above 0, or left out")
+        self.action = action
+        self.max_skips_in_a_row = max_skips_in_a_row
+        self.spike_sigma = spike_sigma
+        self.look_every_n_steps = look_every_n_steps
+        self._loss: Tensor | None = None
+        # Of the latest bad step under `skip`, the first under `stop`: its number, reason and loss; then the number
+        # of bad steps, those in a row up to now, and the reason of the step before this.
+        self._record = torch.zeros(6, dtype=torch.float64)
+        self._window = torch.zeros(spike_window_steps, dtype=torch.float64)
+        self._good = torch.zeros((), dtype=torch.int64)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Puts what was noted on the device."""
+        if self.action == "skip" and "DeepSpeed" in type(trainer.strategy).__name__:
+            raise ValueError("LossGuard.action is skip, but DeepSpeed makes its steps by itself; stop works")
+        device = pl_module.device
+        # Apple's GPUs have no longer floats.
+        self._exact = torch.float32 if device.type == "mps" else torch.float64
+        self._record = self._record.to(device, self._exact)
+        self._window = self._window.to(device, self._exact)
+        self._good = self._good.to(device)
+        self._loss = None
+
+    def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
+        """Adds the loss of a pass, which comes divided by the number of passes, and scaled under 16-mixed."""
+        loss = loss.detach()
+        self._loss = loss if self._loss is None else self._loss + loss
+
+    @torch.no_grad()
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Judges the step.
+
+        Raises:
+            StoppedByLossGuard: in all ranks.
+        """
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        own = self._own(pl_module.device, optimizer, scaler)
+        if dist.is_initialized() and trainer.world_size > 1:
+            dist.all_reduce(own)
+        bad = self._judge(own[0] / trainer.world_size, own[1] > 0, trainer.global_step + 1)
+        if self.action == "skip":
+            self._skip(optimizer, bad, on_device=scaler is None)
+        if pl_module.device.type == "cpu" or (trainer.global_step + 1) % self.look_every_n_steps == 0:
+            self.look()
+
+    def _own(self, device: torch.device, optimizer: Optimizer, scaler: Any) -> Tensor:
+        """Loss and number of gradients that are not finite, of this rank."""
+        loss = torch.zeros((), device=device) if self._loss is None else self._loss
+        self._loss = None
+        wrong = torch.zeros((), device=device, dtype=self._exact)
+        if scaler is not None and scaler.is_enabled():
+            loss = loss / scaler.scale(torch.ones((), device=device))
+        elif gradients := list(_gradients(optimizer)):
+            norm = torch.nn.utils.get_total_norm(gradients)
+            wrong = (~torch.isfinite(norm)).to(device, self._exact)
+        return torch.stack([loss.to(self._exact).reshape(()), wrong])
+
+    def _judge(self, loss: Tensor, wrong_gradient: Tensor, step: int) -> Tensor:
+        """Whether the step is bad, and notes it."""
+        nothing = torch.zeros_like(loss)
+        reason = torch.where(wrong_gradient, _GRADIENT, nothing)
+        if self.spike_sigma is not None:
+            size = self._window.numel()
+            mean, deviation = self._window.mean(), self._window.std()
+            limit = mean + self.spike_sigma * torch.maximum(deviation, 0.01 * mean.abs())
+            reason = torch.where((self._good >= size) & (loss > limit) & (reason == 0), _SPIKE, reason)
+        reason = torch.where(torch.isfinite(loss), reason, _LOSS)
+        bad = reason > 0
+        number, in_a_row = self._record[3] + bad, torch.where(bad, self._record[4] + 1, nothing)
+        renew = bad if self.action == "skip" else bad & (self._record[3] == 0)
+        latest = torch.stack([torch.full_like(loss, step), reason, loss])
+        self._record = torch.cat(
+            [torch.where(renew, latest, self._record[:3]), torch.stack([number, in_a_row, reason])]
+        )
+        if self.spike_sigma is not None:
+            places = torch.arange(self._window.numel(), device=loss.device)
+            here = (places == self._good % places.numel()) & ~bad
+            self._window = torch.where(here, loss, self._window)
+            self._good = self._good + ~bad
+        return bad
+
+    @staticmethod
+    def _skip(optimizer: Any, bad: Tensor, on_device: bool) -> None:
+        if on_device and getattr(optimizer, "_step_supports_amp_scaling", False):
+            # What a GradScaler tells fused optimizers.
+            optimizer.found_inf = bad.to(torch.float32)
+        elif bad.item():
+            optimizer.zero_grad(set_to_none=True)
+
+    def look(self) -> None:
+        """Waits for the judgement of the steps so far.
+
+        Raises:
+            StoppedByLossGuard: if it is to stop.
+        """
+        step, reason, loss, number, in_a_row, _ = self._record.tolist()
+        what = _REASONS[int(reason)].format(loss=loss)
+        if self.action == "stop" and number:
+            raise StoppedByLossGuard(int(step), what)
+        if self.action == "skip" and in_a_row >= self.max_skips_in_a_row:
+            raise StoppedByLossGuard(int(step), f"{what}, after {in_a_row:.0f} bad steps in a row")
+
+    def sound(self) -> bool:
+        """Whether the state may be saved: what a model keeps between steps may have followed the loss.
+
+        Raises:
+            StoppedByLossGuard: if it is to stop.
+        """
+        self.look()
+        return bool(self._record[5] != _LOSS)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *rest: Any) -> None:
+        """Logs how many steps were skipped."""
+        if self.action == "skip" and not trainer.fit_loop._should_accumulate():
+            pl_module.log("train/skipped_steps", self._record[3].float(), batch_size=1)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks before time is spent on a validation."""
+        if trainer.state.fn == "fit":
+            self.look()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks at the last steps."""
+        self.look()
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Looks before anything is written."""
+        self.look()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What the rule has seen."""
+        return {"record": self._record.tolist(), "window": self._window.tolist(), "good": int(self._good)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on with it; a window of another length begins anew."""
+        self._record = torch.tensor(state_dict["record"], dtype=torch.float64)
+        if len(state_dict["window"]) == self._window.numel():
+            self._window = torch.tensor(state_dict["window"], dtype=torch.float64)
+            self._good = torch.tensor(state_dict["good"])
+
+
+def _gradients(optimizer: Optimizer) -> Iterator[Tensor]:
+    """Gradients, or this rank's shares of them, in types that their norm fits into."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            if (gradient := parameter.grad) is not None:
+                own = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+                yield own.float() if own.dtype == torch.float16 else own

@@ -1,0 +1,157 @@
+"""Noticing that a run hangs, and saying where."""
+
+from __future__ import annotations
+
+import faulthandler
+import platform
+import sys
+import threading
+import time
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lmrecipes import failures
+
+
+class Watchdog(Callback):
+    """Ends a rank, and with it the run, when nothing has moved on in it for a time.
+
+    Every batch of training and validation, every part of a step and every checkpoint counts as moving on. A thread
+    looks at the time; the steps themselves only note it. What hangs is said in one line, by the rank that moved on
+    least; the stacks of all threads of all ranks go to `errors/rank<N>-stacks.txt` of the run. The exit code is
+    4.
+    """
+
+    def __init__(self, timeout_minutes: float = 30.0, end_process: bool = True) -> None:
+        """Sets the time.
+
+        Args:
+            timeout_minutes: longest time that one batch, or one checkpoint, may take.
+            end_process: False only says what hangs, and goes on waiting.
+        """
+        if not timeout_minutes > 0:
+            raise ValueError(f"Watchdog.timeout_minutes is {timeout_minutes}; it must be above 0")
+        self.timeout_minutes = timeout_minutes
+        self.end_process = end_process
+        self._done: threading.Event | None = None
+        self._moves = 0
+        self._note("the beginning of training")
+
+    def _note(self, doing: str) -> None:
+        self._moves += 1
+        # One assignment, so that the thread never sees a part of it.
+        self._last = (time.monotonic(), doing)
+
+    def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins to watch."""
+        self._begin(trainer)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins to watch."""
+        self._note("taking the next batch")
+        self._begin(trainer)
+
+    def _begin(self, trainer: Trainer) -> None:
+        if self._done is None:
+            self._done = threading.Event()
+            self._trainer = trainer
+            failures.describe_by(self._state)
+            threading.Thread(target=self._watch, args=(trainer, self._done), name="watchdog", daemon=True).start()
+
+    def _state(self) -> failures.State:
+        where = f"hangs at step {self._trainer.global_step} in {self._last[1]}"
+        what = f"{where}: nothing moved on for {self.timeout_minutes:g} minutes"
+        return failures.State(self._moves, _waits_for_others(), platform.node(), what)
+
+    def _end(self) -> None:
+        if self._done is not None:
+            self._done.set()
+            self._done = None
+            failures.describe_by(None)
+
+    def _watch(self, trainer: Trainer, done: threading.Event) -> None:
+        limit = 60 * self.timeout_minutes
+        told = 0.0
+        # Where not even this thread gets to run any more, one without Python ends the process.
+        last_resort = self.end_process and _has_file(sys.stderr)
+        try:
+            while True:
+                if last_resort:
+                    faulthandler.dump_traceback_later(2 * limit, exit=True)
+                moved, _ = self._last
+                if (left := moved + limit - time.monotonic()) > 0:
+                    if done.wait(left):
+                        return
+                    continue
+                if told != moved:
+                    told = moved
+                    failures.hung(trainer.global_rank, self._state())
+                    if self.end_process:
+                        failures.end_hung()
+                if done.wait(limit):
+                    return
+        finally:
+            if last_resort:
+                faulthandler.cancel_dump_traceback_later()
+
+    def on_train_batch_start(self, *_: Any) -> None:
+        """Notes the time."""
+        self._note("the training step")
+
+    def on_before_backward(self, *_: Any) -> None:
+        """Notes the time."""
+        self._note("the backward pass")
+
+    def on_before_optimizer_step(self, *_: Any) -> None:
+        """Notes the time."""
+        self._note("the optimizer step")
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        """Notes the time."""
+        self._note("taking the next batch")
+
+    def on_validation_start(self, *_: Any) -> None:
+        """Notes the time."""
+        self._note("validation, taking the first batch")
+
+    def on_validation_batch_start(self, *_: Any) -> None:
+        """Notes the time."""
+        self._note("a validation step")
+
+    def on_validation_batch_end(self, *_: Any) -> None:
+        """Notes the time."""
+        self._note("validation, taking the next batch")
+
+    def on_validation_end(self, *_: Any) -> None:
+        """Notes the time."""
+        self._note("taking the next batch")
+
+    def on_save_checkpoint(self, *_: Any) -> None:
+        """Notes the time."""
+        self._note("writing a checkpoint")
+
+    def teardown(self, *_: Any, **__: Any) -> None:
+        """Ends watching."""
+        self._end()
+
+    def on_exception(self, *_: Any) -> None:
+        """Ends watching."""
+        self._end()
+
+
+def _waits_for_others() -> bool:
+    """Whether the main thread is in an exchange of torch.distributed."""
+    frame = sys._current_frames().get(threading.main_thread().ident or 0)
+    while frame is not None:
+        if frame.f_code.co_filename.endswith("distributed_c10d.py"):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _has_file(stream: Any) -> bool:
+    try:
+        return stream.fileno() >= 0
+    except (AttributeError, OSError, ValueError):
+        return False

@@ -1,0 +1,231 @@
+"""A connection from every rank to the first, by which all notice at once when one of them fails or is killed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import platform
+import secrets
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+_PATIENCE_S = 20.0
+# In which a rank answers that can.
+_ANSWER_S = 3.0
+
+
+class End(NamedTuple):
+    """How another rank ended."""
+
+    rank: int
+    host: str
+    code: int | None
+    """Its exit code; None if it went without a word."""
+    stacks: bool = False
+    """Whether the others are to write their stacks."""
+
+
+class Address(NamedTuple):
+    """Where the first rank listens, and a word that shows who belongs to the run."""
+
+    port: int
+    token: str
+    name: str
+    """What its machine is called."""
+
+
+class _Peer:
+    """The other end of a connection: what it says comes in lines."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        # A machine that lost its power does not close connections: noticed within half a minute.
+        for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
+            if hasattr(socket, name):
+                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+        self.connection = connection
+        self.rank, self.host = -1, ""
+        self._rest = b""
+        self._sending = threading.Lock()
+
+    def send(self, *words: object) -> None:
+        with self._sending, contextlib.suppress(OSError):
+            self.connection.sendall(" ".join(str(word) for word in words).encode() + b"\n")
+
+    def receive(self) -> list[list[str]] | None:
+        """Whole lines that came, in words; None if the connection is closed."""
+        try:
+            data = self.connection.recv(4096)
+        except OSError:
+            return None
+        if not data:
+            return None
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        return [line.decode(errors="replace").split() for line in lines]
+
+
+class Hub:
+    """The first rank's part: hears how each of the others ends, and tells all."""
+
+    def __init__(self, ended: Callable[[End], None], state: Callable[[], Any]) -> None:
+        """Begins to listen.
+
+        Args:
+            ended: called in a thread when another rank failed or vanished, after the others were told.
+            state: says what this rank is doing, in plain values.
+        """
+        self._state = state
+        if socket.has_dualstack_ipv6():
+            self._server = socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+        else:
+            self._server = socket.create_server(("", 0))
+        self.address = Address(self._server.getsockname()[1], secrets.token_hex(8), platform.node() or "?")
+        self._ended = ended
+        self._peers: dict[socket.socket, _Peer] = {}
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._server, selectors.EVENT_READ)
+        self._done = threading.Event()
+        self._answers: dict[int, Any] = {}
+        threading.Thread(target=self._listen, name="lifeline", daemon=True).start()
+
+    def _listen(self) -> None:
+        while not self._done.is_set():
+            for key, _ in self._selector.select(timeout=1):
+                if key.fileobj is self._server:
+                    connection, _ = self._server.accept()
+                    self._peers[connection] = _Peer(connection)
+                    self._selector.register(connection, selectors.EVENT_READ)
+                else:
+                    self._hear(self._peers[key.fileobj])  # type: ignore[index]
+
+    def _hear(self, peer: _Peer) -> None:
+        said = peer.receive()
+        for words in said or []:
+            match words:
+                case ["hello", token, rank, host] if token == self.address.token:
+                    peer.rank, peer.host = int(rank), host
+                case ["here", *state] if peer.rank > 0:
+                    self._answers[peer.rank] = json.loads(" ".join(state))
+                case ["who"]:
+                    # Not in this thread, which hears the answers.
+                    threading.Thread(target=lambda: peer.send("states", json.dumps(self.states())), daemon=True).start()
+                case ["bye"] if peer.rank > 0:
+                    self._forget(peer)
+                    return
+                case ["failed", code, stacks] if peer.rank > 0:
+                    self._end(peer, End(peer.rank, peer.host, int(code), stacks == "1"))
+                    return
+                case _:
+                    self._forget(peer)
+                    return
+        if said is None:
+            if peer.rank > 0:
+                self._end(peer, End(peer.rank, peer.host, None))
+            else:
+                self._forget(peer)
+
+    def _forget(self, peer: _Peer) -> None:
+        self._selector.unregister(peer.connection)
+        del self._peers[peer.connection]
+
+    def _end(self, peer: _Peer, end: End) -> None:
+        self._forget(peer)
+        if not self._done.is_set():
+            self.fail(1 if end.code is None else end.code, end.stacks)
+            self._ended(end)
+
+    def states(self) -> dict[int, Any]:
+        """What every rank is doing; None for those that do not answer."""
+        self._answers.clear()
+        self._to_all("answer")
+        everyone = {peer.rank for peer in self._peers.values() if peer.rank > 0}
+        deadline = time.monotonic() + _ANSWER_S
+        while not everyone <= self._answers.keys() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        return {0: self._state(), **{rank: self._answers.get(rank) for rank in sorted(everyone)}}
+
+    def fail(self, code: int, stacks: bool = False) -> None:
+        """Tells the others to leave."""
+        self._done.set()
+        self._to_all("leave", code, int(stacks))
+
+    def bye(self) -> None:
+        """Tells the others that this rank's end means nothing."""
+        if not self._done.is_set():
+            self._done.set()
+            self._to_all("bye")
+
+    def _to_all(self, *words: object) -> None:
+        for peer in list(self._peers.values()):
+            peer.send(*words)
+
+
+class Member:
+    """Another rank's part."""
+
+    def __init__(
+        self, rank: int, host: str, address: Address, ended: Callable[[End], None], state: Callable[[], Any]
+    ) -> None:
+        """Connects to the first rank.
+
+        Args:
+            rank: of this process.
+            host: where the first rank is.
+            address: what its Hub has.
+            ended: called in a thread when a rank failed, or the first vanished.
+            state: says what this rank is doing, in plain values.
+
+        Raises:
+            OSError: if it cannot be reached.
+        """
+        connection = socket.create_connection((host, address.port), timeout=_PATIENCE_S)
+        connection.settimeout(None)
+        self._hub, self._host, self._ended = _Peer(connection), address.name, ended
+        self._done = threading.Event()
+        self._rank, self._state = rank, state
+        self._states: dict[int, Any] | None = None
+        self._answered = threading.Event()
+        self._hub.send("hello", address.token, rank, platform.node() or "?")
+        threading.Thread(target=self._listen, name="lifeline", daemon=True).start()
+
+    def _listen(self) -> None:
+        while True:
+            said = self._hub.receive()
+            if self._done.is_set():
+                return
+            for words in said or []:
+                match words:
+                    case ["leave", code, stacks]:
+                        self._ended(End(-1, "", int(code), stacks == "1"))
+                        return
+                    case ["answer"]:
+                        self._hub.send("here", json.dumps(self._state()))
+                    case ["states", *states]:
+                        self._states = {int(rank): state for rank, state in json.loads(" ".join(states)).items()}
+                        self._answered.set()
+                    case ["bye"]:
+                        return
+            if said is None:
+                self._ended(End(0, self._host, None))
+                return
+
+    def states(self) -> dict[int, Any]:
+        """What every rank is doing; None for those that do not answer."""
+        self._hub.send("who")
+        self._answered.wait(2 * _ANSWER_S)
+        return self._states if self._states is not None else {0: None, self._rank: self._state()}
+
+    def fail(self, code: int, stacks: bool = False) -> None:
+        """Tells the first rank that this one failed."""
+        self._done.set()
+        self._hub.send("failed", code, int(stacks))
+
+    def bye(self) -> None:
+        """Tells the first rank that this one's end means nothing."""
+        if not self._done.is_set():
+            self._done.set()
+            self._hub.send("bye")

@@ -1,0 +1,209 @@
+"""What goes wrong in one rank ends all of them, soon, with one line; what hangs is said, with its place."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from conftest import environment
+from test_signals import same_weights
+
+KEEP = '{"class_path": "lmrecipes.callbacks.LastCheckpoint", "init_args": {"every_n_steps": 5}}'
+TWO_RANKS = ["--trainer.strategy=ddp", "--trainer.devices=2"]
+LAUNCHERS = {
+    "lightning": [sys.executable, "-m", "lmrecipes"],
+    "torchrun": [
+        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+        *("-m", "lmrecipes"),
+    ],
+}
+ONWARD = "continue with: lmrecipes fit --resume a"
+
+
+def fault(**init_args):
+    return json.dumps({"class_path": "faults.Fault", "init_args": init_args})
+
+
+def watchdog(**init_args):
+    return json.dumps({"class_path": "lmrecipes.callbacks.Watchdog", "init_args": init_args})
+
+
+def guard(**init_args):
+    return json.dumps({"class_path": "lmrecipes.callbacks.LossGuard", "init_args": init_args})
+
+
+def left_over(folder: Path) -> list[int]:
+    """Processes that still run in a folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cwd"):
+        try:
+            if path.resolve() == folder and (path.parent / "status").read_text().split("State:")[1].strip()[0] != "Z":
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.fixture
+def failing(small, tmp_path):
+    """Runs `fit` in two ranks until it fails; returns exit code, lines that begin with `error:`, and all errors."""
+
+    def run(*callbacks: str, launcher: str = "lightning", more: tuple[str, ...] = ()):
+        options = [*small, *TWO_RANKS, f"--trainer.callbacks=[{', '.join((KEEP, *callbacks))}]", "--run_dir=a", *more]
+        try:
+            done = subprocess.run(
+                [*LAUNCHERS[launcher], "fit", *options],
+                cwd=tmp_path,
+                env=environment(),
+                capture_output=True,
+                text=True,
+                timeout=120,
+            )
+            deadline = time.monotonic() + 10
+            while (left := left_over(tmp_path)) and time.monotonic() < deadline:
+                time.sleep(0.1)
+            assert left == []
+        finally:
+            for pid in left_over(tmp_path):
+                os.kill(pid, signal.SIGKILL)
+        lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
+        assert len(lines) == 1, done.stderr
+        return done.returncode, lines[0], done.stderr
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_raises_ends_the_others_and_says_why(failing, tmp_path, launcher, rank):
+    code, line, err = failing(fault(kind="raise", step=7, rank=rank), launcher=launcher)
+    assert code == 1
+    assert line.startswith(f"error: rank {rank} on ")
+    assert line.endswith(
+        f" failed at step 7: RuntimeError: the disk is on fire; traceback: a/errors/rank{rank}.txt; {ONWARD}"
+    )
+    (details,) = (tmp_path / "a/errors").glob("[!.]*")
+    assert details.name == f"rank{rank}.txt"
+    assert "in on_train_batch_start" in details.read_text()
+    if launcher == "lightning":
+        assert err == line + "\n"
+    else:
+        # Its report blames the right one.
+        assert err.split("Root Cause")[1].split("rank      : ")[1].startswith(str(rank))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_rank_that_is_killed_is_named_by_another(failing, launcher, rank):
+    code, line, err = failing(fault(kind="kill", step=7, rank=rank), launcher=launcher)
+    # Lightning's first rank is the command itself.
+    assert code == (-signal.SIGKILL if (launcher, rank) == ("lightning", 0) else 1)
+    assert line.startswith(f"error: rank {rank} on ")
+    assert "killed" in line
+    assert "for want of memory, perhaps" in line
+    assert line.endswith(f", at about step 7; {ONWARD}")
+    if (launcher, rank) == ("lightning", 1):
+        assert "was killed by SIGKILL" in line
+    if launcher == "lightning":
+        assert err == line + "\n"
+
+
+@pytest.mark.slow
+def test_what_is_refused_before_training_takes_one_line_and_leaves_no_run(failing, tmp_path):
+    code, line, err = failing(fault(kind="", step=0, rank=1, where="setup"))
+    assert code == 2
+    assert err == line + "\n"
+    assert line.endswith("that number will not do")
+    assert not (tmp_path / "a/errors/rank1.txt").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("where", "doing"),
+    [
+        ("training", "the training step"),
+        ("validation", "a validation step"),
+        ("checkpoint", "writing a checkpoint"),
+    ],
+)
+def test_a_rank_that_hangs_says_where(failing, tmp_path, where, doing):
+    step = {"training": 7, "validation": 6, "checkpoint": 5}[where]
+    code, line, err = failing(
+        watchdog(timeout_minutes=0.08),
+        fault(kind="hang", step=step, rank=1, where=where),
+    )
+    assert code == 4
+    assert err == line + "\n"
+    assert line.startswith("error: rank 1 on ")
+    assert f" hangs at step {step} in {doing}: nothing moved on for 0.08 minutes; stacks of all threads: " in line
+    stacks = {path.name: path.read_text() for path in (tmp_path / "a/errors").glob("rank*")}
+    assert sorted(stacks) == ["rank0-stacks.txt", "rank1-stacks.txt"]
+    assert "faults.py" in stacks["rank1-stacks.txt"]
+    assert "faults.py" not in stacks["rank0-stacks.txt"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["stop", "hang holding the GIL"])
+def test_a_rank_that_cannot_say_so_itself_is_named_too(failing, kind):
+    code, line, _ = failing(watchdog(timeout_minutes=0.1), fault(kind=kind, step=7, rank=1))
+    assert code == 4
+    assert line.startswith("error: rank 0 on ")
+    assert "no answer from rank 1, which may be why" in line
+
+
+@pytest.mark.slow
+def test_one_process_that_hangs_ends_too(command, small, tmp_path):
+    callbacks = f"[{KEEP}, {watchdog(timeout_minutes=0.05)}, {fault(kind='hang', step=7)}]"
+    done = command("fit", *small, f"--trainer.callbacks={callbacks}", "--run_dir=a")
+    assert done.returncode == 4
+    assert "hangs at step 7 in the training step" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("passes", [[], ["--batch.micro_batch_size=1"]], ids=["one pass", "accumulation"])
+def test_a_bad_loss_of_one_rank_stops_all_before_the_step(failing, command, tmp_path, passes):
+    bad = fault(kind="nan", step=7, rank=1)
+    code, line, err = failing(guard(), bad, more=tuple(passes))
+    assert code == 3
+    assert err == line + "\n"
+    assert line == (
+        "error: stopped by LossGuard at step 8: the loss is nan; last-step=5 is the last good checkpoint; continue "
+        "from it with other settings, such as a lower learning rate: lmrecipes fit --resume a --model.optimizer.lr ..."
+    )
+    assert [path.name for path in (tmp_path / "a/checkpoints").iterdir()] == ["last-step=5.ckpt"]
+    resumed = command("fit", "--resume=a", WELL="1")
+    assert resumed.returncode == 0, resumed.stderr
+
+
+@pytest.mark.slow
+def test_skipped_steps_survive_a_kill(command, small, tmp_path):
+    bad = fault(kind="gradient", step=3, rank=1, last=4)
+    signalled = '{"class_path": "signaller.SignalAt", "init_args": {"step": 6, "name": "SIGTERM"}}'
+    callbacks = f"[{KEEP}, {guard(action='skip')}, {bad}, {signalled}]"
+    options = [*small, *TWO_RANKS, f"--trainer.callbacks={callbacks}"]
+    whole = command("fit", *options, "--run_dir=a")
+    assert whole.returncode == 0, whole.stderr
+    stopped = command("fit", *options, "--run_dir=b", SEND="1")
+    assert stopped.returncode == 128 + signal.SIGTERM, stopped.stderr
+    resumed = command("fit", "--resume=b")
+    assert resumed.returncode == 0, resumed.stderr
+    same_weights(tmp_path / "a", tmp_path / "b")
+    for run in ("a", "b"):
+        header, *_, final = (tmp_path / run / "metrics.csv").read_text().splitlines()
+        skipped = dict(zip(header.split(","), final.split(","), strict=True))["train/skipped_steps"]
+        assert float(skipped or 2) == 2
+
+
+@pytest.mark.slow
+def test_the_time_that_ranks_wait_for_each_other_can_be_set(failing):
+    code, line, _ = failing(fault(kind="hang", step=7, rank=1), more=("--group_timeout_minutes=0.1",))
+    assert code == 1
+    assert line.startswith("error: rank 0 on ")
+    assert "imed out" in line

@@ -25,7 +25,8 @@ class LeftBySignal(SystemExit):
             saved: the checkpoint, if it could be written.
             refusal: why the job was not requeued; None if it was.
         """
-        super().__init__(128 + number)
+        # To a sweep's agent, a run that it has ended did not fail.
+        super().__init__(0 if refusal == requeueing.ENDED_BY_SWEEP else 128 + number)
         self.number, self.saved, self.refusal = number, saved, refusal
 
     def __str__(self) -> str:
@@ -113,7 +114,9 @@ class Requeue(Callback):
             LeftBySignal: in all ranks.
         """
         refusal: str | None = None
-        if not signals.in_slurm_job():
+        if trainer.is_global_zero and requeueing.ended_by_sweep(self._leaving):
+            refusal = requeueing.ENDED_BY_SWEEP
+        elif not signals.in_slurm_job():
             refusal = ""
         elif trainer.is_global_zero:
             refusal = "its checkpoint could not be written"

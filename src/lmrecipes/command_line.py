@@ -46,7 +46,7 @@ def _expand(option: str, value: str) -> str:
     folder = _PRESETS.get(option)
     if folder and (value.endswith(".yaml") or value in collection.preset_paths(folder)):
         return str(collection.find_preset(value, folder))
-    return _without_none(value) if "." in option else value
+    return _without_none(value) if "." in option or value.startswith("{") else value
 
 
 def _without_none(value: str) -> str:

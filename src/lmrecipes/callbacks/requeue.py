@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmrecipes import requeueing, signals
 from lmrecipes.callbacks.checkpoints import LastCheckpoint
+from lmrecipes.loggers import RunLogger
 
 
 class LeftBySignal(SystemExit):
@@ -114,7 +115,11 @@ class Requeue(Callback):
             LeftBySignal: in all ranks.
         """
         refusal: str | None = None
-        if trainer.is_global_zero and requeueing.ended_by_sweep(self._leaving):
+        ended = trainer.is_global_zero and requeueing.ended_by_sweep(self._leaving)
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):
+                logger.close(0 if ended else 128 + self._leaving)
+        if ended:
             refusal = requeueing.ENDED_BY_SWEEP
         elif not signals.in_slurm_job():
             refusal = ""

@@ -15,6 +15,9 @@ class RunLogger:
     def forget_after(self, step: int) -> None:
         """Drops figures of steps that a resumed run makes again."""
 
+    def close(self, exit_code: int) -> None:
+        """Writes everything out, before a requeued job may be ended at any moment."""
+
 
 def require(package: str, feature: str) -> None:
     """Looks for an optional package.

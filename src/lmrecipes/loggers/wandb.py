@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
+import logging
 import os
 import secrets
 import ssl
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
@@ -19,7 +20,7 @@ from lightning.pytorch.loggers import WandbLogger as Lightnings
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
-from lmrecipes import runs
+from lmrecipes import runs, signals
 from lmrecipes.loggers.run_logger import RunLogger, require
 
 # Which wandb run belongs to a run directory.
@@ -56,6 +57,8 @@ class WandbLogger(RunLogger, Lightnings):
         require("wandb", "logger WandbLogger")
         project = project or os.environ.get("WANDB_PROJECT") or "lmrecipes"
         super().__init__(project=project, name=name, entity=entity, group=group, tags=tags, notes=notes)
+        # wandb has dropped it, and says so if it is given.
+        self._wandb_init.pop("anonymous", None)
         self._asked_offline = offline
         self._config: dict[str, Any] = {}
         self._given_up = False
@@ -94,6 +97,9 @@ class WandbLogger(RunLogger, Lightnings):
     def _start(self) -> Any:
         # It greets, and asks for keys.
         os.environ.setdefault("WANDB_SILENT", "true")
+        # It reports on itself, and its process may be ended before ours: that is ours to tell.
+        for noisy in ("opentelemetry", "asyncio"):
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)
         import wandb
 
         mode = os.environ.get("WANDB_MODE") or "online"
@@ -102,7 +108,8 @@ class WandbLogger(RunLogger, Lightnings):
             reason = "as the recipe says"
         if mode == "online" and not reason:
             reason = _unusable(wandb)
-        settings = wandb.Settings(silent=True, finish_timeout=_FINISH_SECONDS)
+        # SLURM may end wandb's process with the job: little is to be lost then.
+        settings = wandb.Settings(silent=True, finish_timeout=_FINISH_SECONDS, x_transaction_log_flush_interval=1)
         if not reason:
             try:
                 return self._describe(wandb.init(**self._wandb_init, settings=settings))
@@ -138,15 +145,17 @@ class WandbLogger(RunLogger, Lightnings):
     def log_hyperparams(self, params: Any) -> None:
         """Nothing: the whole configuration is logged already."""
 
-    @rank_zero_only
     def finalize(self, status: str) -> None:
         """Ends the wandb run, which a continued run takes up again."""
+        self.close(0 if status == "success" else 1)
+
+    @rank_zero_only
+    def close(self, exit_code: int) -> None:
+        """Ends the wandb run: until then, much of an offline run is in memory only."""
         if self._experiment is None or self._given_up:
             return
         try:
-            # Inside a handler of the exception: a run that ends by a signal has a code.
-            code = 0 if status == "success" else getattr(sys.exc_info()[1], "code", 1)
-            self._experiment.finish(exit_code=code)
+            self._experiment.finish(exit_code=exit_code)
         except Exception as error:
             self._give_up(error)
         self._given_up = True
@@ -154,7 +163,13 @@ class WandbLogger(RunLogger, Lightnings):
     def _give_up(self, error: Exception) -> None:
         """Trains on without wandb: no figure is worth a run."""
         self._given_up = True
-        print(f"wandb: lost, {' '.join(str(error).split())}; metrics.csv has everything", flush=True)
+        if not signals.noted():
+            print(f"wandb: lost, {' '.join(str(error).split())}; metrics.csv has everything", flush=True)
+        import wandb
+
+        with contextlib.suppress(Exception):
+            # Lest it tries at exit, with a traceback.
+            wandb.teardown()
 
 
 def _unusable(wandb: Any) -> str:

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 from cluster import MISSING, Cluster, wait_until
-from wandb_files import parts
 
 from conftest import environment, requires
+from wandb_files import parts
 
 ROOT = Path(__file__).parents[2]
 STEPS = 24

@@ -14,14 +14,14 @@ import pytest
 import yaml
 from jsonschema import Draft7Validator
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
-from wandb_files import parts
 
 from conftest import environment
 from lmrecipes import collection
 from lmrecipes.__main__ import main
 from lmrecipes.published import flatten
+from wandb_files import parts
 
-# Of wandb's package `sweeps` 0.3.0 (MIT), which wants an older NumPy.
+# Of wandb's package `sweeps` 0.3.0 (wandb_schema.LICENSE), which wants an older NumPy.
 SCHEMA = json.loads((Path(__file__).parent / "wandb_schema.json").read_text())
 SWEEPS = {path.stem: yaml.safe_load(path.read_text()) for path in (collection.root() / "recipes/sweeps").glob("*.yaml")}
 FEW = ["--trainer.max_steps=2", "--trainer.val_check_interval=1", "--model.schedule=lmrecipes.optim.Constant"]

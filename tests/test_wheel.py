@@ -47,6 +47,8 @@ def test_what_is_installed_finds_its_recipes_and_trains(installed, small, tmp_pa
     assert names == {name for name in collection.recipe_paths() if not name.startswith("overlays/")}
     where = "from lmrecipes.collection import find_recipe; print(find_recipe('transformer_xl/tiny'))"
     assert Path(run(installed, tmp_path, "-c", where).stdout.strip()).is_relative_to(installed)
-    fitted = run(installed, tmp_path, "-m", "lmrecipes", "fit", *small, "--trainer.max_steps=3", "--run_dir=a")
+    log = "--trainer.logger=loggers/tensorboard.yaml"
+    fitted = run(installed, tmp_path, "-m", "lmrecipes", "fit", *small, log, "--trainer.max_steps=3", "--run_dir=a")
     assert fitted.returncode == 0, fitted.stderr
     assert (tmp_path / "a/checkpoints/last-step=3.ckpt").is_file()
+    assert list((tmp_path / "a/tensorboard").iterdir())

@@ -31,7 +31,7 @@ from lmrecipes.callbacks import (
 from lmrecipes.checkpoint_io import AtomicCheckpointIO, newest_readable
 from lmrecipes.command_line import config_files, expand_names, given_options, value_of
 from lmrecipes.config_errors import ConfigError, condense, known_options, unknown_key
-from lmrecipes.loggers import RunCSVLogger
+from lmrecipes.loggers import RunCSVLogger, RunLogger
 from lmrecipes.quiet import quiet
 from lmrecipes.runtime import tune_process
 from lmrecipes.strategies.checks import check_strategy, data_parallel_size
@@ -152,6 +152,9 @@ class RecipeCLI(LightningCLI):
         config, root = self.config, Path(self.config.runs_root)
         if self.command not in _PARTS or self.command == "predict":
             check_hardware(config.trainer.accelerator, config.trainer.devices, config.trainer.precision)
+        if self.command != "fit" and "trainer" in config:
+            # Nothing else logs, nor needs what the loggers need.
+            config.trainer.logger = False
         if self.command == "fit" and config.resume is None:
             asked = Path(config.run_dir) if config.run_dir else None
             self.run_dir = runs.new_run_dir(runs.recipe_of(config_files(self.argv)), root=root, asked=asked)
@@ -193,10 +196,11 @@ class RecipeCLI(LightningCLI):
         if fitting and asked.logger is not False:
             assert self.run_dir is not None
             given = asked.logger if isinstance(asked.logger, list) else [asked.logger]
-            kwargs["logger"] = [
-                RunCSVLogger(self.run_dir),
-                *(x for x in given if not isinstance(x, bool | None)),
-            ]
+            loggers = [x for x in given if not isinstance(x, bool | None)]
+            kwargs["logger"] = [RunCSVLogger(self.run_dir), *loggers]
+            for logger in loggers:
+                if isinstance(logger, RunLogger):
+                    logger.begin(self.run_dir, self.settings())
         plugins = asked.plugins if isinstance(asked.plugins, list) else [asked.plugins] if asked.plugins else []
         kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         kwargs["default_root_dir"] = self.run_dir or Path.cwd()

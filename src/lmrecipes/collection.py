@@ -14,7 +14,7 @@ _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def root() -> Path:
-    """Folder that holds `recipes/`, `datamodules/` and `callbacks/`: in the wheel, or the checkout."""
+    """Folder that holds `recipes/`, `datamodules/`, `callbacks/` and `loggers/`: in the wheel, or the checkout."""
     shipped = Path(__file__).parent / "shipped"
     return shipped if shipped.is_dir() else Path(__file__).parents[2]
 
@@ -41,7 +41,7 @@ def recipe_paths() -> dict[str, Path]:
 
 
 def preset_paths(folder: str) -> dict[str, Path]:
-    """Every shipped preset of `folder` (datamodules or callbacks) by its name."""
+    """Every shipped preset of `folder` (datamodules, callbacks or loggers) by its name."""
     return _paths(folder)
 
 

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import ast
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from lmrecipes import collection
 
 _CONFIG = ("--config", "-c")
-_CALLBACKS = ("--trainer.callbacks", "--trainer.callbacks+")
+# Options that take a preset by its name, and the folder of those.
+_PRESETS = {
+    "--data": "datamodules",
+    "--trainer.callbacks": "callbacks",
+    "--trainer.callbacks+": "callbacks",
+    "--trainer.logger": "loggers",
+    "--trainer.logger+": "loggers",
+}
 
 
 def expand_names(argv: Sequence[str]) -> list[str]:
@@ -23,7 +32,7 @@ def expand_names(argv: Sequence[str]) -> list[str]:
         option, equals, value = word.partition("=")
         if option.startswith("-") and equals:
             expanded.append(f"{option}={_expand(option, value)}")
-        elif option in (*_CONFIG, *_CALLBACKS, "--data"):
+        elif option in (*_CONFIG, *_PRESETS):
             following = next(words, None)
             expanded += [option] if following is None else [option, _expand(option, following)]
         else:
@@ -34,11 +43,20 @@ def expand_names(argv: Sequence[str]) -> list[str]:
 def _expand(option: str, value: str) -> str:
     if option in _CONFIG:
         return str(collection.find_recipe(value))
-    if option == "--data" and (value.endswith(".yaml") or value in collection.preset_paths("datamodules")):
-        return str(collection.find_preset(value, "datamodules"))
-    if option in _CALLBACKS and (value.endswith(".yaml") or value in collection.preset_paths("callbacks")):
-        return str(collection.find_preset(value, "callbacks"))
-    return value
+    folder = _PRESETS.get(option)
+    if folder and (value.endswith(".yaml") or value in collection.preset_paths(folder)):
+        return str(collection.find_preset(value, folder))
+    return _without_none(value) if "." in option or value.startswith("{") else value
+
+
+def _without_none(value: str) -> str:
+    """A value that Python wrote, as wandb's agent does, with `null` where YAML would read the word None."""
+    if "None" not in value:
+        return value
+    try:
+        return json.dumps(ast.literal_eval(value))
+    except (ValueError, SyntaxError, TypeError):
+        return value
 
 
 def config_files(argv: Sequence[str]) -> list[Path]:

@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 
-from lmrecipes import runs
+from lmrecipes import runs, signals
 
 RECORD = "requeues.json"
+# Why a run that its sweep has ended does not come back.
+ENDED_BY_SWEEP = "its sweep has ended it"
 _QUEUED = ("PENDING", "REQUEUED")
 
 
@@ -18,6 +21,13 @@ def job_id() -> str:
     """This job, as scontrol knows it: a task of an array by its own number, lest all its tasks are requeued."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
+
+
+def ended_by_sweep(number: int) -> bool:
+    """Whether a signal is that of a sweep's agent, which ends runs that do not go well, and not a preemption."""
+    if number != signal.SIGTERM or "WANDB_SWEEP_ID" not in os.environ:
+        return False
+    return not signals.in_slurm_job() or _fields().get("PreemptTime", "None") == "None"
 
 
 def requeue(run_dir: Path, step: int, limit: int) -> str | None:
@@ -53,9 +63,12 @@ def requeue(run_dir: Path, step: int, limit: int) -> str | None:
 
 def _job() -> tuple[str, str, int]:
     """The job's state, the reason for it, and its restarts; "" and 0 where SLURM does not say."""
-    said = _scontrol("show", "job", "--oneliner", job_id()).stdout
-    fields = dict(re.findall(r"(\w+)=(\S+)", said))
+    fields = _fields()
     return fields.get("JobState", ""), fields.get("Reason", ""), int(fields.get("Restarts", "0"))
+
+
+def _fields() -> dict[str, str]:
+    return dict(re.findall(r"(\w+)=(\S+)", _scontrol("show", "job", "--oneliner", job_id()).stdout))
 
 
 def _scontrol(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -37,7 +37,7 @@ def new_run_dir(recipe: str, *, root: Path, asked: Path | None = None) -> Path:
     inherited = os.environ.get(RUN_DIR_VARIABLE)
     if inherited and not is_main_process():
         return Path(inherited)
-    shared_id = _launcher_id()
+    shared_id = _sweep_id() or _launcher_id()
     if asked is not None:
         directory = asked
     elif shared_id is not None:
@@ -79,6 +79,13 @@ def _unused(directory: Path) -> Path:
             raise ValueError(f"run directory {candidate} cannot be made: {error.strerror}") from error
         return candidate
     raise ValueError(f"run directories {directory}-2 to -999 are all taken; name one with --run_dir")
+
+
+def _sweep_id() -> str | None:
+    """An id of its own for every run that an agent of a wandb sweep starts, also within one SLURM step."""
+    if "WANDB_SWEEP_ID" in os.environ and "WANDB_RUN_ID" in os.environ:
+        return f"sweep-{os.environ['WANDB_SWEEP_ID']}-{os.environ['WANDB_RUN_ID']}"
+    return None
 
 
 def _launcher_id() -> str | None:

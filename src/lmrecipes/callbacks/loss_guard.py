@@ -159,7 +159,8 @@ class LossGuard(Callback):
 
     @staticmethod
     def _skip(optimizer: Any, bad: Tensor, on_device: bool) -> None:
-        if on_device and getattr(optimizer, "_step_supports_amp_scaling", False):
+        split = any(isinstance(p, DTensor) for group in optimizer.param_groups for p in group["params"])
+        if on_device and not split and getattr(optimizer, "_step_supports_amp_scaling", False):
             # What a GradScaler tells fused optimizers.
             optimizer.found_inf = bad.to(torch.float32)
         elif bad.item():

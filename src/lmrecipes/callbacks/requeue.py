@@ -12,6 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmrecipes import requeueing, signals
 from lmrecipes.callbacks.checkpoints import LastCheckpoint, finish_saving
+from lmrecipes.loggers import RunLogger
 
 
 class LeftBySignal(SystemExit):
@@ -25,7 +26,8 @@ class LeftBySignal(SystemExit):
             saved: the checkpoint, if it could be written.
             refusal: why the job was not requeued; None if it was.
         """
-        super().__init__(128 + number)
+        # To a sweep's agent, a run that it has ended did not fail.
+        super().__init__(0 if refusal == requeueing.ENDED_BY_SWEEP else 128 + number)
         self.number, self.saved, self.refusal = number, saved, refusal
 
     def __str__(self) -> str:
@@ -113,7 +115,13 @@ class Requeue(Callback):
             LeftBySignal: in all ranks.
         """
         refusal: str | None = None
-        if not signals.in_slurm_job():
+        ended = trainer.is_global_zero and requeueing.ended_by_sweep(self._leaving)
+        for logger in trainer.loggers:
+            if isinstance(logger, RunLogger):
+                logger.close(0 if ended else 128 + self._leaving)
+        if ended:
+            refusal = requeueing.ENDED_BY_SWEEP
+        elif not signals.in_slurm_job():
             refusal = ""
         elif trainer.is_global_zero:
             refusal = "its checkpoint could not be written"

@@ -6,7 +6,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmrecipes.loggers import RunCSVLogger
+from lmrecipes.loggers import RunLogger
 
 
 class ContinueLog(Callback):
@@ -16,7 +16,7 @@ class ContinueLog(Callback):
         """Cuts the log at the step to continue from."""
         if trainer.is_global_zero and trainer.global_step:
             for logger in trainer.loggers:
-                if isinstance(logger, RunCSVLogger):
+                if isinstance(logger, RunLogger):
                     logger.forget_after(trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:

@@ -19,7 +19,7 @@ from lmrecipes.checkpoint_io import newest_readable
 from lmrecipes.cli import RecipeCLI, open_recipe
 from lmrecipes.commands.say import say, short
 from lmrecipes.data import load_vocabulary
-from lmrecipes.requeueing import job_id
+from lmrecipes.requeueing import ENDED_BY_SWEEP, job_id
 
 
 def run(argv: list[str]) -> int:
@@ -70,11 +70,13 @@ def _leave(cli: RecipeCLI, left: LeftBySignal) -> int:
     assert cli.run_dir is not None
     by_hand = f"continue with: lmrecipes fit --resume {short(cli.run_dir)}"
     onward = by_hand if left.refusal == "" else f"job {job_id()} is requeued" if left.refusal is None else ""
-    if left.refusal:
+    if left.refusal == ENDED_BY_SWEEP:
+        onward = f"{left.refusal}; {by_hand}"
+    elif left.refusal:
         onward = f"job {job_id()} is not requeued: {left.refusal}; {by_hand}"
     saved = f"{left.saved.stem} is saved" if left.saved else "it could not be saved"
     say(f"{left} at step {cli.trainer.global_step}; {saved}; {onward}")
-    return _code(cli, 128 + left.number)
+    return _code(cli, int(left.code or 0))
 
 
 def _stop(cli: RecipeCLI, stopped: StoppedByLossGuard) -> int:

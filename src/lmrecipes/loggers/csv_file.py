@@ -11,8 +11,10 @@ from lightning.fabric.loggers.csv_logs import _ExperimentWriter
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
+from lmrecipes.loggers.run_logger import RunLogger
 
-class RunCSVLogger(CSVLogger):
+
+class RunCSVLogger(RunLogger, CSVLogger):
     """Lightning's CSV logger, writing `<run directory>/metrics.csv` and keeping what is there.
 
     A row's step is the number of optimizer steps done, as in the names of checkpoints.

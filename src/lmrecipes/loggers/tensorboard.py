@@ -1,0 +1,57 @@
+"""A run in TensorBoard."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers import TensorBoardLogger as Lightnings
+from lightning.pytorch.utilities import rank_zero_only
+
+from lmrecipes.loggers.run_logger import RunLogger, require
+
+
+class TensorBoardLogger(RunLogger, Lightnings):
+    """Writes `<run directory>/tensorboard`; a continued run continues its curves."""
+
+    def __init__(self) -> None:
+        require("tensorboard", "logger TensorBoardLogger")
+        super().__init__(save_dir="tensorboard", name="", version="", default_hp_metric=False)
+        self._config = ""
+
+    def begin(self, run_dir: Path, config: str) -> None:
+        """Settles where to write."""
+        self._root_dir = str(run_dir / "tensorboard")
+        self._config = config
+
+    @property
+    def experiment(self) -> Any:
+        """Torch's SummaryWriter, which begins with the configuration as a text."""
+        new = self._experiment is None
+        writer = super().experiment
+        if new and self._experiment is not None and self._config:
+            indented = "\n".join(f"    {line}" for line in self._config.splitlines())
+            writer.add_text("config", indented)
+            self._config = ""
+        return writer
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Logs figures; Lightning counts the steps done before this one."""
+        super().log_metrics(metrics, None if step is None else step + 1)
+
+    def log_hyperparams(self, params: Any, metrics: Any = None, step: Any = None) -> None:
+        """Nothing: the whole configuration is logged already."""
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Writes what was logged so far."""
+        if self._experiment is not None:
+            self._experiment.flush()
+
+    def forget_after(self, step: int) -> None:
+        """Lets TensorBoard hide figures of steps that are made again."""
+        if self._experiment is not None:
+            self._experiment.close()
+            self._experiment = None
+        self._kwargs["purge_step"] = step + 1

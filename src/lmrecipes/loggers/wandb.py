@@ -1,0 +1,197 @@
+"""A run in Weights & Biases: one wandb run however often it is continued, offline where there is no server."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import logging
+import os
+import secrets
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from lightning.pytorch.loggers import WandbLogger as Lightnings
+from lightning.pytorch.loggers.logger import rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
+
+from lmrecipes import runs, signals
+from lmrecipes.loggers.run_logger import RunLogger, require
+
+# Which wandb run belongs to a run directory.
+KEPT = "wandb.json"
+# What SLURM leaves between a signal and the end is 120 s.
+_FINISH_SECONDS = 60
+_PROBE_SECONDS = 10
+
+
+class WandbLogger(RunLogger, Lightnings):
+    """Logs to the wandb run that belongs to the run directory, from the first rank only."""
+
+    def __init__(
+        self,
+        project: str | None = None,
+        entity: str | None = None,
+        name: str | None = None,
+        group: str | None = None,
+        tags: list[str] | None = None,
+        notes: str | None = None,
+        offline: bool = False,
+    ) -> None:
+        """Names the wandb run.
+
+        Args:
+            project: WANDB_PROJECT, or else lmrecipes, if left out. In a sweep it is the sweep's.
+            entity: user or team; that of the API key if left out.
+            name: recipe and time of the run if left out.
+            group: a name that runs of one experiment share.
+            tags: words to find the run by.
+            notes: a longer description.
+            offline: write files only, to be sent later.
+        """
+        require("wandb", "logger WandbLogger")
+        project = project or os.environ.get("WANDB_PROJECT") or "lmrecipes"
+        super().__init__(project=project, name=name, entity=entity, group=group, tags=tags, notes=notes)
+        # wandb has dropped it, and says so if it is given.
+        self._wandb_init.pop("anonymous", None)
+        self._asked_offline = offline
+        self._config: dict[str, Any] = {}
+        self._given_up = False
+
+    def begin(self, run_dir: Path, config: str) -> None:
+        """Finds out which wandb run this is: the agent's or the user's by WANDB_RUN_ID, the one begun earlier, or new.
+
+        Raises:
+            ValueError: if what is kept in the run directory is damaged.
+        """
+        self._config = yaml.safe_load(config)
+        path = run_dir / KEPT
+        try:
+            kept = json.loads(path.read_text()) if path.is_file() else {}
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged; remove it to begin a new wandb run: {error}") from error
+        given = os.environ.get("WANDB_RUN_ID")
+        if given and given != kept.get("id"):
+            kept = {"id": given}
+        self._id = kept.setdefault("id", secrets.token_hex(4))
+        self._save_dir = str(run_dir)
+        self._wandb_init.update(kept, dir=self._save_dir)
+        self._wandb_init["name"] = self._name or os.environ.get("WANDB_NAME") or f"{run_dir.parent.name}/{run_dir.name}"
+        if runs.is_main_process():
+            # Before training, lest a run that is killed early begins another one.
+            runs.write_text(path, json.dumps(kept) + "\n")
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The wandb run, with the whole configuration; a placeholder in other ranks."""
+        if self._experiment is None:
+            self._experiment = self._start()
+        return self._experiment
+
+    def _start(self) -> Any:
+        # It greets, and asks for keys.
+        os.environ.setdefault("WANDB_SILENT", "true")
+        # It reports on itself, and its process may be ended before ours: that is ours to tell.
+        for noisy in ("opentelemetry", "asyncio"):
+            logging.getLogger(noisy).setLevel(logging.CRITICAL)
+        import wandb
+
+        mode = os.environ.get("WANDB_MODE") or "online"
+        reason = "as WANDB_MODE says" if mode in ("offline", "dryrun") else ""
+        if self._asked_offline:
+            reason = "as the recipe says"
+        if mode == "online" and not reason:
+            reason = _unusable(wandb)
+        # SLURM may end wandb's process with the job: little is to be lost then.
+        settings = wandb.Settings(silent=True, finish_timeout=_FINISH_SECONDS, x_transaction_log_flush_interval=1)
+        if not reason:
+            try:
+                return self._describe(wandb.init(**self._wandb_init, settings=settings))
+            except wandb.Error as error:
+                wandb.teardown()
+                reason = f"as the server refuses: {' '.join(str(error).split())}"
+        run = self._describe(wandb.init(**self._wandb_init, settings=settings, mode="offline"))
+        folders = Path(os.path.relpath(self._save_dir or ".")) / "wandb" / "offline-run-*"
+        print(f"wandb: offline, {reason}; send the run later with: wandb sync {folders}", flush=True)
+        return run
+
+    def _describe(self, run: Any) -> Any:
+        """Gives the configuration to a wandb run, and keeps where it is."""
+        run.config.update(self._config, allow_val_change=True)
+        kept = {key: value for key in ("id", "project", "entity") if (value := getattr(run, key, None))}
+        if not run.disabled:
+            runs.write_text(Path(self._save_dir or ".") / KEPT, json.dumps(kept) + "\n")
+        if url := run.url:
+            print(f"wandb: {url}", flush=True)
+        return run
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Logs figures; Lightning counts the steps done before this one."""
+        if self._given_up:
+            return
+        try:
+            # The step is given, so that parts of a continued run that are sent later fit together.
+            self.experiment.log(dict(metrics), step=None if step is None else step + 1)
+        except Exception as error:
+            self._give_up(error)
+
+    def log_hyperparams(self, params: Any) -> None:
+        """Nothing: the whole configuration is logged already."""
+
+    def finalize(self, status: str) -> None:
+        """Ends the wandb run, which a continued run takes up again."""
+        self.close(0 if status == "success" else 1)
+
+    @rank_zero_only
+    def close(self, exit_code: int) -> None:
+        """Ends the wandb run: until then, much of an offline run is in memory only."""
+        if self._experiment is None or self._given_up:
+            return
+        try:
+            self._experiment.finish(exit_code=exit_code)
+        except Exception as error:
+            self._give_up(error)
+        self._given_up = True
+
+    def _give_up(self, error: Exception) -> None:
+        """Trains on without wandb: no figure is worth a run."""
+        self._given_up = True
+        if not signals.noted():
+            print(f"wandb: lost, {' '.join(str(error).split())}; metrics.csv has everything", flush=True)
+        import wandb
+
+        with contextlib.suppress(Exception):
+            # Lest it tries at exit, with a traceback.
+            wandb.teardown()
+
+
+def _unusable(wandb: Any) -> str:
+    """Why wandb's server cannot be used; empty if it can."""
+    try:
+        if not wandb.login(prompt=False, verify=False):
+            return "as there is no API key (wandb login, or WANDB_API_KEY)"
+    except wandb.Error as error:
+        return f"as the API key cannot be used: {' '.join(str(error).split())}"
+    server = wandb.setup().settings.base_url
+    return "" if _answers(server) else f"as {server} cannot be reached"
+
+
+def _answers(url: str) -> bool:
+    """Whether there is a server, also behind a proxy."""
+    try:
+        with urllib.request.urlopen(url, timeout=_PROBE_SECONDS):
+            return True
+    except (urllib.error.HTTPError, http.client.HTTPException):
+        return True
+    except urllib.error.URLError as error:
+        # Whom to trust is wandb's to know.
+        return isinstance(error.reason, ssl.SSLError)
+    except (OSError, ValueError):
+        return False

@@ -1,0 +1,155 @@
+"""A run in wandb: offline where it must be, one run however often it is continued, with its whole configuration."""
+
+import csv
+import http.server
+import importlib.util
+import json
+import os
+import threading
+
+import pytest
+import yaml
+
+from lmrecipes import collection
+from lmrecipes.__main__ import main
+from wandb_files import parts
+
+WANDB = "--trainer.logger=loggers/wandb.yaml"
+KEY = "0123456789" * 4
+
+
+@pytest.fixture
+def fit(command, small, tmp_path, monkeypatch):
+    """Trains as a process of a user who never heard of wandb; returns it and the run directory."""
+
+    for name in [name for name in os.environ if name.startswith("WANDB_")]:
+        monkeypatch.delenv(name)
+
+    def run(*arguments, begin=True, **variables):
+        more = [*small, WANDB, "--run_dir=run"] if begin else []
+        return command("fit", *more, *arguments, HOME=str(tmp_path), **variables), tmp_path / "run"
+
+    return run
+
+
+def rows(run, name):
+    with (run / "metrics.csv").open() as file:
+        return {int(row["step"]): float(row[name]) for row in csv.DictReader(file) if row[name]}
+
+
+def test_without_an_api_key_a_run_is_logged_offline_and_says_how_to_send_it(fit):
+    done, run = fit()
+    assert (done.returncode, done.stderr) == (0, "")
+    (said,) = [line for line in done.stdout.splitlines() if "wandb" in line]
+    assert "offline, as there is no API key" in said
+    assert said.endswith("wandb sync run/wandb/offline-run-*")
+    (part,) = parts(run)
+    assert part.exit_code == 0
+    # Beside the CSV log, with the same steps and figures.
+    for name in ("train/loss", "val/loss"):
+        assert part.figures(name) == pytest.approx(rows(run, name))
+    assert set(part.figures("train/loss")) == set(range(1, 13))
+
+
+def test_without_a_server_a_run_is_logged_offline(fit):
+    done, run = fit(WANDB_API_KEY=KEY, WANDB_BASE_URL="http://127.0.0.1:9")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "offline, as http://127.0.0.1:9 cannot be reached; send the run later with: wandb sync run/" in done.stdout
+    assert len(parts(run)[0].figures("train/loss")) == 12
+
+
+def test_a_server_that_refuses_the_key_leaves_a_run_offline(fit):
+    class Refuses(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_error(401)
+
+        def do_POST(self):
+            self.do_GET()
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Refuses)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        done, run = fit(WANDB_API_KEY=KEY, WANDB_BASE_URL=f"http://127.0.0.1:{server.server_port}")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "wandb: offline, as the server refuses" in done.stdout
+    assert len(parts(run)[0].figures("train/loss")) == 12
+
+
+def test_a_malformed_key_leaves_a_run_offline(fit):
+    done, _ = fit("--trainer.max_steps=3", WANDB_API_KEY="short")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "wandb: offline, as the API key cannot be used" in done.stdout
+
+
+def test_the_whole_configuration_is_logged_once_and_is_the_saved_one(fit):
+    done, run = fit("--trainer.gradient_clip_val=null", "--model.config.tie_projections=[false,true,true]")
+    assert done.returncode == 0, done.stderr
+    (part,) = parts(run)
+    (config,) = part.configs
+    assert config == yaml.safe_load((run / "config.yaml").read_text())
+    assert config["model"]["init_args"]["config"]["tie_projections"] == [False, True, True]
+
+
+def test_a_continued_run_is_the_same_wandb_run_and_makes_no_step_twice(fit):
+    done, run = fit()
+    assert done.returncode == 0, done.stderr
+    onward, _ = fit("--resume=run", "--trainer.max_steps=20", begin=False)
+    assert onward.returncode == 0, onward.stderr
+    first, second = parts(run)
+    assert first.id == second.id == json.loads((run / "wandb.json").read_text())["id"]
+    assert set(second.figures("train/loss")) == set(range(13, 21))
+    assert second.configs[-1]["trainer"]["max_steps"] == 20
+
+
+def test_two_new_runs_are_two_wandb_runs(fit, tmp_path):
+    assert fit("--trainer.max_steps=3")[0].returncode == 0
+    assert fit("--trainer.max_steps=3", "--run_dir=other")[0].returncode == 0
+    assert parts(tmp_path / "run")[0].id != parts(tmp_path / "other")[0].id
+
+
+def test_the_id_that_an_agent_gives_wins(fit):
+    done, run = fit("--trainer.max_steps=3", WANDB_RUN_ID="given1", WANDB_SWEEP_ID="sweep1")
+    assert done.returncode == 0, done.stderr
+    # A requeued job has no agent, and goes on with the agent's run.
+    onward, _ = fit("--resume=run", "--trainer.max_steps=6", begin=False)
+    assert onward.returncode == 0, onward.stderr
+    assert [part.id for part in parts(run)] == ["given1", "given1"]
+
+
+def test_only_the_first_rank_logs(fit):
+    done, run = fit("--trainer.strategy=ddp", "--trainer.devices=2")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("wandb: offline") == 1
+    (part,) = parts(run)
+    assert part.figures("val/loss") == pytest.approx(rows(run, "val/loss"))
+
+
+def test_project_and_names_can_be_given(fit):
+    done, run = fit("--trainer.max_steps=3", "--trainer.logger.project=mine", "--trainer.logger.tags=[a,b]")
+    assert done.returncode == 0, done.stderr
+    assert parts(run)[0].project == "mine"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("name", ["wandb", "tensorboard"])
+def test_a_package_that_is_not_installed_is_named(name, small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda what, *more: None if what == name else found(what, *more))
+    assert main(["fit", *small, f"--trainer.logger=loggers/{name}.yaml", "--run_dir=run"]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert f'pip install "lmrecipes[{name}]"' in error
+    monkeypatch.delenv("LMRECIPES_RUN_DIR", raising=False)
+
+
+def test_presets_are_found_by_name():
+    assert set(collection.preset_paths("loggers")) == {"wandb", "tensorboard"}
+    with pytest.raises(ValueError, match="no logger preset 'wandd"):
+        collection.find_preset("loggers/wandd.yaml", "loggers")

@@ -29,6 +29,8 @@ from lmrecipes.callbacks import (
 from lmrecipes.checkpoint_io import AtomicCheckpointIO, newest_readable
 from lmrecipes.command_line import config_files, expand_names, given_options, value_of
 from lmrecipes.config_errors import ConfigError, condense, known_options, unknown_key
+from lmrecipes.data import load_vocabulary
+from lmrecipes.datamodules.text import TextDataModule
 from lmrecipes.loggers import RunCSVLogger
 from lmrecipes.quiet import quiet
 from lmrecipes.runtime import tune_process
@@ -153,21 +155,22 @@ class RecipeCLI(LightningCLI):
             self.run_dir = runs.find_run(run, root=root)
             self.resumed = self.command == "fit"
             os.environ[runs.RUN_DIR_VARIABLE] = str(self.run_dir)
-            self._keep_vocabulary(self.run_dir / runs.VOCABULARY)
 
-    def _keep_vocabulary(self, saved: Path) -> None:
-        """Other text given to an evaluation is read with the vocabulary that the run was trained with."""
-        other_text = any(option.split(".")[0] == "data" for option in given_options(self.argv))
-        if self.command in ("validate", "test") and other_text and saved.is_dir():
-            arguments = self.config.data.init_args
-            if "vocabulary_dir" in arguments and arguments.vocabulary_dir is None:
-                arguments.vocabulary_dir = str(saved)
+    def _keep_vocabulary(self) -> None:
+        """An evaluation reads text with the vocabulary that the run was trained with, whatever the text is now."""
+        split = {"validate": "val", "test": "test"}.get(self.command)
+        saved = None if self.run_dir is None else self.run_dir / runs.VOCABULARY
+        if split is None or saved is None or not saved.is_dir() or not isinstance(self.datamodule, TextDataModule):
+            return
+        if "data.vocabulary_dir" not in given_options(self.argv):
+            self.datamodule.evaluate_with(load_vocabulary(saved), split)
 
     def instantiate_classes(self) -> None:
         """Builds what the command needs of the recipe."""
         try:
             if self.command not in _PARTS:
                 super().instantiate_classes()
+                self._keep_vocabulary()
                 return
             wanted = Namespace({part: self.config[part] for part in (*_PARTS[self.command], "batch")})
             built = self.parser.instantiate_classes(wanted)

@@ -181,6 +181,58 @@ def test_weights_of_another_network_are_refused_by_name(small, capsys):
     )
 
 
+@pytest.fixture
+def trained(small, in_an_empty_folder, tmp_path):
+    assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
+    return tmp_path / "a"
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--model.config.d_ff=64"], ["--resume a/checkpoints/last-step=3.ckpt: network.", "has shape"]),
+        (["--model.config.n_layers=3"], ["lacks weight network.layers", "another network"]),
+        (["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=1"], ["--resume cannot change model.optimizer"]),
+        (["--trainer.max_steps=3", "--model.optimizer.lr=1"], []),
+        (["--trainer.max_steps=2"], ["trainer.max_steps is 2, but a is at step 3 already"]),
+        (["--batch.global_batch_size=4000"], ["too few for 4000 parallel streams"]),
+        (["--init_from=a"], ["--resume", "contradicts --init_from"]),
+        (["--run_dir=b"], ["--resume", "contradicts --run_dir"]),
+    ],
+    ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else None,
+)
+def test_a_run_that_does_not_go_on_keeps_its_settings(trained, capsys, options, parts):
+    before = (trained / "config.yaml").read_text()
+    if parts:
+        message = refused(capsys, ["fit", "--resume=a", *options])
+        for part in parts:
+            assert part in message, message
+    else:
+        assert main(["fit", "--resume=a", *options]) == 0
+    assert (trained / "config.yaml").read_text() == before
+    assert not list(trained.glob("config.*.yaml"))
+
+
+def test_a_run_that_goes_on_keeps_both_settings(trained):
+    before = (trained / "config.yaml").read_text()
+    assert main(["fit", "--resume=a", "--trainer.max_steps=4"]) == 0
+    assert yaml.safe_load((trained / "config.yaml").read_text())["trainer"]["max_steps"] == 4
+    assert (trained / "config.1.yaml").read_text() == before
+
+
+def test_sizes_that_the_checkpoint_has_not_are_named(trained, capsys):
+    for command in (["test"], ["validate"], ["score", "--text=w1 w2"]):
+        for option, part in (("d_ff=64", "has shape"), ("n_layers=1", "another network")):
+            message = refused(capsys, [*command, "--run=a", f"--model.config.{option}"])
+            assert message.startswith("error: --checkpoint a/checkpoints/last-step=3.ckpt"), message
+            assert part in message
+
+
+def test_a_file_of_a_run_in_place_of_the_run_is_said(trained, capsys):
+    message = refused(capsys, ["fit", "--resume=a/checkpoints/last-step=3.ckpt"])
+    assert message.endswith("last-step=3.ckpt is inside a run; give the run's directory: a")
+
+
 def test_the_list_imports_nothing_heavy():
     code = "import sys; from lmrecipes.__main__ import main; main(['list']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True)

@@ -152,6 +152,9 @@ class RecipeCLI(LightningCLI):
             asked = Path(config.run_dir) if config.run_dir else None
             self.run_dir = runs.new_run_dir(runs.recipe_of(config_files(self.argv)), root=root, asked=asked)
         elif run := config.get("resume") or config.get("run"):
+            for other, why in (("init_from", "which takes only weights into a new run"), ("run_dir", "a new run's")):
+                if config.get(other):
+                    raise ConfigError(f"--resume goes on with a run, and contradicts --{other}, {why}; leave one out")
             self.run_dir = runs.find_run(run, root=root)
             self.resumed = self.command == "fit"
             os.environ[runs.RUN_DIR_VARIABLE] = str(self.run_dir)

@@ -109,6 +109,8 @@ def find_run(name: str, *, root: Path) -> Path:
     runs = [path.parent for path in below.glob(f"*/{CONFIG}")] if below.is_dir() else []
     if runs:
         return max(runs, key=lambda run: (run / CONFIG).stat().st_mtime).resolve()
+    if (inside := next((p for p in directory.parents if (p / CONFIG).is_file()), None)) and directory.exists():
+        raise ValueError(f"{name} is inside a run; give the run's directory: {inside}")
     if directory.is_dir():
         raise ValueError(f"{name} is not a run directory: it has no {CONFIG}")
     known = sorted({p.parent.parent.relative_to(root).as_posix() for p in root.rglob(CONFIG)}) if root.is_dir() else []

@@ -10,6 +10,7 @@ import yaml
 from lmrecipes import published, runs
 from lmrecipes.cli import open_recipe
 from lmrecipes.commands.say import say, short
+from lmrecipes.weights import naming_misfits
 
 
 def evaluate(command: str, argv: list[str]) -> int:
@@ -21,7 +22,8 @@ def evaluate(command: str, argv: list[str]) -> int:
         checkpoint = None
     began = time.perf_counter()
     method = getattr(cli.trainer, command)
-    figures = method(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False)[0]
+    with naming_misfits(cli.model, checkpoint, f"--checkpoint {short(checkpoint)}" if checkpoint else ""):
+        figures = method(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False)[0]
     elapsed = time.perf_counter() - began
     split = {"validate": "val"}.get(command, command)
     figures = {**figures, f"{split}/tokens_per_s": cli.datamodule.statistics(split).tokens / elapsed}

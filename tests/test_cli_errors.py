@@ -47,6 +47,10 @@ def refused(capsys, arguments):
         ([*FIT, "--model.config.n_layers", "many"], ["n_layers", "int", "many"]),
         ([*FIT, "--model.config.d_model", "15"], ["model.config.d_model is 15; it must be even"]),
         ([*FIT, "--batch.seq_len", "0"], ["batch.seq_len is 0; it must be 1 or more"]),
+        ([*FIT, "--batch.val.batch_size", "0"], ["batch.val.batch_size is 0; it must be 1 or more"]),
+        ([*FIT, "--batch.test.seq_len", "-1"], ["batch.test.seq_len is -1; it must be 1 or more"]),
+        ([*FIT, "--batch.test.mem_len", "-1"], ["batch.test.mem_len is -1; it must be 0 or more"]),
+        ([*FIT, "--batch.val.clamp_len", "-1"], ["batch.val.clamp_len is -1; it must be 0 or more"]),
         ([*FIT, "--batch.micro_batch_size", "5"], ["batch.micro_batch_size is 5", "4 would"]),
         (
             [*FIT, "--trainer.accumulate_grad_batches", "2"],
@@ -99,8 +103,14 @@ def test_bad_input_takes_one_line(arguments, parts, capsys, tmp_path):
         (lambda r: r["model"]["init_args"]["config"].update(n_layer=3), ["n_layer'", "model.config.n_layers"]),
         (lambda r: r.update(config="base.yaml"), ["a second --config"]),
         (lambda r: r["model"].update(class_path="lmrecipes.models.transformer_xl.Nothing"), ["Nothing"]),
+        (lambda r: r.update(trainer=5), ["mine.yaml: trainer is 5; it must be a group"]),
+        (lambda r: r.update(batch=[1]), ["mine.yaml: batch is [1]; it must be a group"]),
+        (lambda r: r.update(model=5), ["mine.yaml: model is 5; it must be a group"]),
+        (lambda r: r.update(data=None), ["mine.yaml: data is None; it must be a group"]),
+        (lambda r: r.pop("model"), ["mine.yaml has no model group", "lmrecipes list"]),
+        (lambda r: r.pop("data"), ["mine.yaml has no data group", "lmrecipes list"]),
     ],
-    ids=["group", "trainer key", "model key", "nested config", "class"],
+    ids=["group", "trainer key", "model key", "nested config", "class", *["no mapping"] * 4, "no model", "no data"],
 )
 def test_bad_recipes_take_one_line(change, parts, capsys, tmp_path):
     recipe = yaml.safe_load(collection.recipe_paths()["transformer_xl/tiny"].read_text())
@@ -112,6 +122,27 @@ def test_bad_recipes_take_one_line(change, parts, capsys, tmp_path):
     for part in parts:
         assert part in message, message
     assert not list(tmp_path.glob("runs/*/*"))
+
+
+def test_a_key_given_twice_is_named_with_its_line(tmp_path, capsys):
+    recipe = collection.recipe_paths()["transformer_xl/tiny"].read_text() + "  max_steps: 7\n"
+    (tmp_path / "mine.yaml").write_text(recipe)
+    number = len(recipe.splitlines())
+    message = refused(capsys, ["fit", "--config", "mine.yaml"])
+    assert f"mine.yaml:{number}:3: the key 'max_steps' is given twice, first in line " in message
+    (tmp_path / "mine.yaml").write_text("trainer: {max_steps: 1, max_steps: 2}")
+    assert "mine.yaml:1:25: the key 'max_steps'" in refused(capsys, ["fit", "--config", "mine.yaml"])
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_by_its_option(small, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    message = refused(capsys, ["prepare", *small, "--data.cache_dir=file"])
+    assert "data.cache_dir file cannot be written to" in message
+    assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
+    for form in ("torch_export", "state_dict"):
+        message = refused(capsys, ["export", "--run=a", f"--format={form}", "--output=file"])
+        assert "file cannot be written to" in message
+        assert "--output" in message
 
 
 def test_what_is_wrong_with_the_text_is_said_and_no_run_is_left(small, small_corpus, tmp_path, capsys):
@@ -226,6 +257,21 @@ def test_sizes_that_the_checkpoint_has_not_are_named(trained, capsys):
             message = refused(capsys, [*command, "--run=a", f"--model.config.{option}"])
             assert message.startswith("error: --checkpoint a/checkpoints/last-step=3.ckpt"), message
             assert part in message
+
+
+def test_an_evaluation_of_nothing_is_refused(trained, capsys):
+    for command, split in (("validate", "val"), ("test", "test")):
+        for nothing in ("0", "0.0"):
+            message = refused(capsys, [command, "--run=a", f"--trainer.limit_{split}_batches={nothing}"])
+            assert f"trainer.limit_{split}_batches is 0" in message
+
+
+def test_the_speed_of_an_evaluation_is_that_of_what_it_evaluated(trained, monkeypatch):
+    # Two segments of 8 tokens in 4 streams, in as long as the whole takes.
+    monkeypatch.setattr("lmrecipes.commands.evaluate.time.perf_counter", iter([0.0, 2.0] * 9).__next__)
+    assert main(["validate", "--run=a", "--trainer.limit_val_batches=3"]) == 0
+    (result,) = json.loads((trained / "results.json").read_text())
+    assert result["metrics"]["val/tokens_per_s"] == 2 * 8 * 4 / 2
 
 
 def test_a_file_of_a_run_in_place_of_the_run_is_said(trained, capsys):

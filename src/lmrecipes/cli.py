@@ -128,7 +128,7 @@ class RecipeCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses, turning whatever is wrong into one line."""
         files = config_files(self.argv)
-        _check_groups(files)
+        _check_groups(files, {option.split(".")[0] for option in given_options(self.argv)})
         fixed = {action.dest for action in parser._actions} | {"config", "print_config"}
         try:
             self.config = parser.parse_args(self.argv)
@@ -271,8 +271,13 @@ def checkpoint_of(run_dir: Path, which: str) -> Path:
     return found
 
 
-def _check_groups(files: Sequence[Path]) -> None:
-    """Refuses unknown groups by name, before what they leave missing is complained about."""
+def _check_groups(files: Sequence[Path], given: set[str]) -> None:
+    """Refuses unknown and missing groups by name, before what follows from them is complained about.
+
+    Args:
+        files: the configuration files.
+        given: groups that options on the command line belong to.
+    """
     for path in files:
         content = collection.read_yaml(path)
         if not isinstance(content, dict):
@@ -282,6 +287,14 @@ def _check_groups(files: Sequence[Path]) -> None:
         for key in content:
             if key not in _GROUPS:
                 raise ConfigError(f"{path}: {unknown_key(str(key), _GROUPS)}")
+        for key in ("trainer", "batch", "model", "data"):
+            value = content.get(key, {})
+            if not isinstance(value, dict | str if key in ("model", "data") else dict):
+                raise ConfigError(f"{path}: {key} is {value!r}; it must be a group of keys and values")
+        given.update(content)
+    for key in ("model", "data", "batch"):
+        if files and key not in given:
+            raise ConfigError(f"{files[0]} has no {key} group; see a shipped recipe (`lmrecipes list`) for one")
 
 
 def _leave_group() -> None:

@@ -94,6 +94,13 @@ def test_rows_that_cannot_be_read_take_one_line(tmp_path):
         HubRepository("Salesforce/wikitext", "wikitext-2-v1").has("train")
 
 
+def test_a_row_that_is_no_text_is_named_by_file_and_line(tmp_path):
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text('{"text": 1}\n{"text": 2}\n')
+    with pytest.raises(ValueError, match=r"train.jsonl:1: text is 1, which is no text"):
+        list(TableFolder(tmp_path).blocks("train"))
+
+
 def test_the_hubs_commit_is_loaded_and_recorded(tmp_path, monkeypatch):
     asked = []
 

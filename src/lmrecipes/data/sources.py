@@ -12,7 +12,7 @@ from typing import Any
 from lmrecipes.data.blocks import text_blocks
 
 SPLITS = ("train", "val", "test")
-_NAMES = {"train": ("train",), "val": ("valid", "val", "validation", "dev"), "test": ("test",)}
+NAMES = {"train": ("train",), "val": ("valid", "val", "validation", "dev"), "test": ("test",)}
 
 
 class Source(ABC):
@@ -63,7 +63,7 @@ class Folder(Source):
 
     def _find(self, split: str) -> Path | None:
         endings = ("txt", "tokens", "txt.gz", "raw", "bpe")
-        for name in _NAMES[split]:
+        for name in NAMES[split]:
             for ending in endings:
                 for candidate in (
                     self.folder / f"{name}.{ending}",
@@ -80,7 +80,7 @@ class Folder(Source):
             ValueError: if there is none, with the accepted names.
         """
         if split not in self.files:
-            accepted = ", ".join(f"{name}.txt" for name in _NAMES[split])
+            accepted = ", ".join(f"{name}.txt" for name in NAMES[split])
             there = ", ".join(sorted(p.name for p in self.folder.iterdir())[:8]) or "nothing"
             raise ValueError(
                 f"data.path {self.folder} has no {split} text: {accepted} (or .tokens, .txt.gz); found {there}"

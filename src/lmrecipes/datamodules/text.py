@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +19,14 @@ from lmrecipes.data.hub import HubRepository, TableFolder
 from lmrecipes.data.prepare import prepare
 from lmrecipes.data.prepared import Prepared, find_prepared
 from lmrecipes.data.ranks import data_rank
-from lmrecipes.data.sources import Folder, Source
+from lmrecipes.data.sources import SPLITS, Folder, Source
 from lmrecipes.data.streams import Streams
 from lmrecipes.data.tokenizing import Tokenizing
 from lmrecipes.data.vocabularies import Vocabulary, load_vocabulary
 
 # A vocabulary that is given makes how another would be made irrelevant.
 _ANY = Tokenizing()
+_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
 
 
 class TextDataModule(LightningDataModule):
@@ -154,8 +156,26 @@ class TextDataModule(LightningDataModule):
             return prepared
         for split in ("train", "val") if given is None else ():
             source.require(split)
-        with _bar(f"preparing {self.name}", progress) as report:
-            return prepare(source, self.tokenizing, folder, report, given)
+        return self._tokenize(source, self.tokenizing, folder, progress, given)
+
+    def _tokenize(
+        self,
+        source: Source,
+        tokenizing: Tokenizing,
+        folder: Path,
+        progress: bool,
+        given: Vocabulary | None,
+        splits: Sequence[str] = SPLITS,
+    ) -> Prepared:
+        try:
+            with _bar(f"preparing {self.name}", progress) as report:
+                return prepare(source, tokenizing, folder, report, given, splits)
+        except OSError as error:
+            if error.errno not in _UNWRITABLE or not Path(str(error.filename)).is_relative_to(self.cache_dir):
+                raise
+            raise ValueError(
+                f"data.cache_dir {self.cache_dir} cannot be written to ({error.strerror}); name another folder"
+            ) from error
 
     def _tag(self, vocabulary: Vocabulary) -> str:
         return f"{self.name}-{vocabulary.digest()}"
@@ -177,8 +197,7 @@ class TextDataModule(LightningDataModule):
             source = self.source()
         source.require(split)
         folder = folder_for(source, _ANY, f"{tag}-{split}", self.cache_dir)
-        with _bar(f"preparing {self.name}", progress) as report:
-            prepared = prepare(source, _ANY, folder, report, vocabulary, splits=(split,))
+        prepared = self._tokenize(source, _ANY, folder, progress, vocabulary, splits=(split,))
         remember(prepared, self.path, _ANY, f"{tag}-{split}")
         return prepared
 
@@ -218,9 +237,10 @@ class TextDataModule(LightningDataModule):
         rank, world_size = data_rank(self.trainer)
         plan = self.batch_plan.segmenting(split)
         training = split == "train"
+        tokens = self.prepared.tokens(split)
         try:
             return Streams(
-                self.prepared.tokens(split),
+                tokens,
                 n_columns=plan.batch_size,
                 seq_len=plan.seq_len,
                 rank=rank,

@@ -1,6 +1,8 @@
 """What cannot be used is said in one line that names it, with exit code 2, and leaves nothing behind."""
 
+import csv
 import json
+import re
 import subprocess
 import sys
 
@@ -82,6 +84,21 @@ def refused(capsys, arguments):
         (["fit", "--resume", "nowhere"], ["no run 'nowhere'"]),
         (["test", "--run", "nowhere"], ["no run 'nowhere'"]),
         (["test", "--config", "transformer_xl/tiny"], ["--run RUN"]),
+        ([*FIT, "--data", "textfolder"], ["no datamodule preset 'textfolder'", "did you mean text_folder"]),
+        ([*FIT, "--model.config.d_inner", "3"], ["'model.config.d_inner'; did you mean 'model.config.d_ff'"]),
+        ([*FIT, "--model.config.n_head", "3"], ["did you mean 'model.config.n_heads'"]),
+        ([*FIT, "--batch.tgt_len", "3"], ["did you mean 'batch.seq_len'"]),
+        ([*FIT, "--model.config.dropatt", "3"], ["did you mean 'model.config.attention_dropout'"]),
+        ([*FIT, "--model.config.nonsense", "3"], ["unknown key 'model.config.nonsense'"]),
+        ([*FIT, "--model.optimizer", "Adamm"], ["model.optimizer: there is no class Adamm", "torch.optim.Adam?"]),
+        ([*FIT, "--model.optimizer", "torch.nn.Linear"], ["error: model.optimizer: torch.nn.Linear is no Optimizer"]),
+        ([*FIT, "--model.optimizer.lr", "fast"], ["error: model.optimizer.lr: expected float, got fast"]),
+        ([*FIT, "--model.schedule", "lmrecipes.optim.Cosinus"], ["model.schedule", "lmrecipes.optim.Cosine?"]),
+        ([*FIT, "--model.config", "5"], ["model.config: expected a group of keys and values, got 5"]),
+        ([*FIT, "--data.tokenizing.kind", "wrd"], ["expected one of 'word', 'char', 'byte'", "got wrd"]),
+        ([*FIT, "--trainer.max_steps=0"], ["trainer.max_steps is 0; it must be 1 or more"]),
+        (["fit", "--config", str(collection.root() / "recipes/transformer_xl/tiny")], ["did you mean", "tiny.yaml?"]),
+        (["plot"], ["error: name a run", "lmrecipes plot RUN"]),
         (["plot", "nowhere"], ["no run 'nowhere'"]),
         (["list", "nowhere"], ["nowhere"]),
     ],
@@ -92,7 +109,9 @@ def test_bad_input_takes_one_line(arguments, parts, capsys, tmp_path):
     for part in parts:
         assert part in message, message
     assert len(message) < 400, message
-    assert not list(tmp_path.glob("runs/*/*/*"))
+    assert "Namespace" not in message
+    assert "typing." not in message
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -103,6 +122,14 @@ def test_bad_input_takes_one_line(arguments, parts, capsys, tmp_path):
         (lambda r: r["model"]["init_args"]["config"].update(n_layer=3), ["n_layer'", "model.config.n_layers"]),
         (lambda r: r.update(config="base.yaml"), ["a second --config"]),
         (lambda r: r["model"].update(class_path="lmrecipes.models.transformer_xl.Nothing"), ["Nothing"]),
+        (
+            lambda r: r["model"]["init_args"]["optimizer"].update(class_path="torch.optim.Adamm"),
+            ["error: model.optimizer: there is no class torch.optim.Adamm; did you mean torch.optim.Adam?"],
+        ),
+        (
+            lambda r: r["model"]["init_args"].update(optimizer=5),
+            ["error: model.optimizer: expected a class_path, got 5"],
+        ),
         (lambda r: r.update(trainer=5), ["mine.yaml: trainer is 5; it must be a group"]),
         (lambda r: r.update(batch=[1]), ["mine.yaml: batch is [1]; it must be a group"]),
         (lambda r: r.update(model=5), ["mine.yaml: model is 5; it must be a group"]),
@@ -110,7 +137,17 @@ def test_bad_input_takes_one_line(arguments, parts, capsys, tmp_path):
         (lambda r: r.pop("model"), ["mine.yaml has no model group", "lmrecipes list"]),
         (lambda r: r.pop("data"), ["mine.yaml has no data group", "lmrecipes list"]),
     ],
-    ids=["group", "trainer key", "model key", "nested config", "class", *["no mapping"] * 4, "no model", "no data"],
+    ids=[
+        "group",
+        "trainer key",
+        "model key",
+        "nested config",
+        "class",
+        *["optimizer"] * 2,
+        *["no mapping"] * 4,
+        "no model",
+        "no data",
+    ],
 )
 def test_bad_recipes_take_one_line(change, parts, capsys, tmp_path):
     recipe = yaml.safe_load(collection.recipe_paths()["transformer_xl/tiny"].read_text())
@@ -272,6 +309,26 @@ def test_the_speed_of_an_evaluation_is_that_of_what_it_evaluated(trained, monkey
     assert main(["validate", "--run=a", "--trainer.limit_val_batches=3"]) == 0
     (result,) = json.loads((trained / "results.json").read_text())
     assert result["metrics"]["val/tokens_per_s"] == 2 * 8 * 4 / 2
+
+
+def test_a_text_without_tokens_is_refused(trained, capsys):
+    for command in ("score", "predict"):
+        assert "the text has no token" in refused(capsys, [command, "--run=a", "--text="])
+
+
+def test_a_run_shorter_than_its_logging_interval_ends_without_a_warning(small, capsys, tmp_path):
+    options = ["--trainer.max_steps=4", "--trainer.log_every_n_steps=10", "--run_dir=a"]
+    assert main(["fit", *small, *options]) == 0
+    printed = capsys.readouterr()
+    assert "metrics.csv" not in printed.err + printed.out
+
+
+def test_the_rate_in_a_line_is_the_logged_one(trained, small, capsys):
+    assert main(["fit", *small, "--run_dir=b", "--trainer.max_steps=4"]) == 0
+    shown = re.findall(r"\| lr (\S+) \|", capsys.readouterr().out)
+    with open("b/metrics.csv") as file:
+        logged = [f"{float(row['train/lr']):.3e}" for row in csv.DictReader(file) if row["train/lr"]]
+    assert shown[-4:] == logged
 
 
 def test_a_file_of_a_run_in_place_of_the_run_is_said(trained, capsys):

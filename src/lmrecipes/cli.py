@@ -148,6 +148,8 @@ class RecipeCLI(LightningCLI):
         config, root = self.config, Path(self.config.runs_root)
         if self.command not in _PARTS or self.command == "predict":
             check_hardware(config.trainer.accelerator, config.trainer.devices, config.trainer.precision)
+        if self.command == "fit" and config.trainer.max_steps == 0:
+            raise ConfigError("trainer.max_steps is 0; it must be 1 or more")
         if self.command == "fit" and config.resume is None:
             asked = Path(config.run_dir) if config.run_dir else None
             self.run_dir = runs.new_run_dir(runs.recipe_of(config_files(self.argv)), root=root, asked=asked)

@@ -98,6 +98,8 @@ def _find(name: str, known: dict[str, Path], kind: str, hint: str) -> Path:
     key = name.removeprefix("recipes/").removesuffix(".yaml")
     if key in known:
         return known[key]
+    if Path(f"{name}.yaml").is_file():
+        raise ValueError(f"no {kind} {name!r}; did you mean {name}.yaml?")
     near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     suggestion = f"did you mean {' or '.join(near)}?" if near else hint
     raise ValueError(f"no {kind} {name!r}, neither as a file nor in the collection; {suggestion}")

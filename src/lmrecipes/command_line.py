@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -34,7 +35,8 @@ def expand_names(argv: Sequence[str]) -> list[str]:
 def _expand(option: str, value: str) -> str:
     if option in _CONFIG:
         return str(collection.find_recipe(value))
-    if option == "--data" and (value.endswith(".yaml") or value in collection.preset_paths("datamodules")):
+    # Classes are written with dots or capitals.
+    if option == "--data" and (value.endswith(".yaml") or re.fullmatch(r"[a-z0-9_/-]+", value)):
         return str(collection.find_preset(value, "datamodules"))
     if option in _CALLBACKS and (value.endswith(".yaml") or value in collection.preset_paths("callbacks")):
         return str(collection.find_preset(value, "callbacks"))

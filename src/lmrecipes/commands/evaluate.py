@@ -18,12 +18,12 @@ from lmrecipes.weights import naming_misfits
 
 def evaluate(command: str, argv: list[str]) -> int:
     """Evaluates on the validation (validate) or test (test) split."""
+    split = {"validate": "val"}.get(command, command)
     cli = open_recipe(command, argv)
     checkpoint: Path | None = cli.checkpoint()
     if cli.config.runtime is not None:
-        cli.model.use_programs(Path(cli.config.runtime))
+        cli.model.use_programs(Path(cli.config.runtime), split)
         checkpoint = None
-    split = {"validate": "val"}.get(command, command)
     limit = f"limit_{split}_batches"
     if cli.config.trainer[limit] == 0:
         raise ValueError(f"trainer.{limit} is 0, which leaves nothing to {command}; leave it out")

@@ -49,7 +49,7 @@ def texts_of(cli: RecipeCLI) -> list[str]:
     texts = [cli.config.text] if cli.config.text is not None else []
     if cli.config.file is not None:
         try:
-            with open(cli.config.file, encoding="utf-8") as file:
+            with open(cli.config.file, encoding="utf-8-sig") as file:
                 texts.append(file.read())
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"--file {cli.config.file} cannot be read: {error}") from None

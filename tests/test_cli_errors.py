@@ -323,7 +323,7 @@ def test_a_run_shorter_than_its_logging_interval_ends_without_a_warning(small, c
     assert "metrics.csv" not in printed.err + printed.out
 
 
-def test_the_rate_in_a_line_is_the_logged_one(trained, small, capsys):
+def test_the_rate_in_a_line_is_the_logged_one(small, capsys):
     assert main(["fit", *small, "--run_dir=b", "--trainer.max_steps=4"]) == 0
     shown = re.findall(r"\| lr (\S+) \|", capsys.readouterr().out)
     with open("b/metrics.csv") as file:

@@ -1,6 +1,8 @@
 """What cannot be used is said in one line that names it, with exit code 2, and leaves nothing behind."""
 
+import csv
 import json
+import re
 import subprocess
 import sys
 
@@ -47,6 +49,10 @@ def refused(capsys, arguments):
         ([*FIT, "--model.config.n_layers", "many"], ["n_layers", "int", "many"]),
         ([*FIT, "--model.config.d_model", "15"], ["model.config.d_model is 15; it must be even"]),
         ([*FIT, "--batch.seq_len", "0"], ["batch.seq_len is 0; it must be 1 or more"]),
+        ([*FIT, "--batch.val.batch_size", "0"], ["batch.val.batch_size is 0; it must be 1 or more"]),
+        ([*FIT, "--batch.test.seq_len", "-1"], ["batch.test.seq_len is -1; it must be 1 or more"]),
+        ([*FIT, "--batch.test.mem_len", "-1"], ["batch.test.mem_len is -1; it must be 0 or more"]),
+        ([*FIT, "--batch.val.clamp_len", "-1"], ["batch.val.clamp_len is -1; it must be 0 or more"]),
         ([*FIT, "--batch.micro_batch_size", "5"], ["batch.micro_batch_size is 5", "4 would"]),
         (
             [*FIT, "--trainer.accumulate_grad_batches", "2"],
@@ -78,6 +84,21 @@ def refused(capsys, arguments):
         (["fit", "--resume", "nowhere"], ["no run 'nowhere'"]),
         (["test", "--run", "nowhere"], ["no run 'nowhere'"]),
         (["test", "--config", "transformer_xl/tiny"], ["--run RUN"]),
+        ([*FIT, "--data", "textfolder"], ["no datamodule preset 'textfolder'", "did you mean text_folder"]),
+        ([*FIT, "--model.config.d_inner", "3"], ["'model.config.d_inner'; did you mean 'model.config.d_ff'"]),
+        ([*FIT, "--model.config.n_head", "3"], ["did you mean 'model.config.n_heads'"]),
+        ([*FIT, "--batch.tgt_len", "3"], ["did you mean 'batch.seq_len'"]),
+        ([*FIT, "--model.config.dropatt", "3"], ["did you mean 'model.config.attention_dropout'"]),
+        ([*FIT, "--model.config.nonsense", "3"], ["unknown key 'model.config.nonsense'"]),
+        ([*FIT, "--model.optimizer", "Adamm"], ["model.optimizer: there is no class Adamm", "torch.optim.Adam?"]),
+        ([*FIT, "--model.optimizer", "torch.nn.Linear"], ["error: model.optimizer: torch.nn.Linear is no Optimizer"]),
+        ([*FIT, "--model.optimizer.lr", "fast"], ["error: model.optimizer.lr: expected float, got fast"]),
+        ([*FIT, "--model.schedule", "lmrecipes.optim.Cosinus"], ["model.schedule", "lmrecipes.optim.Cosine?"]),
+        ([*FIT, "--model.config", "5"], ["model.config: expected a group of keys and values, got 5"]),
+        ([*FIT, "--data.tokenizing.kind", "wrd"], ["expected one of 'word', 'char', 'byte'", "got wrd"]),
+        ([*FIT, "--trainer.max_steps=0"], ["trainer.max_steps is 0; it must be 1 or more"]),
+        (["fit", "--config", str(collection.root() / "recipes/transformer_xl/tiny")], ["did you mean", "tiny.yaml?"]),
+        (["plot"], ["error: name a run", "lmrecipes plot RUN"]),
         (["plot", "nowhere"], ["no run 'nowhere'"]),
         (["list", "nowhere"], ["nowhere"]),
     ],
@@ -88,7 +109,9 @@ def test_bad_input_takes_one_line(arguments, parts, capsys, tmp_path):
     for part in parts:
         assert part in message, message
     assert len(message) < 400, message
-    assert not list(tmp_path.glob("runs/*/*/*"))
+    assert "Namespace" not in message
+    assert "typing." not in message
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(
@@ -99,8 +122,32 @@ def test_bad_input_takes_one_line(arguments, parts, capsys, tmp_path):
         (lambda r: r["model"]["init_args"]["config"].update(n_layer=3), ["n_layer'", "model.config.n_layers"]),
         (lambda r: r.update(config="base.yaml"), ["a second --config"]),
         (lambda r: r["model"].update(class_path="lmrecipes.models.transformer_xl.Nothing"), ["Nothing"]),
+        (
+            lambda r: r["model"]["init_args"]["optimizer"].update(class_path="torch.optim.Adamm"),
+            ["error: model.optimizer: there is no class torch.optim.Adamm; did you mean torch.optim.Adam?"],
+        ),
+        (
+            lambda r: r["model"]["init_args"].update(optimizer=5),
+            ["error: model.optimizer: expected a class_path, got 5"],
+        ),
+        (lambda r: r.update(trainer=5), ["mine.yaml: trainer is 5; it must be a group"]),
+        (lambda r: r.update(batch=[1]), ["mine.yaml: batch is [1]; it must be a group"]),
+        (lambda r: r.update(model=5), ["mine.yaml: model is 5; it must be a group"]),
+        (lambda r: r.update(data=None), ["mine.yaml: data is None; it must be a group"]),
+        (lambda r: r.pop("model"), ["mine.yaml has no model group", "lmrecipes list"]),
+        (lambda r: r.pop("data"), ["mine.yaml has no data group", "lmrecipes list"]),
     ],
-    ids=["group", "trainer key", "model key", "nested config", "class"],
+    ids=[
+        "group",
+        "trainer key",
+        "model key",
+        "nested config",
+        "class",
+        *["optimizer"] * 2,
+        *["no mapping"] * 4,
+        "no model",
+        "no data",
+    ],
 )
 def test_bad_recipes_take_one_line(change, parts, capsys, tmp_path):
     recipe = yaml.safe_load(collection.recipe_paths()["transformer_xl/tiny"].read_text())
@@ -112,6 +159,27 @@ def test_bad_recipes_take_one_line(change, parts, capsys, tmp_path):
     for part in parts:
         assert part in message, message
     assert not list(tmp_path.glob("runs/*/*"))
+
+
+def test_a_key_given_twice_is_named_with_its_line(tmp_path, capsys):
+    recipe = collection.recipe_paths()["transformer_xl/tiny"].read_text() + "  max_steps: 7\n"
+    (tmp_path / "mine.yaml").write_text(recipe)
+    number = len(recipe.splitlines())
+    message = refused(capsys, ["fit", "--config", "mine.yaml"])
+    assert f"mine.yaml:{number}:3: the key 'max_steps' is given twice, first in line " in message
+    (tmp_path / "mine.yaml").write_text("trainer: {max_steps: 1, max_steps: 2}")
+    assert "mine.yaml:1:25: the key 'max_steps'" in refused(capsys, ["fit", "--config", "mine.yaml"])
+
+
+def test_a_folder_that_cannot_be_written_to_is_named_by_its_option(small, tmp_path, capsys):
+    (tmp_path / "file").touch()
+    message = refused(capsys, ["prepare", *small, "--data.cache_dir=file"])
+    assert "data.cache_dir file cannot be written to" in message
+    assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
+    for form in ("torch_export", "state_dict"):
+        message = refused(capsys, ["export", "--run=a", f"--format={form}", "--output=file"])
+        assert "file cannot be written to" in message
+        assert "--output" in message
 
 
 def test_what_is_wrong_with_the_text_is_said_and_no_run_is_left(small, small_corpus, tmp_path, capsys):
@@ -179,6 +247,93 @@ def test_weights_of_another_network_are_refused_by_name(small, capsys):
     assert "another network" in refused(
         capsys, ["fit", *small, "--run_dir=d", "--init_from=a", "--model.config.n_layers=3"]
     )
+
+
+@pytest.fixture
+def trained(small, in_an_empty_folder, tmp_path):
+    assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
+    return tmp_path / "a"
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        (["--model.config.d_ff=64"], ["--resume a/checkpoints/last-step=3.ckpt: network.", "has shape"]),
+        (["--model.config.n_layers=3"], ["lacks weight network.layers", "another network"]),
+        (["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=1"], ["--resume cannot change model.optimizer"]),
+        (["--trainer.max_steps=3", "--model.optimizer.lr=1"], []),
+        (["--trainer.max_steps=2"], ["trainer.max_steps is 2, but a is at step 3 already"]),
+        (["--batch.global_batch_size=4000"], ["too few for 4000 parallel streams"]),
+        (["--init_from=a"], ["--resume", "contradicts --init_from"]),
+        (["--run_dir=b"], ["--resume", "contradicts --run_dir"]),
+    ],
+    ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else None,
+)
+def test_a_run_that_does_not_go_on_keeps_its_settings(trained, capsys, options, parts):
+    before = (trained / "config.yaml").read_text()
+    if parts:
+        message = refused(capsys, ["fit", "--resume=a", *options])
+        for part in parts:
+            assert part in message, message
+    else:
+        assert main(["fit", "--resume=a", *options]) == 0
+    assert (trained / "config.yaml").read_text() == before
+    assert not list(trained.glob("config.*.yaml"))
+
+
+def test_a_run_that_goes_on_keeps_both_settings(trained):
+    before = (trained / "config.yaml").read_text()
+    assert main(["fit", "--resume=a", "--trainer.max_steps=4"]) == 0
+    assert yaml.safe_load((trained / "config.yaml").read_text())["trainer"]["max_steps"] == 4
+    assert (trained / "config.1.yaml").read_text() == before
+
+
+def test_sizes_that_the_checkpoint_has_not_are_named(trained, capsys):
+    for command in (["test"], ["validate"], ["score", "--text=w1 w2"]):
+        for option, part in (("d_ff=64", "has shape"), ("n_layers=1", "another network")):
+            message = refused(capsys, [*command, "--run=a", f"--model.config.{option}"])
+            assert message.startswith("error: --checkpoint a/checkpoints/last-step=3.ckpt"), message
+            assert part in message
+
+
+def test_an_evaluation_of_nothing_is_refused(trained, capsys):
+    for command, split in (("validate", "val"), ("test", "test")):
+        for nothing in ("0", "0.0"):
+            message = refused(capsys, [command, "--run=a", f"--trainer.limit_{split}_batches={nothing}"])
+            assert f"trainer.limit_{split}_batches is 0" in message
+
+
+def test_the_speed_of_an_evaluation_is_that_of_what_it_evaluated(trained, monkeypatch):
+    # Two segments of 8 tokens in 4 streams, in as long as the whole takes.
+    monkeypatch.setattr("lmrecipes.commands.evaluate.time.perf_counter", iter([0.0, 2.0] * 9).__next__)
+    assert main(["validate", "--run=a", "--trainer.limit_val_batches=3"]) == 0
+    (result,) = json.loads((trained / "results.json").read_text())
+    assert result["metrics"]["val/tokens_per_s"] == 2 * 8 * 4 / 2
+
+
+def test_a_text_without_tokens_is_refused(trained, capsys):
+    for command in ("score", "predict"):
+        assert "the text has no token" in refused(capsys, [command, "--run=a", "--text="])
+
+
+def test_a_run_shorter_than_its_logging_interval_ends_without_a_warning(small, capsys, tmp_path):
+    options = ["--trainer.max_steps=4", "--trainer.log_every_n_steps=10", "--run_dir=a"]
+    assert main(["fit", *small, *options]) == 0
+    printed = capsys.readouterr()
+    assert "metrics.csv" not in printed.err + printed.out
+
+
+def test_the_rate_in_a_line_is_the_logged_one(small, capsys):
+    assert main(["fit", *small, "--run_dir=b", "--trainer.max_steps=4"]) == 0
+    shown = re.findall(r"\| lr (\S+) \|", capsys.readouterr().out)
+    with open("b/metrics.csv") as file:
+        logged = [f"{float(row['train/lr']):.3e}" for row in csv.DictReader(file) if row["train/lr"]]
+    assert shown[-4:] == logged
+
+
+def test_a_file_of_a_run_in_place_of_the_run_is_said(trained, capsys):
+    message = refused(capsys, ["fit", "--resume=a/checkpoints/last-step=3.ckpt"])
+    assert message.endswith("last-step=3.ckpt is inside a run; give the run's directory: a")
 
 
 def test_the_list_imports_nothing_heavy():

@@ -56,6 +56,8 @@ def test_programs_refuse_settings_they_were_not_made_for(trained, tmp_path, caps
     assert main(["export", f"--run={trained}", f"--output={tmp_path}"]) == 0
     assert main(["score", f"--run={trained}", *TEXT, f"--runtime={tmp_path}", "--batch.test.mem_len=12"]) == 2
     assert f"batch.test.mem_len is 12, but {tmp_path} was exported for 16" in capsys.readouterr().err
+    assert main(["validate", f"--run={trained}", f"--runtime={tmp_path}", "--batch.val.mem_len=12"]) == 2
+    assert f"batch.val.mem_len is 12, but {tmp_path} was exported for 16" in capsys.readouterr().err
 
 
 def test_a_folder_without_programs_is_refused(trained, tmp_path, capsys, monkeypatch):

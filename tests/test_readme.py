@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -78,3 +79,23 @@ def test_the_readmes_commands_run(command, small_corpus, tmp_path):
             done = command(*made_small(arguments, small_corpus, tmp_path))
             assert done.returncode == 0, (arguments, done.stderr)
             assert done.stdout, arguments
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_readmes_python_runs(small_corpus, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LMRECIPES_CACHE", str(tmp_path / "cache"))
+    shutil.copytree(small_corpus, tmp_path / "my_text")
+    code = "\n".join(re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE))
+    sizes = "n_layers=4, d_model=256, n_heads=4, d_head=64, d_ff=1024"
+    for shown, small in (
+        (sizes, "n_layers=1, d_model=16, n_heads=2, d_head=8, d_ff=32"),
+        ("max_steps=400", "max_steps=22, accelerator='cpu', logger=False, enable_progress_bar=False"),
+        ("val_check_interval=200", "val_check_interval=22, enable_checkpointing=False"),
+    ):
+        assert shown in code
+        code = code.replace(shown, small)
+    names: dict = {}
+    exec(code, names)
+    assert names["trainer"].callback_metrics["test/loss"] > 0
+    assert names["nll"].shape[0] == 16

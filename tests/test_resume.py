@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from lmrecipes.__main__ import main
+
 KEEP_EVERY_5 = '{"class_path": "lmrecipes.callbacks.LastCheckpoint", "init_args": {"every_n_steps": 5}}'
 BEST = '{"class_path": "lmrecipes.callbacks.BestCheckpoint"}'
 KILL_AT_8 = '{"class_path": "killer.KillAt", "init_args": {"step": 8}}'
@@ -71,13 +73,30 @@ def test_a_killed_run_logs_what_an_undisturbed_one_does(command, small, tmp_path
         assert rows(tmp_path / "b", name) == rows(tmp_path / "a", name)
     assert [step for step, _ in rows(tmp_path / "b", "val/loss")] == ["3", "6", "9", "12"]
     assert [step for step, _ in rows(tmp_path / "b", "train/loss")] == [str(n) for n in range(1, 13)]
+    assert {epoch for _, epoch in rows(tmp_path / "b", "epoch")} == {"0"}
     # And one that ended is gone on with under the right steps.
     further = command("fit", "--resume", "b", "--trainer.max_steps=15")
     assert further.returncode == 0, further.stderr
     assert [step for step, _ in rows(tmp_path / "b", "val/loss")] == ["3", "6", "9", "12", "15"]
     assert [step for step, _ in rows(tmp_path / "b", "train/loss")] == [str(n) for n in range(1, 16)]
-    assert "step 15 |" in further.stdout
+    assert "epoch 0 | step 15 |" in further.stdout
+    assert {epoch for _, epoch in rows(tmp_path / "b", "epoch")} == {"0"}
     assert (tmp_path / "b/checkpoints/last-step=15.ckpt").is_file()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("stops", [(4, 14), (10, 14), (20, 24), (23, 26)])
+def test_a_run_that_ended_and_is_gone_on_with_counts_its_epochs_right(small, tmp_path, monkeypatch, stops):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LMRECIPES_RUN_DIR", "")
+    first, last = stops
+    assert main(["fit", *small, "--batch.seq_len=100", "--run_dir=b", f"--trainer.max_steps={first}"]) == 0
+    assert main(["fit", "--resume=b", f"--trainer.max_steps={last}"]) == 0
+    with (tmp_path / "b/metrics.csv").open() as file:
+        logged = {int(row["step"]): int(row["epoch"]) for row in csv.DictReader(file) if row["train/loss"]}
+    assert logged == {step: (step - 1) // 10 for step in range(1, last + 1)}
+    (path,) = (tmp_path / "b/checkpoints").glob("last-*.ckpt")
+    assert torch.load(path, weights_only=True)["epoch"] == -(-last // 10)  # as at the end of any run
 
 
 @pytest.mark.slow

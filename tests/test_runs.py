@@ -3,6 +3,7 @@
 import itertools
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +11,8 @@ import pytest
 
 from conftest import environment
 from lmrecipes import runs
+from lmrecipes.__main__ import main
+from lmrecipes.data.sources import Folder
 
 VARIABLES = (
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID"),
@@ -86,6 +89,57 @@ def test_the_newest_run_of_a_recipe_is_found_by_the_recipes_name(tmp_path):
     assert runs.find_run("system/recipe", root=tmp_path).name == "b"
     with pytest.raises(ValueError, match="runs exist of: system/recipe"):
         runs.find_run("system/other", root=tmp_path)
+
+
+@pytest.fixture
+def trained(process, small, small_corpus, tmp_path, monkeypatch):
+    """A run on a copy of the small corpus: the function to test it, and the copy."""
+    process()
+    monkeypatch.chdir(tmp_path)
+    text = shutil.copytree(small_corpus, tmp_path / "text")
+    cache = [f"--data.path={text}", f"--data.cache_dir={tmp_path / 'cache'}"]
+    assert main(["fit", *small, *cache, "--run_dir=a", "--trainer.max_steps=3"]) == 0
+
+    def test_loss(*options):
+        assert main(["test", "--run=a", *options]) == 0
+        return json.loads((tmp_path / "a/results.json").read_text())[-1]["metrics"]["test/loss"]
+
+    return test_loss, text
+
+
+def no_text(*_):
+    raise AssertionError("the text is read")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_is_tested_with_its_own_vocabulary_whatever_the_training_text_is_now(trained, monkeypatch):
+    test_loss, text = trained
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "blocks", no_text)
+        expected = test_loss()
+    train = (text / "train.txt").read_text()
+    (text / "train.txt").write_text(" ".join(reversed(train.split(" "))) + "w59 " * 999)  # another order of the words
+    assert test_loss() == expected
+    (text / "train.txt").write_text("other words\n" * 50)
+    assert test_loss() == expected
+    (text / "train.txt").unlink()
+    assert test_loss() == expected
+    shutil.rmtree(text)
+    assert test_loss() == expected
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_run_is_tested_on_other_text_and_on_its_own_where_that_is_gone(trained, tmp_path):
+    test_loss, text = trained
+    expected = test_loss()
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "test.txt").write_text("w1 w2 w3 w4\n" * 30)
+    assert test_loss(f"--data.path={other}") != expected
+    shutil.rmtree(other)
+    assert test_loss(f"--data.path={other}") != expected  # prepared earlier
+    (text / "test.txt").unlink()
+    assert test_loss() == expected
 
 
 @pytest.mark.slow

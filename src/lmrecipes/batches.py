@@ -104,6 +104,11 @@ class BatchPlan:
                 raise ValueError(f"batch.{name} is {getattr(self, name)}; it must be 0 or more")
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise ValueError(f"batch.micro_batch_size is {self.micro_batch_size}; it must be 1 or more")
+        for split, plan in (("val", self.val), ("test", self.test)):
+            for name, least in (("batch_size", 1), ("seq_len", 1), ("mem_len", 0), ("clamp_len", 0)):
+                value = getattr(plan, name)
+                if value is not None and value < least:
+                    raise ValueError(f"batch.{split}.{name} is {value}; it must be {least} or more")
 
     def accumulation(self, world_size: int) -> int:
         """Passes per optimizer step on each of `world_size` devices.

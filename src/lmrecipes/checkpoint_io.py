@@ -137,7 +137,7 @@ def check(path: Path) -> None:
 
 def newest_readable(folder: Path, pattern: str = "*.ckpt") -> Path | None:
     """The checkpoint of the greatest step that can be read; broken ones are warned about."""
-    for path in sorted(folder.glob(pattern), key=lambda p: (_step(p), p.stat().st_mtime_ns), reverse=True):
+    for path in sorted(folder.glob(pattern), key=lambda p: (step_of(p), p.stat().st_mtime_ns), reverse=True):
         try:
             check(path)
         except ValueError as error:
@@ -147,6 +147,7 @@ def newest_readable(folder: Path, pattern: str = "*.ckpt") -> Path | None:
     return None
 
 
-def _step(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """The step in a checkpoint's name; -1 if there is none."""
     found = re.search(r"step=(\d+)", path.name)
     return int(found.group(1)) if found else -1

@@ -31,6 +31,8 @@ from lmrecipes.callbacks import (
 from lmrecipes.checkpoint_io import AtomicCheckpointIO, newest_readable
 from lmrecipes.command_line import config_files, expand_names, given_options, value_of
 from lmrecipes.config_errors import ConfigError, condense, known_options, unknown_key
+from lmrecipes.data import load_vocabulary
+from lmrecipes.datamodules.text import TextDataModule
 from lmrecipes.loggers import RunCSVLogger, RunLogger
 from lmrecipes.quiet import quiet
 from lmrecipes.runtime import tune_process
@@ -132,7 +134,7 @@ class RecipeCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses, turning whatever is wrong into one line."""
         files = config_files(self.argv)
-        _check_groups(files)
+        _check_groups(files, {option.split(".")[0] for option in given_options(self.argv)})
         fixed = {action.dest for action in parser._actions} | {"config", "print_config"}
         try:
             self.config = parser.parse_args(self.argv)
@@ -155,28 +157,34 @@ class RecipeCLI(LightningCLI):
         if self.command != "fit" and "trainer" in config:
             # Nothing else logs, nor needs what the loggers need.
             config.trainer.logger = False
+        if self.command == "fit" and config.trainer.max_steps == 0:
+            raise ConfigError("trainer.max_steps is 0; it must be 1 or more")
         if self.command == "fit" and config.resume is None:
             asked = Path(config.run_dir) if config.run_dir else None
             self.run_dir = runs.new_run_dir(runs.recipe_of(config_files(self.argv)), root=root, asked=asked)
         elif run := config.get("resume") or config.get("run"):
+            for other, why in (("init_from", "which takes only weights into a new run"), ("run_dir", "a new run's")):
+                if config.get(other):
+                    raise ConfigError(f"--resume goes on with a run, and contradicts --{other}, {why}; leave one out")
             self.run_dir = runs.find_run(run, root=root)
             self.resumed = self.command == "fit"
             os.environ[runs.RUN_DIR_VARIABLE] = str(self.run_dir)
-            self._keep_vocabulary(self.run_dir / runs.VOCABULARY)
 
-    def _keep_vocabulary(self, saved: Path) -> None:
-        """Other text given to an evaluation is read with the vocabulary that the run was trained with."""
-        other_text = any(option.split(".")[0] == "data" for option in given_options(self.argv))
-        if self.command in ("validate", "test") and other_text and saved.is_dir():
-            arguments = self.config.data.init_args
-            if "vocabulary_dir" in arguments and arguments.vocabulary_dir is None:
-                arguments.vocabulary_dir = str(saved)
+    def _keep_vocabulary(self) -> None:
+        """An evaluation reads text with the vocabulary that the run was trained with, whatever the text is now."""
+        split = {"validate": "val", "test": "test"}.get(self.command)
+        saved = None if self.run_dir is None else self.run_dir / runs.VOCABULARY
+        if split is None or saved is None or not saved.is_dir() or not isinstance(self.datamodule, TextDataModule):
+            return
+        if "data.vocabulary_dir" not in given_options(self.argv):
+            self.datamodule.evaluate_with(load_vocabulary(saved), split)
 
     def instantiate_classes(self) -> None:
         """Builds what the command needs of the recipe."""
         try:
             if self.command not in _PARTS:
                 super().instantiate_classes()
+                self._keep_vocabulary()
                 return
             wanted = Namespace({part: self.config[part] for part in (*_PARTS[self.command], "batch")})
             built = self.parser.instantiate_classes(wanted)
@@ -276,8 +284,13 @@ def checkpoint_of(run_dir: Path, which: str) -> Path:
     return found
 
 
-def _check_groups(files: Sequence[Path]) -> None:
-    """Refuses unknown groups by name, before what they leave missing is complained about."""
+def _check_groups(files: Sequence[Path], given: set[str]) -> None:
+    """Refuses unknown and missing groups by name, before what follows from them is complained about.
+
+    Args:
+        files: the configuration files.
+        given: groups that options on the command line belong to.
+    """
     for path in files:
         content = collection.read_yaml(path)
         if not isinstance(content, dict):
@@ -287,6 +300,14 @@ def _check_groups(files: Sequence[Path]) -> None:
         for key in content:
             if key not in _GROUPS:
                 raise ConfigError(f"{path}: {unknown_key(str(key), _GROUPS)}")
+        for key in ("trainer", "batch", "model", "data"):
+            value = content.get(key, {})
+            if not isinstance(value, dict | str if key in ("model", "data") else dict):
+                raise ConfigError(f"{path}: {key} is {value!r}; it must be a group of keys and values")
+        given.update(content)
+    for key in ("model", "data", "batch"):
+        if files and key not in given:
+            raise ConfigError(f"{files[0]} has no {key} group; see a shipped recipe (`lmrecipes list`) for one")
 
 
 def _leave_group() -> None:

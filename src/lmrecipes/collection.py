@@ -10,7 +10,26 @@ from typing import Any
 
 import yaml
 
-_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Repeated(yaml.MarkedYAMLError):
+    """A key is given twice, of which YAML would take the last."""
+
+
+class _Loader(_SafeLoader):
+    """Reads YAML in which every key of a mapping is given once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        """Refuses repeated keys."""
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in lines:
+                    problem = f"the key {key.value!r} is given twice, first in line {lines[key.value]}"
+                    raise _Repeated(problem=problem, problem_mark=key.start_mark)
+                lines[key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
 
 
 def root() -> Path:
@@ -23,14 +42,15 @@ def read_yaml(path: Path) -> Any:
     """Contents of a YAML file.
 
     Raises:
-        ValueError: if it is not YAML, naming file, line and column.
+        ValueError: if it is not YAML or repeats a key, naming file, line and column.
     """
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), _LOADER)
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        raise ValueError(f"{path}{where} is not YAML: {error.problem}") from error
+        what = "" if isinstance(error, _Repeated) else " is not YAML"
+        raise ValueError(f"{path}{where}{what}: {error.problem}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
 
@@ -78,6 +98,8 @@ def _find(name: str, known: dict[str, Path], kind: str, hint: str) -> Path:
     key = name.removeprefix("recipes/").removesuffix(".yaml")
     if key in known:
         return known[key]
+    if Path(f"{name}.yaml").is_file():
+        raise ValueError(f"no {kind} {name!r}; did you mean {name}.yaml?")
     near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     suggestion = f"did you mean {' or '.join(near)}?" if near else hint
     raise ValueError(f"no {kind} {name!r}, neither as a file nor in the collection; {suggestion}")

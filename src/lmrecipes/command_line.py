@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -43,6 +44,9 @@ def expand_names(argv: Sequence[str]) -> list[str]:
 def _expand(option: str, value: str) -> str:
     if option in _CONFIG:
         return str(collection.find_recipe(value))
+    # Classes are written with dots or capitals.
+    if option == "--data" and (value.endswith(".yaml") or re.fullmatch(r"[a-z0-9_/-]+", value)):
+        return str(collection.find_preset(value, "datamodules"))
     folder = _PRESETS.get(option)
     if folder and (value.endswith(".yaml") or value in collection.preset_paths(folder)):
         return str(collection.find_preset(value, folder))

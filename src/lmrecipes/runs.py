@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ RUN_DIR_VARIABLE = "LMRECIPES_RUN_DIR"
 CONFIG = "config.yaml"
 RESULTS = "results.json"
 VOCABULARY = "vocabulary"
+# Folders made for this process's run to lie in, the innermost first.
+_made: list[Path] = []
 
 
 def is_main_process() -> bool:
@@ -38,6 +41,7 @@ def new_run_dir(recipe: str, *, root: Path, asked: Path | None = None) -> Path:
     if inherited and not is_main_process():
         return Path(inherited)
     shared_id = _sweep_id() or _launcher_id()
+    missing = [folder for folder in (asked or root / recipe / "id").absolute().parents if not folder.exists()]
     if asked is not None:
         directory = asked
     elif shared_id is not None:
@@ -55,6 +59,7 @@ def new_run_dir(recipe: str, *, root: Path, asked: Path | None = None) -> Path:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ValueError(f"run directory {directory} cannot be made: {error.strerror}") from error
+    _made[:] = missing
     directory = directory.resolve()
     os.environ[RUN_DIR_VARIABLE] = str(directory)
     return directory
@@ -116,6 +121,8 @@ def find_run(name: str, *, root: Path) -> Path:
     runs = [path.parent for path in below.glob(f"*/{CONFIG}")] if below.is_dir() else []
     if runs:
         return max(runs, key=lambda run: (run / CONFIG).stat().st_mtime).resolve()
+    if (inside := next((p for p in directory.parents if (p / CONFIG).is_file()), None)) and directory.exists():
+        raise ValueError(f"{name} is inside a run; give the run's directory: {inside}")
     if directory.is_dir():
         raise ValueError(f"{name} is not a run directory: it has no {CONFIG}")
     known = sorted({p.parent.parent.relative_to(root).as_posix() for p in root.rglob(CONFIG)}) if root.is_dir() else []
@@ -147,6 +154,10 @@ def discard_if_unused() -> None:
         return
     if run_dir.is_dir() and not (run_dir / "checkpoints").exists() and not (run_dir / "metrics.csv").exists():
         shutil.rmtree(run_dir, ignore_errors=True)
+        with suppress(OSError):
+            while _made:
+                _made.pop(0).rmdir()
+    _made.clear()
 
 
 def recipe_of(config_paths: list[Path]) -> str:

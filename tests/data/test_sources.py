@@ -94,6 +94,34 @@ def test_rows_that_cannot_be_read_take_one_line(tmp_path):
         HubRepository("Salesforce/wikitext", "wikitext-2-v1").has("train")
 
 
+def test_a_row_that_is_no_text_is_named_by_file_and_line(tmp_path):
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text('{"text": 1}\n{"text": 2}\n')
+    with pytest.raises(ValueError, match=r"train.jsonl:1: text is 1, which is no text"):
+        list(TableFolder(tmp_path).blocks("train"))
+
+
+def test_a_mark_at_the_beginning_of_a_file_is_no_text(tmp_path):
+    (tmp_path / "train.txt").write_text("a b\n", encoding="utf-8-sig")
+    assert list(Folder(tmp_path).blocks("train")) == ["a b\n"]
+
+
+def test_a_missing_split_beside_other_files_is_answered_with_all_that_would_do(tmp_path):
+    write_text(tmp_path, "train", ["a"])
+    write_json(tmp_path, "valid", ["a"])
+    with pytest.raises(ValueError, match=r"has no val text \(looked for valid.txt.*or all splits as .parquet, .jsonl"):
+        Folder(tmp_path).require("val")
+
+
+def test_reading_rows_prints_nothing_where_nobody_watches(tmp_path, capfd):
+    import datasets
+
+    datasets.enable_progress_bars()
+    write_json(tmp_path, "train", ["a"])
+    assert list(TableFolder(tmp_path).blocks("train")) == ["a\n"]
+    assert capfd.readouterr().err == ""
+
+
 def test_the_hubs_commit_is_loaded_and_recorded(tmp_path, monkeypatch):
     asked = []
 

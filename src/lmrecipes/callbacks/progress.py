@@ -37,6 +37,10 @@ class PlainProgress(ProgressBar):
         """Begins to count time."""
         self._last = (time.perf_counter(), trainer.global_step)
 
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Notes the rate that the step is made with."""
+        self._rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
@@ -52,7 +56,7 @@ class PlainProgress(ProgressBar):
             f"epoch {trainer.current_epoch}",
             f"step {step}",
             f"batches {_batches(trainer, batch_idx)}",
-            f"lr {trainer.optimizers[0].param_groups[0]['lr']:.3e}",
+            f"lr {self._rate:.3e}",
             f"ms/batch {1000 * (now - before) / (step - earlier) / trainer.accumulate_grad_batches:.1f}",
         ]
         for name, text in (

@@ -28,6 +28,8 @@ class RunPlot(Callback):
             return
         for logger in trainer.loggers:
             logger.save()
+        if not (run_dir / "metrics.csv").is_file():
+            return
         try:
             plot_runs([run_dir], run_dir / "plots" / "run.png")
         except (ValueError, OSError) as error:

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmrecipes.checkpoint_io import load_checkpoint
 from lmrecipes.sharded_checkpoint import fill
+from lmrecipes.weights import check_weights
 
 
 class WeightsFrom(Callback):
@@ -24,16 +25,6 @@ class WeightsFrom(Callback):
         """
         weights = load_checkpoint(self.path)["state_dict"]
         own = pl_module.state_dict()
-        missing, unknown = own.keys() - weights.keys(), weights.keys() - own.keys()
-        if missing or unknown:
-            name = min(missing or unknown)
-            where = "lacks" if missing else "has an unknown"
-            raise ValueError(f"--init_from {self.path} {where} weight {name}: it is of another network")
-        for name, weight in own.items():
-            if weight.shape != weights[name].shape:
-                raise ValueError(
-                    f"--init_from {self.path}: {name} has shape {tuple(weights[name].shape)}, "
-                    f"but this recipe's network has {tuple(weight.shape)}"
-                )
+        check_weights(weights, own, f"--init_from {self.path}")
         for name, weight in own.items():
             fill(weight, weights[name])

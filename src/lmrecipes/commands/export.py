@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import torch
 from torch import nn
@@ -18,9 +19,11 @@ WEIGHTS = "weights.pt"
 def run(argv: list[str]) -> int:
     """Writes what --format names, loads it again and compares before saying so."""
     cli = open_recipe("export", argv)
+    if cli.run_dir is not None:
+        folder = Path(cli.config.output) if cli.config.output else cli.run_dir / EXPORTED
+        _check_writable(folder)
     trained = load_trained(cli)
     assert cli.run_dir is not None
-    folder = Path(cli.config.output) if cli.config.output else cli.run_dir / EXPORTED
     form = cli.config.format
     if form == "state_dict":
         path = write_weights(trained.module.network, folder)
@@ -33,6 +36,20 @@ def run(argv: list[str]) -> int:
     for command in ("test --run RUN", 'score --run RUN --text "..."'):
         say(f"use them with: lmrecipes {command.replace('RUN', short(cli.run_dir))} --runtime {short(folder)}")
     return 0
+
+
+def _check_writable(folder: Path) -> None:
+    """Makes the folder.
+
+    Raises:
+        ValueError: if it cannot be made or written to, naming the option.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be written to ({error.strerror}); name another with --output") from error
 
 
 def write_weights(network: nn.Module, folder: Path) -> Path:

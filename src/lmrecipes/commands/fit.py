@@ -12,14 +12,16 @@ import lightning
 import torch
 import yaml
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmrecipes import __version__, failures, published, runs, signals
 from lmrecipes.callbacks import LeftBySignal, StoppedByLossGuard
-from lmrecipes.checkpoint_io import newest_readable
+from lmrecipes.checkpoint_io import newest_readable, step_of
 from lmrecipes.cli import RecipeCLI, open_recipe
 from lmrecipes.commands.say import say, short
 from lmrecipes.data import load_vocabulary
 from lmrecipes.requeueing import ENDED_BY_SWEEP, job_id
+from lmrecipes.weights import naming_misfits
 
 
 def run(argv: list[str]) -> int:
@@ -31,13 +33,16 @@ def run(argv: list[str]) -> int:
         checkpoint = newest_readable(cli.run_dir / "checkpoints")
         if checkpoint is None:
             raise ValueError(f"run {short(cli.run_dir)} has no readable checkpoint to resume from")
+        _note_changes(cli, cli.run_dir, checkpoint)
+    elif runs.is_main_process():
+        _save_settings(cli, cli.run_dir)
     if runs.is_main_process():
         failures.begin()
-        (_note_changes if cli.resumed else _save_settings)(cli, cli.run_dir)
     say(f"run directory: {short(cli.run_dir)}")
     try:
         _save_vocabulary(cli, cli.run_dir)
-        cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
+        with naming_misfits(cli.model, checkpoint, f"--resume {short(checkpoint)}" if checkpoint else ""):
+            cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
     except (ValueError, OSError, MisconfigurationException):
         runs.discard_if_unused()
         raise
@@ -115,11 +120,12 @@ def _save_settings(cli: RecipeCLI, run_dir: Path) -> None:
     runs.write_text(run_dir / "run.json", json.dumps(about, indent=2) + "\n")
 
 
-def _note_changes(cli: RecipeCLI, run_dir: Path) -> None:
-    """Says which settings differ from the run's own, and keeps both.
+def _note_changes(cli: RecipeCLI, run_dir: Path, checkpoint: Path) -> None:
+    """Says which settings differ from the run's own, and keeps both once training goes on with them.
 
     Raises:
-        ValueError: if the optimizer is another one, which could not take up the state of the run's.
+        ValueError: if the optimizer is another one, which could not take up the state of the run's, or if no steps
+            are left to train.
     """
     path, text = run_dir / runs.CONFIG, cli.settings()
     before, after = (published.flatten(yaml.safe_load(t)) for t in (path.read_text(), text))
@@ -131,11 +137,29 @@ def _note_changes(cli: RecipeCLI, run_dir: Path) -> None:
             f"--resume cannot change model.optimizer from {before.get(key)} to {after.get(key)}, whose state "
             f"is another; begin anew from the weights with --init_from {short(run_dir)}"
         )
+    step, last = step_of(checkpoint), after["trainer.max_steps"]
+    if "trainer.max_steps" in changed and 0 <= last <= step:
+        raise ValueError(
+            f"trainer.max_steps is {last}, but {short(run_dir)} is at step {step} already; give a larger number"
+        )
     say("continuing with changed settings, which win over the checkpoint's:")
     for key in changed:
         say(f"  {key}: {before.get(key)} -> {after.get(key)}")
-    path.rename(run_dir / f"config.{len(list(run_dir.glob('config.*.yaml'))) + 1}.yaml")
-    runs.write_text(path, text)
+    if runs.is_main_process():
+        cli.trainer.callbacks.insert(0, _KeepSettings(run_dir, text))  # type: ignore[attr-defined]
+
+
+class _KeepSettings(Callback):
+    """Makes other settings the run's own, the earlier ones beside them, once the checkpoint was taken up with them."""
+
+    def __init__(self, run_dir: Path, text: str) -> None:
+        self.run_dir, self.text = run_dir, text
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes both."""
+        path = self.run_dir / runs.CONFIG
+        path.rename(self.run_dir / f"config.{len(list(self.run_dir.glob('config.*.yaml'))) + 1}.yaml")
+        runs.write_text(path, self.text)
 
 
 def _save_vocabulary(cli: RecipeCLI, run_dir: Path) -> None:

@@ -16,13 +16,15 @@ def run(argv: list[str]) -> int:
         prog="lmrecipes plot", description="Loss, perplexity, learning rate and throughput."
     )
     parser.add_argument(
-        "runs", nargs="+", metavar="RUN", help="directory of a run, or name of a recipe (its newest run)"
+        "runs", nargs="*", metavar="RUN", help="directory of a run, or name of a recipe (its newest run)"
     )
     parser.add_argument(
         "--output", type=Path, help="the PNG to write; left out, plots/run.png of the run or ./runs.png"
     )
     parser.add_argument("--runs_root", type=Path, default=Path("runs"), help="folder of all runs")
     options = parser.parse_args(argv)
+    if not options.runs:
+        raise ValueError("name a run, or several: lmrecipes plot RUN")
     found = [runs.find_run(name, root=options.runs_root) for name in options.runs]
     default = found[0] / "plots" / "run.png" if len(found) == 1 else Path("runs.png")
     say(f"written to {short(plot_runs(found, options.output or default).resolve())}")

@@ -21,7 +21,10 @@ def run(argv: list[str]) -> int:
     )
     trained = load_trained(cli)
     trained.module.sampling = sampling
+    nothing = len(trained.vocabulary.encode(""))
     prompts = [PromptBatch(torch.tensor([trained.vocabulary.encode(text)])) for text in texts]
+    if any(prompt.input_ids.shape[1] <= nothing for prompt in prompts):
+        raise ValueError("the text has no token to continue")
     trainer = Trainer(
         accelerator=cli.config.trainer.accelerator,
         devices=1,

@@ -8,7 +8,9 @@ from typing import Any
 from lmrecipes import runs
 from lmrecipes.checkpoint_io import load_checkpoint
 from lmrecipes.cli import RecipeCLI
+from lmrecipes.commands.say import short
 from lmrecipes.data import Vocabulary, load_vocabulary
+from lmrecipes.weights import check_weights
 
 
 @dataclass(frozen=True)
@@ -23,7 +25,7 @@ def load_trained(cli: RecipeCLI) -> Trained:
     """Builds the run's network and loads its checkpoint.
 
     Raises:
-        ValueError: if no run was given, or it has no vocabulary or checkpoint.
+        ValueError: if no run was given, it has no vocabulary or checkpoint, or the weights are of another network.
     """
     if cli.run_dir is None:
         raise ValueError(f"lmrecipes {cli.command} needs a run: --run RUN")
@@ -31,7 +33,10 @@ def load_trained(cli: RecipeCLI) -> Trained:
     module = cli.model
     module.config = replace(module.config, vocab_size=vocabulary.size)
     module.configure_model()
-    module.load_state_dict(load_checkpoint(cli.checkpoint())["state_dict"])
+    path = cli.checkpoint()
+    weights = load_checkpoint(path)["state_dict"]
+    check_weights(weights, module.state_dict(), f"--checkpoint {short(path)}")
+    module.load_state_dict(weights)
     return Trained(module.eval(), vocabulary)
 
 
@@ -44,7 +49,7 @@ def texts_of(cli: RecipeCLI) -> list[str]:
     texts = [cli.config.text] if cli.config.text is not None else []
     if cli.config.file is not None:
         try:
-            with open(cli.config.file, encoding="utf-8") as file:
+            with open(cli.config.file, encoding="utf-8-sig") as file:
                 texts.append(file.read())
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"--file {cli.config.file} cannot be read: {error}") from None

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lmrecipes.data.sources import Source
+from lmrecipes.data.sources import NAMES, Source
 
 _ROWS = 500
 
@@ -58,20 +59,27 @@ class HubRepository(Source):
         """Text of the split's rows.
 
         Raises:
-            ValueError: if the repository cannot be reached or read, or has no such split or column.
+            ValueError: if the repository cannot be reached or read, has no such split or column, or no text in a row.
         """
         self.require(split)
         rows = self._load()[_row_split(split)]
         if self.column not in rows.column_names:
             raise ValueError(f"{self.repository} has no column {self.column}; it has {', '.join(rows.column_names)}")
+        row = 1
         for batch in rows.iter(batch_size=_ROWS):
             lines = [line or "" for line in batch[self.column]]
+            for number, line in enumerate(lines, start=row):
+                if not isinstance(line, str):
+                    raise ValueError(f"{self.place(split)}:{number}: {self.column} is {line!r}, which is no text")
+            row += len(lines)
             yield "".join(line if line.endswith("\n") else line + "\n" for line in lines)
 
     def _load(self) -> Any:
         if self._rows is None:
-            from datasets import load_dataset
+            from datasets import disable_progress_bars, load_dataset
 
+            if not sys.stderr.isatty():
+                disable_progress_bars()
             self._commit = self._newest_commit()
             try:
                 self._rows = load_dataset(self.repository, self.config, revision=self._commit or self.revision)
@@ -109,6 +117,11 @@ class TableFolder(HubRepository):
     def fits(cls, folder: Path) -> bool:
         """Whether a folder holds such files."""
         return any(True for ending in cls.endings for _ in folder.glob(f"*.{ending}"))
+
+    def place(self, split: str) -> str:
+        """The split's file, if it is one, else its files."""
+        found = [p for ending in self.endings for name in NAMES[split] for p in self.folder.glob(f"*{name}*.{ending}")]
+        return str(found[0]) if len(found) == 1 else f"{self.folder}/{_row_split(split)}-*"
 
     def describe(self) -> dict[str, Any]:
         """Column; names, sizes and times of the files."""

@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ def prepare(
     folder: Path,
     progress: Progress = lambda *_: None,
     given: Vocabulary | None = None,
+    splits: Sequence[str] = SPLITS,
 ) -> Prepared:
     """Tokenizes a corpus, or finds it tokenized. Two processes may start at once: one works, the other waits.
 
@@ -46,6 +47,7 @@ def prepare(
         folder: where to put it.
         progress: called with split, characters done, bytes in all (or None).
         given: a vocabulary to use instead of making one.
+        splits: those wanted, where the source has them; without a given vocabulary it takes train.
 
     Raises:
         ValueError: if the text cannot be read, or changes meanwhile.
@@ -64,12 +66,12 @@ def prepare(
         writer = _Writer(source, folder, progress)
         vocabulary = writer.vocabulary(tokenizing) if given is None else given
         vocabulary.save(folder / "vocabulary")
-        for split in SPLITS:
+        for split in splits:
             if source.has(split):
                 writer.write(split, vocabulary)
         if source.describe() != described:
             (folder / "state.json").unlink(missing_ok=True)
-            raise ValueError(f"{source.place('train')} changed while it was being prepared; prepare it again")
+            raise ValueError(f"{source.place(splits[0])} changed while it was being prepared; prepare it again")
         manifest = {
             "source": described,
             "resolved": source.resolved(),

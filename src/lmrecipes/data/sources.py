@@ -12,7 +12,7 @@ from typing import Any
 from lmrecipes.data.blocks import text_blocks
 
 SPLITS = ("train", "val", "test")
-_NAMES = {"train": ("train",), "val": ("valid", "val", "validation", "dev"), "test": ("test",)}
+NAMES = {"train": ("train",), "val": ("valid", "val", "validation", "dev"), "test": ("test",)}
 
 
 class Source(ABC):
@@ -63,7 +63,7 @@ class Folder(Source):
 
     def _find(self, split: str) -> Path | None:
         endings = ("txt", "tokens", "txt.gz", "raw", "bpe")
-        for name in _NAMES[split]:
+        for name in NAMES[split]:
             for ending in endings:
                 for candidate in (
                     self.folder / f"{name}.{ending}",
@@ -80,10 +80,11 @@ class Folder(Source):
             ValueError: if there is none, with the accepted names.
         """
         if split not in self.files:
-            accepted = ", ".join(f"{name}.txt" for name in _NAMES[split])
+            accepted = ", ".join(f"{name}.txt" for name in NAMES[split])
             there = ", ".join(sorted(p.name for p in self.folder.iterdir())[:8]) or "nothing"
             raise ValueError(
-                f"data.path {self.folder} has no {split} text: {accepted} (or .tokens, .txt.gz); found {there}"
+                f"data.path {self.folder} has no {split} text (looked for {accepted}, also as .txt.gz, .tokens, .raw, "
+                f".bpe; or all splits as .parquet, .jsonl, .json or .csv); found {there}"
             )
 
     def describe(self) -> dict[str, Any]:
@@ -114,7 +115,8 @@ class Folder(Source):
         line, empty = 1, True
         for block in _file_blocks(path):
             try:
-                yield block.decode("utf-8")
+                # Some editors begin a file with a mark that is no text.
+                yield block.decode("utf-8-sig" if empty else "utf-8")
             except UnicodeDecodeError as error:
                 line += block.count(b"\n", 0, error.start)
                 raise ValueError(f"{path}:{line} is not UTF-8 text: {error.reason}") from None

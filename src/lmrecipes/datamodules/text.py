@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,14 @@ from lmrecipes.data.hub import HubRepository, TableFolder
 from lmrecipes.data.prepare import prepare
 from lmrecipes.data.prepared import Prepared, find_prepared
 from lmrecipes.data.ranks import data_rank
-from lmrecipes.data.sources import Folder, Source
+from lmrecipes.data.sources import SPLITS, Folder, Source
 from lmrecipes.data.streams import Streams
 from lmrecipes.data.tokenizing import Tokenizing
 from lmrecipes.data.vocabularies import Vocabulary, load_vocabulary
+
+# A vocabulary that is given makes how another would be made irrelevant.
+_ANY = Tokenizing()
+_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
 
 
 class TextDataModule(LightningDataModule):
@@ -79,6 +84,7 @@ class TextDataModule(LightningDataModule):
         self.vocabulary_dir = None if vocabulary_dir is None else Path(vocabulary_dir)
         self.revision = revision
         self._prepared: Prepared | None = None
+        self._evaluated: tuple[Vocabulary, str] | None = None
 
     @abstractmethod
     def remote(self) -> Source:
@@ -111,14 +117,21 @@ class TextDataModule(LightningDataModule):
             )
         return source
 
+    def evaluate_with(self, vocabulary: Vocabulary, split: str) -> None:
+        """From now on only this split is read, with a trained model's own vocabulary, whatever the text is now."""
+        self._evaluated = (vocabulary, split)
+
     def prepare(self, progress: bool = True) -> None:
         """Tokenizes the corpus unless that was done; training then needs neither network nor the text itself.
 
         Raises:
             ValueError: if the text cannot be had or read, or is not the published one.
         """
+        if self._evaluated is not None:
+            self._prepared = self._prepare_split(*self._evaluated, progress)
+            return
         given = None if self.vocabulary_dir is None else load_vocabulary(self.vocabulary_dir)
-        tag = self.name if given is None else f"{self.name}-{given.digest()}"
+        tag = self.name if given is None else self._tag(given)
         gone = self.path is not None and not self.path.exists()
         prepared = None
         if gone or self.tokenizing.content() is None:
@@ -127,6 +140,7 @@ class TextDataModule(LightningDataModule):
         if prepared is None:
             prepared = self._prepare(tag, given, progress)
             remember(prepared, self.path, self.tokenizing, tag)
+        remember(prepared, self.path, _ANY, self._tag(prepared.vocabulary))
         if self.path is None and given is None and self.published_vocab_size not in (None, prepared.vocabulary.size):
             raise ValueError(
                 f"{self.name} came with {prepared.vocabulary.size:,} different tokens, "
@@ -142,8 +156,50 @@ class TextDataModule(LightningDataModule):
             return prepared
         for split in ("train", "val") if given is None else ():
             source.require(split)
-        with _bar(f"preparing {self.name}", progress) as report:
-            return prepare(source, self.tokenizing, folder, report, given)
+        return self._tokenize(source, self.tokenizing, folder, progress, given)
+
+    def _tokenize(
+        self,
+        source: Source,
+        tokenizing: Tokenizing,
+        folder: Path,
+        progress: bool,
+        given: Vocabulary | None,
+        splits: Sequence[str] = SPLITS,
+    ) -> Prepared:
+        try:
+            with _bar(f"preparing {self.name}", progress) as report:
+                return prepare(source, tokenizing, folder, report, given, splits)
+        except OSError as error:
+            if error.errno not in _UNWRITABLE or not Path(str(error.filename)).is_relative_to(self.cache_dir):
+                raise
+            raise ValueError(
+                f"data.cache_dir {self.cache_dir} cannot be written to ({error.strerror}); name another folder"
+            ) from error
+
+    def _tag(self, vocabulary: Vocabulary) -> str:
+        return f"{self.name}-{vocabulary.digest()}"
+
+    def _prepare_split(self, vocabulary: Vocabulary, split: str, progress: bool) -> Prepared:
+        """The corpus as it was prepared for training if it is still the same, or gone; else this split alone."""
+        tag = self._tag(vocabulary)
+        gone = self.path is not None and not self.path.exists()
+        source = None if gone else self.source()
+        prepared = recall(source, self.path, _ANY, tag, self.cache_dir)
+        if prepared is None and source is not None and not source.has(split):
+            prepared, source = recall(None, self.path, _ANY, tag, self.cache_dir), None
+        if prepared is not None and split in prepared.manifest["splits"]:
+            return prepared
+        if source is None:
+            prepared = recall(None, self.path, _ANY, f"{tag}-{split}", self.cache_dir)
+            if prepared is not None:
+                return prepared
+            source = self.source()
+        source.require(split)
+        folder = folder_for(source, _ANY, f"{tag}-{split}", self.cache_dir)
+        prepared = self._tokenize(source, _ANY, folder, progress, vocabulary, splits=(split,))
+        remember(prepared, self.path, _ANY, f"{tag}-{split}")
+        return prepared
 
     def prepare_data(self) -> None:
         """Lightning's hook: prepares in one process per node."""
@@ -181,9 +237,10 @@ class TextDataModule(LightningDataModule):
         rank, world_size = data_rank(self.trainer)
         plan = self.batch_plan.segmenting(split)
         training = split == "train"
+        tokens = self.prepared.tokens(split)
         try:
             return Streams(
-                self.prepared.tokens(split),
+                tokens,
                 n_columns=plan.batch_size,
                 seq_len=plan.seq_len,
                 rank=rank,

@@ -74,9 +74,15 @@ def programs(network: TransformerXL, plan: Segmenting) -> dict[str, Program]:
 class ExportedTransformerXL(nn.Module):
     """Stands in for `TransformerXL` in evaluation, and runs programs in its place."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, split: str = "test") -> None:
+        """Loads the programs.
+
+        Args:
+            folder: where they are.
+            split: whose batch plan they are used with, for messages.
+        """
         super().__init__()
-        self.folder = folder
+        self.folder, self.split = folder, split
         manifest = read_manifest(folder)
         self.settings, self.device = manifest["settings"], torch.device(manifest["device"])
         self.programs = load_programs(folder, manifest["form"])
@@ -92,8 +98,8 @@ class ExportedTransformerXL(nn.Module):
         for name, value in settings.items():
             if value != self.settings[name]:
                 raise ValueError(
-                    f"batch.test.{name} is {value}, but {self.folder} was exported for {self.settings[name]}; "
-                    "export again with the same value"
+                    f"batch.{self.split}.{name} is {value}, but {self.folder} was exported for {self.settings[name]}; "
+                    f"give that, or export again with --batch.test.{name} {value}"
                 )
         if input_ids.device.type != self.device.type:
             raise ValueError(

@@ -143,9 +143,9 @@ class TransformerXLModule(LightningModule):
         """Writes the trained network as programs for the test split's plan; see `models.common.programs`."""
         exported.export(self.network, self._segmenting["test"], folder, form)
 
-    def use_programs(self, folder: Path) -> None:
-        """Evaluates by exported programs from now on."""
-        self.network = exported.ExportedTransformerXL(folder)  # type: ignore[assignment]
+    def use_programs(self, folder: Path, split: str = "test") -> None:
+        """Evaluates a split by exported programs from now on."""
+        self.network = exported.ExportedTransformerXL(folder, split)  # type: ignore[assignment]
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         """Continues a text token by token: ids (1, prompt + generated)."""

@@ -23,6 +23,7 @@ COMMANDS = {
     "export": "compile a run's network into one file for inference",
     "plot": "draw the curves of one or more runs",
     "doctor": "what is wrong with this machine or SLURM job, and how to mend it",
+    "fabric": "fit, validate or test a recipe under Fabric instead of the Trainer",
     "list": "the recipes, with model, data and published target",
 }
 

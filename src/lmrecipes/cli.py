@@ -240,10 +240,12 @@ class RecipeCLI(LightningCLI):
             own += [StepSeed(int(self.config.seed_everything)), KeepOptimizerSettings(), PortableOptimizerState()]
             own.append(ContinueLog())
             if self.config.init_from:
-                own.append(WeightsFrom(self._weights(self.config.init_from)))
+                own.append(WeightsFrom(self.weights_from()))
         return own
 
-    def _weights(self, name: str) -> Path:
+    def weights_from(self) -> Path:
+        """The checkpoint that --init_from names."""
+        name = self.config.init_from
         if Path(name).is_file():
             return Path(name)
         return checkpoint_of(runs.find_run(name, root=Path(self.config.runs_root)), "best")
@@ -316,7 +318,7 @@ def _leave_group() -> None:
         dist.destroy_process_group()
 
 
-def open_recipe(command: str, argv: Sequence[str]) -> RecipeCLI:
+def open_recipe(command: str, argv: Sequence[str], cli_class: type[RecipeCLI] = RecipeCLI) -> RecipeCLI:
     """Parses the command line of one command and builds what it needs.
 
     Raises:
@@ -337,7 +339,7 @@ def open_recipe(command: str, argv: Sequence[str]) -> RecipeCLI:
         raise ConfigError(f"name a recipe: --config RECIPE{or_run}; see `lmrecipes list`")
     cli = None
     try:
-        cli = RecipeCLI(command, words)
+        cli = cli_class(command, words)
     finally:
         if cli is None and command == "fit":
             runs.discard_if_unused()

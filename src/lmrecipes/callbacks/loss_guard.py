@@ -12,6 +12,8 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from lmrecipes.data.passes import completes_step
+
 _REASONS = ("", "the loss is {loss:g}", "a gradient is not finite (loss {loss:g})", "the loss jumped to {loss:g}")
 _LOSS, _GRADIENT, _SPIKE = 1.0, 2.0, 3.0
 
@@ -111,7 +113,7 @@ class LossGuard(Callback):
         Raises:
             StoppedByLossGuard: in all ranks.
         """
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        scaler = getattr(getattr(trainer, "precision_plugin", None), "scaler", None)
         own = self._own(pl_module.device, optimizer, scaler)
         if dist.is_initialized() and trainer.world_size > 1:
             dist.all_reduce(own)
@@ -190,7 +192,7 @@ class LossGuard(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *rest: Any) -> None:
         """Logs how many steps were skipped."""
-        if self.action == "skip" and not trainer.fit_loop._should_accumulate():
+        if self.action == "skip" and completes_step(trainer):
             pl_module.log("train/skipped_steps", self._record[3].float(), batch_size=1)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
 from lmrecipes.callbacks.progress_bar import StepBar
+from lmrecipes.data.passes import completes_step
 
 
 def console_progress() -> ProgressBar:
@@ -45,7 +46,7 @@ class PlainProgress(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Prints the line of a step that is logged."""
-        if trainer.fit_loop._should_accumulate() or trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        if not completes_step(trainer) or trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         now, step = time.perf_counter(), trainer.global_step
         (before, earlier), self._last = self._last, (now, step)

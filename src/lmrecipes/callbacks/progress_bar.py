@@ -7,6 +7,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
+from lmrecipes.data.passes import completes_step
+
 
 class StepBar(RichProgressBar):
     """Counts optimizer steps of the whole run, with the loss and the perplexity beside them."""
@@ -30,7 +32,7 @@ class StepBar(RichProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Moves the bar after a step, whatever the number of its passes."""
-        if not trainer.fit_loop._should_accumulate():
+        if completes_step(trainer):
             self._update(self.train_progress_bar_id, trainer.global_step)
             self._update_metrics(trainer, pl_module)
 

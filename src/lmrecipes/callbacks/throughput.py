@@ -11,7 +11,8 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmrecipes.callbacks.peak_flops import peak_tflops
-from lmrecipes.data.ranks import data_rank
+from lmrecipes.data.passes import completes_step, logs_step
+from lmrecipes.data.ranks import data_rank, sum_over_ranks
 
 
 @runtime_checkable
@@ -68,14 +69,17 @@ class Throughput(Callback):
         self._reset_step()
         self._first = True
         self._began = self.clock()
-        # Lightning tells its profiler when it takes the next batch; no callback hook tells.
-        loop: Any = trainer.fit_loop.epoch_loop
-        loop._on_before_fetch, loop._on_after_fetch = self._fetch_begins, self._fetch_ends
+        if isinstance(trainer, Trainer):
+            # Lightning tells its profiler when it takes the next batch; no callback hook tells.
+            loop: Any = trainer.fit_loop.epoch_loop
+            loop._on_before_fetch, loop._on_after_fetch = self.on_before_fetch, self.on_after_fetch
 
-    def _fetch_begins(self) -> None:
+    def on_before_fetch(self) -> None:
+        """Begins to wait for a batch."""
         self._asked = self.clock()
 
-    def _fetch_ends(self) -> None:
+    def on_after_fetch(self) -> None:
+        """Has the batch."""
         self._began = self.clock()
         self._waited += self._began - self._asked
 
@@ -86,8 +90,8 @@ class Throughput(Callback):
         sequences, tokens = pl_module.count(batch)  # type: ignore[operator]
         self._sequences += sequences
         self._step_tokens += tokens
-        stepped = not trainer.fit_loop._should_accumulate()
-        if stepped and pl_module.device.type == "cuda" and self._due(trainer):
+        stepped = completes_step(trainer)
+        if stepped and pl_module.device.type == "cuda" and logs_step(trainer):
             torch.cuda.synchronize(pl_module.device)
         now = self.clock()
         self._busy += now - self._began
@@ -97,19 +101,15 @@ class Throughput(Callback):
                 self._steps.append((self._busy + self._waited, self._waited, self._sequences, self._step_tokens))
             self._first = False
             self._reset_step()
-            if self._due(trainer):
+            if logs_step(trainer):
                 pl_module.log_dict(self.figures(trainer, pl_module), batch_size=1)
-
-    @staticmethod
-    def _due(trainer: Trainer) -> bool:
-        return trainer._logger_connector.should_update_logs
 
     def _agree(self, trainer: Trainer, *counts: int) -> list[int]:
         """Brings the tokens of all ranks together, and returns the sums of other counts over all ranks."""
         own = torch.tensor([self._own_tokens, *counts], device=trainer.strategy.root_device)
         # The processes of a tensor-parallel group count the same tokens.
         copies = trainer.world_size // data_rank(trainer).size
-        new, *sums = (count // copies for count in trainer.strategy.reduce(own, reduce_op="sum").tolist())
+        new, *sums = (count // copies for count in sum_over_ranks(trainer, own).tolist())
         self._tokens += new
         self._own_tokens = 0
         return sums

@@ -35,12 +35,12 @@ def run(argv: list[str]) -> int:
             raise ValueError(f"run {short(cli.run_dir)} has no readable checkpoint to resume from")
         _note_changes(cli, cli.run_dir, checkpoint)
     elif runs.is_main_process():
-        _save_settings(cli, cli.run_dir)
+        save_settings(cli, cli.run_dir)
     if runs.is_main_process():
         failures.begin()
     say(f"run directory: {short(cli.run_dir)}")
     try:
-        _save_vocabulary(cli, cli.run_dir)
+        save_vocabulary(cli, cli.run_dir)
         with naming_misfits(cli.model, checkpoint, f"--resume {short(checkpoint)}" if checkpoint else ""):
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
     except (ValueError, OSError, MisconfigurationException):
@@ -107,7 +107,8 @@ def _code(cli: RecipeCLI, code: int) -> int:
     return 0 if started_by_us and cli.trainer.local_rank else code
 
 
-def _save_settings(cli: RecipeCLI, run_dir: Path) -> None:
+def save_settings(cli: RecipeCLI, run_dir: Path) -> None:
+    """Keeps the configuration with the run, and by what it was begun."""
     runs.write_text(run_dir / runs.CONFIG, cli.settings())
     about = {
         "command": ["lmrecipes", *sys.argv[1:]],
@@ -162,7 +163,7 @@ class _KeepSettings(Callback):
         runs.write_text(path, self.text)
 
 
-def _save_vocabulary(cli: RecipeCLI, run_dir: Path) -> None:
+def save_vocabulary(cli: RecipeCLI, run_dir: Path) -> None:
     """Prepares the data if that was not done, and keeps the vocabulary with the run.
 
     Raises:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 
+from torch import Tensor
+
+
 class DataRank(NamedTuple):
     """Place among the processes that read different data; those of one tensor-parallel group read the same."""
 
@@ -20,3 +23,12 @@ def data_rank(trainer: Any) -> DataRank:
     if kwargs is None:
         return DataRank(trainer.global_rank, trainer.world_size)
     return DataRank(int(kwargs["rank"]), int(kwargs["num_replicas"]))
+
+
+def sum_over_ranks(trainer: Any, tensor: Tensor) -> Tensor:
+    """The sum of what every process has, in every process, under the Trainer and under Fabric."""
+    if hasattr(trainer, "all_reduce"):
+        total: Tensor = trainer.all_reduce(tensor, reduce_op="sum")
+        return total
+    total = trainer.strategy.reduce(tensor, reduce_op="sum")
+    return total

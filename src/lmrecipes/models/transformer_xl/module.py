@@ -12,6 +12,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lmrecipes.batches import BatchPlan, StreamBatch
+from lmrecipes.data.passes import completes_step, logs_step
 from lmrecipes.data.ranks import data_rank
 from lmrecipes.metrics.perplexity import TokenLoss, text_figures
 from lmrecipes.models.common.generation import PromptBatch, Sampling
@@ -63,7 +64,7 @@ class TransformerXLModule(LightningModule):
         """Builds the network, for the corpus's vocabulary where the recipe leaves its size open."""
         if hasattr(self, "network"):
             return
-        corpus = getattr(self.trainer, "datamodule", None) if self._trainer else None
+        corpus = getattr(self.trainer, "datamodule", None) if self._trainer or self._fabric else None
         if corpus is not None:
             if self.config.vocab_size not in (0, corpus.vocab_size):
                 raise ValueError(
@@ -93,7 +94,7 @@ class TransformerXLModule(LightningModule):
         """Mean loss over the tokens of one micro-batch (all of a step's micro-batches have equally many)."""
         nll = self._nll(batch, "train")
         self._meter("train").update(nll.detach())
-        if self.trainer._logger_connector.should_update_logs and not self.trainer.fit_loop._should_accumulate():
+        if logs_step(self.trainer) and completes_step(self.trainer):
             # Over all tokens since the last logged step.
             loss = self._meter("train").compute()
             self._meter("train").reset()

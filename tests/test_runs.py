@@ -112,11 +112,14 @@ def no_text(*_):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_run_is_tested_with_its_own_vocabulary_whatever_the_training_text_is_now(trained, monkeypatch):
+def test_a_run_is_tested_with_its_own_vocabulary_whatever_the_training_text_is_now(trained, tmp_path, monkeypatch):
     test_loss, text = trained
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "blocks", no_text)
         expected = test_loss()
+        for note in (tmp_path / "cache").glob("*.latest"):
+            note.unlink()
+        assert test_loss() == expected
     train = (text / "train.txt").read_text()
     (text / "train.txt").write_text(" ".join(reversed(train.split(" "))) + "w59 " * 999)  # another order of the words
     assert test_loss() == expected

@@ -147,7 +147,7 @@ def _note_changes(cli: RecipeCLI, run_dir: Path, checkpoint: Path) -> None:
     for key in changed:
         say(f"  {key}: {before.get(key)} -> {after.get(key)}")
     if runs.is_main_process():
-        cli.trainer.callbacks.insert(0, _KeepSettings(run_dir, text))  # type: ignore[attr-defined]
+        cli.trainer.callbacks.append(_KeepSettings(run_dir, text))  # type: ignore[attr-defined]
 
 
 class _KeepSettings(Callback):

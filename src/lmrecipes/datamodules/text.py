@@ -6,6 +6,7 @@ import errno
 import os
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +186,7 @@ class TextDataModule(LightningDataModule):
         tag = self._tag(vocabulary)
         gone = self.path is not None and not self.path.exists()
         source = None if gone else self.source()
-        prepared = recall(source, self.path, _ANY, tag, self.cache_dir)
+        prepared = recall(source, self.path, _ANY, tag, self.cache_dir) or self._made_before(source, vocabulary)
         if prepared is None and source is not None and not source.has(split):
             prepared, source = recall(None, self.path, _ANY, tag, self.cache_dir), None
         if prepared is not None and split in prepared.manifest["splits"]:
@@ -200,6 +201,17 @@ class TextDataModule(LightningDataModule):
         prepared = self._tokenize(source, _ANY, folder, progress, vocabulary, splits=(split,))
         remember(prepared, self.path, _ANY, f"{tag}-{split}")
         return prepared
+
+    def _made_before(self, source: Source | None, vocabulary: Vocabulary) -> Prepared | None:
+        """The text as training prepares it, if that was done with this very vocabulary."""
+        if source is None:
+            return None
+        for tag in (self.name, self._tag(vocabulary)):
+            with suppress(ValueError):  # a vocabulary file that is gone
+                found = find_prepared(folder_for(source, self.tokenizing, tag, self.cache_dir))
+                if found is not None and found.manifest["vocabulary"] == vocabulary.digest():
+                    return found
+        return None
 
     def prepare_data(self) -> None:
         """Lightning's hook: prepares in one process per node."""

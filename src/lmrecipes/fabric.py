@@ -294,8 +294,9 @@ class Loop(Fabric):
             "global_step": self.global_step,
             "pytorch-lightning_version": lightning_version,
             "state_dict": self.module.state_dict(),
-            "loops": {"fit_loop": self._progress_state()},
-            "callbacks": {"fabric": {"best": self._best}},
+            "loops": self._progress_state(),
+            "callbacks": {},
+            "best": self._best,
             "optimizer_states": [self.optimizers[0].state_dict()],
             "lr_schedulers": [self.scheduler.state_dict()],
             "optimizer_parameters": [names_in_order(self.module, self.optimizers[0])],
@@ -317,7 +318,8 @@ class Loop(Fabric):
         batches = counts(self._position(), *four)
         begun = self.current_epoch * self.train_dataloader.batches_per_epoch
         batches["current"] = dict.fromkeys(four, self._position() - begun)
-        return {
+        none = {"state_dict": {}, "batch_progress": {**counts(0, *four), "is_last_batch": False}}
+        fit = {
             "state_dict": {},
             "epoch_loop.state_dict": {"_batches_that_stepped": step},
             "epoch_loop.batch_progress": {**batches, "is_last_batch": False},
@@ -335,6 +337,7 @@ class Loop(Fabric):
             "epoch_loop.val_loop.batch_progress": {**counts(0, *four), "is_last_batch": False},
             "epoch_progress": counts(self.current_epoch, *four),
         }
+        return {"fit_loop": fit, **dict.fromkeys(("validate_loop", "test_loop"), none), "predict_loop": none}
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:
         """Takes up everything that a checkpoint has."""
@@ -344,7 +347,7 @@ class Loop(Fabric):
         self.global_step = checkpoint["global_step"]
         self.module.on_load_checkpoint(checkpoint)
         states = checkpoint["callbacks"]
-        self._best = states.get("fabric", {}).get("best", self._best)
+        self._best = checkpoint.get("best", self._best)
         for callback in self._recipe_callbacks():
             if callback.state_key in states:
                 callback.load_state_dict(states[callback.state_key])

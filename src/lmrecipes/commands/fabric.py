@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+
 from lmrecipes import runs, signals
-from lmrecipes.callbacks import LearningRate, LossGuard, StepSeed, Throughput
+from lmrecipes.callbacks import RunPlot, StepSeed, Watchdog
 from lmrecipes.checkpoint_io import newest_readable
 from lmrecipes.cli import RecipeCLI, open_recipe
 from lmrecipes.commands.fit import save_settings, save_vocabulary
@@ -16,8 +18,9 @@ from lmrecipes.loggers import RunCSVLogger
 from lmrecipes.requeueing import job_id, requeue
 
 _COMMANDS = ("fit", "validate", "test")
-# Of the recipe's callbacks those that need nothing of the Trainer. Checkpoints and plot are the loop's own.
-_CALLBACKS = (LearningRate, LossGuard, Throughput)
+# Of the recipe's callbacks those that the loop stands for itself, and those that only the Trainer can have.
+_LOOPS_OWN = (ModelCheckpoint, RunPlot)
+_TRAINERS_OWN = (EarlyStopping, Watchdog)
 _STRATEGIES = ("auto", "ddp")
 
 
@@ -53,7 +56,11 @@ def _loop(cli: RecipeCLI) -> Loop:
         where |= {"strategy": strategy, "precision": settings.precision}
     fitting = cli.command == "fit"
     callbacks: list[Any] = [StepSeed(int(cli.config.seed_everything))] if fitting else []
-    callbacks += [c for c in settings.callbacks or [] if isinstance(c, _CALLBACKS)] if fitting else []
+    if fitting:
+        given = settings.callbacks or []
+        callbacks += [c for c in given if not isinstance(c, _LOOPS_OWN + _TRAINERS_OWN)]
+        if left_out := [type(c).__name__ for c in given if isinstance(c, _TRAINERS_OWN)]:
+            say(f"not under Fabric: {', '.join(left_out)}")
     loggers = [RunCSVLogger(cli.run_dir)] if fitting and cli.run_dir is not None else []
     run_dir = cli.run_dir if fitting else None
     loop = Loop(cli.datamodule, settings, 1, run_dir, callbacks=callbacks, loggers=loggers, **where)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-
 from torch import Tensor
 
 
@@ -28,7 +27,7 @@ def data_rank(trainer: Any) -> DataRank:
 def sum_over_ranks(trainer: Any, tensor: Tensor) -> Tensor:
     """The sum of what every process has, in every process, under the Trainer and under Fabric."""
     if hasattr(trainer, "all_reduce"):
-        total: Tensor = trainer.all_reduce(tensor, reduce_op="sum")
-        return total
-    total = trainer.strategy.reduce(tensor, reduce_op="sum")
-    return total
+        tensor = trainer.all_reduce(tensor, reduce_op="sum")
+    else:
+        tensor = trainer.strategy.reduce(tensor, reduce_op="sum")
+    return tensor

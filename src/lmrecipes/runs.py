@@ -40,7 +40,7 @@ def new_run_dir(recipe: str, *, root: Path, asked: Path | None = None) -> Path:
     inherited = os.environ.get(RUN_DIR_VARIABLE)
     if inherited and not is_main_process():
         return Path(inherited)
-    shared_id = _sweep_id() or _launcher_id()
+    shared_id = None if asked is not None else _sweep_id() or _launcher_id()
     missing = [folder for folder in (asked or root / recipe / "id").absolute().parents if not folder.exists()]
     if asked is not None:
         directory = asked

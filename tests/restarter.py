@@ -7,6 +7,7 @@ each with `arguments`, `moment` (of `Killed`, or None) and `ranks`; prints a JSO
 import io
 import json
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -75,7 +76,7 @@ class Killed(Callback):
     # Within saves of checkpoints and settings.
 
     def watch_files(self) -> None:
-        save, replace, sync = torch.save, os.replace, os.fsync
+        save, replace, sync, remove = torch.save, os.replace, os.fsync, shutil.rmtree
 
         def half_written(content, file, *rest, **more) -> None:
             if self.where == "half written" and self.times == 1:
@@ -100,7 +101,12 @@ class Killed(Callback):
             self.at("not on disk yet")
             sync(handle)
 
-        torch.save, os.replace, os.fsync = half_written, renamed, synced
+        def removed(path, *rest, **more) -> None:
+            if Path(path).is_dir():
+                self.at("removal")
+            remove(path, *rest, **more)
+
+        torch.save, os.replace, os.fsync, shutil.rmtree = half_written, renamed, synced, removed
 
 
 def free_port() -> int:

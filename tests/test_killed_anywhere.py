@@ -130,7 +130,7 @@ def test_two_killed_ranks_whose_checkpoints_are_written_meanwhile_end_as_if_left
     ]
     # Of the files of a save, the ranks' own are written out first, then the rest, then the list of all; the third of
     # each moment tells the rank that is killed, and the other follows at once.
-    kills = [["not on disk yet", 3, 1], ["half written", 2, 0], ["backward", 10, 1], ["before the rename", 2, 0]]
+    kills = [["not on disk yet", 3, 1], ["half written", 2, 0], ["before the optimizer", 5, 1], ["removal", 1, 0]]
     plan = [{"arguments": [*options, "--run_dir=a"], "ranks": 2}]
     for i, moment in enumerate([*kills, None]):
         begin = ["fit", "--resume=b"] if i else [*options, "--run_dir=b"]

@@ -61,7 +61,8 @@ def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, gr
     rank = dist.get_rank(group)
 
     def begin() -> None:
-        shutil.rmtree(part, ignore_errors=True)
+        for leftover in path.parent.glob(".*.part"):
+            shutil.rmtree(leftover, ignore_errors=True)
         part.mkdir(parents=True)
 
     def write_part() -> dict[str, list[int]]:

@@ -37,6 +37,7 @@ bench: setup  ## measure speed beside reference implementations in the same run
 	$(BIN)/python benchmarks/transformer_xl_speed.py
 	$(BIN)/python benchmarks/transformer_xl_inference.py
 	$(BIN)/python benchmarks/data_speed.py
+	$(BIN)/python benchmarks/training_overhead.py
 
 clean:  ## remove .venv and caches (runs/ stays)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -61,7 +61,8 @@ def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, gr
     rank = dist.get_rank(group)
 
     def begin() -> None:
-        shutil.rmtree(part, ignore_errors=True)
+        for leftover in path.parent.glob(".*.part"):
+            shutil.rmtree(leftover, ignore_errors=True)
         part.mkdir(parents=True)
 
     def write_part() -> dict[str, list[int]]:
@@ -231,9 +232,18 @@ def fill(target: Tensor, whole: Tensor) -> None:
     target.to_local().copy_(whole[here])
 
 
-def staged(tensor: Tensor) -> Tensor:
-    """A copy in the CPU's memory, to be written while training goes on."""
+def staged(tensor: Tensor, room: Tensor | None = None) -> Tensor:
+    """A copy in the CPU's memory, to be written while training goes on.
+
+    Args:
+        tensor: of a DTensor, this process's part is copied.
+        room: an earlier copy, that is written over if it fits: fresh memory costs more than copying.
+    """
     tensor = tensor.detach()
-    if not isinstance(tensor, DTensor):
-        return tensor.to("cpu", copy=True)
-    return DTensor(tensor.to_local().to("cpu", copy=True), tensor._spec, requires_grad=False)
+    own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    earlier = room.to_local() if isinstance(room, DTensor) else room
+    if earlier is not None and (earlier.shape, earlier.dtype) == (own.shape, own.dtype):
+        copy = earlier.copy_(own)
+    else:
+        copy = own.to("cpu", copy=True)
+    return DTensor(copy, tensor._spec, requires_grad=False) if isinstance(tensor, DTensor) else copy

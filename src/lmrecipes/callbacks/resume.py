@@ -4,13 +4,36 @@ from __future__ import annotations
 
 from typing import Any
 
+from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmrecipes.loggers import RunLogger
 
+# In a checkpoint.
+_FIGURES = "figures_of_the_step"
+
 
 class ContinueLog(Callback):
-    """Drops logged rows of steps that are made again after a resume, and keeps the counts of steps and epochs right."""
+    """Drops logged rows of steps that are made again after a resume, and keeps the counts of steps and epochs right.
+
+    Lightning logs a step after it was saved: its figures are in the checkpoint, too, lest a kill in between lose them.
+    """
+
+    def __init__(self) -> None:
+        self._figures: dict[str, float] = {}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds the figures of a step that is about to be logged."""
+        connector: Any = trainer._logger_connector
+        within_a_step = trainer.training and connector._first_loop_iter is not None
+        if within_a_step and connector.should_update_logs:
+            figures = convert_tensors_to_scalars(connector.metrics["log"])
+            if figures:
+                checkpoint[_FIGURES] = {"epoch": trainer.current_epoch, **figures}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Takes them."""
+        self._figures = checkpoint.get(_FIGURES, {})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cuts the log at the step to continue from, and opens the epoch that the run's last step closed too early."""
@@ -25,6 +48,8 @@ class ContinueLog(Callback):
             for logger in trainer.loggers:
                 if isinstance(logger, RunLogger):
                     logger.forget_after(trainer.global_step)
+                    if self._figures:
+                        logger.add_if_missing(self._figures, trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Sets Lightning's count for loggers, which is one too many after some resumes."""

@@ -26,6 +26,10 @@ class StepSeed(Callback):
         """Seeds torch on all devices, numpy and random."""
         place = (trainer.global_step, batch_idx % trainer.accumulate_grad_batches, data_rank(trainer).rank)
         seed = int(np.random.SeedSequence((self.seed, *place)).generate_state(1)[0])
-        torch.manual_seed(seed)
+        if pl_module.device.type == "cpu":
+            # For devices that are not used, torch would note a whole stack of calls.
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
         np.random.seed(seed)
         random.seed(seed)

@@ -159,7 +159,9 @@ class _KeepSettings(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes both."""
         path = self.run_dir / runs.CONFIG
-        path.rename(self.run_dir / f"config.{len(list(self.run_dir.glob('config.*.yaml'))) + 1}.yaml")
+        earlier = self.run_dir / f"config.{len(list(self.run_dir.glob('config.*.yaml'))) + 1}.yaml"
+        # Never without settings, so that a run killed here can be continued.
+        runs.write_text(earlier, path.read_text(encoding="utf-8"))
         runs.write_text(path, self.text)
 
 

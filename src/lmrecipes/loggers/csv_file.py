@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,13 +44,33 @@ class RunCSVLogger(RunLogger, CSVLogger):
         with path.open(newline="") as file:
             reader = csv.DictReader(file)
             names = reader.fieldnames or []
-            rows = [row for row in reader if (row.get("step") or "").isdigit() and int(row["step"]) <= step]
-        temporary = path.with_name(".metrics.csv.part")
-        with temporary.open("w", newline="") as file:
-            writer = csv.DictWriter(file, names)
-            writer.writeheader()
-            writer.writerows(rows)
-        os.replace(temporary, path)
+            # The last line may be cut off.
+            whole = (row for row in reader if None not in row.values() and row["step"].isdigit())
+            rows = [row for row in whole if int(row["step"]) <= step]
+        _write(path, names, rows)
+
+    def add_if_missing(self, figures: Mapping[str, float], step: int) -> None:
+        """Writes a row, unless the file has one of these figures at this step."""
+        path = Path(self.save_dir) / "metrics.csv"
+        if path.is_file():
+            with path.open(newline="") as file:
+                if any(
+                    row["step"] == str(step) and any(row.get(name) for name in figures if name != "epoch")
+                    for row in csv.DictReader(file)
+                ):
+                    return
+        self.log_metrics(dict(figures), step - 1)
+        self.save()
+
+
+def _write(path: Path, names: Sequence[str], rows: list[dict[str, str]]) -> None:
+    """Writes the file anew; a kill at any moment leaves the old or the new one."""
+    temporary = path.with_name(f".{path.name}.part")
+    with temporary.open("w", newline="") as file:
+        writer = csv.DictWriter(file, names)
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(temporary, path)
 
 
 class _Continued(ExperimentWriter):
@@ -59,6 +80,12 @@ class _Continued(ExperimentWriter):
         if path.is_file():
             with path.open(newline="") as file:
                 self.metrics_keys = list(csv.DictReader(file).fieldnames or [])
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        path = Path(self.metrics_file_path)
+        with path.open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        _write(path, fieldnames, rows)
 
     def _check_log_dir_exists(self) -> None:
         """Lightning deletes an earlier file here."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 
 
@@ -14,6 +15,9 @@ class RunLogger:
 
     def forget_after(self, step: int) -> None:
         """Drops figures of steps that a resumed run makes again."""
+
+    def add_if_missing(self, figures: Mapping[str, float], step: int) -> None:
+        """Takes figures of the step that a resumed run begins from, which was saved before it was logged."""
 
     def close(self, exit_code: int) -> None:
         """Writes everything out, before a requeued job may be ended at any moment."""

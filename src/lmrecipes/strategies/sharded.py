@@ -30,6 +30,8 @@ class CheckpointWriter:
         # Of its own, so that what the thread sends never mixes with training's messages.
         self._group = dist.new_group(backend="gloo")
         self._thread: threading.Thread | None = None
+        # Kept from save to save.
+        self._copies: dict[str, Tensor] = {}
         self._path: Path | None = None
         self._written = True
         self._error: BaseException | None = None
@@ -48,8 +50,9 @@ class CheckpointWriter:
             self._write(tensors, rest, path)
             self._done()
             return
-        copies = {name: sharded_checkpoint.staged(tensor) for name, tensor in tensors.items()}
-        self._thread = threading.Thread(target=self._write, args=(copies, rest, path), name="checkpoint")
+        earlier = self._copies
+        self._copies = {name: sharded_checkpoint.staged(value, earlier.get(name)) for name, value in tensors.items()}
+        self._thread = threading.Thread(target=self._write, args=(self._copies, rest, path), name="checkpoint")
         self._thread.start()
 
     def _write(self, tensors: dict[str, Tensor], rest: dict[str, Any], path: Path) -> None:

@@ -65,7 +65,8 @@ def _loop(cli: RecipeCLI) -> Loop:
     run_dir = cli.run_dir if fitting else None
     loop = Loop(cli.datamodule, settings, 1, run_dir, callbacks=callbacks, loggers=loggers, **where)
     loop.accumulate_grad_batches = cli.config_init.batch.accumulation(loop.world_size)
-    loop.launch()
+    if not started_by_fabric_run():
+        loop.launch()
     return loop
 
 

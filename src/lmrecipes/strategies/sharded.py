@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +53,7 @@ class CheckpointWriter:
             return
         earlier = self._copies
         self._copies = {name: sharded_checkpoint.staged(value, earlier.get(name)) for name, value in tensors.items()}
-        self._thread = threading.Thread(target=self._write, args=(self._copies, rest, path), name="checkpoint")
+        self._thread = threading.Thread(target=self._write, args=(self._copies, deepcopy(rest), path), name="checkpoint")
         self._thread.start()
 
     def _write(self, tensors: dict[str, Tensor], rest: dict[str, Any], path: Path) -> None:

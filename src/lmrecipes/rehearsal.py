@@ -104,7 +104,9 @@ def shrink(settings: Mapping[str, Any], spread: Spread, passes: int, text: Path,
     model, data = small["model"]["init_args"], small["data"]["init_args"]
     model["config"] = _tiny_config_of(small["model"]["class_path"])(model["config"])
     if isinstance(model.get("schedule"), dict):
-        model["schedule"]["init_args"] = tiny_schedule(model["schedule"].get("init_args") or {})
+        model["schedule"]["init_args"] = tiny_schedule(
+            model["schedule"].get("init_args") or {}, small["trainer"]["max_steps"]
+        )
     for name, value in (("path", str(text)), ("cache_dir", str(cache)), ("revision", None)):
         if name in data:
             data[name] = value
@@ -156,14 +158,16 @@ def _short(lengths: Mapping[str, Any]) -> dict[str, int]:
     }
 
 
-def tiny_schedule(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """A schedule that passes through all of its parts within the few steps."""
-    return {
-        name: min(value, STEPS if name == "max_steps" else EVERY)
-        if name.endswith("_steps") and isinstance(value, int)
-        else value
-        for name, value in arguments.items()
-    }
+def tiny_schedule(arguments: Mapping[str, Any], max_steps: int) -> dict[str, Any]:
+    """A schedule that passes through all of its parts within the few steps, if it did within max_steps."""
+    end = arguments.get("max_steps") or max_steps
+    small = dict(arguments)
+    for name, value in arguments.items():
+        if name == "max_steps" and isinstance(value, int):
+            small[name] = STEPS
+        elif name.endswith("_steps") and isinstance(value, int):
+            small[name] = min(value, EVERY) if value < end or end < 0 else STEPS
+    return small
 
 
 def tiny_callback(callback: Mapping[str, Any]) -> dict[str, Any]:

@@ -78,15 +78,14 @@ def smallest_spread(strategy: Any, asked: str | dict[str, Any], devices: int, no
         few = min(devices * nodes, 2)
         return Spread(asked, few, few)
     replicate, sharded, tensor = (min(size, 2) for size in strategy.mesh_shape(devices, nodes))
-    named = {"class_path": "lmrecipes.strategies.FSDP2Strategy"}
-    given = asked if isinstance(asked, dict) else {**named, "init_args": _registered(asked)}
+    given: dict[str, Any] = asked if isinstance(asked, dict) else _registered(asked)
     sizes = {"tensor_parallel_size": tensor, "shard_size": sharded}
     exact = {**given, "init_args": {**(given.get("init_args") or {}), **sizes}}
     return Spread(exact, replicate * sharded * tensor, replicate * sharded)
 
 
 def _registered(name: str) -> dict[str, Any]:
-    return dict(StrategyRegistry[name]["init_params"])
+    return {"class_path": "lmrecipes.strategies.FSDP2Strategy", "init_args": StrategyRegistry[name]["init_params"]}
 
 
 def shrink(settings: Mapping[str, Any], spread: Spread, passes: int, text: Path, cache: Path) -> dict[str, Any]:

@@ -8,8 +8,11 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lmrecipes.commands.say import say
 
@@ -22,7 +25,7 @@ _RANKS = {
 }
 
 
-class StageFailed(Exception):
+class StageError(Exception):
     """A stage did not end as it should; the message is what to show."""
 
 
@@ -49,8 +52,7 @@ class Stages:
     def run(self, name: str, do: Callable[[], str | None]) -> None:
         """Does a stage unless one before it failed; what it returns is shown beside it.
 
-        Raises:
-            StageFailed, ValueError and OSError that it raises are its failure, and go no further.
+        What it raises is its failure, and goes no further.
         """
         if self.failed:
             self.skipped += 1
@@ -60,8 +62,11 @@ class Stages:
         problem, note = "", ""
         try:
             note = do() or ""
-        except (StageFailed, ValueError, OSError) as error:
-            problem = str(error)
+        except (StageError, ValueError, OSError, MisconfigurationException) as error:
+            problem = str(error) or type(error).__name__
+        except Exception:
+            # Of the recipe's own classes, whose traceback says where.
+            problem = "\n".join(traceback.format_exc().splitlines()[-_LAST_LINES:])
         self.failed, self.passed = self.failed + bool(problem), self.passed + (not problem)
         row = f"{name:<28}{'FAILED' if problem else 'ok':<10}{time.perf_counter() - began:5.1f} s  {note}"
         say(row.rstrip())
@@ -80,7 +85,7 @@ class Stages:
             What it printed.
 
         Raises:
-            StageFailed: with the last lines, if it ended otherwise or took too long.
+            StageError: with the last lines, if it ended otherwise or took too long.
         """
         environment = {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", **os.environ, **(variables or {})}
         with tempfile.TemporaryFile("w+", errors="replace") as output:
@@ -106,7 +111,7 @@ class Stages:
             last = "\n".join(printed.rstrip().splitlines()[-_LAST_LINES:])
             how = f"took longer than {self.timeout_s:g} s" if ended is None else f"ended with {_named(ended)}"
             wanted = "" if code == 0 else f" instead of {_named(code)}"
-            raise StageFailed(f"{last}\nlmrecipes {' '.join(arguments)}: {how}{wanted}".lstrip())
+            raise StageError(f"{last}\nlmrecipes {' '.join(arguments)}: {how}{wanted}".lstrip())
         return printed
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import shutil
 import signal
+import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -21,8 +23,9 @@ from lmrecipes.command_line import config_files, expand_names
 from lmrecipes.commands.export import WEIGHTS
 from lmrecipes.commands.say import say
 from lmrecipes.data import load_vocabulary
+from lmrecipes.datamodules.text import TextDataModule
 from lmrecipes.rehearsal import EVERY, KILLED_AFTER, STEPS, Spread, full_size_on_cpu, shrink, smallest_spread
-from lmrecipes.stages import StageFailed, Stages, forget_launcher
+from lmrecipes.stages import StageError, Stages, forget_launcher
 from lmrecipes.strategies.checks import data_parallel_size
 
 
@@ -41,6 +44,9 @@ def run(argv: list[str]) -> int:
     if not runs.is_main_process():
         return 0
     forget_launcher()
+    if threading.current_thread() is threading.main_thread():
+        # An end in order, so that no process of a stage is left.
+        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     recipe = open_recipe("rehearse", rest)
     began = time.perf_counter()
     folder = Path(tempfile.mkdtemp(prefix="lmrecipes-rehearse-"))
@@ -107,6 +113,8 @@ class _Rehearsal:
         return ", ".join(parts)
 
     def _write_text(self, data: Any, folder: Path) -> None:
+        if not isinstance(data, TextDataModule):
+            return
         if data.path is not None:
             stand_in.write_sample(folder, data.source())
             return
@@ -122,7 +130,7 @@ class _Rehearsal:
         self._last(self.alone, STEPS)
         log = self.alone / "metrics.csv"
         if log.is_file() and "val/" not in log.read_text().partition("\n")[0]:
-            raise StageFailed("metrics.csv has no figure of a validation")
+            raise StageError("metrics.csv has no figure of a validation")
         kept = ", ".join(sorted(path.stem for path in (self.alone / "checkpoints").glob("*.ckpt")))
         vocabulary = load_vocabulary(self.alone / runs.VOCABULARY).size
         return f"{STEPS} steps, {vocabulary} different tokens, {kept}"
@@ -139,12 +147,12 @@ class _Rehearsal:
         """The newest checkpoint that can be read.
 
         Raises:
-            StageFailed: if there is none, or none of so many steps.
+            StageError: if there is none, or none of so many steps.
         """
         found = newest_readable(run_dir / "checkpoints")
         if found is None or step_of(found) < least:
             there = f"only of step {step_of(found)}" if found else "none"
-            raise StageFailed(f"a checkpoint of step {least} should be there, and there is {there}")
+            raise StageError(f"a checkpoint of step {least} should be there, and there is {there}")
         return found
 
     def _resume(self) -> str:
@@ -156,13 +164,14 @@ class _Rehearsal:
         differing = [name for name in one if name not in other or not torch.equal(one[name], other[name])]
         if differing or one.keys() != other.keys():
             names = differing or sorted(other.keys() - one.keys())
-            raise StageFailed(f"{len(names)} of {len(one)} tensors differ, the first is {names[0]}")
+            raise StageError(f"{len(names)} of {len(one)} tensors differ, the first is {names[0]}")
         return f"{len(one)} tensors, bit by bit"
 
     def _test(self) -> str:
         self.stages.command("test", "--run", str(self.killed))
         results = yaml.safe_load((self.killed / runs.RESULTS).read_text())
-        return f"test/loss {results[-1]['metrics']['test/loss']:.3f}"
+        name, value = next(iter(results[-1]["metrics"].items()))
+        return f"{name} {value:.3f}"
 
     def _export(self) -> str:
         self.stages.command("export", "--run", str(self.killed), "--format", "state_dict")

@@ -7,7 +7,6 @@ import shutil
 import signal
 import sys
 import tempfile
-import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -44,17 +43,17 @@ def run(argv: list[str]) -> int:
     if not runs.is_main_process():
         return 0
     forget_launcher()
-    if threading.current_thread() is threading.main_thread():
-        # An end in order, so that no process of a stage is left.
-        signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     recipe = open_recipe("rehearse", rest)
     began = time.perf_counter()
-    folder = Path(tempfile.mkdtemp(prefix="lmrecipes-rehearse-"))
     stages = Stages(options.stage_timeout_s)
+    # An end in order, so that no process of a stage is left, nor a file.
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    folder = Path(tempfile.mkdtemp(prefix="lmrecipes-rehearse-"))
     try:
         say(f"rehearsing {runs.recipe_of(config_files(expand_names(rest)))} on CPU processes")
         _Rehearsal(yaml.safe_load(recipe.settings()), folder, stages).all()
     finally:
+        signal.signal(signal.SIGTERM, before)
         if options.keep or stages.failed:
             say(f"files of the rehearsal: {folder}")
         else:

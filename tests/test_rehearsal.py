@@ -42,12 +42,14 @@ def test_every_recipe_is_sound_in_full_size_and_in_small(name, tmp_path):
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
     rebuilt = open_recipe("test", ["--config", "small.yaml", "--no_runtime_tuning"])
     assert rebuilt.trainer.world_size == spread.devices
+    stand_in.write_made_up(tmp_path / "text")
+    rebuilt.datamodule.prepare(progress=False)
     assert small["data"]["class_path"] == settings["data"]["class_path"]
     assert small["model"]["init_args"]["optimizer"] == settings["model"]["init_args"]["optimizer"]
     kept = [callback["class_path"] for callback in small["trainer"]["callbacks"]]
     assert kept[:-1] == [callback["class_path"] for callback in settings["trainer"]["callbacks"]]
     full, tiny = (s["model"]["init_args"]["config"] for s in (settings, small))
-    assert TransformerXLConfig(**{**tiny, "vocab_size": 100}).n_params() < 1_000_000
+    assert TransformerXLConfig(**{**tiny, "vocab_size": rebuilt.datamodule.vocab_size}).n_params() < 1_000_000
     assert len(tiny["cutoffs"]) == len(full["cutoffs"])
     assert {n: tiny[n] for n in ("div_val", "tie_projections", "dropout")} == {
         n: full[n] for n in ("div_val", "tie_projections", "dropout")

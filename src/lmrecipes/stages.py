@@ -24,6 +24,9 @@ _RANKS = {
     *("LMRECIPES_RUN_DIR", "WANDB_RUN_ID"),
 }
 
+# A stage takes little of the machine, and tells nobody of itself.
+_ALONE = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "offline"}
+
 
 class StageError(Exception):
     """A stage did not end as it should; the message is what to show."""
@@ -87,7 +90,7 @@ class Stages:
         Raises:
             StageError: with the last lines, if it ended otherwise or took too long.
         """
-        environment = {"OMP_NUM_THREADS": "1", "WANDB_MODE": "offline", **os.environ, **(variables or {})}
+        environment = {**os.environ, **_ALONE, **(variables or {})}
         with tempfile.TemporaryFile("w+", errors="replace") as output:
             process = subprocess.Popen(
                 [sys.executable, "-m", "lmrecipes", *arguments],

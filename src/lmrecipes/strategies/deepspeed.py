@@ -18,7 +18,6 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch.strategies import DeepSpeedStrategy
-from lightning.pytorch.strategies.deepspeed import remove_module_hooks
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -113,8 +112,9 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         """As Lightning's, with a CPU process's rank in place of a GPU's index."""
         import deepspeed
 
+        index = self.root_device.index
         engine, wrapped, _, _ = deepspeed.initialize(
-            args=self._place(),
+            args=argparse.Namespace(device_rank=self.local_rank if index is None else index),
             config=self.config,
             model=model,
             model_parameters=filter(lambda p: p.requires_grad, model.parameters()),
@@ -123,28 +123,6 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
             dist_init_required=False,
         )
         return engine, wrapped
-
-    def _place(self) -> argparse.Namespace:
-        index = self.root_device.index
-        return argparse.Namespace(device_rank=self.local_rank if index is None else index)
-
-    def _initialize_deepspeed_inference(self, model: nn.Module) -> None:
-        """As Lightning's, with a CPU process's rank in place of a GPU's index."""
-        import deepspeed
-
-        assert isinstance(self.config, dict)
-        names = ["fp16", "bf16"]
-        if self.zero_stage_3:
-            names += ["zero_allow_untested_optimizer", "zero_optimization"]
-        config = {name: self.config[name] for name in names if name in self.config}
-        remove_module_hooks(model)
-        self.model, _, _, _ = deepspeed.initialize(
-            args=self._place(),
-            config={"train_micro_batch_size_per_gpu": 1, **config},
-            model=model,
-            model_parameters=[],
-            dist_init_required=False,
-        )
 
     # Checkpoints.
 

@@ -22,6 +22,7 @@ COMMANDS = {
     "prepare": "download, tokenize and cache a recipe's data",
     "export": "compile a run's network into one file for inference",
     "plot": "draw the curves of one or more runs",
+    "rehearse": "a recipe's whole life in small on CPU processes: train, kill, resume, test, export",
     "doctor": "what is wrong with this machine or SLURM job, and how to mend it",
     "fabric": "fit, validate or test a recipe under Fabric instead of the Trainer",
     "list": "the recipes, with model, data and published target",

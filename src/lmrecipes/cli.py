@@ -50,6 +50,7 @@ _PARTS: dict[str, tuple[str, ...]] = {
     "predict": ("model",),
     "export": ("model",),
     "doctor": (),
+    "rehearse": (),
 }
 
 
@@ -112,7 +113,7 @@ class RecipeCLI(LightningCLI):
             parser.add_argument(
                 "--max_requeues", type=int, default=100, help="How often a SLURM job may requeue itself."
             )
-        elif self.command not in ("prepare", "doctor"):
+        elif self.command not in ("prepare", "doctor", "rehearse"):
             parser.add_argument("--run", type=str | None, help="Run to use, by directory or by its recipe's name.")
             parser.add_argument("--checkpoint", type=str, default="best", help="best, last, or a file.")
         if self.command in ("score", "predict"):
@@ -335,7 +336,9 @@ def open_recipe(command: str, argv: Sequence[str], cli_class: type[RecipeCLI] = 
         if not config_files(words):
             words = ["--config", str(run / runs.CONFIG), *words]
     elif not config_files(words) and not {"--help", "-h"} & set(words):
-        or_run = {"fit": ", or --resume RUN", "prepare": "", "doctor": ""}.get(command, ", or --run RUN")
+        or_run = {"fit": ", or --resume RUN", "prepare": "", "doctor": "", "rehearse": ""}.get(
+            command, ", or --run RUN"
+        )
         raise ConfigError(f"name a recipe: --config RECIPE{or_run}; see `lmrecipes list`")
     cli = None
     try:

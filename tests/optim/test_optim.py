@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 
 from lmrecipes.optim import LAMB, Constant, Cosine, InverseSquareRoot, Linear, StepSchedule, build_optimizer
 
@@ -76,3 +77,11 @@ def test_optimizers_are_fused_unless_the_user_chose():
     )
     assert build_optimizer(lambda p: torch.optim.Adam(p, fused=False), params, fused=True).defaults["fused"] is False
     assert build_optimizer(lambda p: LAMB(p, lr=0.1), params, fused=True).defaults["lr"] == 0.1
+
+
+def test_a_fused_optimizer_is_clipped_under_bf16_mixed():
+    params = [torch.nn.Parameter(torch.zeros(2))]
+    optimizer = build_optimizer(lambda p: torch.optim.Adam(p, lr=0.3), params, fused=True)
+    params[0].grad = torch.tensor([3.0, 4.0])
+    MixedPrecision("bf16-mixed", "cpu").clip_gradients(optimizer, 1.0)
+    torch.testing.assert_close(params[0].grad, torch.tensor([0.6, 0.8]))

@@ -25,4 +25,6 @@ def build_optimizer(
     if fused and open_choice and all(p.device.type in ("cpu", "cuda") for p in params):
         accepted = {k: v for k, v in settings.items() if k != "decoupled_weight_decay"}
         optimizer = type(optimizer)(params, **{**accepted, "fused": True})
+        # Gradients are not scaled here. Lightning does not clip for those that would undo a scale by themselves.
+        optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     return optimizer

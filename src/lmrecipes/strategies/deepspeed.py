@@ -124,6 +124,13 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         )
         return engine, wrapped
 
+    def _initialize_deepspeed_inference(self, model: nn.Module) -> None:
+        """Evaluates by DeepSpeed where it holds parts of the parameters, and by the model itself elsewhere."""
+        if self.zero_stage_3 and self.root_device.type == "cuda":
+            super()._initialize_deepspeed_inference(model)
+        else:
+            self.model = model
+
     # Checkpoints.
 
     @property
@@ -213,7 +220,7 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
 
     def _set_weight(self, parameter: Tensor, value: Tensor) -> None:
         import deepspeed
-        from deepspeed.utils import safe_set_full_fp32_param
+        from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 
         with (
             torch.no_grad(),
@@ -221,15 +228,23 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         ):
             parameter.copy_(value)
         if self._zero is not None and parameter.requires_grad:
-            safe_set_full_fp32_param(parameter, self._padded(value.to(parameter.device, torch.float32)))
+            precise = value.to(parameter.device, torch.float32)
+            if self.zero_stage_3:
+                safe_set_local_fp32_param(parameter, self._own_part(parameter, precise))
+            else:
+                safe_set_full_fp32_param(parameter, precise)
 
-    def _padded(self, value: Tensor) -> Tensor:
-        """In stage 3 the processes hold parts of equal length."""
-        flat = value.flatten()
-        return nn.functional.pad(flat, (0, -len(flat) % self.world_size)) if self.zero_stage_3 else value
+    def _own_part(self, parameter: Any, value: Tensor) -> Tensor:
+        """What this process holds in stage 3: parts of equal length, of which the last may reach beyond the end.
+
+        DeepSpeed's own way of setting whole values refuses those that do not divide.
+        """
+        size, flat = parameter.ds_tensor.numel(), value.flatten()
+        padded = nn.functional.pad(flat, (0, size * self.world_size - len(flat)))
+        return padded.narrow(0, size * self.global_rank, size)
 
     def _set_states(self, states: NamedStates) -> None:
-        from deepspeed.utils import safe_set_full_optimizer_state
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
         zero = self._zero
         one = next(iter(states.values()))
@@ -243,5 +258,9 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
             zero._lazy_init_hp_params_optimizer_state()
         for name, parameter in self._trained():
             for key, value in states[name].items():
-                if value.dim():
-                    safe_set_full_optimizer_state(parameter, self._padded(value.to(parameter.device)), key)
+                if value.dim() and self.zero_stage_3:
+                    safe_set_local_optimizer_state(
+                        parameter, self._own_part(parameter, value.to(parameter.device)), key
+                    )
+                elif value.dim():
+                    safe_set_full_optimizer_state(parameter, value.to(parameter.device), key)

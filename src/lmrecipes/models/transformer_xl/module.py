@@ -21,6 +21,7 @@ from lmrecipes.models.transformer_xl import exported
 from lmrecipes.models.transformer_xl.memory import StreamMemory
 from lmrecipes.models.transformer_xl.network import TransformerXL, TransformerXLConfig
 from lmrecipes.models.transformer_xl.parallel import parallel_plan
+from lmrecipes.models.transformer_xl.tiny import tiny
 from lmrecipes.optim import Schedule, StepSchedule, build_optimizer
 
 
@@ -28,6 +29,7 @@ class TransformerXLModule(LightningModule):
     """Language modelling over parallel streams of text, with segment memory (Dai et al. 2019, arXiv:1901.02860)."""
 
     network: TransformerXL
+    tiny_config = staticmethod(tiny)
 
     def __init__(
         self,

@@ -1,0 +1,193 @@
+"""`lmrecipes rehearse`: all that a recipe will go through, in small, on CPU processes, in about a minute."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from lmrecipes import runs, stand_in
+from lmrecipes.callbacks.sudden_end import ASKED_FOR
+from lmrecipes.checkpoint_io import load_checkpoint, newest_readable, step_of
+from lmrecipes.cli import EXPORTED, RecipeCLI, open_recipe
+from lmrecipes.command_line import config_files, expand_names
+from lmrecipes.commands.export import WEIGHTS
+from lmrecipes.commands.say import say
+from lmrecipes.data import load_vocabulary
+from lmrecipes.datamodules.text import TextDataModule
+from lmrecipes.rehearsal import EVERY, KILLED_AFTER, STEPS, Spread, full_size_on_cpu, shrink, smallest_spread
+from lmrecipes.stages import StageError, Stages, forget_launcher
+from lmrecipes.strategies.checks import data_parallel_size
+
+
+def run(argv: list[str]) -> int:
+    """Rehearses; returns 1 if a stage failed."""
+    parser = argparse.ArgumentParser(
+        prog="lmrecipes rehearse",
+        description="All that a recipe will go through, in small, on CPU processes: steps, validation, a save, a kill, "
+        "a resume, a test and an export, with its own strategy, mesh, precision, callbacks and data.",
+        epilog="With --config RECIPE, and overrides as of `lmrecipes fit`. Nothing of it goes to runs/.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--keep", action="store_true", help="keep the rehearsal's files also if all passed")
+    parser.add_argument("--stage_timeout_s", type=float, default=300.0, help="longest time that a stage may take")
+    options, rest = parser.parse_known_args(argv)
+    if not runs.is_main_process():
+        return 0
+    forget_launcher()
+    recipe = open_recipe("rehearse", rest)
+    began = time.perf_counter()
+    stages = Stages(options.stage_timeout_s)
+    # An end in order, so that no process of a stage is left, nor a file.
+    before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
+    folder = Path(tempfile.mkdtemp(prefix="lmrecipes-rehearse-"))
+    try:
+        say(f"rehearsing {runs.recipe_of(config_files(expand_names(rest)))} on CPU processes")
+        _Rehearsal(yaml.safe_load(recipe.settings()), folder, stages).all()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        if options.keep or stages.failed:
+            say(f"files of the rehearsal: {folder}")
+        else:
+            shutil.rmtree(folder, ignore_errors=True)
+    total = stages.passed + stages.failed + stages.skipped
+    failed = f", {stages.failed} failed, {stages.skipped} not run" if stages.failed else ""
+    say(f"{stages.passed} of {total} stages passed{failed} in {time.perf_counter() - began:.0f} s")
+    return 1 if stages.failed else 0
+
+
+class _Rehearsal:
+    """One recipe's stages."""
+
+    def __init__(self, settings: dict[str, Any], folder: Path, stages: Stages) -> None:
+        self.settings, self.folder, self.stages = settings, folder, stages
+        self.small = folder / "recipe.yaml"
+        self.alone, self.killed = folder / "left_alone", folder / "killed"
+
+    def all(self) -> None:
+        """Every stage in order."""
+        do = self.stages.run
+        do("configuration", self._configuration)
+        do("data", self._data)
+        do("steps, validation, save", self._train)
+        do("kill in a step", self._kill)
+        do("resume to the end", self._resume)
+        do("weights as if left alone", self._compare)
+        do("test", self._test)
+        do("export", self._export)
+
+    def _configuration(self) -> str:
+        """Builds the recipe in its full size, but for its hardware, then shrinks it."""
+        full = self.folder / "full.yaml"
+        full.write_text(yaml.safe_dump(full_size_on_cpu(self.settings), sort_keys=False))
+        built = open_recipe("test", ["--config", str(full), "--no_runtime_tuning"])
+        ranks = data_parallel_size(built.trainer)
+        _check_evaluation(built, ranks)
+        asked = self.settings["trainer"]["strategy"]
+        trainer = built.trainer
+        spread = smallest_spread(trainer.strategy, asked, trainer.num_devices, trainer.num_nodes)
+        passes = built.config_init.batch.accumulation(ranks)
+        text, cache = self.folder / "text", self.folder / "cache"
+        small = shrink(self.settings, spread, passes, text, cache)
+        self.small.write_text(yaml.safe_dump(small, sort_keys=False))
+        self._write_text(built.datamodule, text)
+        return self._summary(spread, trainer.world_size, passes, small)
+
+    def _summary(self, spread: Spread, world_size: int, passes: int, small: dict[str, Any]) -> str:
+        asked, own = self.settings["trainer"], small["trainer"]
+        name = asked["strategy"] if isinstance(asked["strategy"], str) else asked["strategy"]["class_path"]
+        parts = [f"{name.rpartition('.')[2]} over {spread.devices} of {world_size} processes"]
+        precision = f"{own['precision'] or '32-true'}"
+        parts.append(precision if own["precision"] == asked["precision"] else f"{precision} for {asked['precision']}")
+        if passes > 1:
+            parts.append(f"accumulating over 2 of {passes} passes")
+        return ", ".join(parts)
+
+    def _write_text(self, data: Any, folder: Path) -> None:
+        if not isinstance(data, TextDataModule):
+            return
+        if data.path is not None:
+            stand_in.write_sample(folder, data.source())
+            return
+        named = data.tokenizing.vocab_file if data.vocabulary_dir is None else None
+        stand_in.write_made_up(folder, stand_in.words_of(Path(named)) if named else ())
+
+    def _data(self) -> str:
+        self.stages.command("prepare", "--config", str(self.small))
+        return "a sample of its own text" if self.settings["data"]["init_args"].get("path") else "made-up text"
+
+    def _train(self) -> str:
+        self.stages.command("fit", "--config", str(self.small), "--run_dir", str(self.alone))
+        self._last(self.alone, STEPS)
+        log = self.alone / "metrics.csv"
+        if log.is_file() and "val/" not in log.read_text().partition("\n")[0]:
+            raise StageError("metrics.csv has no figure of a validation")
+        kept = ", ".join(sorted(path.stem for path in (self.alone / "checkpoints").glob("*.ckpt")))
+        vocabulary = load_vocabulary(self.alone / runs.VOCABULARY).size
+        return f"{STEPS} steps, {vocabulary} different tokens, {kept}"
+
+    def _kill(self) -> str:
+        self.stages.command(
+            *("fit", "--config", str(self.small), "--run_dir", str(self.killed)),
+            code=-signal.SIGKILL,
+            variables={ASKED_FOR: "1"},
+        )
+        return f"SIGKILL in step {KILLED_AFTER + 1}; {self._last(self.killed, EVERY).stem} is whole"
+
+    def _last(self, run_dir: Path, least: int) -> Path:
+        """The newest checkpoint that can be read.
+
+        Raises:
+            StageError: if there is none, or none of so many steps.
+        """
+        found = newest_readable(run_dir / "checkpoints")
+        if found is None or step_of(found) < least:
+            there = f"only of step {step_of(found)}" if found else "none"
+            raise StageError(f"a checkpoint of step {least} should be there, and there is {there}")
+        return found
+
+    def _resume(self) -> str:
+        self.stages.command("fit", "--resume", str(self.killed))
+        return self._last(self.killed, STEPS).stem
+
+    def _compare(self) -> str:
+        one, other = (load_checkpoint(self._last(run, STEPS))["state_dict"] for run in (self.alone, self.killed))
+        differing = [name for name in one if name not in other or not torch.equal(one[name], other[name])]
+        if differing or one.keys() != other.keys():
+            names = differing or sorted(other.keys() - one.keys())
+            raise StageError(f"{len(names)} of {len(one)} tensors differ, the first is {names[0]}")
+        return f"{len(one)} tensors, bit by bit"
+
+    def _test(self) -> str:
+        self.stages.command("test", "--run", str(self.killed))
+        results = yaml.safe_load((self.killed / runs.RESULTS).read_text())
+        name, value = next(iter(results[-1]["metrics"].items()))
+        return f"{name} {value:.3f}"
+
+    def _export(self) -> str:
+        self.stages.command("export", "--run", str(self.killed), "--format", "state_dict")
+        size = (self.killed / EXPORTED / WEIGHTS).stat().st_size
+        return f"{WEIGHTS}, {size / 1e6:.1f} MB"
+
+
+def _check_evaluation(built: RecipeCLI, ranks: int) -> None:
+    """Refuses evaluation batches that the recipe's own number of processes cannot share.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    for split in ("val", "test"):
+        columns = built.config_init.batch.segmenting(split).batch_size
+        if columns % ranks:
+            raise ValueError(
+                f"batch.{split}.batch_size is {columns} and does not divide over {ranks} processes; "
+                f"{-(-columns // ranks) * ranks} would"
+            )

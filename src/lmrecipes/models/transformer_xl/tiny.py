@@ -1,0 +1,20 @@
+"""The smallest Transformer-XL with as many clusters as a given one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lmrecipes.models.common import tiny as common
+
+# Tokens of each cluster but the last, so that even the letters of a text fill all clusters.
+_CLUSTER = 4
+
+
+def tiny(config: dict[str, Any]) -> dict[str, Any]:
+    """Small sizes, with every cluster still there and at least one number wide."""
+    clusters = len(config["cutoffs"])
+    narrowing = config["div_val"] ** clusters
+    small = common.tiny(config)
+    small["d_model"] = min(config["d_model"], max(small["d_model"], narrowing + narrowing % 2))
+    small["cutoffs"] = [_CLUSTER * (i + 1) for i in range(clusters)]
+    return small

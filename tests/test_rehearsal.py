@@ -1,0 +1,130 @@
+"""A recipe in small still has everything that it has."""
+
+from copy import deepcopy
+
+import pytest
+import yaml
+
+from lmrecipes import collection, rehearsal, stand_in
+from lmrecipes.cli import open_recipe
+from lmrecipes.data.sources import Folder
+from lmrecipes.models.transformer_xl import TransformerXLConfig
+from lmrecipes.rehearsal import Spread, full_size_on_cpu, n_devices, shrink, smallest_spread
+from lmrecipes.strategies import FSDP2Strategy
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+RECIPES = [name for name in collection.recipe_paths() if not name.startswith("overlays/")]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("LMRECIPES_RUN_DIR", raising=False)
+
+
+def settings_of(name, *options):
+    return yaml.safe_load(open_recipe("rehearse", ["--config", name, "--no_runtime_tuning", *options]).settings())
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_every_recipe_is_sound_in_full_size_and_in_small(name, tmp_path):
+    settings = settings_of(name)
+    before = deepcopy(settings)
+    (tmp_path / "full.yaml").write_text(yaml.safe_dump(full_size_on_cpu(settings)))
+    built = open_recipe("test", ["--config", "full.yaml", "--no_runtime_tuning"])
+    plan, ranks = built.config_init.batch, built.trainer.world_size
+    assert ranks == settings["trainer"]["devices"] * settings["trainer"]["num_nodes"]
+    assert all(plan.segmenting(split).batch_size % ranks == 0 for split in ("val", "test"))
+    spread = smallest_spread(built.trainer.strategy, settings["trainer"]["strategy"], ranks, 1)
+    assert spread.devices == min(ranks, 2)
+    small = shrink(settings, spread, 1, tmp_path / "text", tmp_path / "cache")
+    assert settings == before
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
+    rebuilt = open_recipe("test", ["--config", "small.yaml", "--no_runtime_tuning"])
+    assert rebuilt.trainer.world_size == spread.devices
+    stand_in.write_made_up(tmp_path / "text")
+    rebuilt.datamodule.prepare(progress=False)
+    assert small["data"]["class_path"] == settings["data"]["class_path"]
+    assert small["model"]["init_args"]["optimizer"] == settings["model"]["init_args"]["optimizer"]
+    kept = [callback["class_path"] for callback in small["trainer"]["callbacks"]]
+    assert kept[:-1] == [callback["class_path"] for callback in settings["trainer"]["callbacks"]]
+    full, tiny = (s["model"]["init_args"]["config"] for s in (settings, small))
+    assert TransformerXLConfig(**{**tiny, "vocab_size": rebuilt.datamodule.vocab_size}).n_params() < 1_000_000
+    assert len(tiny["cutoffs"]) == len(full["cutoffs"])
+    assert {n: tiny[n] for n in ("div_val", "tie_projections", "dropout")} == {
+        n: full[n] for n in ("div_val", "tie_projections", "dropout")
+    }
+
+
+def test_the_smallest_mesh_has_the_same_axes():
+    def spread(strategy, asked, devices, nodes):
+        found = smallest_spread(strategy, asked, devices, nodes)
+        arguments = found.strategy.get("init_args", {}) if isinstance(found.strategy, dict) else {}
+        # What was asked for makes the same mesh of the few processes.
+        if arguments:
+            assert FSDP2Strategy(**arguments).data_parallel_size(found.devices, 1) == found.data_ranks
+        return found.devices, found.data_ranks, arguments
+
+    assert spread(object(), "ddp", 16, 8) == (2, 2, {})
+    assert spread(object(), "auto", 1, 1) == (1, 1, {})
+    whole = {"tensor_parallel_size": 1, "shard_size": 2}
+    assert spread(FSDP2Strategy(), "fsdp2", 8, 1) == (2, 2, whole)
+    tensors = FSDP2Strategy(tensor_parallel_size="auto")
+    assert spread(tensors, "fsdp2_tp", 8, 1) == (2, 1, {"tensor_parallel_size": 2, "shard_size": 1})
+    assert spread(tensors, "fsdp2_tp", 8, 4) == (4, 2, {"tensor_parallel_size": 2, "shard_size": 2})
+    asked = {"class_path": "FSDP2Strategy", "init_args": {"shard_size": "node", "activation_checkpointing": True}}
+    found = spread(FSDP2Strategy(**asked["init_args"]), asked, 8, 4)
+    assert found == (4, 4, {"tensor_parallel_size": 1, "shard_size": 2, "activation_checkpointing": True})
+
+
+def test_a_batch_stays_accumulated_only_where_it_was():
+    settings = settings_of("transformer_xl/wt103_base")
+    for passes, few in ((1, 1), (2, 2), (8, 2)):
+        small = shrink(settings, Spread("ddp", 2, 2), passes, "text", "cache")["batch"]
+        assert small["global_batch_size"] == 2 * small["micro_batch_size"] * few
+        assert small["seq_len"] == small["mem_len"] == 8
+        assert small["test"]["same_length"] is True
+        assert small["test"]["clamp_len"] > 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "small"), [("16-mixed", "bf16-mixed"), ("bf16-mixed", "bf16-mixed"), ("32-true", "32-true")]
+)
+def test_only_a_precision_that_a_cpu_has_not_is_changed(asked, small):
+    settings = settings_of("transformer_xl/wt103_base", f"--trainer.precision={asked}")
+    assert full_size_on_cpu(settings)["trainer"]["precision"] == small
+
+
+def test_devices_are_counted_however_they_are_asked_for():
+    asked = [8, "8", [0, 1, 3], "0,1", "3,", "auto", -1]
+    assert [n_devices(a, "gpu") for a in asked] == [8, 8, 3, 2, 1, 2, 2]
+    assert n_devices("auto", "cpu") == 1
+
+
+def test_a_warm_up_beyond_the_end_stays_beyond_it():
+    assert rehearsal.tiny_schedule({"warmup_steps": 1000, "min_lr": 0.1}, 40000) == {"warmup_steps": 2, "min_lr": 0.1}
+    assert rehearsal.tiny_schedule({"warmup_steps": 1000}, 500) == {"warmup_steps": rehearsal.STEPS}
+    assert rehearsal.tiny_schedule({"warmup_steps": 10, "max_steps": 50}, 20) == {"warmup_steps": 2, "max_steps": 6}
+
+
+def test_callbacks_have_their_turn_and_do_not_end_the_run():
+    saving = {"class_path": "A", "init_args": {"every_n_steps": 500, "monitor": "val/loss"}}
+    assert rehearsal.tiny_callback(saving)["init_args"] == {"every_n_steps": 2, "monitor": "val/loss"}
+    assert rehearsal.tiny_callback({"class_path": "A", "init_args": {"patience": 1}})["init_args"]["patience"] == 6
+    assert rehearsal.tiny_callback({"class_path": "A"}) == {"class_path": "A"}
+
+
+@pytest.mark.parametrize("words", [(), ("only", "these")])
+def test_a_made_up_text_holds_every_word_in_training(tmp_path, words):
+    stand_in.write_made_up(tmp_path, words)
+    found = {split: set((tmp_path / f"{split}.txt").read_text().split()) for split in ("train", "valid", "test")}
+    assert found["valid"] | found["test"] <= found["train"]
+    assert found["train"] == set(words) or (not words and len(found["train"]) > 20)
+
+
+def test_a_sample_is_the_beginning_of_the_own_text(tmp_path, small_corpus):
+    stand_in.write_sample(tmp_path, Folder(small_corpus))
+    assert (small_corpus / "train.txt").read_text().startswith((tmp_path / "train.txt").read_text().rstrip())
+    (tmp_path / "valid.txt").unlink()
+    with pytest.raises(ValueError, match="no val text"):
+        stand_in.write_sample(tmp_path / "other", Folder(tmp_path))

@@ -1,0 +1,155 @@
+"""A rehearsal passes for every recipe, says what fails, and leaves nothing behind."""
+
+import os
+import tempfile
+
+import pytest
+import yaml
+
+from conftest import environment
+from lmrecipes import collection, stages
+from lmrecipes.__main__ import main
+from lmrecipes.stages import StageError, Stages, forget_launcher
+
+STAGES = [
+    *("configuration", "data", "steps, validation, save", "kill in a step", "resume to the end"),
+    *("weights as if left alone", "test", "export"),
+]
+FSDP2 = ["--trainer.strategy=fsdp2", "--trainer.devices=4", "--batch.micro_batch_size=2"]
+
+
+def shapes():
+    """The first recipe of every kind: what they differ in beyond sizes and text, which is tested without training."""
+    first = {}
+    for name, path in collection.recipe_paths().items():
+        if not name.startswith("overlays/"):
+            recipe = yaml.safe_load(path.read_text())
+            model, trainer = recipe["model"], recipe["trainer"]
+            sizes = model["init_args"]["config"]
+            clusters = (bool(sizes.get("cutoffs")), sizes.get("div_val", 1) > 1)
+            kind = (model["class_path"], trainer.get("strategy"), trainer["devices"] > 1, *clusters)
+            first.setdefault(kind, name)
+    return sorted(first.values())
+
+
+@pytest.fixture
+def rehearse(command, tmp_path):
+    """Rehearses with temporary files in a folder of their own; gives the process and its table."""
+
+    def run(*arguments):
+        (tmp_path / "temporary").mkdir(exist_ok=True)
+        done = command("rehearse", *arguments, TMPDIR=str(tmp_path / "temporary"), HF_HUB_OFFLINE="1")
+        rows = dict.fromkeys(STAGES)
+        for line in done.stdout.splitlines():
+            name = next((stage for stage in STAGES if line.startswith(f"{stage}  ")), None)
+            if name is not None:
+                rows[name] = line[len(name) :].split()[0]
+        return done, rows
+
+    return run
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", shapes())
+def test_every_kind_of_recipe_passes_its_rehearsal(name, rehearse, tmp_path):
+    done, rows = rehearse("--config", name)
+    assert (done.returncode, set(rows.values())) == (0, {"ok"}), done.stdout + done.stderr
+    assert done.stdout.splitlines()[-1].startswith("8 of 8 stages passed")
+    # Not even an empty runs/ is left, nor the temporary files.
+    assert [path.name for path in tmp_path.rglob("*")] == ["temporary"]
+
+
+@pytest.mark.slow
+def test_any_strategy_is_rehearsed_by_an_override(rehearse):
+    done, rows = rehearse("--config", "transformer_xl/tiny", *FSDP2)
+    assert (done.returncode, set(rows.values())) == (0, {"ok"}), done.stdout + done.stderr
+    assert "fsdp2 over 2 of 4 processes, 32-true, accumulating over 2 of 2 passes" in done.stdout
+
+
+@pytest.mark.slow
+def test_a_recipe_that_cannot_train_fails_in_that_stage_and_its_files_are_kept(rehearse, tmp_path):
+    recipe = yaml.safe_load(collection.recipe_paths()["transformer_xl/tiny"].read_text())
+    recipe["data"] = {"class_path": "lmrecipes.datamodules.EmbeddedText"}
+    recipe["trainer"]["callbacks"] = [
+        {"class_path": "lmrecipes.callbacks.LastCheckpoint"},
+        {"class_path": "lmrecipes.callbacks.BestCheckpoint", "init_args": {"monitor": "val/nothing"}},
+    ]
+    (tmp_path / "broken.yaml").write_text(yaml.safe_dump(recipe))
+    done, rows = rehearse("--config", "broken.yaml")
+    assert done.returncode == 1
+    assert list(rows.values()) == ["ok", "ok", "FAILED", *["not"] * 5]
+    assert "val/nothing" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("2 of 8 stages passed, 1 failed, 5 not run")
+    kept = next(line for line in done.stdout.splitlines() if line.startswith("files of the rehearsal: "))
+    assert os.path.isfile(os.path.join(kept.partition(": ")[2], "recipe.yaml"))
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(
+    "option",
+    [
+        *("--batch.global_batch_size=250", "--batch.test.batch_size=20"),
+        *("--model.config.n_heads=9 --trainer.strategy=fsdp2_tp", "--data.path=nowhere"),
+    ],
+)
+def test_what_fails_only_in_full_size_is_found(option, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    assert main(["rehearse", "--config", "transformer_xl/wt103_base", *option.split()]) == 1
+    out = capsys.readouterr().out
+    assert "configuration               FAILED" in out
+    assert option.partition("=")[0].lstrip("-") in out
+    assert out.splitlines()[-1].startswith("0 of 8 stages passed, 1 failed, 7 not run")
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_cannot_be_read_is_one_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for arguments in (
+        [],
+        ["--config", "transformer_xl/tinny"],
+        ["--config", "transformer_xl/tiny", "--batch.seqlen=3"],
+    ):
+        assert main(["rehearse", *arguments]) == 2
+        captured = capsys.readouterr()
+        assert captured.err.startswith("error: ")
+        assert captured.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_stage_that_fails_stops_those_after_it(capsys):
+    def fail():
+        raise StageError("why\nhow")
+
+    def crash():
+        raise KeyError("of a class of one's own")
+
+    for failing, shown in ((fail, "    why\n    how\n"), (crash, 'KeyError: "of a class of one\'s own"')):
+        table = Stages(10)
+        table.run("one", lambda: "a note")
+        table.run("two", failing)
+        table.run("three", fail)
+        assert (table.passed, table.failed, table.skipped) == (1, 1, 1)
+        out = capsys.readouterr().out
+        assert shown in out
+        assert "a note" in out.splitlines()[0]
+        assert out.splitlines()[-1].split() == ["three", "not", "run"]
+
+
+def test_a_stage_that_hangs_is_ended(monkeypatch, tmp_path):
+    python = tmp_path / "python"
+    python.write_text("#!/bin/sh\necho started\nsleep 60\n")
+    python.chmod(0o755)
+    monkeypatch.setattr(stages.sys, "executable", str(python))
+    with pytest.raises(StageError, match=r"started\nlmrecipes fit: took longer than 0.5 s"):
+        Stages(0.5).command("fit")
+
+
+def test_a_stage_is_no_part_of_a_job(monkeypatch):
+    for name in ("SLURM_JOB_ID", "RANK", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "LMRECIPES_RUN_DIR"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("MINE", "1")
+    forget_launcher()
+    assert {"SLURM_JOB_ID", "RANK", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "LMRECIPES_RUN_DIR"}.isdisjoint(os.environ)
+    assert environment()["MINE"] == "1"

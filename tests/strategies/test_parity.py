@@ -81,3 +81,15 @@ def test_lamb_takes_norms_of_whole_tensors_when_they_are_split(command, small, r
     done = command("fit", *small, *SENSITIVE, *lamb, *spread(name), in_two_passes(name), "--run_dir=run")
     assert (done.returncode, done.stderr) == (0, "")
     assert_same(tmp_path / "run", references("lamb", lamb))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["2 fsdp2", "1x2 tensor parallel", "2 zero 3"])
+def test_evaluation_gives_the_figures_of_one_process(name, command, references):
+    run = references("adamw", ADAMW)
+    shown = []
+    for way in ("1 process", name):
+        done = command("test", f"--run={run}", *spread(way))
+        assert (done.returncode, done.stderr) == (0, "")
+        shown.append(next(line.split() for line in done.stdout.splitlines() if line.startswith("test/loss")))
+    assert float(shown[1][1]) == pytest.approx(float(shown[0][1]), abs=TOLERANCE)

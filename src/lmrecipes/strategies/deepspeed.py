@@ -93,6 +93,11 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         if self.root_device.type == "cuda":
             super().setup_distributed()
         else:
+            import deepspeed
+
+            # Compiled when first used, for sums within one machine; a process killed meanwhile would leave a lock
+            # for which all later ones wait. gloo does it too.
+            deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
             self.set_world_ranks()
             self._init_deepspeed_distributed()
         self.open_writer(self._async_checkpoints)

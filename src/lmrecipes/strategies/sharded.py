@@ -53,7 +53,9 @@ class CheckpointWriter:
             return
         earlier = self._copies
         self._copies = {name: sharded_checkpoint.staged(value, earlier.get(name)) for name, value in tensors.items()}
-        self._thread = threading.Thread(target=self._write, args=(self._copies, deepcopy(rest), path), name="checkpoint")
+        self._thread = threading.Thread(
+            target=self._write, args=(self._copies, deepcopy(rest), path), name="checkpoint"
+        )
         self._thread.start()
 
     def _write(self, tensors: dict[str, Tensor], rest: dict[str, Any], path: Path) -> None:

@@ -66,6 +66,7 @@ class Loop(Fabric):
         self.optimizers: list[Any] = []
         self.train_dataloader: Any = None
         self.stopped_by = 0
+        self.saved: Path | None = None
         self._new: dict[str, Any] = {}
 
     # What modules, data and callbacks ask a trainer for.
@@ -152,7 +153,7 @@ class Loop(Fabric):
                 self._pass(batch, index)
                 if self.completes_step and self._after_step():
                     break
-        self._save("last")
+        self.saved = self._save("last")
         self._tell("on_train_end")
         self._plot()
 
@@ -219,13 +220,18 @@ class Loop(Fabric):
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         return int(shared)
 
+    def _say(self, line: str) -> None:
+        # Fabric's own print speaks once per node.
+        if self.is_global_zero:
+            print(line, flush=True)
+
     def _progress(self) -> None:
         """One line per logged step."""
         names = {"train/lr": "lr", "throughput/tokens_per_s": "tok/s", "train/loss": "loss", "train/perplexity": "ppl"}
         figures = [
             f"{short} {self.callback_metrics[n]:.5g}" for n, short in names.items() if n in self.callback_metrics
         ]
-        self.print(" | ".join([f"epoch {self.current_epoch}", f"step {self.global_step}", *figures]), flush=True)
+        self._say(" | ".join([f"epoch {self.current_epoch}", f"step {self.global_step}", *figures]))
 
     # Evaluation.
 
@@ -247,7 +253,7 @@ class Loop(Fabric):
         figures = {key: value for key, value in self._new.items() if key.startswith(f"{split}/")}
         if split == "val":
             shown = [f"{key} {value:.3f}" for key, value in sorted(figures.items())]
-            self.print(" | ".join([f"eval at step {self.global_step}", *shown]), flush=True)
+            self._say(" | ".join([f"eval at step {self.global_step}", *shown]))
         return figures
 
     def measure(self, module: LightningModule, checkpoint: Path, split: str) -> dict[str, float]:

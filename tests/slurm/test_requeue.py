@@ -74,11 +74,11 @@ def reached(log: Path, step: int) -> bool:
 
 @pytest.fixture
 def submit(cluster, small, tmp_path, variables):
-    """Submits train.sbatch; returns the job's number, its log and its run directory."""
+    """Submits a script; returns the job's number, its log and its run directory."""
 
-    def run(*sbatch: str, more: tuple[str, ...] = (), nodes: int = 1, **slow):
+    def run(*sbatch: str, more: tuple[str, ...] = (), nodes: int = 1, name: str = "train", **slow):
         spread = ["--trainer.strategy=ddp", "--trainer.num_nodes=2"] if nodes == 2 else []
-        script = (str(SCRIPTS / "train.sbatch"), "transformer_xl/tiny", *options(small, **slow), *spread, *more)
+        script = (str(SCRIPTS / f"{name}.sbatch"), "transformer_xl/tiny", *options(small, **slow), *spread, *more)
         job = cluster.submit(f"--nodes={nodes}", *sbatch, *script, cwd=tmp_path, **variables)
         return job, tmp_path / f"slurm-{job}.out", tmp_path / "runs/transformer_xl/tiny" / f"slurm-{job}"
 
@@ -97,8 +97,9 @@ def undisturbed(small, tmp_path_factory):
     return folder / "alone"
 
 
-def test_a_signalled_job_of_two_nodes_comes_back(cluster, submit, command, small, variables, tmp_path):
-    job, log, run = submit("--ntasks-per-node=1", nodes=2)
+@pytest.mark.parametrize("script", ["train", "fabric"])
+def test_a_signalled_job_of_two_nodes_comes_back(cluster, submit, command, small, variables, tmp_path, script):
+    job, log, run = submit("--ntasks-per-node=1", nodes=2, name=script)
     wait_until("step 8", lambda: reached(log, 8), 90)
     cluster.call("scancel", "--signal=USR1", job)
     wait_until("requeue", lambda: cluster.job(job)["Restarts"] == "1", 30)

@@ -8,14 +8,14 @@ from typing import Any
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lmrecipes import runs, signals
-from lmrecipes.callbacks import RunPlot, StepSeed, Watchdog
+from lmrecipes.callbacks import LeftBySignal, RunPlot, StepSeed, Watchdog
 from lmrecipes.checkpoint_io import newest_readable
 from lmrecipes.cli import RecipeCLI, open_recipe
-from lmrecipes.commands.fit import save_settings, save_vocabulary
+from lmrecipes.commands.fit import onward, save_settings, save_vocabulary
 from lmrecipes.commands.say import say, short
 from lmrecipes.fabric import Loop, started_by_fabric_run
 from lmrecipes.loggers import RunCSVLogger
-from lmrecipes.requeueing import job_id, requeue
+from lmrecipes.requeueing import requeue
 
 _COMMANDS = ("fit", "validate", "test")
 # Of the recipe's callbacks those that the loop stands for itself, and those that only the Trainer can have.
@@ -83,17 +83,24 @@ def _fit(cli: RecipeCLI, loop: Loop) -> int:
     save_vocabulary(cli, cli.run_dir)
     weights = cli.weights_from() if cli.config.init_from else None
     loop.fit(cli.model, checkpoint, weights)
-    onward = f"lmrecipes fabric fit --resume {short(cli.run_dir)}"
     if loop.stopped_by:
-        signals.ignore()
-        refusal: str | None = "no SLURM job"
-        if signals.in_slurm_job() and loop.is_global_zero:
-            refusal = requeue(cli.run_dir, loop.global_step, cli.config.max_requeues)
-        then = f"job {job_id()} is requeued" if refusal is None else f"continue with: {onward}"
-        say(f"stopped by signal {loop.stopped_by} at step {loop.global_step}; {then}")
-        return 128 + loop.stopped_by
+        return _leave(cli, loop, cli.run_dir)
     say(f"done at step {loop.global_step}; test it with: lmrecipes fabric test --run {short(cli.run_dir)}")
     return 0
+
+
+def _leave(cli: RecipeCLI, loop: Loop, run_dir: Path) -> int:
+    """Requeues a SLURM job from the first rank, when all have saved, and says how the run goes on."""
+    signals.ignore()
+    refusal: str | None = ""
+    if signals.in_slurm_job() and loop.is_global_zero:
+        refusal = "its checkpoint could not be written"
+        if loop.saved is not None:
+            refusal = requeue(run_dir, loop.global_step, cli.config.max_requeues)
+    # None leaves before that is done: SLURM would end the others.
+    left = LeftBySignal(loop.stopped_by, loop.saved, loop.broadcast(refusal))
+    say(onward(left, loop.global_step, f"lmrecipes fabric fit --resume {short(run_dir)}"))
+    return int(left.code or 0)
 
 
 def _measure(cli: RecipeCLI, loop: Loop, command: str) -> int:

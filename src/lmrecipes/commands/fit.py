@@ -73,15 +73,27 @@ def _leave(cli: RecipeCLI, left: LeftBySignal) -> int:
     """Says how the run goes on, and gives the exit code."""
     signals.ignore()
     assert cli.run_dir is not None
-    by_hand = f"continue with: lmrecipes fit --resume {short(cli.run_dir)}"
-    onward = by_hand if left.refusal == "" else f"job {job_id()} is requeued" if left.refusal is None else ""
-    if left.refusal == ENDED_BY_SWEEP:
-        onward = f"{left.refusal}; {by_hand}"
-    elif left.refusal:
-        onward = f"job {job_id()} is not requeued: {left.refusal}; {by_hand}"
-    saved = f"{left.saved.stem} is saved" if left.saved else "it could not be saved"
-    say(f"{left} at step {cli.trainer.global_step}; {saved}; {onward}")
+    say(onward(left, cli.trainer.global_step, f"lmrecipes fit --resume {short(cli.run_dir)}"))
     return _code(cli, int(left.code or 0))
+
+
+def onward(left: LeftBySignal, step: int, resume: str) -> str:
+    """How a run goes on that was stopped by a signal.
+
+    Args:
+        left: how it was stopped.
+        step: optimizer steps done.
+        resume: the command that continues it.
+    """
+    then = f"continue with: {resume}"
+    if left.refusal is None:
+        then = f"job {job_id()} is requeued"
+    elif left.refusal == ENDED_BY_SWEEP:
+        then = f"{left.refusal}; {then}"
+    elif left.refusal:
+        then = f"job {job_id()} is not requeued: {left.refusal}; {then}"
+    saved = f"{left.saved.stem} is saved" if left.saved else "it could not be saved"
+    return f"{left} at step {step}; {saved}; {then}"
 
 
 def _stop(cli: RecipeCLI, stopped: StoppedByLossGuard) -> int:

@@ -18,6 +18,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt torch
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps sweeps  # for its schema only: it wants an older NumPy
 	@touch $(STAMP)
 
 demo: setup  ## train and test the tiny Transformer-XL on embedded text, about three minutes after set-up
@@ -38,6 +39,7 @@ bench: setup  ## measure speed beside reference implementations in the same run
 	$(BIN)/python benchmarks/transformer_xl_inference.py
 	$(BIN)/python benchmarks/data_speed.py
 	$(BIN)/python benchmarks/training_overhead.py
+	$(BIN)/python benchmarks/loops.py
 
 clean:  ## remove .venv and caches (runs/ stays)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -8,6 +8,7 @@ import os
 import random
 import subprocess
 import sys
+from importlib.metadata import distribution
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,8 @@ from lmrecipes.__main__ import main
 from lmrecipes.published import flatten
 from wandb_files import parts
 
-# Of wandb's package `sweeps` 0.3.0 (wandb_schema.LICENSE), which wants an older NumPy.
-SCHEMA = json.loads((Path(__file__).parent / "wandb_schema.json").read_text())
+# Of wandb's own package, which is installed without what it needs (an older NumPy), and so is not imported.
+SCHEMA = json.loads(distribution("sweeps").read_text("../sweeps/config/schema.json") or "")
 SWEEPS = {path.stem: yaml.safe_load(path.read_text()) for path in (collection.root() / "recipes/sweeps").glob("*.yaml")}
 FEW = ["--trainer.max_steps=2", "--trainer.val_check_interval=1", "--model.schedule=lmrecipes.optim.Constant"]
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch.optim import Optimizer
+
+from lmrecipes.data.passes import logs_step
 
 
 class LearningRate(Callback):
     """Logs `train/lr`, the rate of the step just made (of the first parameter group)."""
 
-    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Logs the rate."""
-        pl_module.log("train/lr", float(trainer.optimizers[0].param_groups[0]["lr"]), batch_size=1)
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
+        """Logs the rate, at steps that are logged."""
+        if logs_step(trainer):
+            pl_module.log("train/lr", float(optimizer.param_groups[0]["lr"]), batch_size=1)

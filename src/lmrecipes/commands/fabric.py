@@ -9,9 +9,8 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 from lmrecipes import runs, signals
 from lmrecipes.callbacks import LeftBySignal, RunPlot, StepSeed, Watchdog
-from lmrecipes.checkpoint_io import newest_readable
 from lmrecipes.cli import RecipeCLI, open_recipe
-from lmrecipes.commands.fit import onward, save_settings, save_vocabulary
+from lmrecipes.commands.fit import checkpoint_to_resume, onward, save_settings, save_vocabulary
 from lmrecipes.commands.say import say, short
 from lmrecipes.fabric import Loop, started_by_fabric_run
 from lmrecipes.loggers import RunCSVLogger
@@ -74,9 +73,7 @@ def _fit(cli: RecipeCLI, loop: Loop) -> int:
     assert cli.run_dir is not None
     checkpoint = None
     if cli.resumed:
-        checkpoint = newest_readable(cli.run_dir / "checkpoints")
-        if checkpoint is None:
-            raise ValueError(f"run {short(cli.run_dir)} has no readable checkpoint to resume from")
+        checkpoint = checkpoint_to_resume(cli.run_dir)
     elif runs.is_main_process():
         save_settings(cli, cli.run_dir)
     say(f"run directory: {short(cli.run_dir)}")

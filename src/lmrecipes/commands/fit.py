@@ -30,9 +30,7 @@ def run(argv: list[str]) -> int:
     assert cli.run_dir is not None
     checkpoint = None
     if cli.resumed:
-        checkpoint = newest_readable(cli.run_dir / "checkpoints")
-        if checkpoint is None:
-            raise ValueError(f"run {short(cli.run_dir)} has no readable checkpoint to resume from")
+        checkpoint = checkpoint_to_resume(cli.run_dir)
         _note_changes(cli, cli.run_dir, checkpoint)
     elif runs.is_main_process():
         save_settings(cli, cli.run_dir)
@@ -67,6 +65,18 @@ def run(argv: list[str]) -> int:
         say(f"curves: {short(plot)}")
     say(f"done at step {cli.trainer.global_step}; test it with: lmrecipes test --run {short(cli.run_dir)}")
     return 0
+
+
+def checkpoint_to_resume(run_dir: Path) -> Path:
+    """The newest checkpoint of a run that can be read.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    checkpoint = newest_readable(run_dir / "checkpoints")
+    if checkpoint is None:
+        raise ValueError(f"run {short(run_dir)} has no readable checkpoint to resume from")
+    return checkpoint
 
 
 def _leave(cli: RecipeCLI, left: LeftBySignal) -> int:

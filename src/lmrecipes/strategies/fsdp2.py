@@ -183,11 +183,6 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
         assert self.lightning_module is not None
         return named_states(self.lightning_module, getattr(optimizer, "_optimizer", optimizer))
 
-    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
-        """Writes the state as a folder, to which every process adds its part."""
-        states = {name: state for one in checkpoint.pop("optimizer_states", []) for name, state in one.items()}
-        self.write(checkpoint, states, filepath)
-
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Fills model and optimizer from a folder or a plain file, saved by any number of processes.
 

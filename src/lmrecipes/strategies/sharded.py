@@ -116,14 +116,9 @@ class ShardedCheckpoints:
         assert self._writer is not None
         return self._writer
 
-    def write(self, checkpoint: dict[str, Any], states: dict[str, dict[str, Tensor]], filepath: str | Path) -> None:
-        """Writes a checkpoint whose tensors may be split.
-
-        Args:
-            checkpoint: as Lightning made it.
-            states: the optimizer's, by parameter name.
-            filepath: the folder.
-        """
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
+        """Writes the state as a folder, to which every process adds its part."""
+        states = {name: state for one in checkpoint.pop("optimizer_states", []) for name, state in one.items()}
         module = self.lightning_module
         own = distinct(module)
         saved = checkpoint.pop("state_dict")

@@ -56,8 +56,8 @@ def bare(steps: int) -> None:
     network = TransformerXL(replace(module.config, vocab_size=data.vocab_size))
     optimizer = torch.optim.Adam(network.parameters(), lr=0.0007, fused=True)
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    memory, made = None, 0
-    for batch in data.train_dataloader():
+    memory = None
+    for batch, _ in zip(data.train_dataloader(), range(steps), strict=False):
         begins().append(time.perf_counter())
         nll, memory = network(batch.input_ids, batch.targets, memory, mem_len=module.batch_plan.mem_len)
         nll.mean().backward()
@@ -65,9 +65,6 @@ def bare(steps: int) -> None:
         optimizer.step()
         optimizer.zero_grad()
         rate.step()
-        made += 1
-        if made == steps:
-            return
 
 
 def by_command(*words: str):

@@ -14,6 +14,15 @@ def requires(condition: bool, reason: str):
     return pytest.mark.skipif(not condition, reason=reason)
 
 
+@pytest.fixture(autouse=True)
+def own_variables():
+    """What a test does to the environment's variables ends with it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
 @pytest.fixture(scope="session")
 def small_corpus(tmp_path_factory) -> Path:
     """A folder with a few thousand words of seeded text in three splits."""

@@ -22,9 +22,6 @@ FIT = ["fit", "--config", "transformer_xl/tiny"]
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("LMRECIPES_RUN_DIR", raising=False)
-    yield
-    monkeypatch.delenv("LMRECIPES_RUN_DIR", raising=False)
 
 
 def refused(capsys, arguments):

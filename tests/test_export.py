@@ -19,10 +19,7 @@ TEXT = ["--text", "w1 w2 w3 w4 w5 w6 w7 w8 w9 w10 w11 w12 w13 w14 w15 w16 w17 w1
 @pytest.fixture(scope="module")
 def trained(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("LMRECIPES_RUN_DIR", raising=False)
-        assert main(["fit", *small, f"--run_dir={folder}"]) == 0
-        patch.delenv("LMRECIPES_RUN_DIR", raising=False)
+    assert main(["fit", *small, f"--run_dir={folder}"]) == 0
     return folder
 
 
@@ -34,8 +31,7 @@ def losses(run):
     "form",
     ["torch_export", pytest.param("aot_inductor", marks=requires(bool(shutil.which("g++")), "needs a C++ compiler"))],
 )
-def test_programs_give_the_loss_of_the_network(form, trained, tmp_path, capsys, monkeypatch):
-    monkeypatch.delenv("LMRECIPES_RUN_DIR", raising=False)
+def test_programs_give_the_loss_of_the_network(form, trained, tmp_path, capsys):
     programs = f"--runtime={tmp_path / form}"
     assert main(["export", f"--run={trained}", f"--format={form}", f"--output={tmp_path / form}"]) == 0
     (trained / "results.json").unlink(missing_ok=True)
@@ -51,8 +47,7 @@ def test_programs_give_the_loss_of_the_network(form, trained, tmp_path, capsys, 
     assert scores[1] == pytest.approx(scores[0], abs=1.1e-4)
 
 
-def test_programs_refuse_settings_they_were_not_made_for(trained, tmp_path, capsys, monkeypatch):
-    monkeypatch.delenv("LMRECIPES_RUN_DIR", raising=False)
+def test_programs_refuse_settings_they_were_not_made_for(trained, tmp_path, capsys):
     assert main(["export", f"--run={trained}", f"--output={tmp_path}"]) == 0
     assert main(["score", f"--run={trained}", *TEXT, f"--runtime={tmp_path}", "--batch.test.mem_len=12"]) == 2
     assert f"batch.test.mem_len is 12, but {tmp_path} was exported for 16" in capsys.readouterr().err
@@ -60,14 +55,12 @@ def test_programs_refuse_settings_they_were_not_made_for(trained, tmp_path, caps
     assert f"batch.val.mem_len is 12, but {tmp_path} was exported for 16" in capsys.readouterr().err
 
 
-def test_a_folder_without_programs_is_refused(trained, tmp_path, capsys, monkeypatch):
-    monkeypatch.delenv("LMRECIPES_RUN_DIR", raising=False)
+def test_a_folder_without_programs_is_refused(trained, tmp_path, capsys):
     assert main(["score", f"--run={trained}", *TEXT, f"--runtime={tmp_path}"]) == 2
     assert f"{tmp_path} holds no exported programs" in capsys.readouterr().err
 
 
-def test_plain_weights_load_into_the_network_without_lightning(trained, tmp_path, monkeypatch):
-    monkeypatch.delenv("LMRECIPES_RUN_DIR", raising=False)
+def test_plain_weights_load_into_the_network_without_lightning(trained, tmp_path):
     assert main(["export", f"--run={trained}", "--format=state_dict", f"--output={tmp_path}"]) == 0
     weights = torch.load(tmp_path / "weights.pt", weights_only=True)
     sizes = yaml.safe_load((trained / "config.yaml").read_text())["model"]["init_args"]["config"]

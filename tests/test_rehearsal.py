@@ -19,7 +19,6 @@ RECIPES = [name for name in collection.recipe_paths() if not name.startswith("ov
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("LMRECIPES_RUN_DIR", raising=False)
 
 
 def settings_of(name, *options):

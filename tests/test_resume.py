@@ -88,7 +88,6 @@ def test_a_killed_run_logs_what_an_undisturbed_one_does(command, small, tmp_path
 @pytest.mark.parametrize("stops", [(4, 14), (10, 14), (20, 24), (23, 26)])
 def test_a_run_that_ended_and_is_gone_on_with_counts_its_epochs_right(small, tmp_path, monkeypatch, stops):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("LMRECIPES_RUN_DIR", "")
     first, last = stops
     assert main(["fit", *small, "--batch.seq_len=100", "--run_dir=b", f"--trainer.max_steps={first}"]) == 0
     assert main(["fit", "--resume=b", f"--trainer.max_steps={last}"]) == 0

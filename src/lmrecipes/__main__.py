@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from lmrecipes import __version__, failures, signals
+from lmrecipes.runs import RUN_DIR_VARIABLE
 
 COMMANDS = {
     "fit": "train a recipe, or continue a run",
@@ -57,8 +58,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments[0] in ("--version", "version"):
         print(f"lmrecipes {__version__}")
         return 0
+    run_dir = os.environ.get(RUN_DIR_VARIABLE)
     try:
-        if arguments[0] == "fit" and argv is None:
+        if arguments[0] in ("fit", "fabric") and argv is None:
             # Of a process of our own, not of one that calls this function.
             signals.watch()
         return _command(arguments[0])(arguments[1:])
@@ -79,6 +81,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
+    finally:
+        if argv is not None:
+            # The caller's next run has a directory of its own.
+            os.environ.pop(RUN_DIR_VARIABLE, None)
+            if run_dir is not None:
+                os.environ[RUN_DIR_VARIABLE] = run_dir
 
 
 def command() -> None:

@@ -38,7 +38,7 @@ def new_run_dir(recipe: str, *, root: Path, asked: Path | None = None) -> Path:
         ValueError: if the directory asked for holds a run already.
     """
     inherited = os.environ.get(RUN_DIR_VARIABLE)
-    if inherited and not is_main_process():
+    if inherited and asked is None and not is_main_process():
         return Path(inherited)
     shared_id = None if asked is not None else _sweep_id() or _launcher_id()
     missing = [folder for folder in (asked or root / recipe / "id").absolute().parents if not folder.exists()]

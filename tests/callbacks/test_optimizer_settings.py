@@ -26,7 +26,6 @@ def groups(tmp_path, step):
 )
 def test_a_changed_setting_wins_and_is_said(small, tmp_path, monkeypatch, capsys, option, value, key, expected):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("LMRECIPES_RUN_DIR", raising=False)
     optimizer = [
         "--model.optimizer=torch.optim.AdamW",
         "--model.optimizer.lr=1e-3",
@@ -49,7 +48,6 @@ def test_a_changed_setting_wins_and_is_said(small, tmp_path, monkeypatch, capsys
 @pytest.mark.filterwarnings("ignore")
 def test_without_a_change_the_settings_of_the_run_stay(small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("LMRECIPES_RUN_DIR", raising=False)
     assert main(["fit", *small, "--model.optimizer.betas=[0.8,0.9]", "--run_dir=a", "--trainer.max_steps=4"]) == 0
     assert main(["fit", "--resume=a", "--trainer.max_steps=6"]) == 0
     assert [tuple(group["betas"]) for group in groups(tmp_path, 6)] == [(0.8, 0.9)]
@@ -59,7 +57,6 @@ def test_without_a_change_the_settings_of_the_run_stay(small, tmp_path, monkeypa
 @pytest.mark.filterwarnings("ignore")
 def test_another_optimizer_is_refused(small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("LMRECIPES_RUN_DIR", raising=False)
     assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=4"]) == 0
     capsys.readouterr()
     assert main(["fit", "--resume=a", "--model.optimizer=torch.optim.SGD", "--trainer.max_steps=6"]) == 2

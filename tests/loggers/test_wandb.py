@@ -146,7 +146,6 @@ def test_a_package_that_is_not_installed_is_named(name, small, tmp_path, monkeyp
     error = capsys.readouterr().err
     assert error.count("\n") == 1
     assert f'pip install "lmrecipes[{name}]"' in error
-    monkeypatch.delenv("LMRECIPES_RUN_DIR", raising=False)
 
 
 def test_presets_are_found_by_name():

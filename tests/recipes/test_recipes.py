@@ -17,9 +17,6 @@ SMALL = ["n_layers=2", "d_model=64", "n_heads=2", "d_head=8", "d_ff=32", "vocab_
 @pytest.fixture(autouse=True)
 def in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("LMRECIPES_RUN_DIR", raising=False)
-    yield
-    monkeypatch.delenv("LMRECIPES_RUN_DIR", raising=False)
 
 
 def test_the_promised_recipes_are_there():

@@ -67,9 +67,6 @@ def in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     # Many runs in one process: wandb's own service would outlive each.
     monkeypatch.setenv("WANDB_MODE", "disabled")
-    monkeypatch.delenv("LMRECIPES_RUN_DIR", raising=False)
-    yield
-    monkeypatch.delenv("LMRECIPES_RUN_DIR", raising=False)
 
 
 def test_there_is_a_sweep_of_each_kind():

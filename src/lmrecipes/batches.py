@@ -23,6 +23,44 @@ class StreamBatch(NamedTuple):
     """False for warm-up segments of an evaluation, which fill memory and do not count in the loss."""
 
 
+class MaskedBatch(NamedTuple):
+    """Sequences of which some positions are to be predicted (masked language modelling, replaced token detection)."""
+
+    input_ids: Tensor
+    """Tokens after masking, int64 of shape (sequences, length); 0 beyond a sequence's end."""
+    token_type_ids: Tensor
+    """0 in the first segment, 1 in the second, int64 of shape (sequences, length)."""
+    lengths: Tensor
+    """Tokens of each sequence without padding, int64 of shape (sequences,)."""
+    positions: Tensor
+    """Positions to predict, int64 of shape (sequences, most predictions); 0 where there are fewer."""
+    originals: Tensor
+    """Tokens that stood there, int64 of shape (sequences, most predictions)."""
+    weights: Tensor
+    """1 for a prediction that counts, 0 for a filled-up one, float32 of shape (sequences, most predictions)."""
+
+
+class SpanBatch(NamedTuple):
+    """Windows of question and context, and where in them the answer stands (extractive question answering)."""
+
+    input_ids: Tensor
+    """[CLS] question [SEP] context [SEP], int64 of shape (windows, length); 0 beyond a window's end."""
+    token_type_ids: Tensor
+    """1 in the context and its [SEP], int64 of shape (windows, length)."""
+    lengths: Tensor
+    """Tokens of each window without padding, int64 of shape (windows,)."""
+    allowed: Tensor
+    """Where an answer may begin or end: the context's tokens and [CLS], bool of shape (windows, length)."""
+    starts: Tensor
+    """Position of the answer's first token, 0 ([CLS]) without one here, int64 of shape (windows,)."""
+    ends: Tensor
+    """Position of the answer's last token, 0 ([CLS]) without one here, int64 of shape (windows,)."""
+    impossible: Tensor
+    """1 if there is no answer, as the recipe's rule for windows has it, float32 of shape (windows,)."""
+    windows: Tensor
+    """Number of each window in its split, int64 of shape (windows,)."""
+
+
 @dataclass(frozen=True)
 class TextStatistics:
     """Size of a text in several units."""

@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
+# Tests at a time; many start several processes of their own.
+WORKERS ?= 2
 STAMP  := $(VENV)/.installed
 CHECKED := src tests benchmarks
 
@@ -26,7 +28,7 @@ demo: setup  ## train and test the tiny Transformer-XL on embedded text, about t
 	$(BIN)/lmrecipes test --run transformer_xl/tiny
 
 test: setup  ## run the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 check: setup  ## formatting, lint, types, direction of imports
 	$(BIN)/ruff format --check $(CHECKED)

@@ -133,6 +133,97 @@ def test_two_nodes_train_as_one_process(launcher, command, small, tmp_path):
         torch.testing.assert_close(value, alone[name], atol=1e-4, rtol=0, msg=name)
 
 
+def callbacks(*more: dict) -> str:
+    kept = [{"class_path": f"lmrecipes.callbacks.{name}"} for name in ("BestCheckpoint", "LastCheckpoint", "LossGuard")]
+    return f"--trainer.callbacks={json.dumps([*kept, *more])}"
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize(("first", "then"), [(["fit"], ["fabric", "fit"]), (["fabric", "fit"], ["fit"])])
+def test_a_better_checkpoint_from_before_the_change_stays_the_best(first, then, small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main([*first, *small, callbacks(), "--run_dir=run", "--trainer.max_steps=6"]) == 0
+    assert [path.name for path in Path("run/checkpoints").glob("best-*")] == ["best-step=6.ckpt"]
+    # From here on it can only get worse.
+    assert main([*then, "--resume=run", "--model.optimizer.lr=50", "--trainer.max_steps=12"]) == 0
+    assert [path.name for path in Path("run/checkpoints").glob("best-*")] == ["best-step=6.ckpt"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_changed_setting_wins_over_the_checkpoints(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    optimizer = ["--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=1e-3"]
+    assert main(["fit", *small, *optimizer, callbacks(), "--run_dir=run", "--trainer.max_steps=4"]) == 0
+    assert main(["fabric", "fit", "--resume=run", "--model.optimizer.betas=[0.5,0.6]", "--trainer.max_steps=6"]) == 0
+    assert "model.optimizer.betas" in capsys.readouterr().out
+    (path,) = Path("run/checkpoints").glob("last-*")
+    groups = torch.load(path, weights_only=True)["optimizer_states"][0]["param_groups"]
+    assert [tuple(group["betas"]) for group in groups] == [(0.5, 0.6)]
+    assert "- 0.5" in Path("run/config.yaml").read_text()
+    assert Path("run/config.1.yaml").is_file()
+
+
+@pytest.mark.slow
+def test_a_sharded_checkpoint_goes_on_under_fabric(command, small, tmp_path):
+    signal = {"class_path": "signaller.SignalAt", "init_args": {"step": 5, "name": "SIGTERM"}}
+    options = [*small, callbacks(signal), "--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=1e-3"]
+    options += ["--model.optimizer.eps=1e-4", "--model.config.dropout=0"]
+    sharded = ["--trainer.accelerator=cpu", "--trainer.strategy=fsdp2", "--trainer.devices=2"]
+    assert command("fit", *options, "--run_dir=alone").returncode == 0
+    stopped = command("fit", *options, *sharded, "--run_dir=run", SEND="1")
+    assert stopped.returncode == 143, stopped.stderr
+    assert (tmp_path / "run/checkpoints/last-step=6.ckpt").is_dir()
+    resumed = command("fabric", "fit", "--resume=run", "--trainer.strategy=auto", "--trainer.devices=1")
+    assert resumed.returncode == 0, resumed.stderr
+    alone = state(tmp_path / "alone")
+    for name, value in state(tmp_path / "run").items():
+        torch.testing.assert_close(value, alone[name], atol=1e-4, rtol=0, msg=name)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_a_loss_that_is_not_finite_ends_the_run_with_one_line(way, command, small):
+    nan = {"class_path": "faults.Fault", "init_args": {"kind": "nan", "step": 7}}
+    done = command("fabric", "fit", *small, *WAYS[way], callbacks(nan), "--run_dir=run")
+    assert done.returncode == 3, done.stderr
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: stopped by LossGuard at step 8: the loss is nan; best-step=6 is the last good")
+    assert "lmrecipes fabric fit --resume run --model.optimizer.lr" in line
+
+
+@pytest.mark.slow
+def test_a_rank_that_fails_ends_the_other_with_one_line(command, small, tmp_path):
+    fault = {"class_path": "faults.Fault", "init_args": {"kind": "raise", "step": 7, "rank": 1}}
+    done = command("fabric", "fit", *small, *WAYS["two ranks, two passes"], callbacks(fault), "--run_dir=run")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: rank 1 on ")
+    assert "failed at step 7: RuntimeError: the disk is on fire" in line
+    assert (tmp_path / "run/errors/rank1.txt").is_file()
+
+
+@pytest.mark.slow
+def test_loggers_of_the_recipe_log(command, small, tmp_path):
+    done = command("fabric", "fit", *small, "--trainer.logger=loggers/tensorboard.yaml", "--run_dir=run")
+    assert done.returncode == 0, done.stderr
+    assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_results_are_kept_beside_the_published_ones(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    target = "--published=[{metric: test/perplexity, value: 24.0, source: a paper}]"
+    assert main(["fabric", "fit", *small, target, callbacks(), "--run_dir=run"]) == 0
+    capsys.readouterr()
+    for words in ([], ["fabric"]):
+        assert main([*words, "test", "--run=run"]) == 0
+    one, other = json.loads(Path("run/results.json").read_text())
+    assert {**one["metrics"], "test/tokens_per_s": 0} == {**other["metrics"], "test/tokens_per_s": 0}
+    assert one["published"] == other["published"] != []
+    assert main(["fabric", "test", "--run=run", "--trainer.limit_test_batches=0"]) == 2
+    assert "leaves nothing to test" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
@@ -141,6 +232,18 @@ def test_two_nodes_train_as_one_process(launcher, command, small, tmp_path):
         (
             ["fit", "--config=transformer_xl/tiny", "--trainer.strategy=fsdp2"],
             "trainer.strategy is fsdp2; under Fabric",
+        ),
+        (
+            ["fit", "--config=transformer_xl/tiny", "--trainer.overfit_batches=2"],
+            "trainer.overfit_batches is 2, which the loop under Fabric does not do; leave it out",
+        ),
+        (
+            ["fit", "--config=transformer_xl/tiny", "--trainer.val_check_interval=0.5"],
+            "trainer.val_check_interval is 0.5; under Fabric it must be a number of steps",
+        ),
+        (
+            ["fit", "--config=transformer_xl/tiny", "--trainer.max_steps=-1"],
+            "trainer.max_steps is -1; under Fabric it must be 1 or more",
         ),
     ],
 )

@@ -201,15 +201,7 @@ class RecipeCLI(LightningCLI):
         """
         asked = self.config_init.trainer
         fitting = self.command == "fit"
-        kwargs["logger"] = False
-        if fitting and asked.logger is not False:
-            assert self.run_dir is not None
-            given = asked.logger if isinstance(asked.logger, list) else [asked.logger]
-            loggers = [x for x in given if not isinstance(x, bool | None)]
-            kwargs["logger"] = [RunCSVLogger(self.run_dir), *loggers]
-            for logger in loggers:
-                if isinstance(logger, RunLogger):
-                    logger.begin(self.run_dir, self.settings())
+        kwargs["logger"] = self.run_loggers() if fitting and asked.logger is not False else False
         plugins = asked.plugins if isinstance(asked.plugins, list) else [asked.plugins] if asked.plugins else []
         kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         kwargs["default_root_dir"] = self.run_dir or Path.cwd()
@@ -234,6 +226,16 @@ class RecipeCLI(LightningCLI):
             trainer.callbacks.append(Requeue(self.config.max_requeues))  # type: ignore[attr-defined]
             take_signals_from(trainer)
         return trainer
+
+    def run_loggers(self) -> list[Any]:
+        """The run's own log and those that the recipe asks for, which are told where the run is."""
+        assert self.run_dir is not None
+        asked = self.config_init.trainer.logger
+        loggers = [x for x in (asked if isinstance(asked, list) else [asked]) if not isinstance(x, bool | None)]
+        for logger in loggers:
+            if isinstance(logger, RunLogger):
+                logger.begin(self.run_dir, self.settings())
+        return [RunCSVLogger(self.run_dir), *loggers]
 
     def _own_callbacks(self) -> list[Any]:
         own: list[Any] = [console_progress()]

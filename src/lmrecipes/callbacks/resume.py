@@ -9,8 +9,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmrecipes.loggers import RunLogger
 
-# In a checkpoint.
-_FIGURES = "figures_of_the_step"
+# In a checkpoint, what was not logged yet.
+FIGURES = "figures_of_the_step"
 
 
 class ContinueLog(Callback):
@@ -29,11 +29,11 @@ class ContinueLog(Callback):
         if within_a_step and connector.should_update_logs:
             figures = convert_tensors_to_scalars(connector.metrics["log"])
             if figures:
-                checkpoint[_FIGURES] = {"epoch": trainer.current_epoch, **figures}
+                checkpoint[FIGURES] = {"epoch": trainer.current_epoch, **figures}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Takes them."""
-        self._figures = checkpoint.get(_FIGURES, {})
+        self._figures = checkpoint.get(FIGURES, {})
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cuts the log at the step to continue from, and opens the epoch that the run's last step closed too early."""

@@ -6,12 +6,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmrecipes import published, runs
 from lmrecipes.cli import open_recipe
-from lmrecipes.commands.say import say, short
+from lmrecipes.commands.report import check_limit, report
+from lmrecipes.commands.say import short
 from lmrecipes.strategies.checks import data_parallel_size
 from lmrecipes.weights import naming_misfits
 
@@ -24,9 +23,7 @@ def evaluate(command: str, argv: list[str]) -> int:
     if cli.config.runtime is not None:
         cli.model.use_programs(Path(cli.config.runtime), split)
         checkpoint = None
-    limit = f"limit_{split}_batches"
-    if cli.config.trainer[limit] == 0:
-        raise ValueError(f"trainer.{limit} is 0, which leaves nothing to {command}; leave it out")
+    check_limit(cli, command)
     counted = _CountTokens()
     cli.trainer.callbacks.append(counted)  # type: ignore[attr-defined]
     began = time.perf_counter()
@@ -35,26 +32,7 @@ def evaluate(command: str, argv: list[str]) -> int:
         figures = method(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False)[0]
     elapsed = time.perf_counter() - began
     figures = {**figures, f"{split}/tokens_per_s": counted.tokens * data_parallel_size(cli.trainer) / elapsed}
-    settings = published.flatten(yaml.safe_load(cli.settings()))
-    targets = list(cli.config_init.published)
-    for name, value in sorted(figures.items()):
-        say(f"{name:<26}{value:.4f}")
-    for line in published.compare(targets, figures, settings):
-        say(line)
-    if cli.run_dir is not None and runs.is_main_process():
-        result = {
-            "command": command,
-            "metrics": figures,
-            "checkpoint": short(checkpoint) if checkpoint else None,
-            "runtime": cli.config.runtime,
-            "data": settings.get("data.class_path"),
-            "batch": {key: value for key, value in settings.items() if key.startswith("batch.")},
-            "published": [{**vars(t), "differences": published.differences(t, settings)} for t in targets],
-            "elapsed_s": round(elapsed, 3),
-            "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        }
-        runs.add_result(cli.run_dir, result)
-        say(f"written to {short(cli.run_dir / runs.RESULTS)}")
+    report(cli, command, figures, checkpoint, elapsed)
     return 0
 
 

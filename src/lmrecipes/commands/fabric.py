@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping
 
 from lmrecipes import runs, signals
-from lmrecipes.callbacks import LeftBySignal, RunPlot, StepSeed, Watchdog
+from lmrecipes.callbacks import FailTogether, KeepOptimizerSettings, LeftBySignal, StepSeed, StoppedByLossGuard
 from lmrecipes.cli import RecipeCLI, open_recipe
-from lmrecipes.commands.fit import checkpoint_to_resume, onward, save_settings, save_vocabulary
+from lmrecipes.commands.begin import begin, save_vocabulary
+from lmrecipes.commands.leave import exit_code, onward, stop
+from lmrecipes.commands.report import check_limit, report
 from lmrecipes.commands.say import say, short
 from lmrecipes.fabric import Loop, started_by_fabric_run
-from lmrecipes.loggers import RunCSVLogger
 from lmrecipes.requeueing import requeue
+from lmrecipes.weights import naming_misfits
 
 _COMMANDS = ("fit", "validate", "test")
-# Of the recipe's callbacks those that the loop stands for itself, and those that only the Trainer can have.
-_LOOPS_OWN = (ModelCheckpoint, RunPlot)
-_TRAINERS_OWN = (EarlyStopping, Watchdog)
 _STRATEGIES = ("auto", "ddp")
+# Settings of the Trainer that the loop acts upon, and those that are nothing to it.
+_KNOWN = {
+    *("accelerator", "strategy", "devices", "num_nodes", "precision", "logger", "callbacks", "max_steps"),
+    *("log_every_n_steps", "val_check_interval", "limit_val_batches", "limit_test_batches", "gradient_clip_val"),
+    *("gradient_clip_algorithm", "check_val_every_n_epoch", "num_sanity_val_steps", "enable_checkpointing"),
+    *("enable_progress_bar", "enable_model_summary", "use_distributed_sampler", "default_root_dir"),
+}
 
 
 class FabricCLI(RecipeCLI):
@@ -36,59 +43,86 @@ def run(argv: list[str]) -> int:
         given = argv[0] if argv else "nothing"
         raise ValueError(f"lmrecipes fabric got {given}; it takes one of {', '.join(_COMMANDS)}, and a recipe")
     command = argv[0]
-    if command == "fit":
-        signals.watch()
     cli = open_recipe(command, argv[1:], FabricCLI)
-    loop = _loop(cli)
-    return _fit(cli, loop) if command == "fit" else _measure(cli, loop, command)
+    try:
+        _check(cli)
+        return _fit(cli) if command == "fit" else _measure(cli, command)
+    except (ValueError, OSError):
+        if command == "fit":
+            runs.discard_if_unused()
+        raise
 
 
-def _loop(cli: RecipeCLI) -> Loop:
-    """The loop with the devices, the callbacks and the log that the recipe asks for."""
+def _check(cli: RecipeCLI) -> None:
+    """Refuses what only the Trainer does.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    asked, usual = cli.config.trainer, cli.parser.get_defaults().trainer
+    if asked.strategy not in _STRATEGIES:
+        raise ValueError(f"trainer.strategy is {asked.strategy}; under Fabric {' and '.join(_STRATEGIES)} work")
+    for name in sorted(vars(asked).keys() - _KNOWN):
+        if asked[name] != usual[name]:
+            raise ValueError(f"trainer.{name} is {asked[name]}, which the loop under Fabric does not do; leave it out")
+    if cli.command == "fit" and asked.max_steps < 1:
+        raise ValueError(f"trainer.max_steps is {asked.max_steps}; under Fabric it must be 1 or more")
+    if cli.command == "fit" and asked.limit_val_batches != 0 and not isinstance(asked.val_check_interval, int):
+        raise ValueError(
+            f"trainer.val_check_interval is {asked.val_check_interval}; under Fabric it must be a number of steps"
+        )
+    for name in ("limit_val_batches", "limit_test_batches"):
+        if isinstance(asked[name], float) and asked[name] != 1.0:
+            raise ValueError(f"trainer.{name} is {asked[name]}; under Fabric it must be a number of batches")
+
+
+def _loop(cli: RecipeCLI, more: list[Any]) -> Loop:
+    """The loop with the devices, the callbacks and the logs that the recipe asks for."""
     settings = cli.config_init.trainer
-    strategy = settings.strategy
-    if strategy not in _STRATEGIES:
-        raise ValueError(f"trainer.strategy is {strategy}; under Fabric {' and '.join(_STRATEGIES)} work")
-    where: dict[str, Any] = {}
+    where: dict[str, Any] = {"precision": settings.precision}
     if not started_by_fabric_run():
-        where = {"accelerator": settings.accelerator, "devices": settings.devices, "num_nodes": settings.num_nodes}
-        where |= {"strategy": strategy, "precision": settings.precision}
-    fitting = cli.command == "fit"
-    callbacks: list[Any] = [StepSeed(int(cli.config.seed_everything))] if fitting else []
-    if fitting:
-        given = settings.callbacks or []
-        callbacks += [c for c in given if not isinstance(c, _LOOPS_OWN + _TRAINERS_OWN)]
-        if left_out := [type(c).__name__ for c in given if isinstance(c, _TRAINERS_OWN)]:
+        where |= {"accelerator": settings.accelerator, "devices": settings.devices, "num_nodes": settings.num_nodes}
+        where["strategy"] = settings.strategy
+    given = settings.callbacks or []
+    given = given if isinstance(given, list) else [given]
+    if cli.command == "fit":
+        where["loggers"] = cli.run_loggers() if settings.logger is not False else []
+        if left_out := [type(c).__name__ for c in given if isinstance(c, EarlyStopping)]:
             say(f"not under Fabric: {', '.join(left_out)}")
-    loggers = [RunCSVLogger(cli.run_dir)] if fitting and cli.run_dir is not None else []
-    run_dir = cli.run_dir if fitting else None
-    loop = Loop(cli.datamodule, settings, 1, run_dir, callbacks=callbacks, loggers=loggers, **where)
+        given = [StepSeed(int(cli.config.seed_everything)), KeepOptimizerSettings(), *given]
+    callbacks = [FailTogether(), *(c for c in given if not isinstance(c, EarlyStopping)), *more]
+    run_dir = cli.run_dir if cli.command == "fit" else None
+    loop = Loop(cli.datamodule, settings, callbacks, run_dir, **where)
     loop.accumulate_grad_batches = cli.config_init.batch.accumulation(loop.world_size)
     if not started_by_fabric_run():
         loop.launch()
     return loop
 
 
-def _fit(cli: RecipeCLI, loop: Loop) -> int:
+def _fit(cli: RecipeCLI) -> int:
     assert cli.run_dir is not None
-    checkpoint = None
-    if cli.resumed:
-        checkpoint = checkpoint_to_resume(cli.run_dir)
-    elif runs.is_main_process():
-        save_settings(cli, cli.run_dir)
-    say(f"run directory: {short(cli.run_dir)}")
+    checkpoint, keeping = begin(cli, cli.run_dir)
+    resume = f"lmrecipes fabric fit --resume {short(cli.run_dir)}"
+    loop = _loop(cli, list(keeping))
     save_vocabulary(cli, cli.run_dir)
     weights = cli.weights_from() if cli.config.init_from else None
-    loop.fit(cli.model, checkpoint, weights)
+    source = checkpoint or weights
+    option = "--resume" if checkpoint else "--init_from"
+    try:
+        with naming_misfits(cli.model, source, f"{option} {short(source)}" if source else ""):
+            loop.fit(cli.model, checkpoint, weights)
+    except StoppedByLossGuard as stopped:
+        stop(cli, stopped, resume)
+        return exit_code(loop, 3)
+    signals.ignore()
     if loop.stopped_by:
-        return _leave(cli, loop, cli.run_dir)
+        return _leave(cli, loop, cli.run_dir, resume)
     say(f"done at step {loop.global_step}; test it with: lmrecipes fabric test --run {short(cli.run_dir)}")
     return 0
 
 
-def _leave(cli: RecipeCLI, loop: Loop, run_dir: Path) -> int:
+def _leave(cli: RecipeCLI, loop: Loop, run_dir: Path, resume: str) -> int:
     """Requeues a SLURM job from the first rank, when all have saved, and says how the run goes on."""
-    signals.ignore()
     refusal: str | None = ""
     if signals.in_slurm_job() and loop.is_global_zero:
         refusal = "its checkpoint could not be written"
@@ -96,18 +130,22 @@ def _leave(cli: RecipeCLI, loop: Loop, run_dir: Path) -> int:
             refusal = requeue(run_dir, loop.global_step, cli.config.max_requeues)
     # None leaves before that is done: SLURM would end the others.
     left = LeftBySignal(loop.stopped_by, loop.saved, loop.broadcast(refusal))
-    say(onward(left, loop.global_step, f"lmrecipes fabric fit --resume {short(run_dir)}"))
-    return int(left.code or 0)
+    say(onward(left, loop.global_step, resume))
+    return exit_code(loop, int(left.code or 0))
 
 
-def _measure(cli: RecipeCLI, loop: Loop, command: str) -> int:
-    checkpoint: Path = cli.checkpoint()
-    split = {"validate": "val"}.get(command, command)
-    figures = loop.measure(cli.model, checkpoint, split)
-    for name, value in sorted(figures.items()):
-        say(f"{name:<26}{value:.4f}")
-    if cli.run_dir is not None and runs.is_main_process():
-        runs.add_result(
-            cli.run_dir, {"command": f"fabric {command}", "metrics": figures, "checkpoint": short(checkpoint)}
-        )
+def _measure(cli: RecipeCLI, command: str) -> int:
+    check_limit(cli, command)
+    split = "val" if command == "validate" else command
+    checkpoint: Path | None = cli.checkpoint()
+    if cli.config.runtime is not None:
+        cli.model.use_programs(Path(cli.config.runtime), split)
+        checkpoint = None
+    loop = _loop(cli, [])
+    began = time.perf_counter()
+    with naming_misfits(cli.model, checkpoint, f"--checkpoint {short(checkpoint)}" if checkpoint else ""):
+        figures = loop.measure(cli.model, checkpoint, split)
+    elapsed = time.perf_counter() - began
+    figures = {**figures, f"{split}/tokens_per_s": loop.evaluated_tokens * loop.world_size / elapsed}
+    report(cli, f"fabric {command}", figures, checkpoint, elapsed)
     return 0

@@ -6,12 +6,23 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+
+import pytest
+
+from conftest import environment, requires
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "srun", "sbatch")
 MISSING = [name for name in PROGRAMS if shutil.which(name) is None]
+MARKS = [
+    pytest.mark.slow,
+    requires(not MISSING, f"no {', '.join(MISSING)} here; Debian's slurmctld slurmd slurm-client munge have them"),
+]
 
 CONFIG = """
 ClusterName=tests
@@ -218,3 +229,27 @@ class Cluster:
 
         wait_until(f"end of job {job}", ended, seconds)
         return self.job(job)
+
+
+@contextmanager
+def running_cluster() -> Iterator[Cluster]:
+    """A cluster until the end of the block."""
+    # Sockets need short names.
+    with tempfile.TemporaryDirectory(prefix="slurm") as folder:
+        Path(folder).chmod(0o755)
+        cluster = Cluster(Path(folder))
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            cluster.stop()
+
+
+def job_variables() -> dict[str, str]:
+    """Variables of a job that runs this code."""
+    path = environment()["PYTHONPATH"]
+    return {
+        **{"PYTHONPATH": f"{Path(__file__).parent}:{path}", "OMP_NUM_THREADS": "1"},
+        **{"LMRECIPES_COMMAND": f"{sys.executable} -m lmrecipes", "MASTER_ADDR": "127.0.0.1"},
+        "LMRECIPES_SITE": "/dev/null",
+    }

@@ -5,13 +5,12 @@ import json
 import re
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
-from cluster import MISSING, Cluster, wait_until
+from cluster import MARKS, job_variables, running_cluster, wait_until
 
-from conftest import environment, requires
+from conftest import environment
 from lmrecipes.checkpoint_io import load_checkpoint
 
 SCRIPTS = Path(__file__).parents[2] / "slurm"
@@ -19,34 +18,18 @@ STEPS = 24
 KEEP = '{"class_path": "lmrecipes.callbacks.LastCheckpoint", "init_args": {"every_n_steps": 5}}'
 BEST = '{"class_path": "lmrecipes.callbacks.BestCheckpoint"}'
 
-pytestmark = [
-    pytest.mark.slow,
-    requires(not MISSING, f"no {', '.join(MISSING)} here; Debian's slurmctld slurmd slurm-client munge have them"),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    # Sockets need short names.
-    with tempfile.TemporaryDirectory(prefix="slurm") as folder:
-        Path(folder).chmod(0o755)
-        running = Cluster(Path(folder))
-        try:
-            running.start()
-            yield running
-        finally:
-            running.stop()
+    with running_cluster() as running:
+        yield running
 
 
 @pytest.fixture
 def variables() -> dict[str, str]:
-    """Of a job that runs this code."""
-    path = environment()["PYTHONPATH"]
-    return {
-        **{"PYTHONPATH": f"{Path(__file__).parent}:{path}", "OMP_NUM_THREADS": "1"},
-        **{"LMRECIPES_COMMAND": f"{sys.executable} -m lmrecipes", "MASTER_ADDR": "127.0.0.1"},
-        "LMRECIPES_SITE": "/dev/null",
-    }
+    return job_variables()
 
 
 def options(small, **slow):
@@ -90,9 +73,8 @@ def undisturbed(small, tmp_path_factory):
     """The run of one process that nothing happened to."""
     folder = tmp_path_factory.mktemp("undisturbed")
     arguments = ["fit", "--config", "transformer_xl/tiny", *options(small), "--run_dir=alone"]
-    path = f"{Path(__file__).parent}:{environment()['PYTHONPATH']}"
     command = [sys.executable, "-m", "lmrecipes", *arguments]
-    done = subprocess.run(command, cwd=folder, env=environment() | {"PYTHONPATH": path}, capture_output=True, text=True)
+    done = subprocess.run(command, cwd=folder, env=environment() | job_variables(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder / "alone"
 

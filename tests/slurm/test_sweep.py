@@ -3,35 +3,25 @@
 import json
 import re
 import sys
-import tempfile
 from pathlib import Path
 
 import pytest
 import yaml
-from cluster import MISSING, Cluster, wait_until
+from cluster import MARKS, job_variables, running_cluster, wait_until
 
-from conftest import environment, requires
+from conftest import environment
 from wandb_files import parts
 
 ROOT = Path(__file__).parents[2]
 STEPS = 24
 
-pytestmark = [
-    pytest.mark.slow,
-    requires(not MISSING, f"no {', '.join(MISSING)} here; Debian's slurmctld slurmd slurm-client munge have them"),
-]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
 def cluster():
-    with tempfile.TemporaryDirectory(prefix="slurm") as folder:
-        Path(folder).chmod(0o755)
-        running = Cluster(Path(folder))
-        try:
-            running.start()
-            yield running
-        finally:
-            running.stop()
+    with running_cluster() as running:
+        yield running
 
 
 @pytest.fixture
@@ -50,9 +40,8 @@ def submit(cluster, small, tmp_path):
     command = [*sweep["command"][:-1], *(word for word in more if "cutoffs" not in word), "${args}"]
     (points / "sweep.yaml").write_text(yaml.safe_dump(sweep | {"command": command}))
     variables = {
-        **{"PYTHONPATH": f"{Path(__file__).parent}:{environment()['PYTHONPATH']}", "OMP_NUM_THREADS": "1"},
-        **{"LMRECIPES_COMMAND": f"{sys.executable} -m lmrecipes", "MASTER_ADDR": "127.0.0.1"},
-        **{"LMRECIPES_SITE": "/dev/null", "SCRIPTED_POINTS": str(points), "WANDB_SILENT": "true"},
+        **job_variables(),
+        **{"SCRIPTED_POINTS": str(points), "WANDB_SILENT": "true"},
         "PATH": f"{programs}:{environment()['PATH']}",
     }
 

@@ -65,6 +65,11 @@ class WordPiece(Vocabulary):
         """Ids of each of several texts, without [CLS] and [SEP]."""
         return [found.ids for found in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
+    def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
+        """Ids of each of several texts, and from which to which character each token comes: (tokens,), (tokens, 2)."""
+        found = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [(np.array(e.ids, np.uint32), np.array(e.offsets, np.int32).reshape(-1, 2)) for e in found]
+
     def encode_block(self, text: str) -> Ids:
         """Ids of a block of lines, without anything for their ends."""
         encoded = self.encode_batch(io.StringIO(text).readlines())

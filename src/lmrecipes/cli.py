@@ -13,7 +13,7 @@ from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from lmrecipes import collection, published, runs
+from lmrecipes import collection, published, runs, sharded_checkpoint
 from lmrecipes.batches import BatchPlan
 from lmrecipes.callbacks import (
     CheckMonitors,
@@ -109,6 +109,9 @@ class RecipeCLI(LightningCLI):
         if self.command == "fit":
             parser.add_argument("--resume", type=str | None, help="Run to continue, with everything it was doing.")
             parser.add_argument("--init_from", type=str | None, help="Checkpoint or run to take only weights from.")
+            parser.add_argument(
+                "--init_optimizer", type=bool, default=False, help="With --init_from: take the optimizer's state too."
+            )
             parser.add_argument("--run_dir", type=str | None, help="Directory of the new run.")
             parser.add_argument(
                 "--max_requeues", type=int, default=100, help="How often a SLURM job may requeue itself."
@@ -122,7 +125,7 @@ class RecipeCLI(LightningCLI):
         if self.command in ("score", "validate", "test"):
             parser.add_argument("--runtime", type=str | None, help="Folder of exported programs to evaluate by.")
         if self.command == "export":
-            forms = Literal["torch_export", "aot_inductor", "state_dict"]
+            forms = Literal["torch_export", "aot_inductor", "state_dict", "hf"]
             parser.add_argument("--format", type=forms, default="torch_export", help="What to write.")
             parser.add_argument("--output", type=str | None, help=f"Folder to write to; left out: RUN/{EXPORTED}.")
         if self.command == "predict":
@@ -158,6 +161,8 @@ class RecipeCLI(LightningCLI):
         if self.command != "fit" and "trainer" in config:
             # Nothing else logs, nor needs what the loggers need.
             config.trainer.logger = False
+        if self.command == "fit" and config.init_optimizer and not config.init_from:
+            raise ConfigError("--init_optimizer needs a run to take the optimizer's state from: --init_from RUN")
         if self.command == "fit" and config.trainer.max_steps == 0:
             raise ConfigError("trainer.max_steps is 0; it must be 1 or more")
         if self.command == "fit" and config.resume is None:
@@ -241,15 +246,23 @@ class RecipeCLI(LightningCLI):
             own += [StepSeed(int(self.config.seed_everything)), KeepOptimizerSettings(), PortableOptimizerState()]
             own.append(ContinueLog())
             if self.config.init_from:
-                own.append(WeightsFrom(self.weights_from()))
+                own.append(WeightsFrom(self.weights_from(), self.config.init_optimizer))
         return own
 
     def weights_from(self) -> Path:
         """The checkpoint that --init_from names."""
         name = self.config.init_from
-        if Path(name).is_file():
+        if Path(name).is_file() or (Path(name) / sharded_checkpoint.MANIFEST).is_file():
             return Path(name)
-        return checkpoint_of(runs.find_run(name, root=Path(self.config.runs_root)), "best")
+        run = runs.find_run(name, root=Path(self.config.runs_root))
+        if not self.config.init_optimizer:
+            return checkpoint_of(run, "best")
+        # Moments go on where they are; another optimizer's mean something else.
+        of_run = collection.read_yaml(run / runs.CONFIG)["model"]["init_args"]["optimizer"]["class_path"]
+        own = self.config.model.init_args.optimizer.class_path
+        if own != of_run:
+            raise ConfigError(f"--init_optimizer: model.optimizer is {own}, but that of {run} is {of_run}")
+        return checkpoint_of(run, "last")
 
     def checkpoint(self) -> Path:
         """The checkpoint that --checkpoint names.

@@ -24,6 +24,7 @@ from lmrecipes import signals
 from lmrecipes.checkpoint_io import AtomicCheckpointIO, load_checkpoint, remove
 from lmrecipes.optimizer_states import names_in_order
 from lmrecipes.plots import plot_runs
+from lmrecipes.weights import take_moments, take_weights
 
 # Between two batches there is nothing to reduce: gloo agrees without waiting for devices.
 _CPU = torch.device("cpu")
@@ -125,20 +126,29 @@ class Loop(Fabric):
         with self.init_module():
             module.configure_model()
         if weights is not None:
-            module.load_state_dict(load_checkpoint(weights)["state_dict"])
+            take_weights(module, weights, str(weights))
 
-    def fit(self, module: LightningModule, checkpoint: Path | None = None, weights: Path | None = None) -> None:
+    def fit(
+        self,
+        module: LightningModule,
+        checkpoint: Path | None = None,
+        weights: Path | None = None,
+        moments: bool = False,
+    ) -> None:
         """Trains up to `max_steps`, validating and saving as the recipe says.
 
         Args:
             module: what to train.
             checkpoint: of this loop or of the Trainer, to continue from.
             weights: a checkpoint to take only weights from.
+            moments: whether the optimizer's state is taken from there too.
         """
         self.prepare(module, weights)
         made: Any = module.configure_optimizers()
         optimizer, self.scheduler = made["optimizer"], made["lr_scheduler"]["scheduler"]
         self.optimizers = [optimizer]
+        if weights is not None and moments:
+            take_moments(module, optimizer, weights)
         if checkpoint is not None:
             self._restore(load_checkpoint(checkpoint))
         self.model, self.optimizer = self.setup(module, optimizer)

@@ -79,7 +79,7 @@ def _fit(cli: RecipeCLI, loop: Loop) -> int:
     say(f"run directory: {short(cli.run_dir)}")
     save_vocabulary(cli, cli.run_dir)
     weights = cli.weights_from() if cli.config.init_from else None
-    loop.fit(cli.model, checkpoint, weights)
+    loop.fit(cli.model, checkpoint, weights, cli.config.init_optimizer)
     if loop.stopped_by:
         return _leave(cli, loop, cli.run_dir)
     say(f"done at step {loop.global_step}; test it with: lmrecipes fabric test --run {short(cli.run_dir)}")

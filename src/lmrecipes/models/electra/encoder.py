@@ -20,7 +20,6 @@ _ATTENTION = "lmrecipes_packed"
 def build_encoder(config: ElectraConfig, init_std: float) -> ElectraModel:
     """An encoder with new weights. Names of parameters are transformers'."""
     config._attn_implementation = _ATTENTION
-    # One attention function is registered for all; it takes any mask, and so makes none.
     model = ElectraModel(config)
     initialize(model, init_std)
     return faster(model)

@@ -1,4 +1,4 @@
-"""Heads that find a span in a text: the simple one, and the joint ones of Google and NVIDIA, the end given the start."""
+"""Heads that find a span in a text: the simple one, and Google's and NVIDIA's joint ones, the end given the start."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ELECTRA (Clark et al. 2020, arXiv:2003.10555): a generator that fills masks, a discriminator that finds what it filled.
+"""ELECTRA (Clark et al. 2020, arXiv:2003.10555): a generator fills masks, a discriminator finds what it filled.
 
 Encoders and heads are transformers'. Here: what the two share, the generator's head at masked positions only, sampling,
 and the losses. As published, the generator uses the discriminator's embeddings whole, layer norm included.

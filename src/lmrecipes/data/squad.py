@@ -107,13 +107,20 @@ def read_squad(path: Path, on_malformed: OnMalformed = "refuse", *, need_answers
     Raises:
         ValueError: for a file that cannot be read, or holds nothing; naming the question.
     """
-    reader = _Reader(path, on_malformed, need_answers)
-    rows = _parquet_rows(path) if ".parquet" in path.suffixes else _json_rows(path, reader)
-    questions = tuple(reader.read(rows))
-    found = SquadFile(questions, reader.skipped, reader.repaired)
-    if not questions:
-        raise ValueError(found.complaint(str(path)) or f"{path} has no question")
-    return found
+    reader = _Reader(str(path), on_malformed, need_answers)
+    if ".parquet" in path.suffixes:
+        return reader.read(_parquet_rows(path))
+    return reader.read(_articles(_json(path), reader))
+
+
+def read_content(content: Any, name: str) -> SquadFile:
+    """The same of what a JSON file would hold.
+
+    Raises:
+        ValueError: if it is malformed.
+    """
+    reader = _Reader(name, "refuse", True)
+    return reader.read(_articles(content, reader))
 
 
 class _Row(NamedTuple):
@@ -128,8 +135,8 @@ class _Row(NamedTuple):
 class _Reader:
     """Checks questions one by one."""
 
-    def __init__(self, path: Path, on_malformed: OnMalformed, need_answers: bool) -> None:
-        self.path, self.on_malformed, self.need_answers = path, on_malformed, need_answers
+    def __init__(self, name: str, on_malformed: OnMalformed, need_answers: bool) -> None:
+        self.name, self.on_malformed, self.need_answers = name, on_malformed, need_answers
         self.skipped: Counter[str] = Counter()
         self.repaired: Counter[str] = Counter()
         self._ids: Counter[str] = Counter()
@@ -137,11 +144,18 @@ class _Reader:
     def wrong(self, place: str, problem: _Malformed, number: int = 1) -> None:
         """Refuses, or counts as skipped."""
         if self.on_malformed == "refuse":
-            raise ValueError(f"{self.path}: {place}: {problem} (on_malformed: skip leaves such questions out)")
+            raise ValueError(f"{self.name}: {place}: {problem} (on_malformed: skip leaves such questions out)")
         self.skipped[problem.kind] += number
 
-    def read(self, rows: Iterable[_Row]) -> Iterator[Question]:
-        """The good questions."""
+    def read(self, rows: Iterable[_Row]) -> SquadFile:
+        """The good questions, and how many others there are."""
+        questions = tuple(self._good(rows))
+        found = SquadFile(questions, self.skipped, self.repaired)
+        if not questions:
+            raise ValueError(found.complaint(self.name) or f"{self.name} has no question")
+        return found
+
+    def _good(self, rows: Iterable[_Row]) -> Iterator[Question]:
         for row in rows:
             about = row.question
             id = about.get("id") if isinstance(about, dict) else None
@@ -243,16 +257,19 @@ def _bytes(path: Path) -> bytes:
         raise ValueError(f"{path} is damaged or cut short ({error}); copy or download it again") from None
 
 
-def _json_rows(path: Path, reader: _Reader) -> Iterator[_Row]:
-    """Questions of articles of paragraphs; what is above the level of questions is checked here."""
+def _json(path: Path) -> Any:
     try:
-        content = json.loads(_bytes(path).decode("utf-8-sig"))
+        return json.loads(_bytes(path).decode("utf-8-sig"))
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}:{error.colno} is not JSON: {error.msg}") from None
+
+
+def _articles(content: Any, reader: _Reader) -> Iterator[_Row]:
+    """Questions of articles of paragraphs; what is above the level of questions is checked here."""
     if not isinstance(content, dict) or not isinstance(content.get("data"), list):
-        raise ValueError(f'{path} is not in SQuAD format: it must be an object with a list "data"')
+        raise ValueError(f'{reader.name} is not in SQuAD format: it must be an object with a list "data"')
     for i, article in enumerate(content["data"]):
         for j, paragraph in enumerate(_items(article, "paragraphs", f"data[{i}]", reader)):
             place = f"data[{i}].paragraphs[{j}]"

@@ -1,4 +1,4 @@
-"""Exact match and F1 of answers, digit for digit as the official SQuAD 1.1, SQuAD 2.0 and MLQA evaluations have them."""
+"""Exact match and F1, digit for digit as the official SQuAD 1.1, SQuAD 2.0 and MLQA evaluations have them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _ARTICLES = {
     "es": r"\b(un|una|unos|unas|el|la|los|las)\b",
     "vi": r"\b(của|là|cái|chiếc|những)\b",
     "de": r"\b(ein|eine|einen|einem|eines|einer|der|die|das|den|dem|des)\b",
-    "ar": r"\sال^|ال",
+    "ar": "\\s\u0627\u0644^|\u0627\u0644",
 }
 LANGUAGES = (*_ARTICLES, "hi", "zh", "el", "ro", "ru", "th", "tr")
 _HAN = re.compile("[\u4e00-\u9fa5]")

@@ -25,8 +25,8 @@ class ShuffledBuckets:
     """Micro-batches of training, counted on from epoch to epoch.
 
     An epoch shuffles all sequences, sorts them by length within large parts, cuts these into global batches and
-    shuffles those. What does not fill a global batch is left out, other sequences in every epoch. Which sequences a global
-    batch has does not depend on the number of ranks and passes that share it.
+    shuffles those. What does not fill a global batch is left out, other sequences in every epoch. Which sequences a
+    global batch has does not depend on the number of ranks and passes that share it.
     """
 
     def __init__(

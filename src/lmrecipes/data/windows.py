@@ -5,6 +5,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -97,6 +98,7 @@ class Windows:
         """Windows."""
         return len(self.question)
 
+    @cached_property
     def lengths(self) -> Ints:
         """Tokens of each window with question and marks, (windows,)."""
         found: Ints = _MARKS + np.diff(self.query_bounds)[self.question] + self.n_context

@@ -4,6 +4,7 @@ from lmrecipes.datamodules.characters import Enwik8, Text8
 from lmrecipes.datamodules.embedded_text import EmbeddedText
 from lmrecipes.datamodules.folder import TextFolder
 from lmrecipes.datamodules.lm1b import OneBillionWord
+from lmrecipes.datamodules.squad import SquadDataModule
 from lmrecipes.datamodules.text import TextDataModule
 from lmrecipes.datamodules.wikitext import WikiText2, WikiText103
 
@@ -11,6 +12,7 @@ __all__ = [
     "EmbeddedText",
     "Enwik8",
     "OneBillionWord",
+    "SquadDataModule",
     "Text8",
     "TextDataModule",
     "TextFolder",

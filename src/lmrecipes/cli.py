@@ -32,7 +32,6 @@ from lmrecipes.checkpoint_io import AtomicCheckpointIO, newest_readable
 from lmrecipes.command_line import config_files, expand_names, given_options, value_of
 from lmrecipes.config_errors import ConfigError, condense, known_options, unknown_key
 from lmrecipes.data import load_vocabulary
-from lmrecipes.datamodules.text import TextDataModule
 from lmrecipes.loggers import RunCSVLogger, RunLogger
 from lmrecipes.quiet import quiet
 from lmrecipes.runtime import tune_process
@@ -175,12 +174,30 @@ class RecipeCLI(LightningCLI):
             self.run_dir = runs.find_run(run, root=root)
             self.resumed = self.command == "fit"
             os.environ[runs.RUN_DIR_VARIABLE] = str(self.run_dir)
+        self._settle_vocabulary()
+
+    def _settle_vocabulary(self) -> None:
+        """Who begins with a run's weights reads text with its vocabulary, if the recipe names none.
+
+        A vocabulary that was taken from another run stands in the run's own directory too, should the other be gone.
+        """
+        arguments = self.config.data.get("init_args") if "data" in self.config else None
+        if arguments is None or "vocabulary_dir" not in arguments:
+            return
+        given, own = arguments.vocabulary_dir, self.run_dir and self.run_dir / runs.VOCABULARY
+        if given is not None and own is not None and own.is_dir() and not Path(given).is_dir():
+            arguments.vocabulary_dir = str(own)
+        source = self.config.get("init_from")
+        if given is None and source is not None and not _is_checkpoint(Path(source)):
+            saved = runs.find_run(source, root=Path(self.config.runs_root)) / runs.VOCABULARY
+            if saved.is_dir():
+                arguments.vocabulary_dir = str(saved.resolve())
 
     def _keep_vocabulary(self) -> None:
         """An evaluation reads text with the vocabulary that the run was trained with, whatever the text is now."""
         split = {"validate": "val", "test": "test"}.get(self.command)
         saved = None if self.run_dir is None else self.run_dir / runs.VOCABULARY
-        if split is None or saved is None or not saved.is_dir() or not isinstance(self.datamodule, TextDataModule):
+        if split is None or saved is None or not saved.is_dir() or not hasattr(self.datamodule, "evaluate_with"):
             return
         if "data.vocabulary_dir" not in given_options(self.argv):
             self.datamodule.evaluate_with(load_vocabulary(saved), split)
@@ -252,7 +269,7 @@ class RecipeCLI(LightningCLI):
     def weights_from(self) -> Path:
         """The checkpoint that --init_from names."""
         name = self.config.init_from
-        if Path(name).is_file() or (Path(name) / sharded_checkpoint.MANIFEST).is_file():
+        if _is_checkpoint(Path(name)):
             return Path(name)
         run = runs.find_run(name, root=Path(self.config.runs_root))
         if not self.config.init_optimizer:
@@ -285,6 +302,11 @@ class RecipeCLI(LightningCLI):
         for key in self.steering:
             config.pop(key, None)
         return self.parser.dump(config, skip_link_targets=True, skip_validation=True, skip_none=False)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether this is one, plain or sharded, rather than a run."""
+    return path.is_file() or (path / sharded_checkpoint.MANIFEST).is_file()
 
 
 def checkpoint_of(run_dir: Path, which: str) -> Path:

@@ -65,7 +65,7 @@ def test_a_network_learns_one_batch_by_heart():
     network, batch = Electra(small_config(init_std=0.02)), masked_batch()
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
     losses = []
-    for _ in range(150):
+    for _ in range(300):
         optimizer.zero_grad()
         out = network(**batch._asdict())
         out.loss.backward()

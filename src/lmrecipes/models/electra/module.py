@@ -76,11 +76,6 @@ class ElectraModule(LightningModule):
         if self._compile:
             self.network.compile()
 
-    def transfer_batch_to_device(self, batch: MaskedBatch, device: torch.device, dataloader_idx: int) -> MaskedBatch:
-        """Sends a batch to the device, but for the counts, from which sizes are taken without waiting for it."""
-        moved = {name: getattr(batch, name).to(device, non_blocking=True) for name in batch._fields}
-        return MaskedBatch(**{**moved, "lengths": batch.lengths, "weights": batch.weights})
-
     def training_step(self, batch: MaskedBatch, batch_idx: int) -> Tensor:
         """Weighted sum of both losses of one micro-batch."""
         out = self.network(**batch._asdict())

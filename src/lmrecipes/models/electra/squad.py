@@ -92,11 +92,6 @@ class ElectraReaderModule(LightningModule):
         check_weights(found, own, given)
         return dict(found)
 
-    def transfer_batch_to_device(self, batch: SpanBatch, device: torch.device, dataloader_idx: int) -> SpanBatch:
-        """Sends a batch to the device, but for the lengths, from which sizes are taken without waiting for it."""
-        moved = {name: getattr(batch, name).to(device, non_blocking=True) for name in batch._fields}
-        return SpanBatch(**{**moved, "lengths": batch.lengths})
-
     def _run(self, batch: SpanBatch, split: str) -> Any:
         out = self.network(**{name: value for name, value in batch._asdict().items() if name != "windows"})
         self._mean(split).update(out.loss.detach().reshape(1))

@@ -129,7 +129,7 @@ _WORKSHOP = (
 )
 _KINDS = {"person": _PERSON, "town": _TOWN, "workshop": _WORKSHOP}
 # In which words a sentence and a question are wrapped. Which wrapping goes with which wording tells the splits apart.
-_TOLD_IN = ("{s}.", "it is known that {s}.", "as records show, {s}.", "people say that {s}.")
+_TOLD_IN = ("{s}.", "{s}, people say.", "as is known, {s}.")
 _ASKED_IN = ("{q}?", "according to the text, {q}?", "can you say {q}?", "please tell: {q}?")
 _PLACES = {"train": (0, 1, 2, 3, 4, 5), "val": (6, 7), "test": (8, 9)}
 _FOLDS = 10
@@ -144,7 +144,7 @@ def make_squad(split: str, passages: int, *, unanswerable: bool = True, seed: in
     Args:
         split: train, val or test.
         passages: how many.
-        unanswerable: whether two questions of five have no answer in its passage.
+        unanswerable: whether two questions of seven, about, have no answer in its passage.
         seed: other seed, other passages.
     """
     data = [
@@ -163,7 +163,7 @@ def _passage(chance: random.Random, split: str, number: int, unanswerable: bool)
     told: dict[tuple[str, int], str] = {}
     sentences: list[tuple[str, str, tuple[str, int]]] = []
     for kind, name in entities:
-        for index in sorted(chance.sample(range(len(_KINDS[kind])), 3)):
+        for index in sorted(chance.sample(range(len(_KINDS[kind])), chance.choice((2, 3)))):
             value = _value(chance, _KINDS[kind][index].value, {*told.values(), *(other for _, other in entities)})
             told[name, index] = value
             sentences.append((_told(chance, _KINDS[kind][index], name), value, (name, index)))
@@ -176,13 +176,15 @@ def _passage(chance: random.Random, split: str, number: int, unanswerable: bool)
         context += f"{before}{value}{after}"
     questions = []
     for kind, name in entities:
-        for index, fact in enumerate(_KINDS[kind]):
-            value = told.get((name, index))
-            if value is None and not unanswerable:
-                continue
-            answers = [] if value is None else [{"text": value, "answer_start": places[name, index]}]
-            question = {"id": f"{split}-{number}-{len(questions)}", "question": _asked(chance, fact, name, split)}
-            questions.append(question | {"answers": answers} | ({"is_impossible": not answers} if unanswerable else {}))
+        asked = [index for index in range(len(_KINDS[kind])) if (name, index) in told]
+        if unanswerable:
+            asked.append(chance.choice([index for index in range(len(_KINDS[kind])) if index not in asked]))
+        for index in asked:
+            known = (name, index) in told
+            answers = [{"text": told[name, index], "answer_start": places[name, index]}] if known else []
+            question = {"id": f"{split}-{number}-{len(questions)}"}
+            question["question"] = _asked(chance, _KINDS[kind][index], name, split)
+            questions.append(question | {"answers": answers} | ({"is_impossible": not known} if unanswerable else {}))
     return {"context": context, "qas": questions}
 
 

@@ -32,7 +32,6 @@ from lmrecipes.checkpoint_io import AtomicCheckpointIO, newest_readable
 from lmrecipes.command_line import config_files, expand_names, given_options, value_of
 from lmrecipes.config_errors import ConfigError, condense, known_options, unknown_key
 from lmrecipes.data import load_vocabulary
-from lmrecipes.datamodules.text import TextDataModule
 from lmrecipes.loggers import RunCSVLogger, RunLogger
 from lmrecipes.quiet import quiet
 from lmrecipes.runtime import tune_process
@@ -121,6 +120,9 @@ class RecipeCLI(LightningCLI):
             parser.add_argument("--file", type=str | None, help="A file with a text.")
         if self.command in ("score", "validate", "test"):
             parser.add_argument("--runtime", type=str | None, help="Folder of exported programs to evaluate by.")
+        if self.command == "prepare":
+            parser.add_argument("--shard", type=str | None, help="Which share to do, of an array of jobs: 1/8 to 8/8.")
+            parser.add_argument("--workers", type=int | None, help="Processes; left out, one for every core.")
         if self.command == "export":
             forms = Literal["torch_export", "aot_inductor", "state_dict"]
             parser.add_argument("--format", type=forms, default="torch_export", help="What to write.")
@@ -175,7 +177,7 @@ class RecipeCLI(LightningCLI):
         """An evaluation reads text with the vocabulary that the run was trained with, whatever the text is now."""
         split = {"validate": "val", "test": "test"}.get(self.command)
         saved = None if self.run_dir is None else self.run_dir / runs.VOCABULARY
-        if split is None or saved is None or not saved.is_dir() or not isinstance(self.datamodule, TextDataModule):
+        if split is None or saved is None or not saved.is_dir() or not hasattr(self.datamodule, "evaluate_with"):
             return
         if "data.vocabulary_dir" not in given_options(self.argv):
             self.datamodule.evaluate_with(load_vocabulary(saved), split)

@@ -45,13 +45,14 @@ class PythonText(Source):
         """Text of the documents that belong to the split: one in ten to val, one in ten to test."""
         if not self._text:
             self._text = {split: [] for split in SPLITS}
-            for name, paragraphs in self._documents():
+            for name, paragraphs in self.documents():
                 place = zlib.crc32(name.encode()) % 10
                 text = "".join(f"{' '.join(split_words(paragraph))}\n" for paragraph in paragraphs)
                 self._text[SPLITS[{0: 1, 1: 2}.get(place, 0)]].append(text)
         yield from self._text[split]
 
-    def _documents(self) -> Iterator[tuple[str, list[str]]]:
+    def documents(self) -> Iterator[tuple[str, list[str]]]:
+        """Name and paragraphs of every help topic and module."""
         topics = self.folder / "pydoc_data" / "topics.py"
         if topics.is_file():
             for node in ast.walk(ast.parse(topics.read_text(encoding="utf-8"))):

@@ -56,7 +56,7 @@ def prepare(
     if found is not None:
         return found
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / ".lock"):
+    with locked(folder / ".lock"):
         found = find_prepared(folder)
         if found is not None:
             return found
@@ -90,7 +90,8 @@ def prepare(
 
 
 @contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
+    """Holds a lock between processes, which ends with the process that holds it."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

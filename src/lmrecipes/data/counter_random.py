@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 Numbers = NDArray[np.uint64]
+# Of two shifts each.
+_ROUNDS = 3
+# What is left of 64 bits stays far from overflowing when a row or column is added.
+_HIGH = np.uint64(8)
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
@@ -36,23 +43,26 @@ def uniforms(key: Numbers, n: int) -> NDArray[np.float64]:
 def permuted(places: NDArray[np.integer], size: int, key: Numbers) -> NDArray[np.int64]:
     """Where a permutation of range(size) puts each place, by arithmetic alone.
 
-    A Feistel network of six rounds permutes the next power of four; what falls outside is permuted on until it falls
-    inside, which takes less than four turns on average.
+    The places are laid out in a rectangle that is as nearly square as it can be, and a Feistel network shifts row and
+    column in turn, each by a random function of the other. The few places beyond `size` are permuted on until they
+    fall within.
 
     Args:
         places: numbers in range(size).
         size: of the permutation.
         key: which permutation; of shape (1,).
     """
-    half = np.uint64(max((max(size - 1, 1).bit_length() + 1) // 2, 1))
-    low = (np.uint64(1) << half) - np.uint64(1)
-    rounds = [keys(int(key[0]), i) for i in range(6)]
+    n_rows = np.uint64(max(math.isqrt(size), 1))
+    n_columns = np.uint64(-(-size // int(n_rows)))
+    rounds = keys(int(key[0]), np.arange(2 * _ROUNDS, dtype=np.uint64))
     values = np.asarray(places).astype(np.uint64)
-    outside = np.ones(values.shape, dtype=bool)
-    while outside.any():
-        left, right = values[outside] >> half, values[outside] & low
-        for round_key in rounds:
-            left, right = right, left ^ (mixed(right ^ round_key) & low)
-        values[outside] = (left << half) | right
-        outside = values >= np.uint64(size)
-    return values.astype(np.int64)
+    outside: Any = slice(None)
+    while True:
+        rows, columns = np.divmod(values[outside], n_columns)
+        for by_column, by_row in zip(rounds[::2], rounds[1::2], strict=True):
+            rows = (rows + (mixed(columns ^ by_column) >> _HIGH)) % n_rows
+            columns = (columns + (mixed(rows ^ by_row) >> _HIGH)) % n_columns
+        values[outside] = rows * n_columns + columns
+        (outside,) = np.nonzero(values >= np.uint64(size))
+        if not len(outside):
+            return values.astype(np.int64)

@@ -123,6 +123,9 @@ class RecipeCLI(LightningCLI):
             parser.add_argument("--file", type=str | None, help="A file with a text.")
         if self.command in ("score", "validate", "test"):
             parser.add_argument("--runtime", type=str | None, help="Folder of exported programs to evaluate by.")
+        if self.command == "prepare":
+            parser.add_argument("--shard", type=str | None, help="Which share to do, of an array of jobs: 1/8 to 8/8.")
+            parser.add_argument("--workers", type=int | None, help="Processes; left out, one for every core.")
         if self.command == "export":
             forms = Literal["torch_export", "aot_inductor", "state_dict", "hf"]
             parser.add_argument("--format", type=forms, default="torch_export", help="What to write.")

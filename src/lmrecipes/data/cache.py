@@ -10,11 +10,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from lmrecipes.data.prepared import Prepared, find_prepared
-from lmrecipes.data.sources import Source
-from lmrecipes.data.tokenizing import Tokenizing
 
 _VERSION = 2
 _UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
@@ -37,12 +35,31 @@ def writing_to(cache_dir: Path) -> Iterator[None]:
         ) from error
 
 
-def folder_for(source: Source, tokenizing: Tokenizing, name: str, cache_dir: Path) -> Path:
+class Described(Protocol):
+    """Text: `Source` or `Corpus`."""
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the text."""
+
+
+class Vocabularies(Protocol):
+    """Which vocabulary to make: `Tokenizing` or `WordPieceSettings`."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the tokens."""
+
+    def content(self) -> str | None:
+        """A hash of the files that it names; None if there are none."""
+
+
+def folder_for(source: Described, tokenizing: Vocabularies, name: str, cache_dir: Path) -> Path:
     """Where the corpus goes, tokenized in this way: other text, tokenizing or tokenizer file, other folder."""
     return cache_dir / f"{name}-{_digest(source.describe(), tokenizing.describe())}"
 
 
-def remember(prepared: Prepared, path: Path | None, tokenizing: Tokenizing, name: str) -> None:
+def remember(prepared: Prepared, path: Path | None, tokenizing: Vocabularies, name: str) -> None:
     """Notes which corpus these settings led to, where the cache can be written to."""
     cache_dir = prepared.folder.parent
     note = _note(path, tokenizing, name, cache_dir)
@@ -55,7 +72,7 @@ def remember(prepared: Prepared, path: Path | None, tokenizing: Tokenizing, name
 
 
 def recall(
-    source: Source | None, path: Path | None, tokenizing: Tokenizing, name: str, cache_dir: Path
+    source: Described | None, path: Path | None, tokenizing: Vocabularies, name: str, cache_dir: Path
 ) -> Prepared | None:
     """The corpus that these settings led to last, if what is there of its text and tokenizer is still the same.
 
@@ -76,7 +93,7 @@ def recall(
     return prepared if same_text and same_tokenizer else None
 
 
-def _note(path: Path | None, tokenizing: Tokenizing, name: str, cache_dir: Path) -> Path:
+def _note(path: Path | None, tokenizing: Vocabularies, name: str, cache_dir: Path) -> Path:
     where = None if path is None else str(path.absolute())
     return cache_dir / f"{name}-{_digest(where, asdict(tokenizing))}.latest"
 

@@ -50,7 +50,7 @@ class WordPiece(Vocabulary):
             raise ValueError(f"the WordPiece vocabulary has the token {twice!r} twice")
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (self._ids[token] for token in SPECIAL)
         self.unknown = self.unk_id
-        self._tokenizer = _tokenizer(self._ids, lower_case, strip_accents)
+        self.tokenizer = _tokenizer(self._ids, lower_case, strip_accents)
 
     @property
     def size(self) -> int:
@@ -59,15 +59,15 @@ class WordPiece(Vocabulary):
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without [CLS] and [SEP]."""
-        return [int(i) for i in self._tokenizer.encode(text, add_special_tokens=False).ids]
+        return [int(i) for i in self.tokenizer.encode(text, add_special_tokens=False).ids]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each of several texts, without [CLS] and [SEP]."""
-        return [found.ids for found in self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        return [found.ids for found in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
         """Ids of each of several texts, and from which to which character each token comes: (tokens,), (tokens, 2)."""
-        found = self._tokenizer.encode_batch(texts, add_special_tokens=False)
+        found = self.tokenizer.encode_batch(texts, add_special_tokens=False)
         return [(np.array(e.ids, np.uint32), np.array(e.offsets, np.int32).reshape(-1, 2)) for e in found]
 
     def encode_block(self, text: str) -> Ids:
@@ -77,7 +77,7 @@ class WordPiece(Vocabulary):
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids, pieces joined to words."""
-        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+        return str(self.tokenizer.decode(list(ids), skip_special_tokens=False))
 
     @cached_property
     def fast(self) -> Any:
@@ -135,9 +135,14 @@ class WordPieceSettings:
 
     def describe(self) -> dict[str, Any]:
         """What identifies the vocabulary: the settings, and the content of the files that they name."""
-        files = [] if self.name is None else [path for path in _files(Path(self.name)) if path.is_file()]
-        hashes = b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)
-        return {**asdict(self), "content": hashlib.sha256(hashes).hexdigest()[:16] if files else None}
+        return {**asdict(self), "content": self.content()}
+
+    def content(self) -> str | None:
+        """A hash of the files that it is read from; None if they are on the hub, gone, or there are none."""
+        files = [] if self.name is None else [path for path in _files(Path(self.name).expanduser()) if path.is_file()]
+        if not files:
+            return None
+        return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:16]
 
 
 def _files(path: Path) -> list[Path]:

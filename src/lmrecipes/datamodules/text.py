@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from abc import abstractmethod
 from collections.abc import Sequence
 from contextlib import suppress
@@ -12,7 +11,7 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from lmrecipes.batches import BatchPlan, StreamBatch, TextStatistics
-from lmrecipes.data.cache import folder_for, recall, remember, writing_to
+from lmrecipes.data.cache import folder_for, recall, remember
 from lmrecipes.data.hub import HubRepository, TableFolder
 from lmrecipes.data.prepare import prepare
 from lmrecipes.data.prepared import Prepared, find_prepared
@@ -21,8 +20,7 @@ from lmrecipes.data.sources import SPLITS, Folder, Source
 from lmrecipes.data.streams import Streams
 from lmrecipes.data.tokenizing import Tokenizing
 from lmrecipes.data.vocabularies import Vocabulary, load_vocabulary
-from lmrecipes.datamodules.bar import progress_bar
-from lmrecipes.datamodules.loader import StreamLoader
+from lmrecipes.datamodules.loading import PositionLoader, ProgressBar, cache_folder, micro_batches_done, writing_to
 
 # A vocabulary that is given makes how another would be made irrelevant.
 _ANY = Tokenizing()
@@ -73,8 +71,7 @@ class TextDataModule(LightningDataModule):
         self.batch_plan = batch
         self.path = None if path is None else Path(path).expanduser()
         self.tokenizing = tokenizing or self.default_tokenizing()
-        default_cache = os.environ.get("LMRECIPES_CACHE", "~/.cache/lmrecipes")
-        self.cache_dir = Path(cache_dir or default_cache).expanduser()
+        self.cache_dir = cache_folder(cache_dir)
         self.num_workers = num_workers
         self.roll = roll
         self.carry_memory = carry_memory
@@ -166,7 +163,7 @@ class TextDataModule(LightningDataModule):
         given: Vocabulary | None,
         splits: Sequence[str] = SPLITS,
     ) -> Prepared:
-        with writing_to(self.cache_dir), progress_bar(f"preparing {self.name}", progress) as report:
+        with writing_to(self.cache_dir), ProgressBar(f"preparing {self.name}", progress) as report:
             return prepare(source, tokenizing, folder, report, given, splits)
 
     def _tag(self, vocabulary: Vocabulary) -> str:
@@ -258,21 +255,16 @@ class TextDataModule(LightningDataModule):
             message = str(error)
             raise ValueError(message if message.startswith("batch.") else f"{field}: {message}") from None
 
-    def _position(self) -> int:
-        """Micro-batches of this rank that the optimizer's steps so far have used."""
-        trainer = self.trainer
-        if trainer is None:
-            return 0
-        return trainer.global_step * self.batch_plan.accumulation(data_rank(trainer).size)
-
     def train_dataloader(self) -> DataLoader[StreamBatch]:
         """Micro-batches from the optimizer's step to the end of the epoch, every time it is iterated."""
-        return StreamLoader(self.streams("train"), self._position, self.num_workers)
+        return PositionLoader(
+            self.streams("train"), lambda: micro_batches_done(self.trainer, self.batch_plan), self.num_workers
+        )
 
     def val_dataloader(self) -> DataLoader[StreamBatch]:
         """Validation segments in order."""
-        return StreamLoader(self.streams("val"), lambda: 0, 0)
+        return PositionLoader(self.streams("val"))
 
     def test_dataloader(self) -> DataLoader[StreamBatch]:
         """Test segments in order."""
-        return StreamLoader(self.streams("test"), lambda: 0, 0)
+        return PositionLoader(self.streams("test"))

@@ -1,4 +1,4 @@
-"""ELECTRA's objective written straight down with transformers' two models: padded, every position, no sharing of work."""
+"""ELECTRA's objective written straight down with transformers' models: padded, every position, no sharing of work."""
 
 import torch
 import torch.nn.functional as F

@@ -6,7 +6,8 @@ import transformers
 from masked import masked_batch, small_config
 from naive_electra import naive_losses, naive_models
 
-from lmrecipes.models.electra import Electra, ElectraConfig, network as electra_network
+from lmrecipes.models.electra import Electra, ElectraConfig
+from lmrecipes.models.electra import network as electra_network
 
 
 def ours(network, batch, tokens):
@@ -58,15 +59,15 @@ def test_sampled_tokens_carry_no_gradient_to_the_generator():
             assert parameter.grad.any() or "key.bias" in name, name
 
 
+BASE = {"d_embedding": 768, "d_model": 768, "n_heads": 12, "d_ff": 3072, "generator_size": 1 / 3}
+LARGE = {"d_embedding": 1024, "d_model": 1024, "n_heads": 16, "d_ff": 4096, "n_layers": 24}
+
+
 # Parameters of transformers' models of these sizes: the published 14 M, 110 M and 335 M.
 @pytest.mark.parametrize(
     ("sizes", "discriminator", "generator"),
-    [
-        ({}, 13_549_057, 4_620_026),
-        ({"d_embedding": 768, "d_model": 768, "n_heads": 12, "d_ff": 3072, "generator_size": 1 / 3}, 109_483_009, 33_740_602),
-        ({"d_embedding": 1024, "d_model": 1024, "n_heads": 16, "d_ff": 4096, "n_layers": 24}, 335_142_913, 51_295_290),
-    ],
-)  # fmt: skip
+    [({}, 13_549_057, 4_620_026), (BASE, 109_483_009, 33_740_602), (LARGE, 335_142_913, 51_295_290)],
+)
 def test_the_published_sizes_have_the_published_numbers_of_parameters(sizes, discriminator, generator):
     config = ElectraConfig(vocab_size=30522, **sizes)
     with torch.device("meta"):

@@ -6,11 +6,11 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, ClassVar, cast
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
@@ -29,6 +29,7 @@ from lmrecipes.data.segments import SHORTEST
 from lmrecipes.data.vocabularies import Vocabulary, load_vocabulary
 from lmrecipes.data.wordpiece import WordPiece, WordPieceSettings
 from lmrecipes.datamodules.loading import PositionLoader, ProgressBar, cache_folder, micro_batches_done, writing_to
+from lmrecipes.stand_in import write_documents
 
 # A vocabulary that is given makes how another would be made irrelevant.
 _ANY = WordPieceSettings()
@@ -42,6 +43,8 @@ class DocumentsDataModule(LightningDataModule):
     """
 
     name = "documents"
+    # What a rehearsal needs for two segments.
+    tiny_lengths: ClassVar[dict[str, int]] = {"seq_len": 24}
 
     def __init__(
         self,
@@ -95,6 +98,24 @@ class DocumentsDataModule(LightningDataModule):
                     f"batch.{split}.seq_len is {batch.segmenting(split).seq_len}, but examples are prepared for "
                     f"batch.seq_len, {batch.seq_len}; leave it out"
                 )
+
+    @staticmethod
+    def tiny_arguments(arguments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """What reads the few documents that `write_stand_in` leaves in a folder, in place of these arguments."""
+        sources = arguments["sources"]
+        return {
+            "sources": [{**source, "documents": "blank_line"} for source in sources],
+            "paths": {source["name"]: str(folder / f"{i}.txt") for i, source in enumerate(sources)},
+            "wordpiece": {"vocab_size": 400},
+            "vocabulary_dir": None,
+            "held_out": 0.2,
+        }
+
+    def write_stand_in(self, folder: Path) -> None:
+        """Writes a few documents of made-up words for each source."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for i in range(len(self.sources)):
+            write_documents(folder / f"{i}.txt", seed=i)
 
     @cached_property
     def corpus(self) -> Corpus:

@@ -6,9 +6,9 @@ import hashlib
 import json
 import os
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from lmrecipes.batches import BatchPlan
 from lmrecipes.data.answers import Evidence
 from lmrecipes.data.buckets import ShuffledBuckets, budgeted
 from lmrecipes.data.cache import writing_to
+from lmrecipes.data.embedded_squad import make_squad
 from lmrecipes.data.prepared_squad import PreparedSquad, SquadSource, prepare_questions, prepare_squad
 from lmrecipes.data.ranks import data_rank
 from lmrecipes.data.squad import OnMalformed, Question
@@ -42,6 +43,9 @@ class SquadDataModule(LightningDataModule):
     same length, and arithmetic on the optimizer's step: a resumed run goes on exactly, with any number of workers.
     Evaluation reads every window once, whatever the number of ranks.
     """
+
+    # What a rehearsal needs for a question, a context and their marks.
+    tiny_lengths: ClassVar[dict[str, int]] = {"seq_len": 48}
 
     def __init__(
         self,
@@ -124,6 +128,20 @@ class SquadDataModule(LightningDataModule):
         self._prepared: dict[str, PreparedSquad] = {}
         self._vocabulary: WordPiece | None = None
         self._only: tuple[str, ...] = _SPLITS
+
+    @staticmethod
+    def tiny_arguments(arguments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """What reads the few questions that `write_stand_in` leaves in a folder, in place of these arguments."""
+        files = {split: str(folder / f"{split}.json") for split in _SPLITS if arguments[split] is not None}
+        tokens = {"wordpiece": {"vocab_size": 400}, "vocabulary_dir": None, "language": None}
+        return {**files, **tokens, "max_query_len": 16, "doc_stride": 16}
+
+    def write_stand_in(self, folder: Path) -> None:
+        """Writes a few made-up questions for each split, of which some have no answer if the own ones may."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for split in self.files:
+            made = make_squad(split, 6, unanswerable=self.null_threshold is not None)
+            (folder / f"{split}.json").write_text(json.dumps(made), encoding="utf-8")
 
     def source(self, split: str) -> SquadSource:
         """Where the questions of a split come from.

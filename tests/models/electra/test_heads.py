@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from lmrecipes.models.electra import ReaderConfig
-from lmrecipes.models.electra.heads import GoogleHead, Gold, NvidiaHead, SimpleHead
+from lmrecipes.models.electra.heads import Gold, GoogleHead, NvidiaHead, SimpleHead
 
 B, T, D, BEAM = 3, 9, 8, 3
 REAL = torch.arange(T) < torch.tensor([[9], [7], [8]])

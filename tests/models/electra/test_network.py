@@ -91,9 +91,9 @@ def test_the_generator_is_as_wide_as_published(size, d_model, rounding, width, h
 
 
 def test_sizes_that_do_not_fit_are_refused_in_one_line():
-    with pytest.raises(ValueError, match="n_heads is 5 and does not divide d_model 256; 4 would"):
+    with pytest.raises(ValueError, match=r"n_heads is 5 and does not divide d_model 256; 4 would"):
         ElectraConfig(n_heads=5)
-    with pytest.raises(ValueError, match="makes the generator 341 wide.*generator_rounding up would"):
+    with pytest.raises(ValueError, match=r"makes the generator 341 wide.*generator_rounding up would"):
         ElectraConfig(d_model=1024, n_heads=16, generator_size=1 / 3)
 
 

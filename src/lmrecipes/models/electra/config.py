@@ -220,6 +220,10 @@ class ReaderConfig(EncoderConfig):
             if getattr(self, name) < 1:
                 raise ValueError(f"model.config.{name} is {getattr(self, name)}; it must be 1 or more")
 
+    def n_params(self) -> int:
+        """Parameters of the encoder; those of the head are few."""
+        return self.n_embedding_params() + _encoder_params(self.d_embedding, self.d_model, self.d_ff, self.n_layers)
+
     def flops_per_token(self, seq_len: int) -> float:
         """Floating-point operations to train on one token, forward and backward; heads are left out."""
         return self.encoder_flops_per_token(seq_len)

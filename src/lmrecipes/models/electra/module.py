@@ -153,5 +153,6 @@ class ElectraModule(LightningModule):
 
     def flops_per_token(self) -> float:
         """Floating-point operations to train on one token, forward and backward."""
-        predicted = getattr(corpus_of(self), "mask_prob", 0.15)
+        masking = getattr(corpus_of(self), "masking", None)
+        predicted = 0.15 if masking is None else masking.mask_prob
         return self.config.flops_per_token(self.batch_plan.seq_len, predicted)

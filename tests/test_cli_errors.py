@@ -302,7 +302,7 @@ def test_an_evaluation_of_nothing_is_refused(trained, capsys):
 
 def test_the_speed_of_an_evaluation_is_that_of_what_it_evaluated(trained, monkeypatch):
     # Two segments of 8 tokens in 4 streams, in as long as the whole takes.
-    monkeypatch.setattr("lmrecipes.commands.evaluate.time.perf_counter", iter([0.0, 2.0] * 9).__next__)
+    monkeypatch.setattr("lmrecipes.commands.figures.time.perf_counter", iter([0.0, 2.0] * 9).__next__)
     assert main(["validate", "--run=a", "--trainer.limit_val_batches=3"]) == 0
     (result,) = json.loads((trained / "results.json").read_text())
     assert result["metrics"]["val/tokens_per_s"] == 2 * 8 * 4 / 2

@@ -20,6 +20,7 @@ COMMANDS = {
     "test": "evaluate a run on the test split, beside the published figures",
     "predict": "continue given texts with a trained model",
     "score": "loss and perplexity of a given text",
+    "evaluate": "exact match and F1 of a file of answers, as the official SQuAD scripts have them",
     "prepare": "download, tokenize and cache a recipe's data",
     "export": "compile a run's network into one file for inference",
     "plot": "draw the curves of one or more runs",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -39,6 +39,10 @@ class MaskedBatch(NamedTuple):
     weights: Tensor
     """1 for a prediction that counts, 0 for a filled-up one, float32 of shape (sequences, most predictions)."""
 
+    def to(self, device: Any, non_blocking: bool = False) -> MaskedBatch:
+        """Sends it to a device, but for what sizes are taken from: nothing then waits for the device."""
+        return MaskedBatch(*_sent(self, device, non_blocking, stay=("lengths", "weights")))
+
 
 class SpanBatch(NamedTuple):
     """Windows of question and context, and where in them the answer stands (extractive question answering)."""
@@ -58,7 +62,40 @@ class SpanBatch(NamedTuple):
     impossible: Tensor
     """1 if there is no answer, as the recipe's rule for windows has it, float32 of shape (windows,)."""
     windows: Tensor
-    """Number of each window in its split, int64 of shape (windows,)."""
+    """Number of each window in its split, int64 of shape (windows,); -1 for one that only fills up."""
+
+    def to(self, device: Any, non_blocking: bool = False) -> SpanBatch:
+        """Sends it to a device, but for what sizes are taken from: nothing then waits for the device."""
+        return SpanBatch(*_sent(self, device, non_blocking, stay=("lengths",)))
+
+
+class SpanScores(NamedTuple):
+    """What a network finds in the windows of a SpanBatch: some spans with their scores, and what speaks against any.
+
+    A step hands this over. What is no answer (a start behind its end, a span that is too long or not in the context, a
+    start that another window sees with more context) is dropped later, so a head may leave it in. A head of two logits
+    per token gets all of this from `data.spans.best_spans`.
+    """
+
+    windows: Tensor
+    """Number of each window in its split, as SpanBatch has it, int64 of shape (windows,)."""
+    starts: Tensor
+    """Position in its window of each span's first token, int64 of shape (windows, spans), in any order."""
+    ends: Tensor
+    """Position of each span's last token, int64 of shape (windows, spans)."""
+    start_scores: Tensor
+    """Logit or log-probability of each start, of shape (windows, spans); -inf for a span that only fills up."""
+    end_scores: Tensor
+    """Logit or log-probability of each end, of shape (windows, spans). A span's score is the sum of the two."""
+    null: Tensor
+    """Score of there being no answer, of shape (windows,)."""
+    null_is_odds: bool
+    """True: `null` is the log odds of a classifier. False: a score beside those of the spans."""
+
+
+def _sent(batch: Any, device: Any, non_blocking: bool, stay: tuple[str, ...]) -> list[Tensor]:
+    tensors = batch._asdict().items()
+    return [x if name in stay else x.to(device, non_blocking=non_blocking) for name, x in tensors]
 
 
 @dataclass(frozen=True)

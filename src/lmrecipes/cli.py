@@ -13,7 +13,7 @@ from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from lmrecipes import collection, published, runs
+from lmrecipes import collection, published, runs, sharded_checkpoint
 from lmrecipes.batches import BatchPlan
 from lmrecipes.callbacks import (
     CheckMonitors,
@@ -32,7 +32,6 @@ from lmrecipes.checkpoint_io import AtomicCheckpointIO, newest_readable
 from lmrecipes.command_line import config_files, expand_names, given_options, value_of
 from lmrecipes.config_errors import ConfigError, condense, known_options, unknown_key
 from lmrecipes.data import load_vocabulary
-from lmrecipes.datamodules.text import TextDataModule
 from lmrecipes.loggers import RunCSVLogger, RunLogger
 from lmrecipes.quiet import quiet
 from lmrecipes.runtime import tune_process
@@ -109,6 +108,9 @@ class RecipeCLI(LightningCLI):
         if self.command == "fit":
             parser.add_argument("--resume", type=str | None, help="Run to continue, with everything it was doing.")
             parser.add_argument("--init_from", type=str | None, help="Checkpoint or run to take only weights from.")
+            parser.add_argument(
+                "--init_optimizer", type=bool, default=False, help="With --init_from: take the optimizer's state too."
+            )
             parser.add_argument("--run_dir", type=str | None, help="Directory of the new run.")
             parser.add_argument(
                 "--max_requeues", type=int, default=100, help="How often a SLURM job may requeue itself."
@@ -121,8 +123,11 @@ class RecipeCLI(LightningCLI):
             parser.add_argument("--file", type=str | None, help="A file with a text.")
         if self.command in ("score", "validate", "test"):
             parser.add_argument("--runtime", type=str | None, help="Folder of exported programs to evaluate by.")
+        if self.command == "prepare":
+            parser.add_argument("--shard", type=str | None, help="Which share to do, of an array of jobs: 1/8 to 8/8.")
+            parser.add_argument("--workers", type=int | None, help="Processes; left out, one for every core.")
         if self.command == "export":
-            forms = Literal["torch_export", "aot_inductor", "state_dict"]
+            forms = Literal["torch_export", "aot_inductor", "state_dict", "hf"]
             parser.add_argument("--format", type=forms, default="torch_export", help="What to write.")
             parser.add_argument("--output", type=str | None, help=f"Folder to write to; left out: RUN/{EXPORTED}.")
         if self.command == "predict":
@@ -158,6 +163,8 @@ class RecipeCLI(LightningCLI):
         if self.command != "fit" and "trainer" in config:
             # Nothing else logs, nor needs what the loggers need.
             config.trainer.logger = False
+        if self.command == "fit" and config.init_optimizer and not config.init_from:
+            raise ConfigError("--init_optimizer needs a run to take the optimizer's state from: --init_from RUN")
         if self.command == "fit" and config.trainer.max_steps == 0:
             raise ConfigError("trainer.max_steps is 0; it must be 1 or more")
         if self.command == "fit" and config.resume is None:
@@ -170,12 +177,30 @@ class RecipeCLI(LightningCLI):
             self.run_dir = runs.find_run(run, root=root)
             self.resumed = self.command == "fit"
             os.environ[runs.RUN_DIR_VARIABLE] = str(self.run_dir)
+        self._settle_vocabulary()
+
+    def _settle_vocabulary(self) -> None:
+        """Who begins with a run's weights reads text with its vocabulary, if the recipe names none.
+
+        A vocabulary that was taken from another run stands in the run's own directory too, should the other be gone.
+        """
+        arguments = self.config.data.get("init_args") if "data" in self.config else None
+        if arguments is None or "vocabulary_dir" not in arguments:
+            return
+        given, own = arguments.vocabulary_dir, self.run_dir and self.run_dir / runs.VOCABULARY
+        if given is not None and own is not None and own.is_dir() and not Path(given).is_dir():
+            arguments.vocabulary_dir = str(own)
+        source = self.config.get("init_from")
+        if given is None and source is not None and not _is_checkpoint(Path(source)):
+            saved = runs.find_run(source, root=Path(self.config.runs_root)) / runs.VOCABULARY
+            if saved.is_dir():
+                arguments.vocabulary_dir = str(saved.resolve())
 
     def _keep_vocabulary(self) -> None:
         """An evaluation reads text with the vocabulary that the run was trained with, whatever the text is now."""
         split = {"validate": "val", "test": "test"}.get(self.command)
         saved = None if self.run_dir is None else self.run_dir / runs.VOCABULARY
-        if split is None or saved is None or not saved.is_dir() or not isinstance(self.datamodule, TextDataModule):
+        if split is None or saved is None or not saved.is_dir() or not hasattr(self.datamodule, "evaluate_with"):
             return
         if "data.vocabulary_dir" not in given_options(self.argv):
             self.datamodule.evaluate_with(load_vocabulary(saved), split)
@@ -243,15 +268,23 @@ class RecipeCLI(LightningCLI):
             own += [StepSeed(int(self.config.seed_everything)), KeepOptimizerSettings(), PortableOptimizerState()]
             own.append(ContinueLog())
             if self.config.init_from:
-                own.append(WeightsFrom(self.weights_from()))
+                own.append(WeightsFrom(self.weights_from(), self.config.init_optimizer))
         return own
 
     def weights_from(self) -> Path:
         """The checkpoint that --init_from names."""
         name = self.config.init_from
-        if Path(name).is_file():
+        if _is_checkpoint(Path(name)):
             return Path(name)
-        return checkpoint_of(runs.find_run(name, root=Path(self.config.runs_root)), "best")
+        run = runs.find_run(name, root=Path(self.config.runs_root))
+        if not self.config.init_optimizer:
+            return checkpoint_of(run, "best")
+        # Moments go on where they are; another optimizer's mean something else.
+        of_run = collection.read_yaml(run / runs.CONFIG)["model"]["init_args"]["optimizer"]["class_path"]
+        own = self.config.model.init_args.optimizer.class_path
+        if own != of_run:
+            raise ConfigError(f"--init_optimizer: model.optimizer is {own}, but that of {run} is {of_run}")
+        return checkpoint_of(run, "last")
 
     def checkpoint(self) -> Path:
         """The checkpoint that --checkpoint names.
@@ -274,6 +307,11 @@ class RecipeCLI(LightningCLI):
         for key in self.steering:
             config.pop(key, None)
         return self.parser.dump(config, skip_link_targets=True, skip_validation=True, skip_none=False)
+
+
+def _is_checkpoint(path: Path) -> bool:
+    """Whether this is one, plain or sharded, rather than a run."""
+    return path.is_file() or (path / sharded_checkpoint.MANIFEST).is_file()
 
 
 def checkpoint_of(run_dir: Path, which: str) -> Path:

@@ -26,6 +26,7 @@ from lmrecipes.callbacks import BestCheckpoint, LastCheckpoint, RunPlot, Through
 from lmrecipes.checkpoint_io import load_checkpoint
 from lmrecipes.loop_checkpoint import restore, save, save_best
 from lmrecipes.plots import plot_runs
+from lmrecipes.weights import take_moments, take_weights
 
 
 class Loop(Fabric):
@@ -140,25 +141,34 @@ class Loop(Fabric):
         with self.init_module():
             module.configure_model()
         if weights is not None:
-            module.load_state_dict(load_checkpoint(weights)["state_dict"])
+            take_weights(module, weights, str(weights))
 
-    def fit(self, module: LightningModule, checkpoint: Path | None = None, weights: Path | None = None) -> None:
+    def fit(
+        self,
+        module: LightningModule,
+        checkpoint: Path | None = None,
+        weights: Path | None = None,
+        moments: bool = False,
+    ) -> None:
         """Trains up to `max_steps`, validating and saving as the recipe says.
 
         Args:
             module: what to train.
             checkpoint: of this loop or of the Trainer, to continue from.
             weights: a checkpoint to take only weights from.
+            moments: whether the optimizer's state is taken from there too.
         """
         self.module = module
         with self._told("fit"):
-            self._fit(checkpoint, weights)
+            self._fit(checkpoint, weights, moments)
 
-    def _fit(self, checkpoint: Path | None, weights: Path | None) -> None:
+    def _fit(self, checkpoint: Path | None, weights: Path | None, moments: bool) -> None:
         self.prepare(self.module, weights)
         made: Any = self.module.configure_optimizers()
         self.optimizers = [made["optimizer"]]
         self.lr_scheduler_configs = [SimpleNamespace(scheduler=made["lr_scheduler"]["scheduler"])]
+        if weights is not None and moments:
+            take_moments(self.module, self.optimizers[0], weights)
         self._tell("on_fit_start")
         if checkpoint is not None:
             restore(self, load_checkpoint(checkpoint))

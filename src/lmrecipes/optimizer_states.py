@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from lmrecipes.sharded_checkpoint import fill
 
 # By parameter, then by what the optimizer calls it.
 NamedStates = dict[str, dict[str, Tensor]]
@@ -45,3 +48,35 @@ def from_named(states: NamedStates, module: nn.Module, optimizer: Optimizer) -> 
         "state": {index: states[name] for index, name in enumerate(order) if name in states},
         "param_groups": optimizer.state_dict()["param_groups"],
     }
+
+
+def states_of(checkpoint: dict[str, Any], by_name: bool) -> NamedStates:
+    """The states that a checkpoint holds, of all its optimizers; empty if it holds none.
+
+    Args:
+        checkpoint: as read, with `optimizer_states` and, where these are numbered, `optimizer_parameters`.
+        by_name: whether the states are by names already.
+    """
+    states: NamedStates = {}
+    saved = checkpoint.get("optimizer_states", [])
+    for state, names in zip(saved, checkpoint.get("optimizer_parameters", [[]] * len(saved)), strict=False):
+        states |= state if by_name else to_named(state, names)
+    return states
+
+
+def fill_states(module: nn.Module, optimizer: Optimizer, states: NamedStates) -> None:
+    """Gives an optimizer whole states, split as its parameters are."""
+    for name, parameter in parameters_of(module, optimizer):
+        for key, value in states.get(name, {}).items():
+            room = room_for(optimizer, parameter, value.shape, value.dtype)
+            fill(room, value)
+            optimizer.state[parameter][key] = room
+
+
+def room_for(optimizer: Optimizer, parameter: Tensor, size: Any, dtype: torch.dtype) -> Tensor:
+    """Zeros for a state of a parameter, split as that is."""
+    if tuple(size) == tuple(parameter.shape):
+        return torch.zeros_like(parameter, dtype=dtype)
+    # Counts of steps stay on the CPU, but for fused optimizers.
+    on_device = len(size) or optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
+    return torch.zeros(size, dtype=dtype, device=parameter.device if on_device else "cpu")

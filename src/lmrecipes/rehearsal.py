@@ -99,9 +99,14 @@ def shrink(settings: Mapping[str, Any], spread: Spread, passes: int, text: Path,
         cache: folder for prepared data.
     """
     small = full_size_on_cpu(settings)
-    small["batch"] = tiny_batch(small["batch"], spread.data_ranks, min(passes, _PASSES))
     model, data = small["model"]["init_args"], small["data"]["init_args"]
-    model["config"] = _tiny_config_of(small["model"]["class_path"])(model["config"])
+    kind, corpus = (_class_of(small[part]["class_path"]) for part in ("model", "data"))
+    lengths = {**_LENGTHS, **getattr(corpus, "tiny_lengths", {})}
+    small["batch"] = tiny_batch(small["batch"], spread.data_ranks, min(passes, _PASSES), lengths)
+    model["config"] = getattr(kind, "tiny_config", tiny)(model["config"])
+    if "pretrained" in model:
+        # Of another size, and perhaps not on this machine.
+        model["pretrained"] = None
     if isinstance(model.get("schedule"), dict):
         model["schedule"]["init_args"] = tiny_schedule(
             model["schedule"].get("init_args") or {}, small["trainer"]["max_steps"]
@@ -109,6 +114,7 @@ def shrink(settings: Mapping[str, Any], spread: Spread, passes: int, text: Path,
     for name, value in (("path", str(text)), ("cache_dir", str(cache)), ("revision", None)):
         if name in data:
             data[name] = value
+    data.update(getattr(corpus, "tiny_arguments", _nothing)(data, text))
     trainer = small["trainer"]
     trainer.update(dict.fromkeys(_UNSET))
     trainer.update(
@@ -128,9 +134,13 @@ def shrink(settings: Mapping[str, Any], spread: Spread, passes: int, text: Path,
     return small
 
 
-def _tiny_config_of(class_path: str) -> Any:
+def _class_of(class_path: str) -> Any:
     module, _, name = class_path.rpartition(".")
-    return getattr(getattr(importlib.import_module(module), name), "tiny_config", tiny)
+    return getattr(importlib.import_module(module), name)
+
+
+def _nothing(arguments: Mapping[str, Any], text: Path) -> dict[str, Any]:
+    return {}
 
 
 def _sudden_end() -> dict[str, Any]:
@@ -140,21 +150,26 @@ def _sudden_end() -> dict[str, Any]:
     }
 
 
-def tiny_batch(batch: Mapping[str, Any], data_ranks: int, passes: int) -> dict[str, Any]:
-    """A batch of a few short sequences per process, accumulated if the recipe's is."""
-    small = {**batch, **_short(batch)}
+def tiny_batch(batch: Mapping[str, Any], data_ranks: int, passes: int, lengths: Mapping[str, int]) -> dict[str, Any]:
+    """A batch of a few short sequences per process, accumulated if the recipe's is.
+
+    Args:
+        batch: the recipe's.
+        data_ranks: processes that read different data.
+        passes: forward and backward passes per step.
+        lengths: the longest that lengths may be, by their names.
+    """
+    small = {**batch, **_short(batch, lengths)}
     columns = _COLUMNS if batch["micro_batch_size"] is None else min(batch["micro_batch_size"], _COLUMNS)
     small["global_batch_size"] = data_ranks * columns * passes
     small["micro_batch_size"] = None if batch["micro_batch_size"] is None else columns
     for split in ("val", "test"):
-        small[split] = {**batch[split], **_short(batch[split]), "batch_size": data_ranks * _COLUMNS}
+        small[split] = {**batch[split], **_short(batch[split], lengths), "batch_size": data_ranks * _COLUMNS}
     return small
 
 
-def _short(lengths: Mapping[str, Any]) -> dict[str, int]:
-    return {
-        name: min(lengths[name], longest) for name, longest in _LENGTHS.items() if isinstance(lengths.get(name), int)
-    }
+def _short(plan: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, int]:
+    return {name: min(plan[name], longest) for name, longest in lengths.items() if isinstance(plan.get(name), int)}
 
 
 def tiny_schedule(arguments: Mapping[str, Any], max_steps: int) -> dict[str, Any]:

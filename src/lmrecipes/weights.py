@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
-from lmrecipes.checkpoint_io import load_checkpoint
+from lmrecipes.checkpoint_io import BY_NAME, load_checkpoint
+from lmrecipes.optimizer_states import fill_states, names_in_order, states_of
+from lmrecipes.sharded_checkpoint import fill
 
 
 def check_weights(found: Mapping[str, Tensor], own: Mapping[str, Tensor], given: str) -> None:
@@ -33,6 +37,34 @@ def check_weights(found: Mapping[str, Tensor], own: Mapping[str, Tensor], given:
                 f"{given}: {name} has shape {tuple(found[name].shape)}, "
                 f"but this recipe's network has {tuple(weight.shape)}"
             )
+
+
+def take_weights(module: nn.Module, path: Path, given: str) -> None:
+    """Fills a module with a checkpoint's weights: all of them, or those that its `adopt` chooses and renames.
+
+    Raises:
+        ValueError: if they do not fit, naming the first that does not.
+    """
+    found, own = load_checkpoint(path)["state_dict"], module.state_dict()
+    adopt: Any = getattr(module, "adopt", None)
+    if adopt is None:
+        check_weights(found, own, given)
+    for name, weight in (found if adopt is None else adopt(found, given)).items():
+        fill(own[name], weight)
+
+
+def take_moments(module: nn.Module, optimizer: Optimizer, path: Path) -> None:
+    """Fills an optimizer with a checkpoint's state of the module's parameters.
+
+    Raises:
+        ValueError: if it has none of some parameter.
+    """
+    checkpoint = load_checkpoint(path)
+    states = states_of(checkpoint, checkpoint.pop(BY_NAME, False))
+    missing = [name for name in names_in_order(module, optimizer) if name not in states]
+    if missing:
+        raise ValueError(f"--init_optimizer: {path} has no optimizer state of {missing[0]}; leave --init_optimizer out")
+    fill_states(module, optimizer, states)
 
 
 @contextmanager

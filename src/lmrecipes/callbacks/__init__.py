@@ -1,5 +1,6 @@
 """One job per file: what is logged, kept, seeded and drawn around training."""
 
+from lmrecipes.callbacks.answers import SquadAnswers
 from lmrecipes.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lmrecipes.callbacks.fail_together import FailTogether, set_group_timeout
 from lmrecipes.callbacks.learning_rate import LearningRate
@@ -29,6 +30,7 @@ __all__ = [
     "PortableOptimizerState",
     "Requeue",
     "RunPlot",
+    "SquadAnswers",
     "StepSeed",
     "StoppedByLossGuard",
     "Throughput",

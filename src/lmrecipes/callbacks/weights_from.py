@@ -5,26 +5,33 @@ from __future__ import annotations
 from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy
 
-from lmrecipes.checkpoint_io import load_checkpoint
-from lmrecipes.sharded_checkpoint import fill
-from lmrecipes.weights import check_weights
+from lmrecipes.weights import take_moments, take_weights
 
 
 class WeightsFrom(Callback):
-    """Takes only the weights of a checkpoint: step, optimizer, schedule and memory begin anew."""
+    """Takes only the weights of a checkpoint, and if asked the optimizer's moments: the rest begins anew.
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    The rest is the step, the schedule, the position in the data and memory.
+    """
+
+    def __init__(self, path: Path, optimizer: bool = False) -> None:
+        self.path, self.optimizer = path, optimizer
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Loads the weights once the network exists.
 
         Raises:
-            ValueError: if they do not fit the network, naming the first that does not.
+            ValueError: if they do not fit the network, naming the first that does not, or if there are no moments.
         """
-        weights = load_checkpoint(self.path)["state_dict"]
-        own = pl_module.state_dict()
-        check_weights(weights, own, f"--init_from {self.path}")
-        for name, weight in own.items():
-            fill(weight, weights[name])
+        take_weights(pl_module, self.path, f"--init_from {self.path}")
+        if not self.optimizer:
+            return
+        if isinstance(trainer.strategy, DeepSpeedStrategy):
+            raise ValueError(
+                "--init_optimizer does not work with DeepSpeed, whose optimizers hold pieces of all tensors in one; "
+                "use trainer.strategy fsdp2 or ddp"
+            )
+        for optimizer in trainer.optimizers:
+            take_moments(pl_module, getattr(optimizer, "_optimizer", optimizer), self.path)

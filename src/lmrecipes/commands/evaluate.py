@@ -1,57 +1,105 @@
-"""`lmrecipes validate` and `lmrecipes test`: figures of a run, beside the published ones."""
+"""`lmrecipes evaluate squad`: the official figures of a file of predictions, without a model."""
 
 from __future__ import annotations
 
-import time
+import argparse
+import gzip
+import json
+import sys
+import zlib
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
-
-from lmrecipes.cli import open_recipe
-from lmrecipes.commands.report import check_limit, report
-from lmrecipes.commands.say import short
-from lmrecipes.strategies.checks import data_parallel_size
-from lmrecipes.weights import naming_misfits
+from lmrecipes.metrics.squad import LANGUAGES, Gold, squad11, squad20
 
 
-def evaluate(command: str, argv: list[str]) -> int:
-    """Evaluates on the validation (validate) or test (test) split."""
-    split = {"validate": "val"}.get(command, command)
-    cli = open_recipe(command, argv)
-    checkpoint: Path | None = cli.checkpoint()
-    if cli.config.runtime is not None:
-        cli.model.use_programs(Path(cli.config.runtime), split)
-        checkpoint = None
-    check_limit(cli, command)
-    counted = _CountTokens()
-    cli.trainer.callbacks.append(counted)  # type: ignore[attr-defined]
-    began = time.perf_counter()
-    method = getattr(cli.trainer, command)
-    with naming_misfits(cli.model, checkpoint, f"--checkpoint {short(checkpoint)}" if checkpoint else ""):
-        figures = method(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False)[0]
-    elapsed = time.perf_counter() - began
-    figures = {**figures, f"{split}/tokens_per_s": counted.tokens * data_parallel_size(cli.trainer) / elapsed}
-    report(cli, command, figures, checkpoint, elapsed)
+def run(argv: list[str]) -> int:
+    """Prints the figures as JSON, laid out as by the official script of the data's version."""
+    options = _parser().parse_args(argv)
+    data, predictions = _read(options.data), _numbered(options.predictions, str, "an answer's text")
+    golds = _golds(data, options.data)
+    version = options.version or _version(data)
+    for gold in golds:
+        if gold.id not in predictions:
+            score = "will receive score 0" if version == "1.1" else "is left out of every figure"
+            print(f"warning: question {gold.id} has no prediction and {score}", file=sys.stderr)
+    if version == "1.1":
+        for option, value in (("--null-odds", options.null_odds), ("--na-threshold", options.na_threshold)):
+            if value is not None:
+                raise ValueError(f"{option} is of SQuAD 2.0, but {options.data} is evaluated as 1.1; leave it out")
+        text = json.dumps(squad11(golds, predictions, options.language))
+    else:
+        odds = None if options.null_odds is None else _numbered(options.null_odds, float, "a number")
+        threshold = 1.0 if options.na_threshold is None else options.na_threshold
+        text = json.dumps(squad20(golds, predictions, odds, threshold, options.language), indent=2)
+    if options.output is not None:
+        options.output.write_text(text + "\n", encoding="utf-8")
+    print(text)
     return 0
 
 
-class _CountTokens(Callback):
-    """Counts the tokens that this process evaluates."""
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="lmrecipes evaluate", description="Official figures of predictions.", allow_abbrev=False
+    )
+    kinds = parser.add_subparsers(dest="kind", required=True)
+    squad = kinds.add_parser("squad", help="exact match and F1 of SQuAD 1.1, 2.0 and XQuAD files", allow_abbrev=False)
+    squad.add_argument("--data", type=Path, required=True, help="file in SQuAD format, also as .gz")
+    squad.add_argument("--predictions", type=Path, required=True, help="JSON: answer by question's id")
+    squad.add_argument("--null-odds", type=Path, help="JSON: odds of there being no answer by question's id")
+    squad.add_argument("--na-threshold", type=float, help="odds above which a question is left unanswered (1.0)")
+    squad.add_argument(
+        "--language", choices=sorted(LANGUAGES), help="normalize as MLQA does; left out: as SQuAD does, for English"
+    )
+    squad.add_argument("--version", choices=("1.1", "2.0"), help="left out: as the data's questions have it")
+    squad.add_argument("--output", type=Path, help="write the figures to this file too")
+    return parser
 
-    tokens = 0
 
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        """Counts a batch of validation text."""
-        self._add(pl_module, batch)
+def _read(path: Path) -> Any:
+    """What a JSON file holds.
 
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        """Counts a batch of test text."""
-        self._add(pl_module, batch)
+    Raises:
+        ValueError: if it cannot be read, naming line and column.
+    """
+    try:
+        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        return json.loads(content.decode("utf-8-sig"))
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
+    except (EOFError, zlib.error, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} cannot be read: {error}") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}:{error.colno} is not JSON: {error.msg}") from None
 
-    def _add(self, module: Any, batch: Any) -> None:
-        self.tokens += module.count(batch)[1] if getattr(batch, "scored", True) else 0
+
+def _numbered(path: Path, kind: type, what: str) -> dict[str, Any]:
+    """What a file holds by question's id."""
+    content = _read(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} holds {type(content).__name__}; it must be an object with {what} by question's id")
+    accepted = (int, float) if kind is float else kind
+    for id, value in content.items():
+        if not isinstance(value, accepted) or isinstance(value, bool):
+            raise ValueError(f"{path}: question {id} has {json.dumps(value)[:60]}, which is not {what}")
+    return content
+
+
+def _questions(data: Any) -> list[Any]:
+    return [qa for article in data["data"] for paragraph in article["paragraphs"] for qa in paragraph["qas"]]
+
+
+def _golds(data: Any, path: Path) -> list[Gold]:
+    """The right answers; of a data file no more is looked at than that."""
+    try:
+        return [Gold(qa["id"], tuple(str(a["text"]) for a in qa["answers"])) for qa in _questions(data)]
+    except (KeyError, TypeError) as error:
+        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise ValueError(
+            f"{path} is not in SQuAD format (data: paragraphs: qas: id, answers: text); it has {what} somewhere"
+        ) from None
+
+
+def _version(data: Any) -> str:
+    """2.0 where questions may have no answer."""
+    return "2.0" if any("is_impossible" in qa or not qa["answers"] for qa in _questions(data)) else "1.1"

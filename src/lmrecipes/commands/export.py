@@ -29,6 +29,13 @@ def run(argv: list[str]) -> int:
         path = write_weights(trained.module.network, folder)
         say(f"{short(path)}: {len(trained.module.network.state_dict())} tensors, loaded again and compared")
         return 0
+    if form == "hf":
+        write = getattr(trained.module, "export_hf", None)
+        if write is None:
+            raise ValueError(f"--format hf: transformers has no {type(trained.module.network).__name__}")
+        for path in write(folder, trained.vocabulary):
+            say(f"{short(path)}: a folder for transformers, loaded again and compared with the network")
+        return 0
     if form == COMPILED:
         say("compiling, which takes a minute or so")
     trained.module.export(folder, form)

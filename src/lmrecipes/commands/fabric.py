@@ -110,7 +110,7 @@ def _fit(cli: RecipeCLI) -> int:
     option = "--resume" if checkpoint else "--init_from"
     try:
         with naming_misfits(cli.model, source, f"{option} {short(source)}" if source else ""):
-            loop.fit(cli.model, checkpoint, weights)
+            loop.fit(cli.model, checkpoint, weights, cli.config.init_optimizer)
     except StoppedByLossGuard as stopped:
         stop(cli, stopped, resume)
         return exit_code(loop, 3)

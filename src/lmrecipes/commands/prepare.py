@@ -3,14 +3,39 @@
 from __future__ import annotations
 
 import sys
+from typing import Any
 
-from lmrecipes.cli import open_recipe
+from lmrecipes.cli import RecipeCLI, open_recipe
 from lmrecipes.commands.say import say
+from lmrecipes.data.prepare_examples import Share
+from lmrecipes.datamodules import DocumentsDataModule
 
 
 def run(argv: list[str]) -> int:
     """Prepares the data, or says that it is ready."""
-    data = open_recipe("prepare", argv).datamodule
-    data.prepare(progress=sys.stderr.isatty())
-    say(f"prepared: vocabulary {data.vocab_size:,}")
+    cli = open_recipe("prepare", argv)
+    data = cli.datamodule
+    data.prepare(progress=sys.stderr.isatty(), **_parts(cli))
+    if getattr(data, "ready", True):
+        say(f"prepared: vocabulary {data.vocab_size:,}")
+    else:
+        say(f"share {cli.config.shard} is prepared; the data is ready once all are, or after a call without --shard")
     return 0
+
+
+def _parts(cli: RecipeCLI) -> dict[str, Any]:
+    """What is asked for of data that is prepared in parts.
+
+    Raises:
+        ValueError: if this data is not, or what is asked for cannot be.
+    """
+    shard, workers = cli.config.shard, cli.config.workers
+    asked = {"--shard": shard, "--workers": workers}
+    if not isinstance(cli.datamodule, DocumentsDataModule):
+        for option, value in asked.items():
+            if value is not None:
+                raise ValueError(f"{option} is {value}, but this data is prepared in one piece; leave it out")
+        return {}
+    if workers is not None and workers < 1:
+        raise ValueError(f"--workers is {workers}; it must be 1 or more")
+    return {"workers": workers} | ({} if shard is None else {"share": Share.parse(shard)})

@@ -112,6 +112,8 @@ class _Rehearsal:
         return ", ".join(parts)
 
     def _write_text(self, data: Any, folder: Path) -> None:
+        if hasattr(data, "write_stand_in"):
+            data.write_stand_in(folder)
         if not isinstance(data, TextDataModule):
             return
         if data.path is not None:
@@ -122,7 +124,8 @@ class _Rehearsal:
 
     def _data(self) -> str:
         self.stages.command("prepare", "--config", str(self.small))
-        return "a sample of its own text" if self.settings["data"]["init_args"].get("path") else "made-up text"
+        own = self.settings["data"]["init_args"].get("path")
+        return "a sample of its own text" if own else "made-up text"
 
     def _train(self) -> str:
         self.stages.command("fit", "--config", str(self.small), "--run_dir", str(self.alone))

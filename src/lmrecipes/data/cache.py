@@ -2,27 +2,64 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 from lmrecipes.data.prepared import Prepared, find_prepared
-from lmrecipes.data.sources import Source
-from lmrecipes.data.tokenizing import Tokenizing
 
 _VERSION = 2
+_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
 
 
-def folder_for(source: Source, tokenizing: Tokenizing, name: str, cache_dir: Path) -> Path:
+@contextmanager
+def writing_to(cache_dir: Path) -> Iterator[None]:
+    """Says so where the cache cannot be written to.
+
+    Raises:
+        ValueError: naming the field.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNWRITABLE or not Path(str(error.filename)).is_relative_to(cache_dir):
+            raise
+        raise ValueError(
+            f"data.cache_dir {cache_dir} cannot be written to ({error.strerror}); name another folder"
+        ) from error
+
+
+class Described(Protocol):
+    """Text: `Source` or `Corpus`."""
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the text."""
+
+
+class Vocabularies(Protocol):
+    """Which vocabulary to make: `Tokenizing` or `WordPieceSettings`."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the tokens."""
+
+    def content(self) -> str | None:
+        """A hash of the files that it names; None if there are none."""
+
+
+def folder_for(source: Described, tokenizing: Vocabularies, name: str, cache_dir: Path) -> Path:
     """Where the corpus goes, tokenized in this way: other text, tokenizing or tokenizer file, other folder."""
     return cache_dir / f"{name}-{_digest(source.describe(), tokenizing.describe())}"
 
 
-def remember(prepared: Prepared, path: Path | None, tokenizing: Tokenizing, name: str) -> None:
+def remember(prepared: Prepared, path: Path | None, tokenizing: Vocabularies, name: str) -> None:
     """Notes which corpus these settings led to, where the cache can be written to."""
     cache_dir = prepared.folder.parent
     note = _note(path, tokenizing, name, cache_dir)
@@ -35,7 +72,7 @@ def remember(prepared: Prepared, path: Path | None, tokenizing: Tokenizing, name
 
 
 def recall(
-    source: Source | None, path: Path | None, tokenizing: Tokenizing, name: str, cache_dir: Path
+    source: Described | None, path: Path | None, tokenizing: Vocabularies, name: str, cache_dir: Path
 ) -> Prepared | None:
     """The corpus that these settings led to last, if what is there of its text and tokenizer is still the same.
 
@@ -56,7 +93,7 @@ def recall(
     return prepared if same_text and same_tokenizer else None
 
 
-def _note(path: Path | None, tokenizing: Tokenizing, name: str, cache_dir: Path) -> Path:
+def _note(path: Path | None, tokenizing: Vocabularies, name: str, cache_dir: Path) -> Path:
     where = None if path is None else str(path.absolute())
     return cache_dir / f"{name}-{_digest(where, asdict(tokenizing))}.latest"
 

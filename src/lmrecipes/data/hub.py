@@ -88,20 +88,73 @@ class HubRepository(Source):
         return self._rows
 
     def _newest_commit(self) -> str | None:
-        from huggingface_hub import HfApi
-
-        try:
-            return HfApi().dataset_info(self.repository, revision=self.revision).sha
-        except Exception:  # without a network what was downloaded before may still do
-            return None
+        return newest_commit(self.repository, self.revision)
 
     def _failed(self, error: Exception) -> str:
-        revision = f" at revision {self.revision}" if self.revision else ""
-        return (
-            f"{self.repository} ({self.config}){revision} could not be loaded from the Hugging Face hub "
-            f"({type(error).__name__}); run `lmrecipes prepare` where there is a network, or give local files "
-            f"with --data.path FOLDER"
+        return not_loaded(self.repository, self.config, self.revision, error, "--data.path FOLDER")
+
+
+def newest_commit(repository: str, revision: str | None) -> str | None:
+    """The commit that a revision of a data set stands for; None where the hub cannot be asked."""
+    from huggingface_hub import HfApi
+
+    try:
+        return HfApi().dataset_info(repository, revision=revision).sha
+    except Exception:  # without a network what was downloaded before may still do
+        return None
+
+
+def repository_files(repository: str, config: str | None, commit: str | None) -> list[tuple[str, int]]:
+    """Names and sizes of a data set's files for training, as they are, without downloading them.
+
+    Args:
+        repository: name on the hub.
+        config: folder of the repository; left out, all of it.
+        commit: branch, tag or commit; left out, the newest.
+
+    Raises:
+        ValueError: if the hub cannot be asked.
+    """
+    from huggingface_hub import HfApi
+    from huggingface_hub.hf_api import RepoFile
+
+    try:
+        tree = list(
+            HfApi().list_repo_tree(
+                repository, path_in_repo=config, recursive=True, revision=commit, repo_type="dataset"
+            )
         )
+    except Exception as error:
+        raise ValueError(not_loaded(repository, config, commit, error, "a source's path")) from error
+    files = sorted((item.path, int(item.size)) for item in tree if isinstance(item, RepoFile))
+    training = [file for file in files if "train" in file[0].removeprefix(config or "")]
+    return training or files
+
+
+def download(repository: str, name: str, commit: str | None) -> Path:
+    """One file of a data set, from the hub or from what was downloaded before.
+
+    Raises:
+        ValueError: if it cannot be had.
+    """
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.utils import disable_progress_bars
+
+    if not sys.stderr.isatty():
+        disable_progress_bars()
+    try:
+        return Path(hf_hub_download(repository, name, revision=commit, repo_type="dataset"))
+    except Exception as error:
+        raise ValueError(not_loaded(repository, name, commit, error, "a source's path")) from error
+
+
+def not_loaded(repository: str, what: str | None, revision: str | None, error: Exception, instead: str) -> str:
+    """What to say of a repository that cannot be reached."""
+    at = f" at revision {revision}" if revision else ""
+    return (
+        f"{repository} ({what}){at} could not be loaded from the Hugging Face hub ({type(error).__name__}); "
+        f"run `lmrecipes prepare` where there is a network, or give local files with {instead}"
+    )
 
 
 class TableFolder(HubRepository):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from lmrecipes.data.locks import locked
 from lmrecipes.data.prepared import Prepared, find_prepared
 from lmrecipes.data.sources import SPLITS, Source
 from lmrecipes.data.tokenizing import Tokenizing, load_pretrained, train_bpe
@@ -56,7 +55,7 @@ def prepare(
     if found is not None:
         return found
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder / ".lock"):
+    with locked(folder / ".lock"):
         found = find_prepared(folder)
         if found is not None:
             return found
@@ -87,13 +86,6 @@ def prepare(
         os.replace(temporary, folder / "manifest.json")
         (folder / "state.json").unlink(missing_ok=True)
     return Prepared(folder, manifest)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 class _Writer:

@@ -9,9 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import DTypeLike, NDArray
 
 from lmrecipes.batches import TextStatistics
 from lmrecipes.data.vocabularies import Vocabulary, load_vocabulary
+
+
+def mapped(path: Path, dtype: DTypeLike) -> NDArray[Any]:
+    """A file of numbers mapped into memory; an empty one, which cannot be, as it is."""
+    return np.memmap(path, dtype=dtype, mode="r") if path.stat().st_size else np.empty(0, dtype)
 
 
 @dataclass(frozen=True)
@@ -26,21 +32,26 @@ class Prepared:
         """The vocabulary it was tokenized with."""
         return load_vocabulary(self.folder / "vocabulary")
 
-    def tokens(self, split: str) -> np.memmap[Any, Any]:
+    def tokens(self, split: str) -> NDArray[Any]:
         """The tokens of a split, mapped into memory.
 
         Raises:
             ValueError: if there is no such split.
         """
-        about = self._split(split)
-        return np.memmap(self.folder / f"{split}.bin", dtype=about["dtype"], mode="r", shape=(about["tokens"],))
+        about = self.split(split)
+        return mapped(self.folder / f"{split}.bin", about["dtype"])
 
     def statistics(self, split: str) -> TextStatistics:
         """Tokens, words and characters of a split."""
-        about = self._split(split)
+        about = self.split(split)
         return TextStatistics(about["tokens"], about["words"], about["characters"], self.manifest["spells"])
 
-    def _split(self, split: str) -> dict[str, Any]:
+    def split(self, split: str) -> dict[str, Any]:
+        """What the manifest says of a split.
+
+        Raises:
+            ValueError: if there is no such split.
+        """
         if split not in self.manifest["splits"]:
             raise ValueError(f"the corpus has no {split} text; it has {', '.join(self.manifest['splits'])}")
         about: dict[str, Any] = self.manifest["splits"][split]
@@ -62,13 +73,14 @@ def find_prepared(folder: Path) -> Prepared | None:
     except (json.JSONDecodeError, KeyError, TypeError):
         raise ValueError(f"{path} cannot be read; {_again(folder)}") from None
     for split, about in splits.items():
-        file = folder / f"{split}.bin"
-        expected = about["tokens"] * np.dtype(about["dtype"]).itemsize
-        there = file.stat().st_size if file.is_file() else 0
-        if there != expected:
-            raise ValueError(
-                f"prepared data {file} has {there} bytes where its manifest says {expected}; {_again(folder)}"
-            )
+        size = about["tokens"] * np.dtype(about["dtype"]).itemsize
+        for name, expected in {f"{split}.bin": size, **about.get("files", {})}.items():
+            file = folder / name
+            there = file.stat().st_size if file.is_file() else 0
+            if there != expected:
+                raise ValueError(
+                    f"prepared data {file} has {there} bytes where its manifest says {expected}; {_again(folder)}"
+                )
     if found.vocabulary.digest() != digest:
         raise ValueError(
             f"vocabulary in {folder} is not that of the tokens ({found.vocabulary.digest()}, not {digest}); "

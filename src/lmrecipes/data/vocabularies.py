@@ -244,6 +244,10 @@ def load_vocabulary(folder: Path) -> Vocabulary:
             return WordVocabulary(content.pop("words"), **content)
         if kind == "subword":
             return SubwordVocabulary(content["tokenizer"])
+        if kind == "wordpiece":
+            from lmrecipes.data.wordpiece import WordPiece
+
+            return WordPiece(content.pop("tokens"), **content)
         return CharacterVocabulary(content["symbols"], kind=kind)
     except FileNotFoundError:
         raise ValueError(f"no vocabulary in {folder}") from None

@@ -1,16 +1,20 @@
 """One class per corpus."""
 
 from lmrecipes.datamodules.characters import Enwik8, Text8
+from lmrecipes.datamodules.documents import DocumentsDataModule
 from lmrecipes.datamodules.embedded_text import EmbeddedText
 from lmrecipes.datamodules.folder import TextFolder
 from lmrecipes.datamodules.lm1b import OneBillionWord
+from lmrecipes.datamodules.squad import SquadDataModule
 from lmrecipes.datamodules.text import TextDataModule
 from lmrecipes.datamodules.wikitext import WikiText2, WikiText103
 
 __all__ = [
+    "DocumentsDataModule",
     "EmbeddedText",
     "Enwik8",
     "OneBillionWord",
+    "SquadDataModule",
     "Text8",
     "TextDataModule",
     "TextFolder",

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import errno
-import os
 from abc import abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader
 
 from lmrecipes.batches import BatchPlan, StreamBatch, TextStatistics
 from lmrecipes.data.cache import folder_for, recall, remember
@@ -24,10 +20,10 @@ from lmrecipes.data.sources import SPLITS, Folder, Source
 from lmrecipes.data.streams import Streams
 from lmrecipes.data.tokenizing import Tokenizing
 from lmrecipes.data.vocabularies import Vocabulary, load_vocabulary
+from lmrecipes.datamodules.loading import PositionLoader, ProgressBar, cache_folder, micro_batches_done, writing_to
 
 # A vocabulary that is given makes how another would be made irrelevant.
 _ANY = Tokenizing()
-_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
 
 
 class TextDataModule(LightningDataModule):
@@ -75,8 +71,7 @@ class TextDataModule(LightningDataModule):
         self.batch_plan = batch
         self.path = None if path is None else Path(path).expanduser()
         self.tokenizing = tokenizing or self.default_tokenizing()
-        default_cache = os.environ.get("LMRECIPES_CACHE", "~/.cache/lmrecipes")
-        self.cache_dir = Path(cache_dir or default_cache).expanduser()
+        self.cache_dir = cache_folder(cache_dir)
         self.num_workers = num_workers
         self.roll = roll
         self.carry_memory = carry_memory
@@ -168,15 +163,8 @@ class TextDataModule(LightningDataModule):
         given: Vocabulary | None,
         splits: Sequence[str] = SPLITS,
     ) -> Prepared:
-        try:
-            with _bar(f"preparing {self.name}", progress) as report:
-                return prepare(source, tokenizing, folder, report, given, splits)
-        except OSError as error:
-            if error.errno not in _UNWRITABLE or not Path(str(error.filename)).is_relative_to(self.cache_dir):
-                raise
-            raise ValueError(
-                f"data.cache_dir {self.cache_dir} cannot be written to ({error.strerror}); name another folder"
-            ) from error
+        with writing_to(self.cache_dir), ProgressBar(f"preparing {self.name}", progress) as report:
+            return prepare(source, tokenizing, folder, report, given, splits)
 
     def _tag(self, vocabulary: Vocabulary) -> str:
         return f"{self.name}-{vocabulary.digest()}"
@@ -267,81 +255,16 @@ class TextDataModule(LightningDataModule):
             message = str(error)
             raise ValueError(message if message.startswith("batch.") else f"{field}: {message}") from None
 
-    def _position(self) -> int:
-        """Micro-batches of this rank that the optimizer's steps so far have used."""
-        trainer = self.trainer
-        if trainer is None:
-            return 0
-        return trainer.global_step * self.batch_plan.accumulation(data_rank(trainer).size)
-
     def train_dataloader(self) -> DataLoader[StreamBatch]:
         """Micro-batches from the optimizer's step to the end of the epoch, every time it is iterated."""
-        return StreamLoader(self.streams("train"), self._position, self.num_workers)
+        return PositionLoader(
+            self.streams("train"), lambda: micro_batches_done(self.trainer, self.batch_plan), self.num_workers
+        )
 
     def val_dataloader(self) -> DataLoader[StreamBatch]:
         """Validation segments in order."""
-        return StreamLoader(self.streams("val"), lambda: 0, 0)
+        return PositionLoader(self.streams("val"))
 
     def test_dataloader(self) -> DataLoader[StreamBatch]:
         """Test segments in order."""
-        return StreamLoader(self.streams("test"), lambda: 0, 0)
-
-
-class _Positions(IterableDataset[StreamBatch]):
-    """Micro-batches from `start` to the end of its epoch, every n-th of them in each of n workers."""
-
-    def __init__(self, streams: Streams) -> None:
-        self.streams = streams
-        self.start = 0
-
-    def __iter__(self) -> Iterator[StreamBatch]:
-        worker = get_worker_info()
-        skip, stride = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        end = (self.start // len(self.streams) + 1) * len(self.streams)
-        return map(self.streams.batch, range(self.start + skip, end, stride))
-
-
-class StreamLoader(DataLoader[StreamBatch]):
-    """A DataLoader that begins where training stands, and leaves torch's random numbers alone.
-
-    It has no length: an epoch ends where the streams end, also for a training that was resumed in the middle of one.
-    """
-
-    def __init__(self, streams: Streams, position: Callable[[], int], num_workers: int) -> None:
-        self._position = position
-        self.batches_per_epoch = len(streams)
-        super().__init__(_Positions(streams), batch_size=None, num_workers=num_workers, generator=torch.Generator())
-
-    def __iter__(self) -> Any:
-        """Micro-batches from the current position to the end of the epoch."""
-        assert isinstance(self.dataset, _Positions)
-        self.dataset.start = self._position()
-        return super().__iter__()
-
-
-class _bar:  # noqa: N801  (used as a function)
-    """A progress bar on a terminal, nothing elsewhere."""
-
-    def __init__(self, title: str, wanted: bool) -> None:
-        from rich.console import Console
-        from rich.progress import Progress
-
-        console = Console(stderr=True)
-        self._title = title
-        self._progress = Progress(console=console, transient=True) if wanted and console.is_terminal else None
-        self._tasks: dict[str, Any] = {}
-
-    def __enter__(self) -> Callable[[str, int, int | None], None]:
-        if self._progress is not None:
-            self._progress.start()
-        return self._report
-
-    def _report(self, split: str, done: int, total: int | None) -> None:
-        if self._progress is not None:
-            if split not in self._tasks:
-                self._tasks[split] = self._progress.add_task(f"{self._title}: {split}", total=total)
-            self._progress.update(self._tasks[split], completed=done)
-
-    def __exit__(self, *_: object) -> None:
-        if self._progress is not None:
-            self._progress.stop()
+        return PositionLoader(self.streams("test"))

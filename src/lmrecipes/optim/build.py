@@ -3,28 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
 
 
 def build_optimizer(
-    make: Callable[[Iterable[nn.Parameter]], Optimizer], params: Iterable[nn.Parameter], *, fused: bool
+    make: Callable[[Iterable[Any]], Optimizer],
+    params: Iterable[nn.Parameter] | Iterable[dict[str, Any]],
+    *,
+    fused: bool,
 ) -> Optimizer:
     """Makes the optimizer, fused where it can be and the user did not choose otherwise.
 
     Args:
         make: the class with its settings.
-        params: what to optimize.
+        params: what to optimize; groups have a share of the rate each, `lr_scale`, if they have it.
         fused: False where a fused optimizer does not fit (gradient clipping with 16-mixed).
     """
-    params = list(params)
-    optimizer = make(params)
+    given = list(params)
+    optimizer = make(_copied(given))
     settings = optimizer.defaults
     open_choice = settings.get("fused", False) is None and settings.get("foreach") is None
-    if fused and open_choice and all(p.device.type in ("cpu", "cuda") for p in params):
+    held = (p for group in optimizer.param_groups for p in group["params"])
+    if fused and open_choice and all(p.device.type in ("cpu", "cuda") for p in held):
         accepted = {k: v for k, v in settings.items() if k != "decoupled_weight_decay"}
-        optimizer = type(optimizer)(params, **{**accepted, "fused": True})
+        optimizer = type(optimizer)(_copied(given), **{**accepted, "fused": True})
         # Gradients are not scaled here. Lightning does not clip for those that would undo a scale by themselves.
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
+    for group in optimizer.param_groups:
+        group["lr"] *= group.get("lr_scale", 1.0)
     return optimizer
+
+
+def _copied(params: list[Any]) -> list[Any]:
+    # torch writes its defaults into the groups that it is given.
+    return [dict(entry) if isinstance(entry, dict) else entry for entry in params]

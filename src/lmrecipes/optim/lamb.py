@@ -30,7 +30,7 @@ class LAMB(Optimizer):
     ) -> None:
         if lr < 0 or eps < 0 or weight_decay < 0 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(
-                f"LAMB got lr {lr}, betas {tuple(betas)}, eps {eps}, weight_decay {weight_decay}; "
+                f"{type(self).__name__} got lr {lr}, betas {tuple(betas)}, eps {eps}, weight_decay {weight_decay}; "
                 f"none may be negative, and betas must be below 1"
             )
         super().__init__(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -82,6 +82,48 @@ class Linear(Schedule):
         if step < self.warmup_steps:
             return _warm(step, base_lr, self.warmup_steps)
         return base_lr + (self.min_lr - base_lr) * min((step - self.warmup_steps) / length, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Polynomial(Schedule):
+    """A power of what is left of the training, as ELECTRA's two published schedules have it."""
+
+    warmup_steps: int = 0
+    """Updates during which the rate rises linearly."""
+    warmup_share: float = 0.0
+    """The same as a share of all updates, in place of a number."""
+    power: float = 1.0
+    """1 is a straight line, 0.5 falls late."""
+    falls: Literal["after_warmup", "from_start"] = "after_warmup"
+    """after_warmup: from the full rate (NVIDIA); from_start: over all updates, also while it is warmed up (Google)."""
+    min_lr: float = 0.0
+    """Rate at the end."""
+
+    def __post_init__(self) -> None:
+        """Refuses settings that cannot be.
+
+        Raises:
+            ValueError: naming the field.
+        """
+        if self.warmup_steps and self.warmup_share:
+            raise ValueError(
+                f"model.schedule has warmup_steps {self.warmup_steps} and warmup_share {self.warmup_share}; give one"
+            )
+        if not 0 <= self.warmup_share < 1:
+            raise ValueError(f"model.schedule.warmup_share is {self.warmup_share}; it must be in [0, 1)")
+        if self.power <= 0:
+            raise ValueError(f"model.schedule.power is {self.power}; it must be above 0")
+
+    def lr(self, step: int, base_lr: float, max_steps: int) -> float:
+        """See Schedule."""
+        warmup = self.warmup_steps or round(self.warmup_share * max_steps)
+        length = _end("Polynomial", warmup, max_steps)
+        before = warmup
+        if self.falls == "from_start":
+            length, before = max_steps, 0
+        left = 1 - min(max((step - before) / length, 0.0), 1.0)
+        rate = self.min_lr + (base_lr - self.min_lr) * left**self.power
+        return _warm(step, rate, warmup) if step < warmup else rate
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from lmrecipes.checkpoint_io import BY_NAME, load_checkpoint
-from lmrecipes.optimizer_states import NamedStates, to_named
+from lmrecipes.optimizer_states import NamedStates, states_of
 from lmrecipes.strategies.sharded import ShardedCheckpoints, check_names, distinct
 
 
@@ -204,12 +204,8 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         path = Path(self.broadcast(str(checkpoint_path)))
         checkpoint = load_checkpoint(path)
         weights = checkpoint.pop("state_dict")
-        states: NamedStates = {}
-        by_name = checkpoint.pop(BY_NAME, False)
-        for saved, names in zip(
-            checkpoint.pop("optimizer_states", []), checkpoint.get("optimizer_parameters", [[]]), strict=False
-        ):
-            states |= saved if by_name else to_named(saved, names)
+        states = states_of(checkpoint, checkpoint.pop(BY_NAME, False))
+        checkpoint.pop("optimizer_states", None)
         shapes = {name: getattr(p, "ds_shape", p.shape) for name, p in distinct(self.lightning_module).items()}
         check_names(path, shapes, {name: value.shape for name, value in weights.items()})
         for name, parameter in distinct(self.lightning_module).items():

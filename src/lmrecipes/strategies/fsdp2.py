@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from lmrecipes import sharded_checkpoint
 from lmrecipes.checkpoint_io import load_checkpoint
 from lmrecipes.optim.norms import clip_by_global_norm, local
-from lmrecipes.optimizer_states import named_states, parameters_of, to_named
+from lmrecipes.optimizer_states import fill_states, named_states, parameters_of, room_for, to_named
 from lmrecipes.sharded_checkpoint import STATES, WEIGHTS
 from lmrecipes.strategies.parallelize import recompute, shard, split_tensors, synchronize_gradients
 from lmrecipes.strategies.sharded import ShardedCheckpoints, check_names, distinct
@@ -208,7 +208,7 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
             sharded_checkpoint.fill(value, weights[name])
         saved = zip(checkpoint.pop("optimizer_states", []), checkpoint.get("optimizer_parameters", []), strict=False)
         for optimizer, (state, names) in zip(self.optimizers, saved, strict=False):
-            self._fill_states(optimizer, to_named(state, names))
+            fill_states(self.lightning_module, optimizer, to_named(state, names))
         return checkpoint
 
     def _empty_states(self, optimizer: Optimizer, sizes: dict[str, Any]) -> dict[str, Tensor]:
@@ -219,17 +219,9 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
             prefix = f"{STATES}{name}."
             for saved in (key for key in sizes if key.startswith(prefix)):
                 size, dtype = sizes[saved]
-                room = _room(optimizer, parameter, size, dtype)
+                room = room_for(optimizer, parameter, size, dtype)
                 optimizer.state[parameter][saved.removeprefix(prefix)] = targets[saved] = room
         return targets
-
-    def _fill_states(self, optimizer: Optimizer, states: dict[str, dict[str, Tensor]]) -> None:
-        assert self.lightning_module is not None
-        for name, parameter in parameters_of(self.lightning_module, optimizer):
-            for key, value in states.get(name, {}).items():
-                room = _room(optimizer, parameter, value.shape, value.dtype)
-                sharded_checkpoint.fill(room, value)
-                optimizer.state[parameter][key] = room
 
 
 def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
@@ -238,14 +230,6 @@ def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
 
 def _divisors(number: int) -> str:
     return " or ".join(str(n) for n in range(1, number + 1) if number % n == 0)
-
-
-def _room(optimizer: Optimizer, parameter: Tensor, size: Any, dtype: torch.dtype) -> Tensor:
-    if tuple(size) == tuple(parameter.shape):
-        return torch.zeros_like(parameter, dtype=dtype)
-    # Counts of steps stay on the CPU, but for fused optimizers.
-    on_device = len(size) or optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
-    return torch.zeros(size, dtype=dtype, device=parameter.device if on_device else "cpu")
 
 
 def _clip_by_norm(plugin: Any, optimizer: Optimizer, clip_val: float) -> None:

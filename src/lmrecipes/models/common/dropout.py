@@ -27,6 +27,14 @@ def scaled(x: Tensor, mask: Tensor, scale: float) -> Tensor:
     return out
 
 
+def dropout(x: Tensor, p: float) -> Tensor:
+    """`F.dropout` in training."""
+    if type(x) is not Tensor or not x.is_cpu or torch.compiler.is_compiling():
+        return F.dropout(x, p)
+    out: Tensor = _Dropout.apply(x, p)
+    return out
+
+
 class Dropout(nn.Module):
     """As torch's: in training, elements become zero with probability p and the others grow by 1 / (1 - p)."""
 
@@ -36,12 +44,7 @@ class Dropout(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """A tensor of the same shape."""
-        if not self.training or self.p == 0:
-            return x
-        if type(x) is not Tensor or not x.is_cpu or torch.compiler.is_compiling():
-            return F.dropout(x, self.p)
-        out: Tensor = _Dropout.apply(x, self.p)
-        return out
+        return dropout(x, self.p) if self.training and self.p else x
 
     def extra_repr(self) -> str:
         """The probability, for print."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +14,7 @@ from lmrecipes.batches import BatchPlan, StreamBatch
 from lmrecipes.data.passes import completes_step, logs_step
 from lmrecipes.data.ranks import data_rank
 from lmrecipes.metrics.perplexity import TokenLoss, text_figures
+from lmrecipes.models.common.corpus import corpus_of, with_vocabulary
 from lmrecipes.models.common.generation import PromptBatch, Sampling
 from lmrecipes.models.common.parallel import ParallelPlan
 from lmrecipes.models.transformer_xl import exported
@@ -66,14 +66,7 @@ class TransformerXLModule(LightningModule):
         """Builds the network, for the corpus's vocabulary where the recipe leaves its size open."""
         if hasattr(self, "network"):
             return
-        corpus = getattr(self.trainer, "datamodule", None) if self._trainer or self._fabric else None
-        if corpus is not None:
-            if self.config.vocab_size not in (0, corpus.vocab_size):
-                raise ValueError(
-                    f"model.config.vocab_size is {self.config.vocab_size}, but the corpus has "
-                    f"{corpus.vocab_size} different tokens; 0 takes the corpus's number"
-                )
-            self.config = replace(self.config, vocab_size=corpus.vocab_size)
+        self.config = with_vocabulary(self.config, corpus_of(self))
         self.network = TransformerXL(self.config)
         if self._compile:
             self.network.compile()

@@ -1,0 +1,175 @@
+"""Answers to questions: their figures, and files of them, whatever model gives them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lmrecipes.data.answers import Answered, Evidence, answer, merged, write_answers
+from lmrecipes.data.squad import Question
+from lmrecipes.metrics.squad import Gold, squad11, squad20
+
+
+@runtime_checkable
+class Questions(Protocol):
+    """What is asked of a DataModule whose questions are answered."""
+
+    language: str | None
+    """How answers are normalized; see `metrics.squad.normalizer`."""
+    null_threshold: float | None
+    """Odds above which a question is left unanswered; None: never."""
+    n_best: int
+    """Candidates kept per question."""
+
+    def questions(self, split: str) -> Sequence[Question]:
+        """The questions of a split."""
+
+    def may_lack(self, split: str) -> bool:
+        """Whether some of them may have no answer."""
+
+    def evidence(self, split: str, output: Any) -> Mapping[str, Evidence]:
+        """What a step's output on one batch says about questions, by their ids."""
+
+
+class SquadAnswers(Callback):
+    """Logs exact match and F1 and writes the answers, from what evaluation steps return.
+
+    A model needs to know nothing of it: its step returns something, and the DataModule says what that means for which
+    question. What is known of a question is put together over windows and over ranks before it is decided, once.
+
+    Logged are `squad/exact_match` and `squad/f1`; where questions may lack an answer also `squad/HasAns_*`,
+    `squad/NoAns_*`, and `squad/best_*`, the best that any threshold would give for `unthresholded_predictions.json`.
+    `answers/<split>/` of the run has predictions.json, nbest_predictions.json and null_odds.json as the official
+    scripts read and write them.
+    """
+
+    def __init__(self) -> None:
+        self._found: list[Mapping[str, Evidence]] = []
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins anew."""
+        self._found = []
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins anew."""
+        self._found = []
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins anew."""
+        self._found = []
+
+    def on_validation_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Notes what a step says."""
+        self._note(trainer, "val", outputs)
+
+    def on_test_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Notes what a step says."""
+        self._note(trainer, "test", outputs)
+
+    def on_predict_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        """Notes what a step says."""
+        self._note(trainer, "predict", outputs)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs and writes."""
+        self._conclude(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs and writes."""
+        self._conclude(trainer, pl_module, "test")
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes."""
+        data = _questions_of(trainer)
+        _write(trainer, "predict", self._answers(data, "predict"), data.may_lack("predict"))
+
+    def _note(self, trainer: Trainer, split: str, outputs: Any) -> None:
+        if outputs is None:
+            raise ValueError(f"SquadAnswers: the model's {split} step returns nothing; it must return what it found")
+        self._found.append(_questions_of(trainer).evidence(split, outputs))
+
+    def _answers(self, data: Questions, split: str) -> dict[str, Answered]:
+        """Every rank's answers, by question in the order of the file, the same in every rank."""
+        own = merged(self._found, data.n_best)
+        self._found = []
+        everything = _of_all_ranks(own, data.n_best)
+        may_lack = data.may_lack(split)
+        return {
+            question.id: answer(everything[question.id], data.null_threshold, may_lack=may_lack)
+            for question in data.questions(split)
+            if question.id in everything
+        }
+
+    def _conclude(self, trainer: Trainer, module: LightningModule, split: str) -> None:
+        data = _questions_of(trainer)
+        questions, may_lack = data.questions(split), data.may_lack(split)
+        answered = self._answers(data, split)
+        golds = [Gold(q.id, tuple(a.text for a in q.answers)) for q in questions if q.id in answered]
+        if not golds:
+            raise ValueError(f"SquadAnswers: no question of {split} was answered")
+        figures = squad_figures(golds, answered, may_lack=may_lack, language=data.language)
+        # Of all ranks already; in float64, for figures to the last digit.
+        logged = {f"squad/{name}": torch.tensor(value, dtype=torch.float64) for name, value in figures.items()}
+        module.log_dict(logged, batch_size=1)
+        if getattr(trainer, "sanity_checking", False):
+            return
+        if len(golds) < len(questions):
+            warnings.warn(f"squad figures are of {len(golds)} of {len(questions)} {split} questions", stacklevel=2)
+        _write(trainer, split, answered, may_lack)
+
+
+def squad_figures(
+    golds: Sequence[Gold], answered: Mapping[str, Answered], *, may_lack: bool, language: str | None = None
+) -> dict[str, float]:
+    """Figures of answers under the names that are logged, without their prefix.
+
+    Args:
+        golds: the questions.
+        answered: by question's id.
+        may_lack: whether they are evaluated as SQuAD 2.0.
+        language: see `metrics.squad.normalizer`.
+    """
+    predictions = {id: found.text for id, found in answered.items()}
+    if not may_lack:
+        return squad11(golds, predictions, language)
+    figures = squad20(golds, predictions, language=language)
+    named = {"exact_match": figures.pop("exact"), **figures}
+    odds = {id: found.null_odds for id, found in answered.items() if found.null_odds is not None}
+    if len(odds) == len(answered):
+        best = squad20(golds, {id: found.best for id, found in answered.items()}, odds, language=language)
+        named |= {name: value for name, value in best.items() if name.startswith("best_")}
+    return {name: float(value) for name, value in named.items() if not name.endswith("total")}
+
+
+def _questions_of(trainer: Trainer) -> Questions:
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, Questions):
+        raise ValueError(
+            f"SquadAnswers is for a DataModule of questions, such as SquadDataModule, not {type(data).__name__}"
+        )
+    return data
+
+
+def _of_all_ranks(own: Mapping[str, Evidence], n_best: int) -> Mapping[str, Evidence]:
+    if not (dist.is_available() and dist.is_initialized()):
+        return own
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, own)
+    return merged(found, n_best)
+
+
+def _write(trainer: Trainer, split: str, answered: Mapping[str, Answered], may_lack: bool) -> None:
+    if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
+        write_answers(Path(trainer.default_root_dir) / "answers" / split, answered, may_lack=may_lack)

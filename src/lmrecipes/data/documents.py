@@ -1,0 +1,209 @@
+"""Where the documents of a corpus come from: sources by name, in parts that can be read apart."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lmrecipes.data.document_files import ENDINGS, PACKED, Boundaries, Span, form, read_documents, readable, spans
+from lmrecipes.data.embedded import PythonText
+from lmrecipes.data.hub import download, newest_commit, repository_files
+
+EMBEDDED = "embedded"
+_PART = 32 << 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentSource:
+    """A source of documents: local files, a repository on the hub, or the running Python's own text."""
+
+    name: str
+    """What to call it; `embedded` is English text that comes with Python."""
+    weight: float = 1.0
+    """How often each of its examples is seen in an epoch; 2.5: twice, and half of them, each time others, once more."""
+    path: str | None = None
+    """File, folder or pattern of local files: text, JSON lines (.jsonl, .json) or parquet; also .gz and .zst."""
+    repository: str | None = None
+    """Repository on the Hugging Face hub with such files, such as wikimedia/wikipedia; unused with a path."""
+    config: str | None = None
+    """Folder of the repository, such as 20231101.en."""
+    revision: str | None = None
+    """Branch, tag or commit of the repository; left out, the newest."""
+    documents: Boundaries | None = None
+    """Whether every `line` (or row) is a document, a `blank_line` stands between two, or a `file` is one; left out,
+    blank_line for text and line for others."""
+    wrapped: bool = False
+    """Whether lines are broken within sentences, so that only an empty line ends a paragraph (books as text)."""
+    key: str = "text"
+    """Key or column that holds the text, of JSON lines and parquet."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be.
+
+        Raises:
+            ValueError: naming the source and what would work.
+        """
+        if not self.weight > 0:
+            raise ValueError(f"the weight of source {self.name} is {self.weight}; it must be above 0")
+
+    def check(self) -> None:
+        """Insists on a place to read from.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        if self.path is None and self.repository is None and self.name != EMBEDDED:
+            raise ValueError(
+                f"source {self.name} has neither path nor repository; give local files with "
+                f"--data.paths '{{{self.name}: FOLDER}}', or a path or repository in data.sources"
+            )
+
+    @property
+    def local(self) -> Path | None:
+        """Where its files are, if they are here."""
+        return None if self.path is None else Path(self.path).expanduser().absolute()
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has local files, none of which are there."""
+        return self.local is not None and not self.local.exists() and not glob.glob(str(self.local))
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies its documents: settings, and names, sizes and times of local files.
+
+        Raises:
+            ValueError: if there are no files.
+        """
+        settings = {name: value for name, value in asdict(self).items() if name not in ("path", "weight")}
+        if self.local is not None:
+            stats = {str(path.resolve()): path.stat() for path in self._local_files()}
+            return settings | {"files": {name: [s.st_size, s.st_mtime_ns] for name, s in stats.items()}}
+        return settings if self.repository else settings | PythonText().describe()
+
+    def commit(self) -> str | None:
+        """The hub's commit, where there is one and it can be asked."""
+        remote = self.local is None and self.repository is not None
+        return newest_commit(str(self.repository), self.revision) if remote else None
+
+    def boundaries(self, name: str) -> Boundaries:
+        """Where documents of a file end."""
+        return self.documents or ("blank_line" if form(name) == ".txt" else "line")
+
+    def _local_files(self) -> list[Path]:
+        assert self.local is not None
+        if self.local.is_dir():
+            files = sorted(path for path in self.local.rglob("*") if readable(path.name) and path.is_file())
+            if not files:
+                raise ValueError(
+                    f"source {self.name}: {self.local} has no files that end in {', '.join(ENDINGS)} (also packed, "
+                    f"{' or '.join(PACKED)}); name them by a pattern such as {self.local}/*"
+                )
+            return files
+        files = [path for name in sorted(glob.glob(str(self.local))) if (path := Path(name)).is_file()]
+        if not files:
+            raise ValueError(f"source {self.name}: {self.local} is no file or folder, nor a pattern that finds files")
+        return files
+
+    def files(self, commit: str | None) -> list[tuple[str, Path | None, int]]:
+        """Name, place (None: not here yet) and bytes of every file."""
+        if self.local is not None:
+            return [(str(path), path, path.stat().st_size) for path in self._local_files()]
+        if self.repository is not None:
+            listed = repository_files(self.repository, self.config, commit or self.revision)
+            return [(name, None, size) for name, size in listed if readable(name)]
+        return [(EMBEDDED, None, 1)]
+
+    def parts(self, commit: str | None, target: int = _PART) -> Iterator[list[Span]]:
+        """Its files in parts of about `target` bytes, small files together.
+
+        Raises:
+            ValueError: if it has no text.
+        """
+        files = self.files(commit)
+        if not sum(size for *_, size in files):
+            where = self.path or f"{self.repository} ({self.config})"
+            raise ValueError(f"source {self.name} is empty: {where} has no text")
+        held: list[Span] = []
+        size_held = 0
+        for name, path, size in files:
+            found = list(spans(name, path, size, self.boundaries(name), target))
+            for span in found:
+                if held and size_held + size / len(found) > target:
+                    yield held
+                    held, size_held = [], 0
+                held.append(span)
+                size_held += size // len(found)
+        if held:
+            yield held
+
+    def read(self, part: Sequence[Span], commit: str | None) -> Iterator[list[str]]:
+        """Paragraphs of every document of a part.
+
+        Raises:
+            ValueError: for what is no text, with file and line.
+        """
+        if self.local is None and self.repository is None:
+            for _, paragraphs in PythonText().documents():
+                yield paragraphs
+            return
+        for span in part:
+            local = self.local is not None
+            path = Path(span.file) if local else download(str(self.repository), span.file, commit or self.revision)
+            for text in read_documents(path, span, self.boundaries(span.file), self.key):
+                yield self._paragraphs(text)
+
+    def _paragraphs(self, text: str) -> list[str]:
+        if not self.wrapped:
+            return text.split("\n")
+        paragraphs: list[list[str]] = [[]]
+        for line in text.split("\n"):
+            if line.strip():
+                paragraphs[-1].append(line.strip())
+            elif paragraphs[-1]:
+                paragraphs.append([])
+        return [" ".join(lines) for lines in paragraphs if lines]
+
+
+class Part(NamedTuple):
+    """What is prepared at once."""
+
+    source: int
+    """Number of the source."""
+    spans: list[Span]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """Sources, and how their documents become examples: what identifies a preparation."""
+
+    sources: Sequence[DocumentSource]
+    seq_len: int
+    """Tokens of an example at most."""
+    held_out: float = 0.01
+    """Share of the documents for validation, and as many again for the test."""
+    seed: int = 1111
+    commits: Sequence[str | None] = field(default=(), compare=False)
+    """The hub's commits, once they were asked for."""
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the examples. Weights do not: they act when examples are drawn."""
+        return {
+            "sources": [source.describe() for source in self.sources],
+            "seq_len": self.seq_len,
+            "held_out": self.held_out,
+            "seed": self.seed,
+        }
+
+    def parts(self, target: int = _PART) -> list[Part]:
+        """All parts, source by source."""
+        pairs = zip(self.sources, self.commits, strict=True)
+        return [
+            Part(number, part) for number, (source, commit) in enumerate(pairs) for part in source.parts(commit, target)
+        ]
+
+    def read(self, part: Part) -> Iterator[list[str]]:
+        """Paragraphs of every document of a part."""
+        return self.sources[part.source].read(part.spans, self.commits[part.source])

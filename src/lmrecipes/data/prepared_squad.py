@@ -1,0 +1,185 @@
+"""Questions and their windows on disk, prepared once and mapped into memory."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from lmrecipes.data.embedded_squad import make_squad
+from lmrecipes.data.locks import locked
+from lmrecipes.data.squad import Answer, OnMalformed, Question, SquadFile, local_file, read_content, read_squad
+from lmrecipes.data.windows import Windowing, Windows, cut
+from lmrecipes.data.wordpiece import WordPiece
+
+# Other arrays, other embedded questions or another way of cutting: other number.
+_VERSION = 1
+_EMBEDDED = "embedded:"
+_PASSAGES = {"train": 600, "val": 60, "test": 60}
+
+
+@dataclass(frozen=True)
+class PreparedSquad:
+    """The questions of a file and their windows."""
+
+    windows: Windows
+    manifest: Mapping[str, Any]
+    folder: Path | None = None
+    given: tuple[Question, ...] = ()
+
+    @cached_property
+    def questions(self) -> Sequence[Question]:
+        """The questions, in the order of the file."""
+        if self.folder is None:
+            return self.given
+        content = json.loads((self.folder / "questions.json").read_text(encoding="utf-8"))
+        contexts = content["contexts"]
+        return [
+            Question(id, question, contexts[context], tuple(Answer(*a) for a in answers), impossible, title)
+            for id, question, context, answers, impossible, title in content["questions"]
+        ]
+
+
+@dataclass(frozen=True)
+class SquadSource:
+    """Where questions come from."""
+
+    path: str
+    """A file in SQuAD format (.json, .parquet, also .gz), `hf://datasets/OWNER/NAME/FILE` on the Hugging Face hub, or
+    `embedded:train`, `embedded:val` and `embedded:test` for made-up ones."""
+    on_malformed: OnMalformed = "refuse"
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the questions.
+
+        Raises:
+            ValueError: if there is no such file.
+        """
+        about: dict[str, Any] = {"path": self.path, "on_malformed": self.on_malformed}
+        if "://" not in self.path and not self.path.startswith(_EMBEDDED):
+            found = local_file(self.path)
+            about |= {"path": str(found.resolve()), "size": found.stat().st_size, "time": found.stat().st_mtime_ns}
+        return about
+
+    def read(self) -> SquadFile:
+        """The questions.
+
+        Raises:
+            ValueError: for a file that cannot be had or read, or is malformed.
+        """
+        if self.path.startswith(_EMBEDDED):
+            split = self.path.removeprefix(_EMBEDDED)
+            if split not in _PASSAGES:
+                raise ValueError(
+                    f"{self.path} is not there; embedded are {', '.join(_EMBEDDED + s for s in _PASSAGES)}"
+                )
+            return read_content(make_squad(split, _PASSAGES[split]), self.path)
+        return read_squad(local_file(self.path), self.on_malformed)
+
+
+def prepare_squad(
+    source: SquadSource,
+    vocabulary: WordPiece,
+    how: Windowing,
+    cache_dir: Path,
+    progress: Callable[[int, int], None] = lambda *_: None,
+    warn: Callable[[str], None] = lambda _: None,
+) -> PreparedSquad:
+    """Cuts a file's questions into windows, or finds that done. Of two processes one works, the other waits.
+
+    Args:
+        source: the questions.
+        vocabulary: for tokenizing them.
+        how: how contexts are cut.
+        cache_dir: where the result goes, into a folder of its own for everything that it depends on.
+        progress: called with how many texts of how many are tokenized.
+        warn: called with a line about malformed questions that were left out or mended.
+
+    Raises:
+        ValueError: if the questions cannot be had or read, or the prepared files are damaged.
+    """
+    described = {"source": source.describe(), "vocabulary": vocabulary.digest(), "windows": asdict(how)}
+    digest = hashlib.sha256(json.dumps([_VERSION, described], sort_keys=True).encode()).hexdigest()[:12]
+    folder = cache_dir / f"squad-{digest}"
+    if not (folder / "manifest.json").is_file():
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with locked(cache_dir / f".squad-{digest}.lock"):
+            if not (folder / "manifest.json").is_file():
+                _write(folder, source, vocabulary, how, described, progress)
+    found = _load(folder)
+    if found.manifest["complaint"]:
+        warn(found.manifest["complaint"])
+    return found
+
+
+def _write(
+    folder: Path,
+    source: SquadSource,
+    vocabulary: WordPiece,
+    how: Windowing,
+    described: dict[str, Any],
+    progress: Callable[[int, int], None],
+) -> None:
+    part = folder.with_name(f".{folder.name}.part")
+    shutil.rmtree(part, ignore_errors=True)
+    read = source.read()
+    if source.describe() != described["source"]:
+        raise ValueError(f"{source.path} changed while it was being prepared; prepare it again")
+    windows = cut(read.questions, vocabulary, how, progress)
+    windows.save(part)
+    numbers: dict[str, int] = {}
+    questions = [
+        (q.id, q.question, numbers.setdefault(q.context, len(numbers)), q.answers, q.is_impossible, q.title)
+        for q in read.questions
+    ]
+    _write_json(part / "questions.json", {"contexts": list(numbers), "questions": questions})
+    manifest = {
+        **described,
+        "complaint": read.complaint(source.path),
+        "questions": len(questions),
+        "impossible": sum(q.is_impossible for q in read.questions),
+        "bytes": {file.name: file.stat().st_size for file in part.iterdir()},
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+    }
+    _write_json(part / "manifest.json", manifest)
+    shutil.rmtree(folder, ignore_errors=True)
+    os.replace(part, folder)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    with path.open("w", encoding="utf-8") as file:
+        json.dump(content, file, ensure_ascii=False)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _load(folder: Path) -> PreparedSquad:
+    try:
+        manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        expected = manifest["bytes"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        raise ValueError(f"{folder / 'manifest.json'} cannot be read; delete {folder} and prepare again") from None
+    for name, size in expected.items():
+        there = (folder / name).stat().st_size if (folder / name).is_file() else 0
+        if there != size:
+            raise ValueError(
+                f"prepared data {folder / name} has {there} bytes where its manifest says {size}; delete {folder} and "
+                f"run `lmrecipes prepare` again"
+            )
+    return PreparedSquad(Windows.load(folder), manifest, folder)
+
+
+def prepare_questions(questions: Sequence[Question], vocabulary: WordPiece, how: Windowing) -> PreparedSquad:
+    """Windows of questions that are asked once."""
+    return PreparedSquad(
+        cut(questions, vocabulary, how),
+        {"questions": len(questions), "impossible": sum(q.is_impossible for q in questions), "complaint": ""},
+        given=tuple(questions),
+    )

@@ -1,0 +1,81 @@
+"""Cutting a paragraph into sentences by rules: no model, no download, any script."""
+
+# ruff: noqa: RUF001  (punctuation of many scripts, some of which looks alike)
+from __future__ import annotations
+
+import re
+
+_CLOSING = "\"'”’»)\\]"
+_OPENING = "\"'“‘«„([¿¡—–- "
+# A sentence of an alphabetic script ends before a space; Chinese and Japanese ones need none.
+_CANDIDATE = re.compile(rf"[.!?…‼⁇⁈⁉؟۔।॥።]+[{_CLOSING}]*\s+|[。！？｡]+[」』”’）】\"]*\s*")
+_WITHOUT_SPACE = "。！？｡"
+_ACRONYM = re.compile(r"(?:\w\.)+\w")
+
+
+def _words(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+# What a sentence does not end with.
+_GO_ON = _words(
+    "mr mrs ms dr prof rev gen col capt cpt lt sgt cmdr adm hon gov sen rep pres mt messrs mme mlle "
+    "vs cf al e.g i.e viz approx ca esp ed eds trans"
+)
+# What goes on with a number.
+_BEFORE_NUMBERS = _words("no nos nr fig figs vol vols p pp ch chap sec art eq ref refs op par")
+# What a sentence may end with: the next word decides.
+_MAY_END = _words(
+    "inc ltd co corp bros jr sr etc esq dept est univ assn st ave blvd rd a.m p.m ph.d "
+    "jan feb mar apr jun jul aug sept sep oct nov dec"
+)
+# Words that seldom stand in capitals within a sentence.
+_STARTERS = _words(
+    "the a an this that these those he she it they we i you his her its their our my your in on at by for from with "
+    "as after before when while where who what why how if although though because since but and or so however there "
+    "then thus also one some many most all no not both each other another during under over between"
+)
+
+
+def split_sentences(paragraph: str) -> list[str]:
+    """Sentences of a paragraph, in order and without white space around them; nothing else is lost."""
+    sentences, start = [], 0
+    for found in _CANDIDATE.finditer(paragraph):
+        if _ends_sentence(paragraph, start, found):
+            sentences.append(paragraph[start : found.end()].strip())
+            start = found.end()
+    sentences.append(paragraph[start:].strip())
+    return [sentence for sentence in sentences if sentence]
+
+
+def _ends_sentence(text: str, start: int, found: re.Match[str]) -> bool:
+    """Whether a sentence that began at `start` ends with what was found."""
+    mark = found.group()
+    if mark[0] in _WITHOUT_SPACE:
+        return True
+    after = found.end()
+    while after < len(text) and text[after] in _OPENING:
+        after += 1
+    if after < len(text) and text[after].islower():
+        return False
+    if mark.rstrip() != ".":
+        return True
+    before = text[max(start, found.start() - 20) : found.start()]
+    word = (before.split() or [""])[-1].lstrip(_OPENING)
+    return _word_ends_sentence(word, text[after : after + 20], first=start + len(word) == found.start())
+
+
+def _word_ends_sentence(word: str, following: str, first: bool) -> bool:
+    """Whether a full stop after `word` ends a sentence, with what follows; `first`: nothing stands before it."""
+    small = word.lower()
+    if small in _GO_ON:
+        return False
+    if small in _BEFORE_NUMBERS:
+        return not following[:1].isdigit()
+    if len(word) == 1 and word.isalpha() and word.isupper():
+        return False
+    if small in _MAY_END or _ACRONYM.fullmatch(word):
+        next_word = re.match(r"\w*", following)
+        return next_word is not None and next_word.group().lower() in _STARTERS
+    # The number of an item in a list.
+    return not (first and word.isdigit() and len(word) <= 3)

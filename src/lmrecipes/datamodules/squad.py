@@ -1,0 +1,315 @@
+"""Questions about texts: every corpus in SQuAD format."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningDataModule
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from lmrecipes.batches import BatchPlan
+from lmrecipes.data.answers import Evidence
+from lmrecipes.data.buckets import ShuffledBuckets, budgeted
+from lmrecipes.data.cache import writing_to
+from lmrecipes.data.embedded_squad import make_squad
+from lmrecipes.data.prepared_squad import PreparedSquad, SquadSource, prepare_questions, prepare_squad
+from lmrecipes.data.ranks import data_rank
+from lmrecipes.data.squad import OnMalformed, Question
+from lmrecipes.data.squad_batches import SpanCollator, SquadCollator
+from lmrecipes.data.vocabularies import Vocabulary
+from lmrecipes.data.windows import Windowing, WindowRule
+from lmrecipes.data.wordpiece import WordPiece, WordPieceSettings, load_wordpiece, train_wordpiece
+from lmrecipes.datamodules.bar import progress_bar
+from lmrecipes.datamodules.loader import StreamLoader
+
+_SPLITS = ("train", "val", "test")
+# `ask` makes a split of this name.
+ASKED = "predict"
+
+
+class SquadDataModule(LightningDataModule):
+    """Files in SQuAD format: SQuAD 1.1 and 2.0, XQuAD, TyDi QA GoldP, your own.
+
+    Contexts are cut into windows once, which are then mapped into memory. Training batches are of windows of about the
+    same length, and arithmetic on the optimizer's step: a resumed run goes on exactly, with any number of workers.
+    Evaluation reads every window once, whatever the number of ranks.
+    """
+
+    # What a rehearsal needs for a question, a context and their marks.
+    tiny_lengths: ClassVar[dict[str, int]] = {"seq_len": 48}
+
+    def __init__(
+        self,
+        batch: BatchPlan,
+        train: str | None = None,
+        val: str | None = None,
+        test: str | None = None,
+        language: str | None = None,
+        vocabulary_dir: str | None = None,
+        wordpiece: WordPieceSettings | None = None,
+        max_query_len: int = 64,
+        doc_stride: int = 128,
+        max_answer_len: int = 30,
+        n_best: int = 20,
+        window_rule: WindowRule = "google",
+        null_threshold: float | None = None,
+        on_malformed: OnMalformed = "refuse",
+        collator: SquadCollator | None = None,
+        cache_dir: str | None = None,
+        num_workers: int = 0,
+        seed: int = 1111,
+    ) -> None:
+        """Holds the settings; nothing is read yet.
+
+        Args:
+            batch: a recipe's `batch:` group. seq_len is a window's length; an evaluation's batch_size says how many
+                windows of full length take the room of one batch over all devices, of shorter ones there are more.
+            train: file to train on: .json or .parquet, also .gz; hf://datasets/OWNER/NAME/FILE; embedded:train.
+            val: file to validate on.
+            test: file to test on.
+            language: of val and test, for normalizing answers as MLQA does, and for {language} in the files' names;
+                left out, answers are normalized as the official SQuAD scripts do it.
+            vocabulary_dir: a run, or a folder, with the WordPiece vocabulary to use.
+            wordpiece: which WordPiece vocabulary to read or learn otherwise.
+            max_query_len: tokens of a question that are kept.
+            doc_stride: tokens of a context from one window's beginning to the next one's.
+            max_answer_len: tokens of an answer at most.
+            n_best: answers kept for a question.
+            window_rule: google or nvidia: what a window without the answer is trained to say.
+            null_threshold: odds above which a question is left unanswered; left out, every one is answered.
+            on_malformed: what to do about malformed questions: refuse, skip, or repair what can be repaired.
+            collator: what a batch is; left out, windows with spans.
+            cache_dir: where prepared data goes; left out, $LMRECIPES_CACHE or ~/.cache/lmrecipes.
+            num_workers: processes that load batches.
+            seed: for the order of training.
+
+        Raises:
+            ValueError: for settings that cannot be.
+        """
+        super().__init__()
+        for name, value in (("max_answer_len", max_answer_len), ("n_best", n_best)):
+            if value < 1:
+                raise ValueError(f"data.{name} is {value}; it must be 1 or more")
+        self.batch_plan = batch
+        self.files = {split: file for split, file in zip(_SPLITS, (train, val, test), strict=True) if file is not None}
+        for split, file in self.files.items():
+            if "{language}" in file and language is None:
+                raise ValueError(f"data.{split} is {file}, which needs data.language; de, say")
+        self.language = language
+        self.vocabulary_dir = None if vocabulary_dir is None else Path(vocabulary_dir).expanduser()
+        self.wordpiece = wordpiece or WordPieceSettings()
+        self.max_answer_len = max_answer_len
+        self.n_best = n_best
+        self.null_threshold = null_threshold
+        self.on_malformed = on_malformed
+        self.collator = collator or SpanCollator()
+        default_cache = os.environ.get("LMRECIPES_CACHE", "~/.cache/lmrecipes")
+        self.cache_dir = Path(cache_dir or default_cache).expanduser()
+        self.num_workers = num_workers
+        self.seed = seed
+        self._windowing = {
+            split: Windowing(
+                seq_len=batch.segmenting("test" if split == ASKED else split).seq_len,
+                max_query_len=max_query_len,
+                doc_stride=doc_stride,
+                rule=window_rule,
+            )
+            for split in (*_SPLITS, ASKED)
+        }
+        self._prepared: dict[str, PreparedSquad] = {}
+        self._vocabulary: WordPiece | None = None
+        self._only: tuple[str, ...] = _SPLITS
+
+    @staticmethod
+    def tiny_arguments(arguments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+        """What reads the few questions that `write_stand_in` leaves in a folder, in place of these arguments."""
+        files = {split: str(folder / f"{split}.json") for split in _SPLITS if arguments[split] is not None}
+        tokens = {"wordpiece": {"vocab_size": 400}, "vocabulary_dir": None, "language": None}
+        return {**files, **tokens, "max_query_len": 16, "doc_stride": 16}
+
+    def write_stand_in(self, folder: Path) -> None:
+        """Writes a few made-up questions for each split, of which some have no answer if the own ones may."""
+        folder.mkdir(parents=True, exist_ok=True)
+        for split in self.files:
+            made = make_squad(split, 6, unanswerable=self.null_threshold is not None)
+            (folder / f"{split}.json").write_text(json.dumps(made), encoding="utf-8")
+
+    def source(self, split: str) -> SquadSource:
+        """Where the questions of a split come from.
+
+        Raises:
+            ValueError: if the recipe does not say.
+        """
+        if split not in self.files:
+            raise ValueError(f"data.{split} is not given; name a file in SQuAD format")
+        return SquadSource(self.files[split].replace("{language}", str(self.language)), self.on_malformed)
+
+    def evaluate_with(self, vocabulary: Vocabulary, split: str) -> None:
+        """From now on only this split is read, with a trained model's own vocabulary."""
+        if not isinstance(vocabulary, WordPiece):
+            raise ValueError(f"the run's vocabulary is one of kind {vocabulary.kind}; questions need WordPiece")
+        self._vocabulary, self._only = vocabulary, (split,)
+
+    def ask(self, questions: Sequence[Question]) -> None:
+        """Makes these questions the split that `predict` answers; their answers need not be known."""
+        self._prepared[ASKED] = prepare_questions(questions, self.vocabulary, self._windowing[ASKED])
+
+    def prepare(self, progress: bool = True) -> None:
+        """Tokenizes and cuts the files of all splits unless that was done; training then needs none of them.
+
+        Raises:
+            ValueError: if a file cannot be had or read, or is malformed.
+        """
+        for split in self._only:
+            if split in self.files:
+                self._prepare(split, progress)
+
+    def prepare_data(self) -> None:
+        """Lightning's hook: prepares in one process per node."""
+        if ASKED not in self._prepared:
+            self.prepare()
+
+    def _prepare(self, split: str, progress: bool, quiet: bool = False) -> PreparedSquad:
+        with writing_to(self.cache_dir), progress_bar(f"preparing {split} questions", progress) as report:
+            self._prepared[split] = prepare_squad(
+                self.source(split),
+                self.vocabulary,
+                self._windowing[split],
+                self.cache_dir,
+                lambda done, total: report("texts", done, total),
+                (lambda _: None) if quiet else (lambda line: warnings.warn(line, stacklevel=2)),
+            )
+        return self._prepared[split]
+
+    def prepared(self, split: str) -> PreparedSquad:
+        """The windows of a split (train, val, test or predict)."""
+        if split == ASKED and split not in self._prepared:
+            raise ValueError("no question was asked; `ask` takes them")
+        return self._prepared.get(split) or self._prepare(split, progress=False, quiet=True)
+
+    @property
+    def vocabulary(self) -> WordPiece:
+        """The vocabulary: a run's or folder's, or one learned from the training questions and their contexts."""
+        if self._vocabulary is None:
+            if self.vocabulary_dir is not None:
+                inside = self.vocabulary_dir / "vocabulary"
+                self._vocabulary = load_wordpiece(str(inside if inside.is_dir() else self.vocabulary_dir))
+            elif self.wordpiece.name is not None:
+                self._vocabulary = load_wordpiece(self.wordpiece.name, self.wordpiece.lower_case)
+            else:
+                with writing_to(self.cache_dir):
+                    self._vocabulary = self._learned()
+        return self._vocabulary
+
+    def _learned(self) -> WordPiece:
+        source = self.source("train")
+        described = json.dumps([source.describe(), self.wordpiece.describe()], sort_keys=True)
+        folder = self.cache_dir / f"squad-vocabulary-{hashlib.sha256(described.encode()).hexdigest()[:12]}"
+        if not (folder / "vocabulary.json").is_file():
+            questions = source.read().questions
+            texts = [*dict.fromkeys(q.context for q in questions), *(q.question for q in questions)]
+            lower_case = self.wordpiece.lower_case is not False
+            train_wordpiece(texts, self.wordpiece.vocab_size, lower_case).save(folder)
+        return load_wordpiece(str(folder))
+
+    @property
+    def vocab_size(self) -> int:
+        """Different tokens."""
+        return self.vocabulary.size
+
+    # What is asked of the answers to a split.
+
+    def questions(self, split: str) -> Sequence[Question]:
+        """The questions of a split."""
+        return self.prepared(split).questions
+
+    def may_lack(self, split: str) -> bool:
+        """Whether questions of a split may have no answer."""
+        return bool(self.prepared(split).manifest["impossible"]) or self.null_threshold is not None
+
+    def evidence(self, split: str, output: Any) -> dict[str, Evidence]:
+        """What a step's output on a batch of a split says about its questions, by their ids."""
+        return self.collator.evidence(
+            output, self.prepared(split), n_best=self.n_best, max_answer_len=self.max_answer_len
+        )
+
+    # Batches.
+
+    def _batch(self, split: str) -> Callable[[NDArray[Any]], Any]:
+        prepared, vocabulary, seq_len = self.prepared(split), self.vocabulary, self._windowing[split].seq_len
+        return lambda rows: self.collator.batch(prepared, rows, vocabulary, seq_len)
+
+    def training_order(self) -> ShuffledBuckets:
+        """Which windows are in this rank's micro-batches."""
+        rank, world_size = data_rank(self.trainer)
+        return ShuffledBuckets(
+            self.prepared("train").windows.lengths,
+            self.batch_plan.global_batch_size,
+            rank=rank,
+            world_size=world_size,
+            passes=self.batch_plan.accumulation(world_size),
+            seed=self.seed,
+        )
+
+    def evaluation_order(self, split: str) -> list[NDArray[Any]]:
+        """Which windows are in this rank's batches: longest first, none of another rank's among them."""
+        rank, world_size = data_rank(self.trainer)
+        plan = self.batch_plan.segmenting("test" if split == ASKED else split)
+        tokens = max(plan.batch_size // world_size, 1) * plan.seq_len
+        return budgeted(self.prepared(split).windows.lengths, plan.seq_len, tokens, world_size)[rank::world_size]
+
+    def _position(self) -> int:
+        """Micro-batches of this rank that the optimizer's steps so far have used."""
+        trainer = self.trainer
+        return 0 if trainer is None else trainer.global_step * self.batch_plan.accumulation(data_rank(trainer).size)
+
+    def train_dataloader(self) -> StreamLoader:
+        """Micro-batches from the optimizer's step to the end of the epoch, every time it is iterated."""
+        return StreamLoader(_Training(self.training_order(), self._batch("train")), self._position, self.num_workers)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Windows to validate on."""
+        return self._evaluation("val")
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Windows to test on."""
+        return self._evaluation("test")
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """Windows of the questions that were asked."""
+        return self._evaluation(ASKED)
+
+    def _evaluation(self, split: str) -> DataLoader[Any]:
+        batches = _Evaluation(self.evaluation_order(split), self._batch(split))
+        return DataLoader(batches, batch_size=None, num_workers=self.num_workers, generator=torch.Generator())
+
+
+class _Training:
+    def __init__(self, order: ShuffledBuckets, batch: Callable[[NDArray[Any]], Any]) -> None:
+        self._order, self._batch = order, batch
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def batch(self, k: int) -> Any:
+        return self._batch(self._order.rows(k))
+
+
+class _Evaluation(Dataset[Any]):
+    def __init__(self, order: list[NDArray[Any]], batch: Callable[[NDArray[Any]], Any]) -> None:
+        self._order, self._batch = order, batch
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, number: int) -> Any:
+        return self._batch(np.asarray(self._order[number]))

@@ -1,0 +1,202 @@
+"""Exact match and F1, digit for digit as the official SQuAD 1.1, SQuAD 2.0 and MLQA evaluations have them."""
+
+from __future__ import annotations
+
+import re
+import string
+import sys
+import unicodedata
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+Figures = dict[str, Any]
+Normalize = Callable[[str], str]
+
+# What MLQA takes for articles. XQuAD's other languages have no published list, and keep every word.
+_ARTICLES = {
+    "en": r"\b(a|an|the)\b",
+    "es": r"\b(un|una|unos|unas|el|la|los|las)\b",
+    "vi": r"\b(của|là|cái|chiếc|những)\b",
+    "de": r"\b(ein|eine|einen|einem|eines|einer|der|die|das|den|dem|des)\b",
+    "ar": "\\s\u0627\u0644^|\u0627\u0644",
+}
+LANGUAGES = (*_ARTICLES, "hi", "zh", "el", "ro", "ru", "th", "tr")
+_HAN = re.compile("[\u4e00-\u9fa5]")
+_ASCII_PUNCTUATION = str.maketrans("", "", string.punctuation)
+_ENGLISH = re.compile(_ARTICLES["en"])
+
+
+class Gold(NamedTuple):
+    """A question's right answers."""
+
+    id: str
+    answers: tuple[str, ...]
+    """Each as it stands in the context; none if the question has no answer."""
+
+
+def normalizer(language: str | None = None) -> Normalize:
+    """How two answers are made alike before they are compared: case, punctuation, articles, white space.
+
+    Args:
+        language: None for the official English SQuAD evaluations; a code for MLQA's, which knows the punctuation of
+            all scripts (so that `en` is not quite the same as None).
+
+    Raises:
+        ValueError: for a language that it does not know.
+    """
+    if language is None:
+        return _squad_normalized
+    if language not in LANGUAGES:
+        raise ValueError(f"language is {language!r}; it must be one of {', '.join(sorted(LANGUAGES))}, or left out")
+    articles = re.compile(_ARTICLES[language]) if language in _ARTICLES else None
+
+    def normalize(text: str) -> str:
+        text = text.lower().translate(_punctuation())
+        if articles is not None:
+            text = articles.sub(" ", text)
+        if language == "zh":
+            text = _HAN.sub(r" \g<0> ", text)
+        return " ".join(text.split())
+
+    return normalize
+
+
+def _squad_normalized(text: str) -> str:
+    return " ".join(_ENGLISH.sub(" ", text.lower().translate(_ASCII_PUNCTUATION)).split())
+
+
+@cache
+def _punctuation() -> dict[int, None]:
+    """What Unicode calls punctuation, and ASCII's, which has symbols too."""
+    unicode = (i for i in range(sys.maxunicode) if unicodedata.category(chr(i)).startswith("P"))
+    return dict.fromkeys([*unicode, *map(ord, string.punctuation)])
+
+
+def exact_match(prediction: str, gold: str, normalize: Normalize = _squad_normalized) -> int:
+    """1 if the answers are alike, else 0."""
+    return int(normalize(prediction) == normalize(gold))
+
+
+def f1(prediction: str, gold: str, normalize: Normalize = _squad_normalized) -> float:
+    """Harmonic mean of precision and recall over words; 0 where either has none, as in SQuAD 1.1."""
+    return _f1(normalize(prediction).split(), normalize(gold).split())
+
+
+def _f1(predicted: list[str], gold: list[str]) -> float:
+    common = sum((Counter(predicted) & Counter(gold)).values())
+    if common == 0:
+        return 0
+    # The order of these operations decides the last digit.
+    precision = 1.0 * common / len(predicted)
+    recall = 1.0 * common / len(gold)
+    return (2 * precision * recall) / (precision + recall)
+
+
+def squad11(golds: Iterable[Gold], predictions: Mapping[str, str], language: str | None = None) -> Figures:
+    """`exact_match` and `f1` in percent over all questions; one without a prediction scores 0.
+
+    Raises:
+        ValueError: if there is no question, or one has no answer.
+    """
+    normalize = normalizer(language)
+    total, exact, overlap = 0, 0, 0.0
+    for gold in golds:
+        total += 1
+        if gold.id not in predictions:
+            continue
+        if not gold.answers:
+            raise ValueError(f"question {gold.id} has no answer, which SQuAD 1.1 does not know; evaluate as SQuAD 2.0")
+        prediction = predictions[gold.id]
+        exact += max(exact_match(prediction, answer, normalize) for answer in gold.answers)
+        overlap += max(f1(prediction, answer, normalize) for answer in gold.answers)
+    if not total:
+        raise ValueError("there is no question to evaluate")
+    return {"exact_match": 100.0 * exact / total, "f1": 100.0 * overlap / total}
+
+
+def squad20(
+    golds: Iterable[Gold],
+    predictions: Mapping[str, str],
+    null_odds: Mapping[str, float] | None = None,
+    na_threshold: float = 1.0,
+    language: str | None = None,
+) -> Figures:
+    """All figures of the official SQuAD 2.0 evaluation, in its order; `""` says that there is no answer.
+
+    Args:
+        golds: the questions; of two with one id the last counts.
+        predictions: answers by question. Questions without one count nowhere.
+        null_odds: by question, what speaks for there being no answer; with it the best thresholds are looked for.
+        na_threshold: odds above which a prediction is taken for "no answer".
+        language: see `normalizer`.
+
+    Raises:
+        ValueError: if no question has a prediction, or one lacks its odds.
+    """
+    by_id = {gold.id: gold for gold in golds}
+    predicted = [gold for gold in by_id.values() if gold.id in predictions]
+    if not predicted:
+        raise ValueError(f"none of the {len(by_id)} questions has a prediction; are these predictions for this data?")
+    odds: Mapping[str, float] = dict.fromkeys(predictions, 0.0) if null_odds is None else null_odds
+    for gold in predicted:
+        if gold.id not in odds:
+            raise ValueError(f"question {gold.id} has a prediction, but no null odds")
+    exact, overlap = _raw_scores(predicted, predictions, normalizer(language))
+    groups = {"": predicted, "HasAns_": [g for g in predicted if g.answers]}
+    groups["NoAns_"] = [g for g in predicted if not g.answers]
+    figures: Figures = {}
+    for prefix, group in groups.items():
+        if group:
+            for name, raw in (("exact", exact), ("f1", overlap)):
+                scores = [_with_threshold(g, raw[g.id], odds[g.id] > na_threshold) for g in group]
+                figures[prefix + name] = 100.0 * sum(scores) / len(scores)
+            figures[prefix + "total"] = len(group)
+    if null_odds is not None:
+        for name, raw in (("exact", exact), ("f1", overlap)):
+            best, threshold = _best_threshold(by_id, predictions, raw, odds)
+            figures[f"best_{name}"], figures[f"best_{name}_thresh"] = best, threshold
+    return figures
+
+
+def _raw_scores(
+    golds: Sequence[Gold], predictions: Mapping[str, str], normalize: Normalize
+) -> tuple[dict[str, float], dict[str, float]]:
+    """Exact match and F1 by question, whatever the odds."""
+    exact: dict[str, float] = {}
+    overlap: dict[str, float] = {}
+    for gold in golds:
+        predicted = normalize(predictions[gold.id])
+        # Of punctuation and articles alone nothing is left: such an answer is none.
+        answers = [text for text in map(normalize, gold.answers) if text] or [""]
+        exact[gold.id] = max(int(predicted == answer) for answer in answers)
+        overlap[gold.id] = max(_f1_or_both_empty(predicted.split(), answer.split()) for answer in answers)
+    return exact, overlap
+
+
+def _f1_or_both_empty(predicted: list[str], gold: list[str]) -> float:
+    return _f1(predicted, gold) if predicted and gold else int(predicted == gold)
+
+
+def _with_threshold(gold: Gold, score: float, unanswered: bool) -> float:
+    return float(not gold.answers) if unanswered else score
+
+
+def _best_threshold(
+    golds: Mapping[str, Gold], predictions: Mapping[str, str], scores: Mapping[str, float], odds: Mapping[str, float]
+) -> tuple[float, float]:
+    """The best figure by any threshold, and the threshold: the first of equally good ones in the order of the odds."""
+    current: float = sum(not gold.answers for gold in golds.values())
+    best, threshold = current, 0.0
+    # Equal odds stay in the order of the file.
+    for id in sorted(odds, key=lambda id: odds[id]):
+        if id not in scores:
+            continue
+        if golds[id].answers:
+            current += scores[id]
+        elif predictions[id]:
+            current -= 1
+        if current > best:
+            best, threshold = current, odds[id]
+    return 100.0 * best / len(scores), threshold

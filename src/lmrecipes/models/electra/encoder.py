@@ -1,0 +1,101 @@
+"""transformers' ELECTRA encoder, run over packed tokens and with this package's faster layers."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, ElectraConfig, ElectraModel
+
+from lmrecipes.models.common.dropout import Dropout, dropout
+from lmrecipes.models.common.linear import Linear
+from lmrecipes.models.common.packing import Packing
+
+# B sequences, T positions, N real tokens of all sequences, n heads, h width of a head, D width of the encoder.
+_ATTENTION = "lmrecipes_packed"
+
+
+def build_encoder(config: ElectraConfig, init_std: float) -> ElectraModel:
+    """An encoder with new weights. Names of parameters are transformers'."""
+    config._attn_implementation = _ATTENTION
+    model = ElectraModel(config)
+    initialize(model, init_std)
+    return faster(model)
+
+
+@torch.no_grad()
+def initialize(module: nn.Module, std: float) -> None:
+    """Fills weights as published: a normal distribution cut off at two deviations, no biases."""
+    for part in module.modules():
+        if isinstance(part, nn.Linear | nn.Embedding):
+            nn.init.trunc_normal_(part.weight, std=std, a=-2 * std, b=2 * std)
+        if isinstance(part, nn.Linear) and part.bias is not None:
+            nn.init.zeros_(part.bias)
+
+
+def faster(module: nn.Module) -> Any:
+    """The same module with this package's linear layers and dropout; parameters and their names stay."""
+    for part in list(module.modules()):
+        for name, child in list(part.named_children()):
+            if type(child) is nn.Linear:
+                linear = Linear(child.in_features, child.out_features, child.bias is not None, device="meta")
+                linear.weight, linear.bias = child.weight, child.bias
+                setattr(part, name, linear)
+            elif type(child) is nn.Dropout:
+                setattr(part, name, Dropout(child.p))
+    return module
+
+
+def embed(model: ElectraModel, ids_N: Tensor, types_N: Tensor, packing: Packing) -> Tensor:
+    """Embeddings of packed tokens (N, E)."""
+    positions = packing.positions(ids_N.device)
+    out: Tensor = model.embeddings(ids_N[None], types_N[None], positions[None])
+    return out[0]
+
+
+def encode(model: ElectraModel, x_NE: Tensor, packing: Packing) -> Tensor:
+    """Embeddings (N, E) through the encoder's layers: (N, D)."""
+    x = x_NE[None]
+    if hasattr(model, "embeddings_project"):
+        x = model.embeddings_project(x)
+    for layer in model.encoder.layer:
+        x = layer(x, packing=packing)
+    out: Tensor = x[0]
+    return out
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    *,
+    dropout: float,
+    scaling: float,
+    packing: Packing,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """Attention within each sequence: (1, n, N, h) three times to (1, N, n, h), as transformers hands it over."""
+    q, k, v = (packing.pad(x[0].transpose(0, 1)).transpose(1, 2) for x in (query, key, value))
+    mask = None if packing.real is None else packing.real[:, None, None, :]
+    if dropout and q.is_cpu and not torch.compiler.is_compiling():
+        out = _attend_on_cpu(q, k, v, mask, scaling, dropout)
+    else:
+        out = F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scaling)
+    return packing.pack(out.transpose(1, 2))[None], None
+
+
+def _attend_on_cpu(
+    q_BnTh: Tensor, k_BnTh: Tensor, v_BnTh: Tensor, mask: Tensor | None, scaling: float, p: float
+) -> Tensor:
+    # With dropout torch has no fused kernel for CPUs, and draws its random numbers one by one.
+    scores_BnTT = (q_BnTh * scaling) @ k_BnTh.transpose(-1, -2)
+    if mask is not None:
+        scores_BnTT = scores_BnTT.masked_fill(~mask, -torch.inf)
+    return dropout(scores_BnTT.softmax(-1).to(v_BnTh.dtype), p) @ v_BnTh
+
+
+AttentionInterface.register(_ATTENTION, _attend)

@@ -1,0 +1,45 @@
+"""Figures of replaced token detection are those of torchmetrics, over any number of batches."""
+
+import torch
+from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryPrecision, BinaryRecall
+
+from lmrecipes.metrics.replaced_tokens import ReplacedTokens
+
+
+def test_figures_are_those_of_torchmetrics():
+    torch.manual_seed(0)
+    ours = ReplacedTokens()
+    theirs = [BinaryAccuracy(0.5), BinaryPrecision(0.5), BinaryRecall(0.5), BinaryAUROC()]
+    names = [f"discriminator_{name}" for name in ("accuracy", "precision", "recall", "auc")]
+    share = []
+    for n in (300, 17):
+        replaced = torch.rand(n) < 0.15
+        logits = torch.randn(n) * 2 - 3 + 2 * replaced
+        originals = torch.randint(0, 5, (40,))
+        generator_logits = torch.randn(40, 5)
+        generator_logits[:10, :] = torch.nn.functional.one_hot(originals[:10], 5) * 20.0
+        sampled = torch.where(torch.arange(40) < 4, originals, originals + 1)
+        ours.update(generator_logits, originals, sampled, logits, replaced)
+        for metric in theirs:
+            metric.update(logits.sigmoid(), replaced.long())
+        share.append((int(replaced.sum()), n))
+    figures = ours.compute()
+    for name, metric in zip(names, theirs, strict=True):
+        torch.testing.assert_close(figures[name].float(), metric.compute(), atol=2e-4, rtol=0)
+    assert figures["sampled_accuracy"] == 0.1
+    assert figures["generator_accuracy"] >= 0.25
+    assert figures["replaced_share"] == sum(a for a, _ in share) / 317
+
+
+def test_scores_that_say_nothing_have_an_area_of_a_half():
+    figures = ReplacedTokens()
+    figures.update(torch.randn(2, 3), torch.zeros(2).long(), torch.zeros(2).long(), torch.zeros(8), torch.arange(8) < 3)
+    assert figures.compute()["discriminator_auc"] == 0.5
+
+
+def test_nothing_taken_to_be_replaced_has_no_precision():
+    figures = ReplacedTokens()
+    figures.update(torch.randn(2, 3), torch.zeros(2).long(), torch.zeros(2).long(), -torch.ones(8), torch.arange(8) < 3)
+    computed = figures.compute()
+    assert computed["discriminator_precision"].isnan()
+    assert computed["discriminator_recall"] == 0

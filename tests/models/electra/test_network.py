@@ -1,0 +1,116 @@
+"""What ELECTRA's networks promise beside parity: masks, sampling, sizes, one pass of cost per real token."""
+
+import pytest
+import torch
+from masked import masked_batch, small_config
+
+from lmrecipes.models.common.packing import Packing
+from lmrecipes.models.electra import Electra, ElectraConfig
+from lmrecipes.models.electra.network import sample
+
+
+def test_sequences_do_not_see_each_other_or_padding():
+    torch.manual_seed(0)
+    network, batch = Electra(small_config()).eval(), masked_batch()
+    packing = Packing.of(batch.lengths, torch.device("cpu"))
+    whole = network._discriminate(packing.pack(batch.input_ids), packing.pack(batch.token_type_ids), packing)
+    for i, (start, length) in enumerate(zip(packing.starts.tolist(), batch.lengths.tolist(), strict=True)):
+        alone = Packing.of(batch.lengths[i : i + 1], torch.device("cpu"))
+        ids, types = batch.input_ids[i, :length], batch.token_type_ids[i, :length]
+        torch.testing.assert_close(network._discriminate(ids, types, alone), whole[start : start + length])
+
+
+def test_only_real_tokens_are_computed():
+    network, batch = Electra(small_config()), masked_batch()
+    rows = []
+    network.discriminator.encoder.layer[0].intermediate.dense.register_forward_hook(
+        lambda module, inputs, output: rows.append(output.shape[:-1].numel())
+    )
+    network.generator_head.dense.register_forward_hook(
+        lambda module, inputs, output: rows.append(output.shape[:-1].numel())
+    )
+    network(**batch._asdict())
+    assert rows == [int(batch.weights.sum()), int(batch.lengths.sum())]
+
+
+def test_tokens_are_drawn_from_the_generators_distribution():
+    torch.manual_seed(0)
+    logits = torch.tensor([2.0, 0.0, 1.0, -1.0])
+    for temperature in (1.0, 0.5):
+        counts = sample(logits.expand(40_000, -1), temperature).bincount(minlength=4)
+        torch.testing.assert_close(counts / 40_000, (logits / temperature).softmax(-1), atol=0.01, rtol=0)
+
+
+def test_a_token_that_is_drawn_as_it_was_counts_as_original():
+    torch.manual_seed(0)
+    network, batch = Electra(small_config()), masked_batch()
+    with torch.no_grad():
+        network.generator_bias.fill_(-1e4)
+        network.generator_bias[7] = 1e4  # drawn everywhere
+    out = network(**batch._asdict())
+    assert (out.sampled == 7).all()
+    assert int(out.replaced.sum()) == int((out.originals != 7).sum())
+    same = network(**batch._replace(originals=torch.full_like(batch.originals, 7))._asdict())
+    assert not same.replaced.any()
+
+
+def test_every_parameter_is_used():
+    network = Electra(small_config())
+    network(**masked_batch()._asdict()).loss.backward()
+    assert [name for name, p in network.named_parameters() if p.grad is None] == []
+
+
+def test_a_network_learns_one_batch_by_heart():
+    torch.manual_seed(0)
+    network, batch = Electra(small_config(init_std=0.02)), masked_batch()
+    optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
+    losses = []
+    for _ in range(300):
+        optimizer.zero_grad()
+        out = network(**batch._asdict())
+        out.loss.backward()
+        optimizer.step()
+        losses.append(out.generator_loss.item())
+    assert losses[0] > 3
+    assert losses[-1] < 0.1
+
+
+@pytest.mark.parametrize(
+    ("size", "d_model", "rounding", "width", "heads"),
+    [
+        (1 / 3, 768, "nearest", 256, 4),
+        (0.3333333, 768, "up", 256, 4),
+        (0.25, 1024, "nearest", 256, 4),
+        (0.25, 256, "up", 64, 1),
+        (0.3333333, 1024, "up", 384, 6),
+    ],
+)
+def test_the_generator_is_as_wide_as_published(size, d_model, rounding, width, heads):
+    config = ElectraConfig(d_model=d_model, n_heads=d_model // 64, generator_size=size, generator_rounding=rounding)
+    assert (config.generator_d_model, config.generator_heads, config.generator_d_ff) == (width, heads, 4 * width)
+
+
+def test_sizes_that_do_not_fit_are_refused_in_one_line():
+    with pytest.raises(ValueError, match=r"n_heads is 5 and does not divide d_model 256; 4 would"):
+        ElectraConfig(n_heads=5)
+    with pytest.raises(ValueError, match=r"makes the generator 341 wide.*generator_rounding up would"):
+        ElectraConfig(d_model=1024, n_heads=16, generator_size=1 / 3)
+
+
+def test_the_table_is_filled_up_to_a_multiple():
+    network = Electra(small_config(vocab_multiple=8))
+    assert len(network.generator_bias) == 64
+    assert network.discriminator.embeddings.word_embeddings.num_embeddings == 64
+
+
+def test_weights_begin_as_published():
+    torch.manual_seed(0)
+    network = Electra(ElectraConfig(vocab_size=500, n_layers=1))
+    for name, parameter in network.named_parameters():
+        if name.endswith("bias"):
+            assert not parameter.any(), name
+        elif "LayerNorm" in name:
+            assert (parameter == 1).all(), name
+        else:
+            assert parameter.abs().max() <= 0.04, name
+            assert 0.016 < parameter.std() < 0.019, name

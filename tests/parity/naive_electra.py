@@ -1,0 +1,52 @@
+"""ELECTRA's objective written straight down with transformers' models: padded, every position, no sharing of work."""
+
+import torch
+import torch.nn.functional as F
+import transformers
+
+
+def naive_models(network):
+    """transformers' models with the weights of a network of ours, their embeddings one and the same."""
+    config = network.config
+    discriminator = transformers.ElectraForPreTraining(config.transformers())
+    generator = transformers.ElectraForMaskedLM(config.generator_transformers())
+    with torch.no_grad():
+        for name, value in network.state_dict().items():
+            if name == "generator_bias":
+                generator.generator_lm_head.bias.copy_(value)
+                continue
+            part, _, rest = name.partition(".")
+            model, where = {
+                "discriminator": (discriminator, "electra"),
+                "discriminator_head": (discriminator, "discriminator_predictions"),
+                "generator": (generator, "electra"),
+                "generator_head": (generator, "generator_predictions"),
+            }[part]
+            model.get_parameter(f"{where}.{rest}").copy_(value)
+    generator.electra.embeddings = discriminator.electra.embeddings
+    generator.generator_lm_head.weight = discriminator.electra.embeddings.word_embeddings.weight
+    return generator, discriminator
+
+
+def naive_losses(generator, discriminator, batch, draw):
+    """Both losses; `draw` makes tokens of logits (M, V), of the positions to predict in the order of the batch."""
+    real = torch.arange(batch.input_ids.shape[1]) < batch.lengths[:, None]
+    logits = generator(
+        input_ids=batch.input_ids, attention_mask=real.long(), token_type_ids=batch.token_type_ids
+    ).logits
+    shown, text = batch.input_ids.clone(), batch.input_ids.clone()
+    places = [
+        (row, int(batch.positions[row, i]), int(batch.originals[row, i]))
+        for row in range(len(shown))
+        for i in range(batch.positions.shape[1])
+        if batch.weights[row, i]
+    ]
+    rows = torch.stack([logits[row, place] for row, place, _ in places])
+    generator_loss = F.cross_entropy(rows, torch.tensor([original for *_, original in places]))
+    for (row, place, original), token in zip(places, draw(rows.detach()).tolist(), strict=True):
+        shown[row, place], text[row, place] = token, original
+    labels = (shown != text).long()
+    discriminator_loss = discriminator(
+        input_ids=shown, attention_mask=real.long(), token_type_ids=batch.token_type_ids, labels=labels
+    ).loss
+    return generator_loss, discriminator_loss, shown

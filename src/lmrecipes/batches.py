@@ -98,6 +98,25 @@ def _sent(batch: Any, device: Any, non_blocking: bool, stay: tuple[str, ...]) ->
     return [x if name in stay else x.to(device, non_blocking=non_blocking) for name, x in tensors]
 
 
+class TextPairBatch(NamedTuple):
+    """Input texts and target texts of an encoder and decoder, several pairs packed into each row, or one."""
+
+    input_ids: Tensor
+    """Tokens of the input texts one after the other, int64 of shape (rows, input length); 0 at the end of a row."""
+    input_pairs: Tensor
+    """Which pair of its row each token belongs to, from 1, int64 of shape (rows, input length); 0 in padding."""
+    decoder_input_ids: Tensor
+    """Target texts behind the token that decoding starts with, int64 of shape (rows, target length)."""
+    targets: Tensor
+    """Target texts with their end, one token before decoder_input_ids, int64 of shape (rows, target length)."""
+    target_pairs: Tensor
+    """Which pair of its row each target belongs to, from 1, int64 of shape (rows, target length); 0 in padding."""
+    languages: Tensor
+    """Number of the language of each row's first pair in the DataModule's list, int64 of shape (rows,)."""
+    questions: Tensor
+    """Number of each row's first pair in its split, int64 of shape (rows,); evaluation has one pair a row."""
+
+
 @dataclass(frozen=True)
 class TextStatistics:
     """Size of a text in several units."""

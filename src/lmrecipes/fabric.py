@@ -62,6 +62,8 @@ class Loop(Fabric):
         self.datamodule: Any = datamodule
         datamodule.trainer = self  # type: ignore[assignment]
         self.settings, self.run_dir = settings, run_dir
+        # Where callbacks write what is no checkpoint.
+        self.default_root_dir = run_dir or Path.cwd()
         self.max_steps, self.log_every_n_steps = settings.max_steps, settings.log_every_n_steps
         self.precision = settings.precision
         self.accumulate_grad_batches = 1

@@ -93,6 +93,7 @@ def _loop(cli: RecipeCLI, more: list[Any]) -> Loop:
     callbacks = [FailTogether(), *(c for c in given if not isinstance(c, EarlyStopping)), *more]
     run_dir = cli.run_dir if cli.command == "fit" else None
     loop = Loop(cli.datamodule, settings, callbacks, run_dir, **where)
+    loop.default_root_dir = cli.run_dir or Path.cwd()
     loop.accumulate_grad_batches = cli.config_init.batch.accumulation(loop.world_size)
     if not started_by_fabric_run():
         loop.launch()

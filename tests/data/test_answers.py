@@ -10,10 +10,10 @@ import torch
 
 from lmrecipes.batches import SpanScores
 from lmrecipes.data.answers import Candidate, Evidence, answer, best_candidates, evidence_of, merged, write_answers
+from lmrecipes.data.prepared_squad import prepare_questions
 from lmrecipes.data.spans import best_spans
 from lmrecipes.data.squad import Question
 from lmrecipes.data.squad_batches import SpanCollator
-from lmrecipes.data.prepared_squad import prepare_questions
 from lmrecipes.data.windows import Windowing
 from lmrecipes.data.wordpiece import WordPiece
 

@@ -178,7 +178,10 @@ def names_of(questions):
     """What the questions of a split are about, and how they are asked: the same with the name taken out."""
     capital = [[w.strip("?:,") for w in q.question.split()[1:] if w[0].isupper()] for q in questions]
     about = {" ".join(words) for words in capital}
-    ways = {" ".join("_" if w.strip("?:,") in c else w for w in q.question.split()) for q, c in zip(questions, capital)}
+    ways = {
+        " ".join("_" if word.strip("?:,") in names else word for word in q.question.split())
+        for q, names in zip(questions, capital, strict=True)
+    }
     return about, ways
 
 

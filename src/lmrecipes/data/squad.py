@@ -145,7 +145,7 @@ class _Reader:
         """Refuses, or counts as skipped."""
         if self.on_malformed == "refuse":
             raise ValueError(
-                f"{self.name}: {place}: {problem} (on_malformed: skip leaves such questions out, repair mends what it can)"
+                f"{self.name}: {place}: {problem} (on_malformed: skip leaves such questions out, repair mends some)"
             )
         self.skipped[problem.kind] += number
 

@@ -133,6 +133,8 @@ _TOLD_IN = ("{s}.", "{s}, people say.", "as is known, {s}.")
 _ASKED_IN = ("{q}?", "according to the text, {q}?", "can you say {q}?", "please tell: {q}?")
 _PLACES = {"train": (0, 1, 2, 3, 4, 5), "val": (6, 7), "test": (8, 9)}
 _FOLDS = 10
+# Share of passages with two entities of a kind, where what is asked for does not give the answer away.
+_ALIKE = 0.25
 
 
 def make_squad(split: str, passages: int, *, unanswerable: bool = True, seed: int = 1111) -> dict[str, Any]:
@@ -156,8 +158,9 @@ def make_squad(split: str, passages: int, *, unanswerable: bool = True, seed: in
 
 def _passage(chance: random.Random, split: str, number: int, unanswerable: bool) -> dict[str, Any]:
     entities: list[tuple[str, str]] = []
-    kinds = chance.sample(sorted(_KINDS), 2)
-    kinds.append(kinds[0])  # two of a kind, so that what kind of thing is asked for does not give the answer away
+    kinds = chance.sample(sorted(_KINDS), 3)
+    if chance.random() < _ALIKE:
+        kinds[2] = kinds[0]
     for kind in kinds:
         entities.append((kind, _entity(chance, kind, split, {name for _, name in entities})))
     told: dict[tuple[str, int], str] = {}

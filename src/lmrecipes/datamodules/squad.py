@@ -29,6 +29,7 @@ from lmrecipes.data.windows import Windowing, WindowRule
 from lmrecipes.data.wordpiece import WordPiece, WordPieceSettings, load_wordpiece, train_wordpiece
 from lmrecipes.datamodules.bar import progress_bar
 from lmrecipes.datamodules.loader import StreamLoader
+from lmrecipes.metrics.squad import normalizer
 
 _SPLITS = ("train", "val", "test")
 # `ask` makes a split of this name.
@@ -97,6 +98,7 @@ class SquadDataModule(LightningDataModule):
                 raise ValueError(f"data.{name} is {value}; it must be 1 or more")
         self.batch_plan = batch
         self.files = {split: file for split, file in zip(_SPLITS, (train, val, test), strict=True) if file is not None}
+        normalizer(language)
         for split, file in self.files.items():
             if "{language}" in file and language is None:
                 raise ValueError(f"data.{split} is {file}, which needs data.language; de, say")

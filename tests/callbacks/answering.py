@@ -78,8 +78,12 @@ def trainer_of(folder: str, devices: int = 1, **more) -> Trainer:
     )
 
 
-if __name__ == "__main__":
-    file, cache, folder, devices = sys.argv[1:5]
-    trainer = trainer_of(folder, int(devices), enable_checkpointing=False)
+def evaluate_on(file: str, cache: str, folder: str, devices: int) -> None:
+    """Validates, and lets every rank write its figures."""
+    trainer = trainer_of(folder, devices, enable_checkpointing=False)
     (figures,) = trainer.validate(Scrambled(), data_of(file, cache), verbose=False)
     Path(folder, f"rank{trainer.global_rank}.json").write_text(json.dumps(figures, sort_keys=True))
+
+
+if __name__ == "__main__":
+    evaluate_on(*sys.argv[1:4], devices=int(sys.argv[4]))

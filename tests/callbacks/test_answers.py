@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from answering import Scrambled, data_of, trainer_of
+from answering import Scrambled, data_of, evaluate_on, trainer_of
 
 from conftest import environment
 from lmrecipes.__main__ import main
@@ -61,21 +61,19 @@ def test_logged_figures_are_those_of_the_written_files(file, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_one_rank_and_three_give_the_same_figures_and_files(file, tmp_path):
+def test_one_rank_and_three_give_the_same_figures_and_files(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     program = Path(__file__).with_name("answering.py")
-    processes = [
-        subprocess.Popen(
-            [sys.executable, program, file, f"cache{devices}", f"ranks{devices}", devices],
-            cwd=tmp_path,
-            env=environment(),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for devices in ("1", "3")
-    ]
-    for process in processes:
-        _, errors = process.communicate(timeout=300)
-        assert process.returncode == 0, errors
+    done = subprocess.run(
+        [sys.executable, program, file, "cache3", "ranks3", "3"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    evaluate_on(file, "cache1", str(tmp_path / "ranks1"), 1)
     figures = [tmp_path / place for place in ("ranks1/rank0", "ranks3/rank0", "ranks3/rank1", "ranks3/rank2")]
     assert len({path.with_suffix(".json").read_text() for path in figures}) == 1
     for name in NAMES:
@@ -103,6 +101,26 @@ def test_the_best_checkpoint_may_be_that_of_the_best_f1(file, tmp_path):
     assert len(set(figures)) > 1
     assert float(best.best_model_score) == pytest.approx(max(figures))
     assert Path(best.best_model_path).name == f"best-step={1 + figures.index(max(figures))}.ckpt"
+
+
+def test_a_loop_of_fabric_gives_the_same_figures(file, tmp_path):
+    from types import SimpleNamespace
+
+    from lmrecipes.fabric import Loop
+
+    data = data_of(file, str(tmp_path / "cache"))
+    (expected,) = trainer_of(str(tmp_path)).test(Scrambled(), data, verbose=False)
+    settings = SimpleNamespace(
+        limit_test_batches=1.0, callbacks=[], max_steps=1, log_every_n_steps=1, precision="32-true"
+    )
+    own = {"accelerator": "cpu", "devices": 1, "callbacks": [SquadAnswers()]}
+    loop = Loop(data, settings, 1, tmp_path / "loop", **own)
+    module = Scrambled()
+    loop.prepare(module)
+    loop.model = loop.setup(module)
+    assert loop.evaluate("test") == pytest.approx(expected)
+    for name in NAMES:
+        assert (tmp_path / "loop/answers/test" / name).read_bytes() == (tmp_path / "answers/test" / name).read_bytes()
 
 
 def test_questions_that_are_asked_are_answered(file, tmp_path):

@@ -126,9 +126,11 @@ def test_a_loop_of_fabric_gives_the_same_figures(file, tmp_path):
 def test_questions_that_are_asked_are_answered(file, tmp_path):
     data = data_of(file, str(tmp_path / "cache"))
     data.ask([Question("mine", "Who is the mayor?", "The mayor is Ada Holt. " * 5)])
-    trainer_of(str(tmp_path)).predict(Scrambled(), data, return_predictions=False)
+    callback = SquadAnswers()
+    trainer_of(str(tmp_path), callbacks=[callback]).predict(Scrambled(), data, return_predictions=False)
     answers = json.loads((tmp_path / "answers/predict/predictions.json").read_text())
-    assert list(answers) == ["mine"]
+    assert answers == {"mine": callback.answered["mine"].text}
+    assert callback.answered["mine"].best in data.questions("predict")[0].context
 
 
 class Quoting:

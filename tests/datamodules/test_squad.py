@@ -149,6 +149,9 @@ def test_questions_that_are_asked_are_answered_from_their_own_contexts(files, tm
     assert len(numbers) == len(data.prepared("predict").windows) > 2
     assert [q.id for q in data.questions("predict")] == ["mine"]
     assert not data.may_lack("predict")
+    for asked, message in (([], "no question"), ([Question("q", " ", "c")], "the question of question q is empty")):
+        with pytest.raises(ValueError, match=message):
+            data.ask(asked)
 
 
 def test_malformed_questions_are_refused_or_counted(files, tmp_path):

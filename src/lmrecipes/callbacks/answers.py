@@ -50,6 +50,8 @@ class SquadAnswers(Callback):
     """
 
     def __init__(self) -> None:
+        self.answered: dict[str, Answered] = {}
+        """What the questions of the last evaluation or prediction are answered with, by their ids."""
         self._found: list[Mapping[str, Evidence]] = []
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -111,7 +113,8 @@ class SquadAnswers(Callback):
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes."""
         data = _questions_of(trainer)
-        _write(trainer, "predict", self._answers(data, "predict"), data.may_lack("predict"))
+        self.answered = self._answers(data, "predict")
+        _write(trainer, "predict", self.answered, data.may_lack("predict"))
 
     def _note(self, trainer: Trainer, split: str, outputs: Any) -> None:
         if outputs is None:
@@ -133,7 +136,7 @@ class SquadAnswers(Callback):
     def _conclude(self, trainer: Trainer, module: LightningModule, split: str) -> None:
         data = _questions_of(trainer)
         questions, may_lack = data.questions(split), data.may_lack(split)
-        answered = self._answers(data, split)
+        answered = self.answered = self._answers(data, split)
         golds = [Gold(q.id, tuple(a.text for a in q.answers)) for q in questions if q.id in answered]
         if not golds:
             raise ValueError(f"SquadAnswers: no question of {split} was answered")

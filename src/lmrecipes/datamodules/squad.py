@@ -144,7 +144,17 @@ class SquadDataModule(LightningDataModule):
         self._vocabulary, self._only = vocabulary, (split,)
 
     def ask(self, questions: Sequence[Question]) -> None:
-        """Makes these questions the split that `predict` answers; their answers need not be known."""
+        """Makes these questions the split that `predict` answers; their answers need not be known.
+
+        Raises:
+            ValueError: for none, or an empty one.
+        """
+        if not questions:
+            raise ValueError("there is no question to answer")
+        for number, question in enumerate(questions, start=1):
+            for name, text in (("question", question.question), ("context", question.context)):
+                if not text.strip():
+                    raise ValueError(f"the {name} of question {question.id or number} is empty")
         self._prepared[ASKED] = prepare_questions(questions, self.vocabulary, self._windowing[ASKED])
 
     def prepare(self, progress: bool = True) -> None:

@@ -172,6 +172,10 @@ def test_malformed_questions_are_refused_or_counted(files, tmp_path):
         ({"n_best": 0}, r"data\.n_best is 0"),
         ({"max_answer_len": 0}, r"data\.max_answer_len is 0"),
         ({"max_query_len": 62}, r"batch\.seq_len is 64"),
+        (
+            {"batch": BatchPlan(global_batch_size=8, seq_len=64, test=EvalBatchPlan(seq_len=20))},
+            r"batch\.test\.seq_len is 20",
+        ),
         ({"test": "xquad.{language}.json"}, r"data\.test is xquad\.\{language\}\.json, which needs data\.language"),
         ({"language": "xx"}, "language is 'xx'; it must be one of"),
     ],

@@ -114,15 +114,16 @@ class SquadDataModule(LightningDataModule):
         self.cache_dir = Path(cache_dir or default_cache).expanduser()
         self.num_workers = num_workers
         self.seed = seed
-        self._windowing = {
-            split: Windowing(
-                seq_len=batch.segmenting("test" if split == ASKED else split).seq_len,
-                max_query_len=max_query_len,
-                doc_stride=doc_stride,
-                rule=window_rule,
-            )
-            for split in (*_SPLITS, ASKED)
-        }
+        self._windowing: dict[str, Windowing] = {}
+        for split in (*_SPLITS, ASKED):
+            seq_len = batch.segmenting("test" if split == ASKED else split).seq_len
+            try:
+                self._windowing[split] = Windowing(
+                    seq_len=seq_len, max_query_len=max_query_len, doc_stride=doc_stride, rule=window_rule
+                )
+            except ValueError as error:
+                own = "batch.seq_len" if seq_len == batch.seq_len else f"batch.{split}.seq_len"
+                raise ValueError(str(error).replace("batch.seq_len", own)) from None
         self._prepared: dict[str, PreparedSquad] = {}
         self._vocabulary: WordPiece | None = None
         self._only: tuple[str, ...] = _SPLITS

@@ -93,6 +93,11 @@ class Loop(Fabric):
         """Whether the step being made is logged."""
         return (self.global_step + (not self._stepped)) % self.log_every_n_steps == 0
 
+    @property
+    def logged_metrics(self) -> dict[str, Any]:
+        """All figures so far."""
+        return self.callback_metrics
+
     def log_dict(self, metrics: Any, step: int | None = None) -> None:
         """Takes figures from modules and callbacks, for the row of the present step."""
         self._new |= {name: float(value) for name, value in metrics.items()}
@@ -306,6 +311,8 @@ class Loop(Fabric):
         limit = getattr(self.settings, f"limit_{split}_batches")
         own = getattr(self.datamodule, f"{split}_dataloader")()
         self.model.eval()
+        # Of a step's figures those of its evaluation.
+        before, self._new = self._new, {}
         for hook in ("start", "epoch_start"):
             self._tell(f"on_{name}_{hook}")
         for index, batch in enumerate(self.setup_dataloaders(own, use_distributed_sampler=False)):
@@ -317,7 +324,7 @@ class Loop(Fabric):
             self._tell(f"on_{name}_batch_end", outputs, batch, index)
         for hook in ("epoch_end", "end"):
             self._tell(f"on_{name}_{hook}")
-        figures = {key: value for key, value in self._new.items() if key.startswith(f"{split}/")}
+        figures, self._new = self._new, before | self._new
         if self.train_dataloader is not None:
             shown = [f"{key} {value:.3f}" for key, value in sorted(figures.items())]
             self._say(" | ".join([f"eval at step {self.global_step}", *shown]))

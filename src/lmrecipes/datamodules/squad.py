@@ -30,6 +30,7 @@ from lmrecipes.data.windows import Windowing, WindowRule
 from lmrecipes.data.wordpiece import WordPiece, WordPieceSettings, load_wordpiece, train_wordpiece
 from lmrecipes.datamodules.bar import progress_bar
 from lmrecipes.datamodules.loader import StreamLoader
+from lmrecipes.metrics.squad import normalizer
 
 _SPLITS = ("train", "val", "test")
 # `ask` makes a split of this name.
@@ -101,6 +102,7 @@ class SquadDataModule(LightningDataModule):
                 raise ValueError(f"data.{name} is {value}; it must be 1 or more")
         self.batch_plan = batch
         self.files = {split: file for split, file in zip(_SPLITS, (train, val, test), strict=True) if file is not None}
+        normalizer(language)
         for split, file in self.files.items():
             if "{language}" in file and language is None:
                 raise ValueError(f"data.{split} is {file}, which needs data.language; de, say")
@@ -116,15 +118,16 @@ class SquadDataModule(LightningDataModule):
         self.cache_dir = Path(cache_dir or default_cache).expanduser()
         self.num_workers = num_workers
         self.seed = seed
-        self._windowing = {
-            split: Windowing(
-                seq_len=batch.segmenting("test" if split == ASKED else split).seq_len,
-                max_query_len=max_query_len,
-                doc_stride=doc_stride,
-                rule=window_rule,
-            )
-            for split in (*_SPLITS, ASKED)
-        }
+        self._windowing: dict[str, Windowing] = {}
+        for split in (*_SPLITS, ASKED):
+            seq_len = batch.segmenting("test" if split == ASKED else split).seq_len
+            try:
+                self._windowing[split] = Windowing(
+                    seq_len=seq_len, max_query_len=max_query_len, doc_stride=doc_stride, rule=window_rule
+                )
+            except ValueError as error:
+                own = "batch.seq_len" if seq_len == batch.seq_len else f"batch.{split}.seq_len"
+                raise ValueError(str(error).replace("batch.seq_len", own)) from None
         self._prepared: dict[str, PreparedSquad] = {}
         self._vocabulary: WordPiece | None = None
         self._only: tuple[str, ...] = _SPLITS
@@ -160,7 +163,17 @@ class SquadDataModule(LightningDataModule):
         self._vocabulary, self._only = vocabulary, (split,)
 
     def ask(self, questions: Sequence[Question]) -> None:
-        """Makes these questions the split that `predict` answers; their answers need not be known."""
+        """Makes these questions the split that `predict` answers; their answers need not be known.
+
+        Raises:
+            ValueError: for none, or an empty one.
+        """
+        if not questions:
+            raise ValueError("there is no question to answer")
+        for number, question in enumerate(questions, start=1):
+            for name, text in (("question", question.question), ("context", question.context)):
+                if not text.strip():
+                    raise ValueError(f"the {name} of question {question.id or number} is empty")
         self._prepared[ASKED] = prepare_questions(questions, self.vocabulary, self._windowing[ASKED])
 
     def prepare(self, progress: bool = True) -> None:

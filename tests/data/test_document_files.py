@@ -1,4 +1,4 @@
-"""Documents are the same however a file is cut for reading, in every form; what is no text is named by file and line."""
+"""Documents are the same however a file is cut for reading, in every form; what is no text is named by its line."""
 
 import gzip
 import json
@@ -152,7 +152,8 @@ def test_files_of_the_hub_are_read_like_local_ones(tmp_path, monkeypatch):
         asked.append((repository, path_in_repo, revision))
         files = [*folder.iterdir(), tmp_path / "20231101.en/README.md"]
         return [
-            RepoFile(path=str(f.relative_to(tmp_path)), size=f.stat().st_size if f.exists() else 9, oid="") for f in files
+            RepoFile(path=str(f.relative_to(tmp_path)), size=f.stat().st_size if f.exists() else 9, oid="")
+            for f in files
         ]
 
     def fetch(repository, name, revision, repo_type):

@@ -22,7 +22,8 @@ from lmrecipes.data.wordpiece import WordPieceSettings
 SETTINGS = WordPieceSettings(vocab_size=200)
 
 
-def write(folder, n=120, seed=0, words="the cat sat on a mat and saw the dog run away".split()):
+def write(folder, n=120, seed=0):
+    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "the", "dog", "run", "away"]
     generator = random.Random(seed)
     folder.mkdir(exist_ok=True)
     texts = [

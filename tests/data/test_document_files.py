@@ -3,6 +3,7 @@
 import gzip
 import json
 import random
+from types import SimpleNamespace
 
 import pyarrow
 import pyarrow.parquet
@@ -139,7 +140,6 @@ def test_sources_that_cannot_be_are_refused(tmp_path):
 
 def test_files_of_the_hub_are_read_like_local_ones(tmp_path, monkeypatch):
     import huggingface_hub
-    from huggingface_hub.hf_api import RepoFile
 
     folder = tmp_path / "20231101.en"
     folder.mkdir()
@@ -148,25 +148,23 @@ def test_files_of_the_hub_are_read_like_local_ones(tmp_path, monkeypatch):
         pyarrow.parquet.write_table(table, folder / f"train-0000{i}-of-00002.parquet")
     asked = []
 
-    def tree(self, repository, path_in_repo, recursive, revision, repo_type):
-        asked.append((repository, path_in_repo, revision))
-        files = [*folder.iterdir(), tmp_path / "20231101.en/README.md"]
-        return [
-            RepoFile(path=str(f.relative_to(tmp_path)), size=f.stat().st_size if f.exists() else 9, oid="")
-            for f in files
-        ]
+    def info(self, repository, revision, files_metadata):
+        asked.append((repository, revision))
+        files = [SimpleNamespace(rfilename=f"{folder.name}/{f.name}", size=f.stat().st_size) for f in folder.iterdir()]
+        others = [SimpleNamespace(rfilename=name, size=9) for name in ("README.md", "20231101.de/train-0.parquet")]
+        return SimpleNamespace(siblings=[*others, *files])
 
     def fetch(repository, name, revision, repo_type):
         assert (repository, revision, repo_type) == ("wikimedia/wikipedia", "abc", "dataset")
         return str(tmp_path / name)
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_tree", tree)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", info)
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", fetch)
     source = DocumentSource(name="wikipedia", repository="wikimedia/wikipedia", config="20231101.en")
     corpus = Corpus(sources=[source], seq_len=64, commits=["abc"])
     found = [paragraphs for part in corpus.parts() for paragraphs in corpus.read(part)]
     assert found == [[f"article {i}.{j}"] for i in range(2) for j in range(5)]
-    assert asked == [("wikimedia/wikipedia", "20231101.en", "abc")]
+    assert asked == [("wikimedia/wikipedia", "abc")]
 
 
 def test_a_hub_that_cannot_be_reached_is_said(monkeypatch):
@@ -175,7 +173,7 @@ def test_a_hub_that_cannot_be_reached_is_said(monkeypatch):
     def refuse(*_, **__):
         raise ConnectionError("no network")
 
-    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_tree", refuse)
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", refuse)
     source = DocumentSource(name="w", repository="wikimedia/wikipedia", config="20231101.en")
     with pytest.raises(ValueError, match=r"wikimedia/wikipedia \(20231101.en\) could not be loaded.*a source's path"):
         list(source.parts(None))

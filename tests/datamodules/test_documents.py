@@ -238,7 +238,7 @@ def test_settings_that_cannot_be_are_refused(folder, cache, tmp_path):
     with pytest.raises(ValueError, match=r"data.paths names c, which is none of data.sources: a, b"):
         module(folder, cache, paths={"c": "x"})
     plan = BatchPlan(global_batch_size=4, seq_len=32)
-    with pytest.raises(ValueError, match=r"source mine has neither path nor repository; .*data.paths '{mine: FOLDER}'"):
+    with pytest.raises(ValueError, match=r"source mine has neither path nor repository; .*data.paths.mine FOLDER"):
         DocumentsDataModule(plan, [DocumentSource(name="mine")])
     with pytest.raises(ValueError, match=r"data.sources is empty"):
         DocumentsDataModule(plan, [])

@@ -58,7 +58,7 @@ class DocumentSource:
         if self.path is None and self.repository is None and self.name != EMBEDDED:
             raise ValueError(
                 f"source {self.name} has neither path nor repository; give local files with "
-                f"--data.paths '{{{self.name}: FOLDER}}', or a path or repository in data.sources"
+                f"--data.paths.{self.name} FOLDER, or a path or repository in data.sources"
             )
 
     @property

@@ -101,14 +101,14 @@ def shrink(settings: Mapping[str, Any], spread: Spread, passes: int, text: Path,
     small = full_size_on_cpu(settings)
     small["batch"] = tiny_batch(small["batch"], spread.data_ranks, min(passes, _PASSES))
     model, data = small["model"]["init_args"], small["data"]["init_args"]
-    model["config"] = _tiny_config_of(small["model"]["class_path"])(model["config"])
+    model["config"] = _of_class(small["model"]["class_path"], "tiny_config", tiny)(model["config"])
     if isinstance(model.get("schedule"), dict):
         model["schedule"]["init_args"] = tiny_schedule(
             model["schedule"].get("init_args") or {}, small["trainer"]["max_steps"]
         )
-    for name, value in (("path", str(text)), ("cache_dir", str(cache)), ("revision", None)):
-        if name in data:
-            data[name] = value
+    data.update(_of_class(small["data"]["class_path"], "tiny_data", _tiny_data)(data, text))
+    if "cache_dir" in data:
+        data["cache_dir"] = str(cache)
     trainer = small["trainer"]
     trainer.update(dict.fromkeys(_UNSET))
     trainer.update(
@@ -128,9 +128,15 @@ def shrink(settings: Mapping[str, Any], spread: Spread, passes: int, text: Path,
     return small
 
 
-def _tiny_config_of(class_path: str) -> Any:
+def _of_class(class_path: str, what: str, otherwise: Any) -> Any:
+    """How a class makes something small, if it says so."""
     module, _, name = class_path.rpartition(".")
-    return getattr(getattr(importlib.import_module(module), name), "tiny_config", tiny)
+    return getattr(getattr(importlib.import_module(module), name), what, otherwise)
+
+
+def _tiny_data(data: Mapping[str, Any], text: Path) -> dict[str, Any]:
+    """What makes a corpus of running text small: a folder of it in place of what it has."""
+    return {name: value for name, value in (("path", str(text)), ("revision", None)) if name in data}
 
 
 def _sudden_end() -> dict[str, Any]:

@@ -6,11 +6,11 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from functools import cached_property
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
@@ -95,6 +95,18 @@ class DocumentsDataModule(LightningDataModule):
                     f"batch.{split}.seq_len is {batch.segmenting(split).seq_len}, but examples are prepared for "
                     f"batch.seq_len, {batch.seq_len}; leave it out"
                 )
+
+    @staticmethod
+    def tiny_data(settings: Mapping[str, Any], text: Path) -> dict[str, Any]:
+        """What makes a rehearsal's corpus small: every line of a text is a document of every source."""
+        sources = [{**source, "documents": "line", "path": str(text / "train.txt")} for source in settings["sources"]]
+        return {
+            "sources": sources,
+            "paths": None,
+            "wordpiece": {"vocab_size": 300},
+            "held_out": 0.2,
+            "vocabulary_dir": None,
+        }
 
     @cached_property
     def corpus(self) -> Corpus:

@@ -1,24 +1,30 @@
 """Masked batches: exact resume anywhere, the same steps on any number of ranks, fixed masks in evaluation."""
 
 import json
+import os
 import random
 import shutil
+from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 
+from conftest import requires
 from lmrecipes import collection, stand_in
 from lmrecipes.batches import BatchPlan, EvalBatchPlan, MaskedBatch
 from lmrecipes.data import load_vocabulary
 from lmrecipes.data.documents import DocumentSource
+from lmrecipes.data.examples import Examples
 from lmrecipes.data.masking import Masking
 from lmrecipes.data.wordpiece import SPECIAL, WordPiece, WordPieceSettings
 from lmrecipes.datamodules import DocumentsDataModule
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
 WORDS = [a + b for a in "bdfgklmn" for b in ("a", "e", "io", "u")]
 
 
@@ -310,6 +316,35 @@ def test_the_embedded_documents_need_nothing_but_python(tmp_path):
     assert splits["train"]["tokens"] > 200_000
     assert min(splits[split]["tokens"] for split in ("val", "test")) > 10_000
     assert data.vocab_size == 4000
+
+
+@requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
+def test_real_text_of_several_forms_becomes_readable_examples(tmp_path):
+    sources = [
+        DocumentSource(name="c4", path=str(REAL / "web/c4_300_documents.jsonl")),
+        DocumentSource(name="wikipedia", path=str(REAL / "web/wikipedia_30_articles.txt"), documents="line"),
+        DocumentSource(name="books", path=str(REAL / "books/*.en.txt"), documents="file", wrapped=True, weight=0.5),
+    ]
+    data = DocumentsDataModule(
+        BatchPlan(global_batch_size=32, seq_len=128),
+        sources,
+        wordpiece=WordPieceSettings(name=str(REAL / "vocab/bert-base-uncased-vocab.txt")),
+        held_out=0.05,
+        cache_dir=str(tmp_path),
+    )
+    data.prepare(progress=False, workers=1)
+    splits, vocabulary = data.prepared.manifest["splits"], data.vocabulary
+    # Two of the three books are longer than a document may be.
+    assert sum(split["documents"] for split in splits.values()) == 300 + 30 + 5
+    examples = Examples(data.prepared, "train")
+    ids, _, lengths = examples.read(np.arange(len(examples)), 128)
+    assert (ids == vocabulary.unk_id).sum() < 0.001 * lengths.sum()
+    assert (ids == vocabulary.mask_id).sum() == 0
+    assert np.median(lengths) == 128  # most are packed to the brim
+    text = " ".join(vocabulary.decode(row[:n]) for row, n in zip(ids.tolist(), lengths.tolist(), strict=True))
+    assert "[CLS] " in text
+    characters = splits["train"]["characters"]
+    assert 0.8 * characters < len(text.replace("[SEP]", "").replace("[CLS]", "")) < 1.1 * characters
 
 
 def test_loading_leaves_torchs_random_numbers_alone(folder, cache):

@@ -148,6 +148,30 @@ def test_training_batches_have_one_length_and_an_epoch_has_every_example_once(fo
     assert len(restored) == n
 
 
+def test_an_example_is_masked_anew_in_every_epoch(folder, cache):
+    batches = module(folder, cache, batch=1).train_batches()
+    masks = [{}, {}]
+    for epoch, of_epoch in enumerate(masks):
+        for k in range(epoch * len(batches), (epoch + 1) * len(batches)):
+            batch = batches.batch(k)
+            counted = batch.weights > 0
+            batch.input_ids[0, batch.positions[counted]] = batch.originals[counted]
+            of_epoch[str(batch.input_ids.tolist())] = batch.positions.tolist()
+    assert masks[0].keys() == masks[1].keys()
+    assert list(masks[0]) != list(masks[1])
+    again = sum(masks[0][example] == masks[1][example] for example in masks[0])
+    assert again < 0.2 * len(batches)  # short ones may be masked alike
+
+
+def test_no_place_of_an_epoch_has_the_masks_of_that_place_in_another(folder, cache):
+    batches = module(folder, cache).train_batches()
+    same = [
+        (batches.batch(k).positions == batches.batch(k + len(batches)).positions).float().mean().item()
+        for k in range(len(batches))
+    ]
+    assert np.mean(same) < 0.3
+
+
 def test_weights_say_how_often_a_source_is_drawn(folder, cache):
     plain, weighted = module(folder, cache), module(folder, cache, weights=(0.5, 3.0))
     a, b = plain.prepared.manifest["splits"]["train"]["examples"]

@@ -89,7 +89,7 @@ def test_learning_is_repeatable_and_begins_with_the_special_tokens(tmp_path):
             [sys.executable, "-c", LEARN, tmp_path / "text"],
             capture_output=True, text=True, check=True, env=environment(),
         ).stdout
-        for _ in range(3)
+        for _ in range(2)
     ]  # fmt: skip
     assert len(set(learned)) == 1
     vocabulary = train_wordpiece((tmp_path / "text").read_text(encoding="utf-8").split("\n"), 600)

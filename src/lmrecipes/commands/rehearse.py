@@ -22,7 +22,7 @@ from lmrecipes.command_line import config_files, expand_names
 from lmrecipes.commands.export import WEIGHTS
 from lmrecipes.commands.say import say
 from lmrecipes.data import load_vocabulary
-from lmrecipes.datamodules.text import TextDataModule
+from lmrecipes.datamodules import TextDataModule
 from lmrecipes.rehearsal import EVERY, KILLED_AFTER, STEPS, Spread, full_size_on_cpu, shrink, smallest_spread
 from lmrecipes.stages import StageError, Stages, forget_launcher
 from lmrecipes.strategies.checks import data_parallel_size

@@ -14,7 +14,7 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 
 from conftest import requires
-from lmrecipes import collection, stand_in
+from lmrecipes import collection
 from lmrecipes.batches import BatchPlan, EvalBatchPlan, MaskedBatch
 from lmrecipes.data import load_vocabulary
 from lmrecipes.data.documents import DocumentSource
@@ -309,21 +309,6 @@ def test_presets_take_local_files_in_place_of_every_source(name, folder, tmp_pat
     parsed = parser.parse_object({"data": {"class_path": preset["class_path"], "init_args": settings}})
     data = parser.instantiate_classes(parsed).data
     assert len(list(data.train_dataloader())) > 20
-
-
-def test_a_rehearsal_has_every_source_in_small(tmp_path):
-    preset = yaml.safe_load(collection.preset_paths("datamodules")["wikipedia_bookcorpus"].read_text())["init_args"]
-    small = {**preset, **DocumentsDataModule.tiny_data(preset, stand_in.write_made_up(tmp_path / "text"))}
-    sources = [DocumentSource(**source) for source in small["sources"]]
-    assert [source.weight for source in sources] == [source["weight"] for source in preset["sources"]]
-    data = DocumentsDataModule(
-        BatchPlan(global_batch_size=8, seq_len=16),
-        sources,
-        wordpiece=WordPieceSettings(**small["wordpiece"]),
-        held_out=small["held_out"],
-        cache_dir=str(tmp_path),
-    )
-    assert [len(list(loader)) > 4 for loader in (data.train_dataloader(), data.val_dataloader())] == [True, True]
 
 
 def test_the_embedded_documents_need_nothing_but_python(tmp_path):

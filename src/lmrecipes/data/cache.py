@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -15,24 +13,6 @@ from typing import Any, ClassVar, Protocol
 from lmrecipes.data.prepared import Prepared, find_prepared
 
 _VERSION = 2
-_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
-
-
-@contextmanager
-def writing_to(cache_dir: Path) -> Iterator[None]:
-    """Says so where the cache cannot be written to.
-
-    Raises:
-        ValueError: naming the field.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno not in _UNWRITABLE or not Path(str(error.filename)).is_relative_to(cache_dir):
-            raise
-        raise ValueError(
-            f"data.cache_dir {cache_dir} cannot be written to ({error.strerror}); name another folder"
-        ) from error
 
 
 class Described(Protocol):

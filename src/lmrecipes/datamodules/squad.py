@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,7 +18,6 @@ from torch.utils.data import DataLoader, Dataset
 from lmrecipes.batches import BatchPlan
 from lmrecipes.data.answers import Evidence
 from lmrecipes.data.buckets import ShuffledBuckets, budgeted
-from lmrecipes.data.cache import writing_to
 from lmrecipes.data.embedded_squad import make_squad
 from lmrecipes.data.prepared_squad import PreparedSquad, SquadSource, prepare_questions, prepare_squad
 from lmrecipes.data.ranks import data_rank
@@ -28,8 +26,7 @@ from lmrecipes.data.squad_batches import SpanCollator, SquadCollator
 from lmrecipes.data.vocabularies import Vocabulary
 from lmrecipes.data.windows import Windowing, WindowRule
 from lmrecipes.data.wordpiece import WordPiece, WordPieceSettings, load_wordpiece, train_wordpiece
-from lmrecipes.datamodules.bar import progress_bar
-from lmrecipes.datamodules.loader import StreamLoader
+from lmrecipes.datamodules.loading import PositionLoader, ProgressBar, cache_folder, micro_batches_done, writing_to
 from lmrecipes.metrics.squad import normalizer
 
 _SPLITS = ("train", "val", "test")
@@ -114,8 +111,7 @@ class SquadDataModule(LightningDataModule):
         self.null_threshold = null_threshold
         self.on_malformed = on_malformed
         self.collator = collator or SpanCollator()
-        default_cache = os.environ.get("LMRECIPES_CACHE", "~/.cache/lmrecipes")
-        self.cache_dir = Path(cache_dir or default_cache).expanduser()
+        self.cache_dir = cache_folder(cache_dir)
         self.num_workers = num_workers
         self.seed = seed
         self._windowing: dict[str, Windowing] = {}
@@ -192,7 +188,7 @@ class SquadDataModule(LightningDataModule):
             self.prepare()
 
     def _prepare(self, split: str, progress: bool, quiet: bool = False) -> PreparedSquad:
-        with writing_to(self.cache_dir), progress_bar(f"preparing {split} questions", progress) as report:
+        with writing_to(self.cache_dir), ProgressBar(f"preparing {split} questions", progress) as report:
             self._prepared[split] = prepare_squad(
                 self.source(split),
                 self.vocabulary,
@@ -280,14 +276,13 @@ class SquadDataModule(LightningDataModule):
         tokens = max(plan.batch_size // world_size, 1) * plan.seq_len
         return budgeted(self.prepared(split).windows.lengths, plan.seq_len, tokens, world_size)[rank::world_size]
 
-    def _position(self) -> int:
-        """Micro-batches of this rank that the optimizer's steps so far have used."""
-        trainer = self.trainer
-        return 0 if trainer is None else trainer.global_step * self.batch_plan.accumulation(data_rank(trainer).size)
-
-    def train_dataloader(self) -> StreamLoader:
+    def train_dataloader(self) -> PositionLoader:
         """Micro-batches from the optimizer's step to the end of the epoch, every time it is iterated."""
-        return StreamLoader(_Training(self.training_order(), self._batch("train")), self._position, self.num_workers)
+        return PositionLoader(
+            _Training(self.training_order(), self._batch("train")),
+            lambda: micro_batches_done(self.trainer, self.batch_plan),
+            self.num_workers,
+        )
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Windows to validate on."""

@@ -115,7 +115,7 @@ _KINDS = {"person": _PERSON, "town": _TOWN, "workshop": _WORKSHOP}
 _ASKED_IN = ("{q}?", "say, {q}?", "now, {q}?", "tell me, {q}?")
 _PLACES = {"train": (0, 1, 2, 3, 4, 5), "val": (6, 7), "test": (8, 9)}
 _FOLDS = 10
-# Share of passages with two entities of a kind, where what is asked for does not give the answer away.
+# Share of passages with several towns, people and numbers, where what is asked for does not give the answer away.
 _ALIKE = 0.25
 # Facts told of an entity, and how often one that is not told is asked for too.
 _TOLD, _UNTOLD = 2, 0.7
@@ -143,14 +143,15 @@ def make_squad(split: str, passages: int, *, unanswerable: bool = True, seed: in
 def _passage(chance: random.Random, split: str, number: int, unanswerable: bool) -> dict[str, Any]:
     entities: list[tuple[str, str]] = []
     kinds = chance.sample(sorted(_KINDS), 3)
-    if chance.random() < _ALIKE:
+    alike = chance.random() < _ALIKE
+    if alike:
         kinds[2] = kinds[0]
     for kind in kinds:
         entities.append((kind, _entity(chance, kind, split, {name for _, name in entities})))
     told: dict[tuple[str, int], str] = {}
     sentences: list[tuple[str, str, tuple[str, int]]] = []
-    for kind, name in entities:
-        for index in sorted(chance.sample(range(len(_KINDS[kind])), _TOLD)):
+    for (kind, name), chosen in zip(entities, _chosen(chance, kinds, alike), strict=True):
+        for index in chosen:
             value = _value(chance, _KINDS[kind][index].value, {*told.values(), *(other for _, other in entities)})
             told[name, index] = value
             sentences.append((_told(chance, _KINDS[kind][index], name), value, (name, index)))
@@ -173,6 +174,15 @@ def _passage(chance: random.Random, split: str, number: int, unanswerable: bool)
             question["question"] = _asked(chance, _KINDS[kind][index], name, split)
             questions.append(question | {"answers": answers} | ({"is_impossible": not known} if unanswerable else {}))
     return {"context": context, "qas": questions}
+
+
+def _chosen(chance: random.Random, kinds: list[str], alike: bool) -> list[list[int]]:
+    """Which facts are told of each entity; unless `alike`, no two of the passage have values of one kind."""
+    while True:
+        chosen = [sorted(chance.sample(range(len(_KINDS[kind])), _TOLD)) for kind in kinds]
+        values = [_KINDS[kind][i].value for kind, facts in zip(kinds, chosen, strict=True) for i in facts]
+        if alike or len(set(values)) == len(values):
+            return chosen
 
 
 def _entity(chance: random.Random, kind: str, split: str, taken: set[str]) -> str:

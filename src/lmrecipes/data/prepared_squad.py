@@ -20,7 +20,7 @@ from lmrecipes.data.windows import Windowing, Windows, cut
 from lmrecipes.data.wordpiece import WordPiece
 
 # Other arrays, other embedded questions or another way of cutting: other number.
-_VERSION = 2
+_VERSION = 3
 _EMBEDDED = "embedded:"
 _PASSAGES = {"train": 1000, "val": 80, "test": 80}
 

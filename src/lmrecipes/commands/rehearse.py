@@ -22,7 +22,7 @@ from lmrecipes.command_line import config_files, expand_names
 from lmrecipes.commands.export import WEIGHTS
 from lmrecipes.commands.say import say
 from lmrecipes.data import load_vocabulary
-from lmrecipes.datamodules.text import TextDataModule
+from lmrecipes.datamodules import TextDataModule
 from lmrecipes.rehearsal import EVERY, KILLED_AFTER, STEPS, Spread, full_size_on_cpu, shrink, smallest_spread
 from lmrecipes.stages import StageError, Stages, forget_launcher
 from lmrecipes.strategies.checks import data_parallel_size
@@ -114,7 +114,9 @@ class _Rehearsal:
     def _write_text(self, data: Any, folder: Path) -> None:
         if hasattr(data, "write_stand_in"):
             data.write_stand_in(folder)
+            return
         if not isinstance(data, TextDataModule):
+            stand_in.write_made_up(folder)
             return
         if data.path is not None:
             stand_in.write_sample(folder, data.source())

@@ -118,7 +118,7 @@ def _between_empty_lines(lines: Iterable[Line], midway: bool, blank_ends: bool) 
         if midway:
             continue
         inside = True
-        for piece in _pieces(text):
+        for piece in _pieces(text) if text.strip() else [""] * bool(held):
             if held and size + len(piece) > LONGEST:
                 yield "\n".join(held)
                 held, size = [], 0

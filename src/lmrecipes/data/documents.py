@@ -13,7 +13,7 @@ from lmrecipes.data.embedded import PythonText
 from lmrecipes.data.hub import download, newest_commit, repository_files
 
 EMBEDDED = "embedded"
-_PART = 32 << 20
+PART_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ class DocumentSource:
         if self.path is None and self.repository is None and self.name != EMBEDDED:
             raise ValueError(
                 f"source {self.name} has neither path nor repository; give local files with "
-                f"--data.paths '{{{self.name}: FOLDER}}', or a path or repository in data.sources"
+                f"--data.paths.{self.name} FOLDER, or a path or repository in data.sources"
             )
 
     @property
@@ -116,8 +116,8 @@ class DocumentSource:
             return [(name, None, size) for name, size in listed if readable(name)]
         return [(EMBEDDED, None, 1)]
 
-    def parts(self, commit: str | None, target: int = _PART) -> Iterator[list[Span]]:
-        """Its files in parts of about `target` bytes, small files together.
+    def parts(self, commit: str | None) -> Iterator[list[Span]]:
+        """Its files in parts of about PART_BYTES, small files together.
 
         Raises:
             ValueError: if it has no text.
@@ -129,9 +129,9 @@ class DocumentSource:
         held: list[Span] = []
         size_held = 0
         for name, path, size in files:
-            found = list(spans(name, path, size, self.boundaries(name), target))
+            found = list(spans(name, path, size, self.boundaries(name), PART_BYTES))
             for span in found:
-                if held and size_held + size / len(found) > target:
+                if held and size_held + size / len(found) > PART_BYTES:
                     yield held
                     held, size_held = [], 0
                 held.append(span)
@@ -197,12 +197,10 @@ class Corpus:
             "seed": self.seed,
         }
 
-    def parts(self, target: int = _PART) -> list[Part]:
+    def parts(self) -> list[Part]:
         """All parts, source by source."""
         pairs = zip(self.sources, self.commits, strict=True)
-        return [
-            Part(number, part) for number, (source, commit) in enumerate(pairs) for part in source.parts(commit, target)
-        ]
+        return [Part(number, part) for number, (source, commit) in enumerate(pairs) for part in source.parts(commit)]
 
     def read(self, part: Part) -> Iterator[list[str]]:
         """Paragraphs of every document of a part."""

@@ -116,18 +116,14 @@ def repository_files(repository: str, config: str | None, commit: str | None) ->
         ValueError: if the hub cannot be asked.
     """
     from huggingface_hub import HfApi
-    from huggingface_hub.hf_api import RepoFile
 
     try:
-        tree = list(
-            HfApi().list_repo_tree(
-                repository, path_in_repo=config, recursive=True, revision=commit, repo_type="dataset"
-            )
-        )
+        found = HfApi().dataset_info(repository, revision=commit, files_metadata=True).siblings or []
     except Exception as error:
         raise ValueError(not_loaded(repository, config, commit, error, "a source's path")) from error
-    files = sorted((item.path, int(item.size)) for item in tree if isinstance(item, RepoFile))
-    training = [file for file in files if "train" in file[0].removeprefix(config or "")]
+    folder = f"{config}/" if config else ""
+    files = sorted((file.rfilename, int(file.size or 0)) for file in found if file.rfilename.startswith(folder))
+    training = [file for file in files if "train" in file[0].removeprefix(folder)]
     return training or files
 
 

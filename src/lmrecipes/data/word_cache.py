@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import cache
 from itertools import chain
 
 from lmrecipes.data.wordpiece import WordPiece
@@ -27,9 +28,7 @@ class WordCache(dict[str, list[int]]):
         self._normalize = vocabulary.tokenizer.normalizer.normalize_str
         capitals = {i: chr(i).lower() for i in range(65, 91)} if vocabulary.lower_case else {}
         self._ascii = {**_CONTROLS, **_SPACES, **capitals}
-        marks = _punctuation(vocabulary)
-        self._words = _words("".join(mark for mark in marks if mark <= "\uffff"))
-        self._rare_words = _words(marks)
+        self._words, self._rare_words = _patterns()
 
     def __missing__(self, word: str) -> list[int]:
         if len(self) >= _MOST:
@@ -47,14 +46,23 @@ class WordCache(dict[str, list[int]]):
         return list(chain.from_iterable(map(self.__getitem__, words)))
 
 
-def _words(marks: str) -> re.Pattern[str]:
+@cache
+def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
+    """What finds words, and signs that are words of their own: in the basic plane, and anywhere."""
+    marks = _signs()
+    return _pattern("".join(mark for mark in marks if mark <= "\uffff")), _pattern(marks)
+
+
+def _pattern(marks: str) -> re.Pattern[str]:
     marks = re.escape(marks)
     return re.compile(f"[^ {marks}]+|[{marks}]")
 
 
-def _punctuation(vocabulary: WordPiece) -> str:
+def _signs() -> str:
     """Characters that the tokenizer makes words of their own, by trying those that might be."""
+    from tokenizers import pre_tokenizers
+
     might_be = (chr(i) for i in range(33, _SIGNS_END))
-    signs = "".join(character for character in might_be if unicodedata.category(character)[0] in "PS")
-    split = vocabulary.tokenizer.pre_tokenizer.pre_tokenize_str("a".join(signs))
-    return "".join(part for part, _ in split if len(part) == 1 and part in set(signs))
+    signs = [character for character in might_be if unicodedata.category(character)[0] in "PS"]
+    split = pre_tokenizers.BertPreTokenizer().pre_tokenize_str("a".join(signs))
+    return "".join(part for part, _ in split if len(part) == 1 and part != "a")

@@ -135,10 +135,12 @@ def options(folder, **config):
 def pretrained(tmp_path_factory):
     """A run of four steps of LAMB with two passes each, and the folder of it and of its text."""
     from lmrecipes.__main__ import main
-    from lmrecipes.stand_in import write_documents
+    from lmrecipes.stand_in import write_made_up
 
     folder = tmp_path_factory.mktemp("pretrained")
-    write_documents(folder / "text.txt")
+    write_made_up(folder / "lines")
+    lines = (folder / "lines" / "train.txt").read_text().splitlines()
+    (folder / "text.txt").write_text("\n\n".join("\n".join(lines[i : i + 5]) for i in range(0, len(lines), 5)))
     words = [
         *("fit", "--config", "electra/tiny_pretrain", "--data", "documents_folder"),
         *(f"--data.paths.mine={folder}/text.txt", "--data.wordpiece.vocab_size=400", "--data.held_out=0.2"),

@@ -1,0 +1,227 @@
+"""Examples are the same however their making is spread, interrupted or doubled, and made anew when the text changes."""
+
+import hashlib
+import json
+import random
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from conftest import environment
+from lmrecipes.data import documents
+from lmrecipes.data.cache import folder_for
+from lmrecipes.data.documents import Corpus, DocumentSource
+from lmrecipes.data.examples import Examples
+from lmrecipes.data.prepare_examples import Share, prepare_examples
+from lmrecipes.data.prepared import find_prepared
+from lmrecipes.data.wordpiece import WordPieceSettings
+
+SETTINGS = WordPieceSettings(vocab_size=200)
+
+
+def write(folder, n=120, seed=0):
+    words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "the", "dog", "run", "away"]
+    generator = random.Random(seed)
+    folder.mkdir(exist_ok=True)
+    texts = [
+        "\n".join(
+            " ".join(generator.choices(words, k=generator.randint(3, 12))).capitalize() + "."
+            for _ in range(generator.randint(1, 12))
+        )
+        for _ in range(n)
+    ]
+    (folder / "a.txt").write_text("\n\n".join(texts))
+    return texts
+
+
+def corpus(*folders, **settings):
+    sources = [DocumentSource(name=folder.name, path=str(folder)) for folder in folders]
+    return Corpus(sources=sources, seq_len=32, held_out=0.1, **settings)
+
+
+def prepared(what, cache, **arguments):
+    return prepare_examples(what, SETTINGS, folder_for(what, SETTINGS, "test", cache), **arguments)
+
+
+def contents(found):
+    files = sorted(path for path in found.folder.glob("*.bin"))
+    assert len(files) == 9
+    return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def decoded(found, split):
+    examples = Examples(found, split)
+    ids, types, lengths = examples.read(np.arange(len(examples)), 32)
+    return ids, types, lengths
+
+
+def test_documents_are_kept_apart_and_each_is_in_one_split(tmp_path):
+    first = [f"Ones {i} go here. And {i} more of them there." for i in range(200)]
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "a.txt").write_text("\n\n".join(first))
+    found = prepared(corpus(tmp_path / "c"), tmp_path / "cache")
+    vocabulary = found.vocabulary
+    seen = {}
+    for split in ("train", "val", "test"):
+        for row, length in zip(*decoded(found, split)[::2], strict=True):
+            assert (row[length:] == 0).all()
+            text = vocabulary.decode(i for i in row[:length] if i not in (vocabulary.cls_id, vocabulary.sep_id))
+            numbers = {word for word in text.replace(".", " ").split() if word.isdigit()}
+            assert len(numbers) == 1, text
+            assert seen.setdefault(numbers.pop(), split) == split
+    assert len(seen) == 200
+    shares = [sum(where == split for where in seen.values()) for split in ("train", "val", "test")]
+    assert 140 < shares[0] < 180
+    assert min(shares) > 8
+    assert [found.manifest["splits"][split]["documents"] for split in ("train", "val", "test")] == shares
+
+
+def test_segments_carry_types_and_special_tokens(tmp_path):
+    write(tmp_path / "c")
+    found = prepared(corpus(tmp_path / "c"), tmp_path / "cache")
+    ids, types, lengths = decoded(found, "train")
+    vocabulary = found.vocabulary
+    assert (ids[:, 0] == vocabulary.cls_id).all()
+    assert (ids[np.arange(len(ids)), lengths - 1] == vocabulary.sep_id).all()
+    for row, kind, length in zip(ids, types, lengths, strict=True):
+        (ends,) = np.nonzero(row == vocabulary.sep_id)
+        assert len(ends) in (1, 2)
+        assert (kind == ((np.arange(32) > ends[0]) & (np.arange(32) < length))).all()
+    assert lengths.max() == 32
+
+
+@pytest.mark.parametrize("part_bytes", [300, 1000, 1 << 20])
+def test_examples_do_not_depend_on_parts_workers_or_shards(tmp_path, monkeypatch, part_bytes):
+    for i in range(2):
+        write(tmp_path / f"c{i}", n=40, seed=i)
+    what = corpus(tmp_path / "c0", tmp_path / "c1")
+    expected = contents(prepared(what, tmp_path / "one"))
+    monkeypatch.setattr(documents, "PART_BYTES", part_bytes)
+    n = len(Corpus(**{**vars(what), "commits": [None, None]}).parts())
+    assert (n > 2) == (part_bytes < 1 << 20)
+    *_, last = results = [prepared(what, tmp_path / "shards", share=Share(i, 3)) for i in (1, 0, 2)]
+    assert results[0] is None
+    assert last is not None  # who does the last part joins them all
+    assert contents(last) == expected
+    assert not (last.folder / "parts").exists()
+    if part_bytes == 1000:
+        assert contents(prepared(what, tmp_path / "two", workers=2)) == expected
+
+
+def test_a_last_call_without_a_shard_does_what_is_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "PART_BYTES", 500)
+    write(tmp_path / "c")
+    what = corpus(tmp_path / "c")
+    assert prepared(what, tmp_path / "cache", share=Share.parse("2/4")) is None
+    done = sorted((folder_for(what, SETTINGS, "test", tmp_path / "cache") / "parts").glob("*.json"))
+    before = [path.stat().st_mtime_ns for path in done]
+    steps = []
+    found = prepared(what, tmp_path / "cache", progress=lambda _, n, total: steps.append((n, total)))
+    assert contents(found) == contents(prepared(what, tmp_path / "other"))
+    assert steps[0][0] == len(before) + 1  # what was done is not done again
+    assert steps[-1][0] == steps[-1][1]
+
+
+@pytest.mark.parametrize("text", ["", "0/2", "3/2", "1", "a/b", "-1/2"])
+def test_a_shard_that_cannot_be_is_refused(text):
+    with pytest.raises(ValueError, match=r"--shard is .*; give which of how many, such as 1/8 to 8/8"):
+        Share.parse(text)
+
+
+def test_changed_text_is_prepared_anew_and_weights_change_nothing(tmp_path):
+    write(tmp_path / "c")
+    first = prepared(corpus(tmp_path / "c"), tmp_path / "cache")
+    heavier = Corpus(sources=[DocumentSource(name="c", path=str(tmp_path / "c"), weight=3)], seq_len=32, held_out=0.1)
+    assert prepared(heavier, tmp_path / "cache").folder == first.folder
+    write(tmp_path / "c", seed=1)
+    assert prepared(corpus(tmp_path / "c"), tmp_path / "cache").folder != first.folder
+    assert prepared(corpus(tmp_path / "c", seed=7), tmp_path / "cache").folder != first.folder
+    with (first.folder / "val.starts.bin").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(ValueError, match=r"val.starts.bin has .* run `lmrecipes prepare` again"):
+        find_prepared(first.folder)
+
+
+def test_text_that_changes_while_it_is_prepared_is_not_kept(tmp_path):
+    write(tmp_path / "c")
+    what = corpus(tmp_path / "c")
+    with pytest.raises(ValueError, match="changed while it was being prepared; prepare it again"):
+        prepared(what, tmp_path / "cache", progress=lambda *_: write(tmp_path / "c", seed=2))
+    assert sum(prepared(corpus(tmp_path / "c"), tmp_path / "cache").manifest["splits"]["train"]["examples"]) > 10
+
+
+def test_a_source_without_text_is_named(tmp_path):
+    write(tmp_path / "c")
+    (tmp_path / "blank").mkdir()
+    (tmp_path / "blank" / "a.txt").write_text("\n \n")
+    with pytest.raises(ValueError, match=r"source blank is empty: .*blank has no text"):
+        prepared(corpus(tmp_path / "c", tmp_path / "blank"), tmp_path / "cache")
+
+
+def test_what_is_no_text_is_named_whoever_reads_it(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "PART_BYTES", 500)
+    write(tmp_path / "c")
+    with (tmp_path / "c" / "a.txt").open("ab") as file:
+        file.write(b"\n\nb\xff")
+    n = (tmp_path / "c" / "a.txt").read_bytes().count(b"\n") + 1
+    prepared_folder = tmp_path / "cache"
+    with pytest.raises(ValueError, match=rf"a.txt:{n} is not UTF-8 text"):
+        prepared(corpus(tmp_path / "c"), prepared_folder)
+
+
+SCRIPT = """
+import os, signal, sys
+from pathlib import Path
+from lmrecipes.data import documents, prepare_examples
+from lmrecipes.data.cache import folder_for
+from lmrecipes.data.documents import Corpus, DocumentSource
+from lmrecipes.data.wordpiece import WordPieceSettings
+documents.PART_BYTES = 3000
+source, cache, workers, stop = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
+what = Corpus(sources=[DocumentSource(name="c", path=str(source))], seq_len=32, held_out=0.1)
+settings = WordPieceSettings(vocab_size=200)
+write = prepare_examples._Plan._write
+def counted(plan, number, *rest):
+    write(plan, number, *rest)
+    print("part", number, flush=True)
+prepare_examples._Plan._write = counted
+def report(_, done, total):
+    if done >= stop:
+        os.kill(os.getpid(), signal.SIGKILL)
+prepare_examples.prepare_examples(what, settings, folder_for(what, settings, "test", cache), report, workers=workers)
+"""
+
+
+def start(folder, cache, workers=1, stop=10**6):
+    command = [sys.executable, "-c", SCRIPT, folder, cache, str(workers), str(stop)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
+
+
+def parts_of(output):
+    return [int(line.split()[1]) for line in output.splitlines()]
+
+
+@pytest.mark.slow
+def test_a_killed_one_is_continued_and_two_at_once_share_the_work(tmp_path):
+    write(tmp_path / "c", n=1500)
+    what = corpus(tmp_path / "c")
+    killed = start(tmp_path / "c", tmp_path / "cache", workers=2, stop=6)
+    first = parts_of(killed.communicate()[0])
+    assert killed.returncode == -9
+    folder = folder_for(what, SETTINGS, "test", tmp_path / "cache")
+    assert not (folder / "manifest.json").exists()
+    n_parts = len(json.loads((folder / "plan.json").read_text())["parts"])
+    time.sleep(0.5)
+    helped = {int(path.name[:6]) for path in (folder / "parts").glob("*.json")}
+    time.sleep(1.5)
+    assert {int(path.name[:6]) for path in (folder / "parts").glob("*.json")} == helped  # the helper ended too
+    assert 6 <= len(helped) < n_parts
+    both = [start(tmp_path / "c", tmp_path / "cache") for _ in range(2)]
+    outputs = [parts_of(process.communicate()[0]) for process in both]
+    assert [process.returncode for process in both] == [0, 0]
+    assert set(first) <= helped
+    assert sorted(outputs[0] + outputs[1] + list(helped)) == list(range(n_parts))  # nothing twice
+    assert contents(find_prepared(folder)) == contents(prepared(what, tmp_path / "other"))

@@ -83,6 +83,11 @@ class Loop(Fabric):
         return (self.global_step + (not self._stepped)) % self.log_every_n_steps == 0
 
     @property
+    def default_root_dir(self) -> Path:
+        """Where a run's files go."""
+        return self.run_dir or Path.cwd()
+
+    @property
     def logged_metrics(self) -> dict[str, Any]:
         """All figures so far."""
         return self.callback_metrics
@@ -254,13 +259,16 @@ class Loop(Fabric):
             getattr(self.datamodule, f"{split}_dataloader")(), use_distributed_sampler=False
         )
         self.model.eval()
+        # Of a step's figures those of its evaluation.
+        before, self._new = self._new, {}
         self._tell(f"on_{name}_epoch_start")
         for index, batch in enumerate(loader):
             if isinstance(limit, int) and index >= limit:
                 break
-            getattr(self.model, f"{name}_step")(batch, index)
+            outputs = getattr(self.model, f"{name}_step")(batch, index)
+            self._tell(f"on_{name}_batch_end", outputs=outputs, batch=batch, batch_idx=index)
         self._tell(f"on_{name}_epoch_end")
-        figures = {key: value for key, value in self._new.items() if key.startswith(f"{split}/")}
+        figures, self._new = self._new, before | self._new
         if split == "val":
             shown = [f"{key} {value:.3f}" for key, value in sorted(figures.items())]
             self._say(" | ".join([f"eval at step {self.global_step}", *shown]))

@@ -50,6 +50,8 @@ class SquadAnswers(Callback):
     """
 
     def __init__(self) -> None:
+        self.answered: dict[str, Answered] = {}
+        """What the questions of the last evaluation or prediction are answered with, by their ids."""
         self._found: list[Mapping[str, Evidence]] = []
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -65,19 +67,37 @@ class SquadAnswers(Callback):
         self._found = []
 
     def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Notes what a step says."""
         self._note(trainer, "val", outputs)
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Notes what a step says."""
         self._note(trainer, "test", outputs)
 
     def on_predict_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         """Notes what a step says."""
         self._note(trainer, "predict", outputs)
@@ -93,7 +113,8 @@ class SquadAnswers(Callback):
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes."""
         data = _questions_of(trainer)
-        _write(trainer, "predict", self._answers(data, "predict"), data.may_lack("predict"))
+        self.answered = self._answers(data, "predict")
+        _write(trainer, "predict", self.answered, data.may_lack("predict"))
 
     def _note(self, trainer: Trainer, split: str, outputs: Any) -> None:
         if outputs is None:
@@ -115,7 +136,7 @@ class SquadAnswers(Callback):
     def _conclude(self, trainer: Trainer, module: LightningModule, split: str) -> None:
         data = _questions_of(trainer)
         questions, may_lack = data.questions(split), data.may_lack(split)
-        answered = self._answers(data, split)
+        answered = self.answered = self._answers(data, split)
         golds = [Gold(q.id, tuple(a.text for a in q.answers)) for q in questions if q.id in answered]
         if not golds:
             raise ValueError(f"SquadAnswers: no question of {split} was answered")

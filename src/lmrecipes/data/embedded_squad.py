@@ -32,8 +32,6 @@ _INSTRUMENTS = _words("accordion banjo bassoon cello clarinet drum flute guitar 
 _GOODS = _words(
     "bells bicycles boats boots candles carpets clocks cups hats kites knives lamps locks mirrors paper pens"
 )
-_COLOURS = _words("amber black blue brown golden green grey orange purple silver violet white yellow")
-_SEASONS = ("spring", "summer", "autumn", "winter")
 
 
 @dataclass(frozen=True)
@@ -67,11 +65,6 @@ _PERSON = (
         ("who married {e}", "to whom has {e} been married", "who is the partner of {e}"),
         "person",
     ),
-    _Fact(
-        ("{e} moved house in {v}", "{e} left the old home in {v}", "the year in which {e} moved house was {v}"),
-        ("when did {e} move house", "in which year did {e} leave the old home", "in what year did {e} move house"),
-        "year",
-    ),
 )
 _TOWN = (
     _Fact(
@@ -94,11 +87,6 @@ _TOWN = (
         ("who is the mayor of {e}", "who governs {e}", "whom did {e} choose as its mayor"),
         "person",
     ),
-    _Fact(
-        ("{e} holds its fair in {v}", "{e} invites everybody to its fair in {v}", "the fair of {e} is in {v}"),
-        ("when is the fair of {e}", "in which season does {e} hold its fair", "when does {e} hold its fair"),
-        "season",
-    ),
 )
 _WORKSHOP = (
     _Fact(
@@ -117,22 +105,20 @@ _WORKSHOP = (
         "town",
     ),
     _Fact(
-        ("{e} has a {v} door", "{e} is known by its {v} door", "the door of {e} is {v}"),
-        ("what colour is the door of {e}", "which colour has the door of {e}", "by a door of what colour is {e} known"),
-        "colour",
-    ),
-    _Fact(
         ("{e} employs {v} people", "{e} gives work to {v} people", "the number of people at {e} is {v}"),
         ("how many people does {e} employ", "to how many people does {e} give work", "how many people are at {e}"),
         "number",
     ),
 )
 _KINDS = {"person": _PERSON, "town": _TOWN, "workshop": _WORKSHOP}
-# In which words a sentence and a question are wrapped. Which wrapping goes with which wording tells the splits apart.
-_TOLD_IN = ("{s}.", "{s}, people say.", "as is known, {s}.")
-_ASKED_IN = ("{q}?", "according to the text, {q}?", "can you say {q}?", "please tell: {q}?")
+# Which wrapping a question has for its wording tells the splits apart.
+_ASKED_IN = ("{q}?", "say, {q}?", "now, {q}?", "tell me, {q}?")
 _PLACES = {"train": (0, 1, 2, 3, 4, 5), "val": (6, 7), "test": (8, 9)}
 _FOLDS = 10
+# Share of passages with two entities of a kind, where what is asked for does not give the answer away.
+_ALIKE = 0.25
+# Facts told of an entity, and how often one that is not told is asked for too.
+_TOLD, _UNTOLD = 2, 0.7
 
 
 def make_squad(split: str, passages: int, *, unanswerable: bool = True, seed: int = 1111) -> dict[str, Any]:
@@ -144,7 +130,7 @@ def make_squad(split: str, passages: int, *, unanswerable: bool = True, seed: in
     Args:
         split: train, val or test.
         passages: how many.
-        unanswerable: whether two questions of seven, about, have no answer in its passage.
+        unanswerable: whether a quarter of the questions have no answer in their passages.
         seed: other seed, other passages.
     """
     data = [
@@ -156,14 +142,15 @@ def make_squad(split: str, passages: int, *, unanswerable: bool = True, seed: in
 
 def _passage(chance: random.Random, split: str, number: int, unanswerable: bool) -> dict[str, Any]:
     entities: list[tuple[str, str]] = []
-    kinds = chance.sample(sorted(_KINDS), 2)
-    kinds.append(kinds[0])  # two of a kind, so that what kind of thing is asked for does not give the answer away
+    kinds = chance.sample(sorted(_KINDS), 3)
+    if chance.random() < _ALIKE:
+        kinds[2] = kinds[0]
     for kind in kinds:
         entities.append((kind, _entity(chance, kind, split, {name for _, name in entities})))
     told: dict[tuple[str, int], str] = {}
     sentences: list[tuple[str, str, tuple[str, int]]] = []
     for kind, name in entities:
-        for index in sorted(chance.sample(range(len(_KINDS[kind])), chance.choice((2, 3)))):
+        for index in sorted(chance.sample(range(len(_KINDS[kind])), _TOLD)):
             value = _value(chance, _KINDS[kind][index].value, {*told.values(), *(other for _, other in entities)})
             told[name, index] = value
             sentences.append((_told(chance, _KINDS[kind][index], name), value, (name, index)))
@@ -174,10 +161,10 @@ def _passage(chance: random.Random, split: str, number: int, unanswerable: bool)
         context += " " if context else ""
         places[key] = len(context) + len(before)
         context += f"{before}{value}{after}"
-    questions = []
+    questions: list[dict[str, Any]] = []
     for kind, name in entities:
         asked = [index for index in range(len(_KINDS[kind])) if (name, index) in told]
-        if unanswerable:
+        if unanswerable and chance.random() < _UNTOLD:
             asked.append(chance.choice([index for index in range(len(_KINDS[kind])) if index not in asked]))
         for index in asked:
             known = (name, index) in told
@@ -218,8 +205,6 @@ def _value(chance: random.Random, kind: str, taken: set[str]) -> str:
                 "trade": _TRADES,
                 "instrument": _INSTRUMENTS,
                 "goods": _GOODS,
-                "colour": _COLOURS,
-                "season": _SEASONS,
             }
             value = chance.choice(known[kind])
         if value not in taken:
@@ -228,8 +213,7 @@ def _value(chance: random.Random, kind: str, taken: set[str]) -> str:
 
 def _told(chance: random.Random, fact: _Fact, name: str) -> str:
     """A sentence with {v} in place of the value."""
-    sentence = chance.choice(_TOLD_IN).format(s=chance.choice(fact.told))
-    return _capital(sentence.replace("{e}", name))
+    return _capital(chance.choice(fact.told).replace("{e}", name) + ".")
 
 
 def _asked(chance: random.Random, fact: _Fact, name: str, split: str) -> str:

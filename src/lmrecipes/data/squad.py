@@ -144,7 +144,9 @@ class _Reader:
     def wrong(self, place: str, problem: _Malformed, number: int = 1) -> None:
         """Refuses, or counts as skipped."""
         if self.on_malformed == "refuse":
-            raise ValueError(f"{self.name}: {place}: {problem} (on_malformed: skip leaves such questions out)")
+            raise ValueError(
+                f"{self.name}: {place}: {problem} (on_malformed: skip leaves such questions out, repair mends some)"
+            )
         self.skipped[problem.kind] += number
 
     def read(self, rows: Iterable[_Row]) -> SquadFile:

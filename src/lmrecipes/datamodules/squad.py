@@ -30,6 +30,7 @@ from lmrecipes.data.windows import Windowing, WindowRule
 from lmrecipes.data.wordpiece import WordPiece, WordPieceSettings, load_wordpiece, train_wordpiece
 from lmrecipes.datamodules.bar import progress_bar
 from lmrecipes.datamodules.loader import StreamLoader
+from lmrecipes.metrics.squad import normalizer
 
 _SPLITS = ("train", "val", "test")
 # `ask` makes a split of this name.
@@ -101,6 +102,7 @@ class SquadDataModule(LightningDataModule):
                 raise ValueError(f"data.{name} is {value}; it must be 1 or more")
         self.batch_plan = batch
         self.files = {split: file for split, file in zip(_SPLITS, (train, val, test), strict=True) if file is not None}
+        normalizer(language)
         for split, file in self.files.items():
             if "{language}" in file and language is None:
                 raise ValueError(f"data.{split} is {file}, which needs data.language; de, say")
@@ -160,7 +162,17 @@ class SquadDataModule(LightningDataModule):
         self._vocabulary, self._only = vocabulary, (split,)
 
     def ask(self, questions: Sequence[Question]) -> None:
-        """Makes these questions the split that `predict` answers; their answers need not be known."""
+        """Makes these questions the split that `predict` answers; their answers need not be known.
+
+        Raises:
+            ValueError: for none, or an empty one.
+        """
+        if not questions:
+            raise ValueError("there is no question to answer")
+        for number, question in enumerate(questions, start=1):
+            for name, text in (("question", question.question), ("context", question.context)):
+                if not text.strip():
+                    raise ValueError(f"the {name} of question {question.id or number} is empty")
         self._prepared[ASKED] = prepare_questions(questions, self.vocabulary, self._windowing[ASKED])
 
     def prepare(self, progress: bool = True) -> None:

@@ -1,0 +1,89 @@
+"""A module whose spans depend on nothing but a window's tokens, and a program that evaluates it on several ranks."""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from lmrecipes.batches import BatchPlan, EvalBatchPlan
+from lmrecipes.callbacks import SquadAnswers
+from lmrecipes.data.spans import best_spans
+from lmrecipes.data.wordpiece import WordPieceSettings
+from lmrecipes.datamodules import SquadDataModule
+
+
+def scrambled(ids: torch.Tensor, key: int) -> torch.Tensor:
+    """Numbers that look random, the same for the same tokens at the same places; few enough for ties."""
+    places = torch.arange(ids.shape[1])
+    return ((ids * 7919 + places * 104729 + key) % 997 % 61).float()
+
+
+class Scrambled(LightningModule):
+    """Answers at random, and learns one number, which shifts its answers from validation to validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.register_buffer("synchronised", torch.zeros(3))
+
+    def _scores(self, batch):
+        key = 17 * int(self.global_step)
+        start, end = scrambled(batch.input_ids, key), scrambled(batch.input_ids, key + 31)
+        return best_spans(start, end, batch, n_best=5, max_answer_len=6)
+
+    def training_step(self, batch, batch_idx):
+        return self.weight * batch.input_ids.float().mean()
+
+    def validation_step(self, batch, batch_idx):
+        return self._scores(batch)
+
+    test_step = predict_step = validation_step
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def data_of(file: str, cache: str) -> SquadDataModule:
+    """Windows of which many questions have several."""
+    plan = BatchPlan(global_batch_size=6, seq_len=40, val=EvalBatchPlan(batch_size=6), test=EvalBatchPlan(batch_size=6))
+    return SquadDataModule(
+        plan,
+        train=file,
+        val=file,
+        test=file,
+        cache_dir=cache,
+        wordpiece=WordPieceSettings(vocab_size=600),
+        max_query_len=16,
+        doc_stride=8,
+        max_answer_len=6,
+        n_best=5,
+        null_threshold=-28.0,
+    )
+
+
+def trainer_of(folder: str, devices: int = 1, **more) -> Trainer:
+    """On CPU processes."""
+    return Trainer(
+        **{"callbacks": [SquadAnswers()], **more},
+        accelerator="cpu",
+        devices=devices,
+        strategy="ddp" if devices > 1 else "auto",
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        default_root_dir=folder,
+    )
+
+
+def evaluate_on(file: str, cache: str, folder: str, devices: int) -> None:
+    """Validates, and lets every rank write its figures."""
+    trainer = trainer_of(folder, devices, enable_checkpointing=False)
+    (figures,) = trainer.validate(Scrambled(), data_of(file, cache), verbose=False)
+    Path(folder, f"rank{trainer.global_rank}.json").write_text(json.dumps(figures, sort_keys=True))
+
+
+if __name__ == "__main__":
+    evaluate_on(*sys.argv[1:4], devices=int(sys.argv[4]))

@@ -1,0 +1,170 @@
+"""SquadAnswers gives the official figures and files, the same on any number of ranks, in time for checkpoints."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from answering import Scrambled, data_of, evaluate_on, trainer_of
+
+from conftest import environment
+from lmrecipes.__main__ import main
+from lmrecipes.callbacks import BestCheckpoint, SquadAnswers
+from lmrecipes.data.answers import Candidate, Evidence
+from lmrecipes.data.embedded_squad import make_squad
+from lmrecipes.data.squad import Answer, Question
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+NAMES = ("predictions.json", "nbest_predictions.json", "null_odds.json", "unthresholded_predictions.json")
+
+
+@pytest.fixture
+def file(tmp_path):
+    content = make_squad("val", 7)
+    paragraphs = content["data"][0]["paragraphs"]
+    while sum(len(p["qas"]) for p in paragraphs) % 3 == 0:
+        paragraphs[-1]["qas"].pop()
+    (tmp_path / "dev.json").write_text(json.dumps(content))
+    return str(tmp_path / "dev.json")
+
+
+def evaluated(capsys, *arguments):
+    capsys.readouterr()
+    assert main(["evaluate", "squad", *arguments]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_logged_figures_are_those_of_the_written_files(file, tmp_path, capsys):
+    data = data_of(file, str(tmp_path / "cache"))
+    (logged,) = trainer_of(str(tmp_path)).test(Scrambled(), data, verbose=False)
+    assert len(data.prepared("test").windows) > 1.5 * len(data.questions("test"))
+    folder = tmp_path / "answers/test"
+    official = evaluated(capsys, "--data", file, "--predictions", str(folder / "predictions.json"))
+    assert 0 < official["HasAns_f1"] < 100
+    assert 0 < official["NoAns_exact"] < 100
+    expected = {name: value for name, value in official.items() if not name.endswith("total")}
+    expected["exact_match"] = expected.pop("exact")
+    odds = ("--null-odds", str(folder / "null_odds.json"))
+    best = evaluated(capsys, "--data", file, "--predictions", str(folder / "unthresholded_predictions.json"), *odds)
+    expected |= {name: value for name, value in best.items() if name.startswith("best_")}
+    assert logged == pytest.approx({f"squad/{name}": value for name, value in expected.items()}, rel=1e-6)
+    assert best["best_f1"] > official["f1"] - 1e-9
+    # Answers are parts of their contexts, and the best of n.
+    answers, nbest = (json.loads((folder / name).read_text()) for name in NAMES[:2])
+    assert list(answers) == [q.id for q in data.questions("test")]
+    for question in data.questions("test"):
+        rows = nbest[question.id]
+        assert len(rows) <= 6
+        assert all(row["text"] in question.context for row in rows)
+        assert answers[question.id] in ("", next(row["text"] for row in rows if row["text"]))
+
+
+@pytest.mark.slow
+def test_one_rank_and_three_give_the_same_figures_and_files(file, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    program = Path(__file__).with_name("answering.py")
+    done = subprocess.run(
+        [sys.executable, program, file, "cache3", "ranks3", "3"],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    evaluate_on(file, "cache1", str(tmp_path / "ranks1"), 1)
+    figures = [tmp_path / place for place in ("ranks1/rank0", "ranks3/rank0", "ranks3/rank1", "ranks3/rank2")]
+    assert len({path.with_suffix(".json").read_text() for path in figures}) == 1
+    for name in NAMES:
+        one, three = (tmp_path / f"ranks{devices}/answers/val/{name}" for devices in "13")
+        assert one.read_bytes() == three.read_bytes(), name
+
+
+def test_the_best_checkpoint_may_be_that_of_the_best_f1(file, tmp_path):
+    best = BestCheckpoint("squad/f1", "max")
+    best.dirpath = str(tmp_path)
+    trainer = trainer_of(
+        str(tmp_path),
+        callbacks=[best, SquadAnswers()],
+        max_steps=4,
+        val_check_interval=1,
+        check_val_every_n_epoch=None,
+        num_sanity_val_steps=1,
+    )
+    figures = []
+    module = Scrambled()
+    module.on_validation_end = lambda: figures.append(float(trainer.callback_metrics["squad/f1"]))
+    trainer.fit(module, data_of(file, str(tmp_path / "cache")))
+    figures = figures[1:]  # the first is of the check before training
+    assert len(figures) == 4
+    assert len(set(figures)) > 1
+    assert float(best.best_model_score) == pytest.approx(max(figures))
+    assert Path(best.best_model_path).name == f"best-step={1 + figures.index(max(figures))}.ckpt"
+
+
+def test_a_loop_of_fabric_gives_the_same_figures(file, tmp_path):
+    from types import SimpleNamespace
+
+    from lmrecipes.fabric import Loop
+
+    data = data_of(file, str(tmp_path / "cache"))
+    (expected,) = trainer_of(str(tmp_path)).test(Scrambled(), data, verbose=False)
+    settings = SimpleNamespace(
+        limit_test_batches=1.0, callbacks=[], max_steps=1, log_every_n_steps=1, precision="32-true"
+    )
+    own = {"accelerator": "cpu", "devices": 1, "callbacks": [SquadAnswers()]}
+    loop = Loop(data, settings, 1, tmp_path / "loop", **own)
+    module = Scrambled()
+    loop.prepare(module)
+    loop.model = loop.setup(module)
+    assert loop.evaluate("test") == pytest.approx(expected)
+    for name in NAMES:
+        assert (tmp_path / "loop/answers/test" / name).read_bytes() == (tmp_path / "answers/test" / name).read_bytes()
+
+
+def test_questions_that_are_asked_are_answered(file, tmp_path):
+    data = data_of(file, str(tmp_path / "cache"))
+    data.ask([Question("mine", "Who is the mayor?", "The mayor is Ada Holt. " * 5)])
+    callback = SquadAnswers()
+    trainer_of(str(tmp_path), callbacks=[callback]).predict(Scrambled(), data, return_predictions=False)
+    answers = json.loads((tmp_path / "answers/predict/predictions.json").read_text())
+    assert answers == {"mine": callback.answered["mine"].text}
+    assert callback.answered["mine"].best in data.questions("predict")[0].context
+
+
+class Quoting:
+    """A DataModule of questions that a model answers with texts of its own."""
+
+    def __init__(self, inner) -> None:
+        self._inner = inner
+        self.language, self.null_threshold, self.n_best = None, None, 1
+
+    def questions(self, split):
+        return [Question("q", "?", "The Norman 10th", (Answer("x", 0), Answer("10th", 11)))]
+
+    def may_lack(self, split):
+        return False
+
+    def evidence(self, split, output):
+        return {"q": Evidence((Candidate(output, 0.0, 0.0),))}
+
+
+def test_any_model_may_answer_and_the_best_gold_answer_counts(tmp_path):
+    from types import SimpleNamespace
+
+    logged = {}
+    trainer = SimpleNamespace(datamodule=Quoting(None), default_root_dir=str(tmp_path), is_global_zero=True)
+    module = SimpleNamespace(log_dict=lambda figures, batch_size: logged.update(figures))
+    callback = SquadAnswers()
+    callback.on_validation_epoch_start(trainer, module)
+    callback.on_validation_batch_end(trainer, module, "the 10th.", None, 0)
+    callback.on_validation_epoch_end(trainer, module)
+    assert {name: float(value) for name, value in logged.items()} == {"squad/exact_match": 100.0, "squad/f1": 100.0}
+    assert json.loads((tmp_path / "answers/val/predictions.json").read_text()) == {"q": "the 10th."}
+    assert not (tmp_path / "answers/val/null_odds.json").exists()
+    with pytest.raises(ValueError, match="the model's val step returns nothing"):
+        callback.on_validation_batch_end(trainer, module, None, None, 0)
+    trainer.datamodule = object()
+    with pytest.raises(ValueError, match="SquadAnswers is for a DataModule of questions"):
+        callback.on_validation_batch_end(trainer, module, "x", None, 0)

@@ -1,0 +1,85 @@
+"""Batches by length: every sequence in its place, whatever the ranks and passes, and little padding."""
+
+import numpy as np
+import pytest
+
+from lmrecipes.data.buckets import ShuffledBuckets, budgeted, padding_share, width
+
+LENGTHS = np.random.default_rng(0).gamma(4, 40, size=5003).astype(int).clip(10, 384)
+
+
+def order(**more):
+    return ShuffledBuckets(LENGTHS, 32, seed=1, **more)
+
+
+def global_batches(epoch, world_size, passes):
+    ranks = [order(rank=rank, world_size=world_size, passes=passes) for rank in range(world_size)]
+    n = len(ranks[0])
+    micro = [[rank.rows(epoch * n + k) for rank in ranks] for k in range(n)]
+    return [
+        sorted(np.concatenate([rows for part in micro[step : step + passes] for rows in part]).tolist())
+        for step in range(0, n, passes)
+    ]
+
+
+def test_global_batches_are_the_same_for_any_ranks_and_passes():
+    expected = global_batches(2, 1, 1)
+    for world_size, passes in ((2, 1), (1, 4), (4, 2)):
+        assert global_batches(2, world_size, passes) == expected
+
+
+def test_an_epoch_has_almost_every_sequence_once_and_others_are_left_out_in_the_next():
+    epochs = [np.concatenate([order().rows(e * 156 + k) for k in range(156)]) for e in range(2)]
+    for rows in epochs:
+        assert len(rows) == len(set(rows.tolist())) == 156 * 32
+    left_out = [set(range(len(LENGTHS))) - set(rows.tolist()) for rows in epochs]
+    assert left_out[0] != left_out[1]
+    assert not np.array_equal(*epochs)
+    # Short and long batches come in turn, not one after the other.
+    mean = LENGTHS[epochs[0]].reshape(156, 32).mean(1)
+    assert np.abs(np.corrcoef(np.arange(156), mean)[0, 1]) < 0.2
+
+
+def test_any_micro_batch_is_the_same_without_those_before_it():
+    straight = order(rank=1, world_size=2)
+    everything = [straight.rows(k) for k in range(2 * len(straight))]
+    for k in (0, 7, len(straight) - 1, len(straight), 2 * len(straight) - 1):
+        np.testing.assert_array_equal(order(rank=1, world_size=2).rows(k), everything[k])
+
+
+def test_ranks_have_batches_of_about_the_same_length():
+    ranks = [order(rank=rank, world_size=4) for rank in range(4)]
+    widest = np.array([[LENGTHS[rank.rows(k)].max() for k in range(50)] for rank in ranks])
+    assert (widest.max(0) - widest.min(0)).mean() < 8
+
+
+def test_little_of_a_batch_is_padding():
+    epoch = [order().rows(k) for k in range(156)]
+    shuffled = np.random.default_rng(0).permutation(len(LENGTHS))[: 156 * 32].reshape(156, 32)
+    assert padding_share(LENGTHS, epoch, 384) < 0.08
+    assert padding_share(LENGTHS, list(shuffled), 384) > 0.4
+    assert padding_share(LENGTHS, budgeted(LENGTHS, 384, 32 * 384), 384) < 0.04
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3, 8])
+def test_evaluation_reads_every_sequence_once_in_equally_many_passes(world_size):
+    for n in (5003, 40, 8):
+        batches = budgeted(LENGTHS[:n], 384, 4096, world_size)
+        assert len(batches) % world_size == 0
+        assert all(len(rows) for rows in batches)
+        assert sorted(np.concatenate(batches).tolist()) == list(range(n))
+        assert all(len(rows) == 1 or len(rows) * width(LENGTHS[rows], 384) <= 4096 for rows in batches)
+
+
+def test_with_more_ranks_than_sequences_some_passes_are_empty():
+    batches = budgeted(LENGTHS[:2], 384, 4096, 3)
+    assert sorted(len(rows) for rows in batches) == [0, 1, 1]
+
+
+def test_a_width_is_a_multiple_of_eight_within_the_most():
+    assert [width(np.array([n]), 100) for n in (1, 8, 9, 97, 100)] == [8, 8, 16, 100, 100]
+
+
+def test_too_few_sequences_are_refused():
+    with pytest.raises(ValueError, match=r"batch\.global_batch_size is 32, but there are only 5 windows"):
+        ShuffledBuckets(LENGTHS[:5], 32, seed=1)

@@ -1,0 +1,218 @@
+"""Files in SQuAD format are read whole, and what cannot be right is named by file and question."""
+
+import copy
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from conftest import requires
+from lmrecipes.data.embedded_squad import make_squad
+from lmrecipes.data.squad import Answer, Question, local_file, read_content, read_squad
+
+REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
+real_data = requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
+CONTEXT = "Köln liegt am Rhein. Bonn auch."
+GOOD = {"id": "good", "question": "Where?", "answers": [{"text": "Bonn", "answer_start": 21}], "is_impossible": False}
+
+
+def content(*questions, context=CONTEXT):
+    return {"version": "v2.0", "data": [{"title": "T", "paragraphs": [{"context": context, "qas": list(questions)}]}]}
+
+
+def changed(**changes):
+    """A question of which something is changed; ... leaves it out."""
+    return {key: value for key, value in {**copy.deepcopy(GOOD), "id": "bad", **changes}.items() if value is not ...}
+
+
+def write(path, value):
+    path.write_text(json.dumps(value), encoding="utf-8")
+    return path
+
+
+def test_questions_are_read_from_json_gz_and_parquet_alike(tmp_path):
+    import pyarrow
+    from pyarrow import parquet
+
+    impossible = changed(id="none", answers=[], is_impossible=True)
+    file = write(tmp_path / "a.json", content(GOOD, impossible))
+    packed = tmp_path / "a.json.gz"
+    packed.write_bytes(gzip.compress(file.read_bytes()))
+    rows = [
+        {"id": q["id"], "title": "T", "context": CONTEXT, "question": q["question"]}
+        | {"answers": {key: [a[key] for a in q["answers"]] for key in ("text", "answer_start")}}
+        for q in (GOOD, impossible)
+    ]
+    parquet.write_table(pyarrow.Table.from_pylist(rows), tmp_path / "a.parquet")
+    expected = (
+        Question("good", "Where?", CONTEXT, (Answer("Bonn", 21),), False, "T"),
+        Question("none", "Where?", CONTEXT, (), True, "T"),
+    )
+    for name in ("a.json", "a.json.gz", "a.parquet"):
+        assert read_squad(tmp_path / name).questions == expected, name
+
+
+WRONG = {
+    "missing key": changed(question=...),
+    "wrong type": changed(answers="Bonn"),
+    "answer not at answer_start": changed(answers=[{"text": "Bonn", "answer_start": 3}]),
+    "empty question": changed(question=" "),
+    "empty text": changed(answers=[{"text": "", "answer_start": 0}]),
+    "no answer": changed(answers=[]),
+    "impossible with answers": changed(is_impossible=True),
+    "duplicate id": changed(id="good"),
+}
+
+
+@pytest.mark.parametrize("kind", WRONG)
+def test_a_malformed_question_is_refused_by_its_id_or_skipped_and_counted(tmp_path, kind):
+    wrong = WRONG[kind]
+    file = write(tmp_path / "a.json", content(GOOD, wrong, changed(id="last")))
+    with pytest.raises(ValueError, match=rf"a\.json: question {wrong['id']}: ") as refused:
+        read_squad(file)
+    assert "\n" not in str(refused.value)
+    read = read_squad(file, "skip")
+    assert [q.id for q in read.questions] == ["good", "last"]
+    assert read.skipped == {kind: 1}
+    assert read.complaint("a.json") == f"a.json: of its malformed questions 1 skipped (1 x {kind})"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "place", "kind"),
+    [
+        (changed(id=...), r"data\[0\]\.paragraphs\[0\]\.qas\[1\]: it has no id", "missing key"),
+        (changed(id=7), r"data\[0\]\.paragraphs\[0\]\.qas\[1\]: id is 7, not a text", "wrong type"),
+        ("text", r"qas\[1\]: question is \"text\", not an object", "wrong type"),
+        (changed(answers=[{"text": "Bonn"}]), 'question bad: the answer "Bonn" has no answer_start', "missing key"),
+        (changed(answers=[{"text": "Bonn", "answer_start": "21"}]), 'question bad: answer_start is "21"', "wrong type"),
+        (changed(answers=[{"text": "Köln", "answer_start": -31}]), "at answer_start -31", "answer not at answer_start"),
+    ],
+)
+def test_what_has_no_id_is_named_by_its_place(tmp_path, wrong, place, kind):
+    file = write(tmp_path / "a.json", content(GOOD, wrong))
+    with pytest.raises(ValueError, match=place):
+        read_squad(file)
+    assert read_squad(file, "skip").skipped == {kind: 1}
+
+
+def test_paragraphs_without_a_context_count_by_their_questions(tmp_path):
+    value = content(GOOD)
+    value["data"][0]["paragraphs"] += [{"qas": [changed(id="x"), changed(id="y")]}, {"context": "c"}, 3]
+    value["data"].append({"title": "no paragraphs"})
+    value["data"].append({"paragraphs": [{"context": " ", "qas": [changed(id="z")]}]})
+    file = write(tmp_path / "a.json", value)
+    with pytest.raises(ValueError, match="question x: its paragraph has no context"):
+        read_squad(file)
+    assert read_squad(file, "skip").skipped == {"missing key": 4, "wrong type": 1, "empty context": 1}
+
+
+def test_repair_moves_answers_to_the_nearest_place_and_numbers_duplicates(tmp_path):
+    moved = changed(id="moved", answers=[{"text": "n", "answer_start": 22}])
+    gone = changed(id="gone", answers=[{"text": "Mainz", "answer_start": 0}])
+    file = write(tmp_path / "a.json", content(GOOD, changed(id="good"), moved, gone))
+    read = read_squad(file, "repair")
+    assert [q.id for q in read.questions] == ["good", "good#2", "moved"]
+    assert read.questions[2].answers == (Answer("n", 23),)
+    assert read.repaired == {"duplicate id": 1, "answer not at answer_start": 1}
+    assert read.skipped == {"answer not at answer_start": 1}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (b'{"data": [\n  {"title": }]}', r"a\.json:2:13 is not JSON"),
+        (b'{"data": "\xff"}', "not UTF-8 text"),
+        (b"[]", 'must be an object with a list "data"'),
+        (b'{"data": []}', "has no question"),
+    ],
+)
+def test_what_is_no_squad_file_is_refused_under_every_option(tmp_path, text, message):
+    (tmp_path / "a.json").write_bytes(text)
+    for option in ("refuse", "skip", "repair"):
+        with pytest.raises(ValueError, match=message):
+            read_squad(tmp_path / "a.json", option)
+
+
+def test_damaged_files_are_refused(tmp_path):
+    whole = gzip.compress(json.dumps(content(GOOD)).encode())
+    (tmp_path / "a.json.gz").write_bytes(whole[:-10])
+    with pytest.raises(ValueError, match="damaged or cut short"):
+        read_squad(tmp_path / "a.json.gz")
+    (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
+    with pytest.raises(ValueError, match="cannot be read as parquet"):
+        read_squad(tmp_path / "a.parquet")
+
+
+def test_questions_to_be_answered_need_no_answers(tmp_path):
+    file = write(tmp_path / "a.json", content({"id": "q", "question": "Where?"}))
+    with pytest.raises(ValueError, match="question q: it has no answers"):
+        read_squad(file)
+    (question,) = read_squad(file, need_answers=False).questions
+    assert question == Question("q", "Where?", CONTEXT, title="T")
+
+
+def test_a_file_on_the_hub_is_downloaded_by_its_address(monkeypatch, tmp_path):
+    asked = []
+
+    def download(repository, file, *, repo_type, revision):
+        asked.append((repository, file, repo_type, revision))
+        return str(tmp_path / "there")
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    assert local_file("hf://datasets/google/xquad/xquad.de/validation.parquet") == tmp_path / "there"
+    assert local_file("hf://datasets/a/b@v1/c.json") == tmp_path / "there"
+    assert asked == [
+        ("google/xquad", "xquad.de/validation.parquet", "dataset", None),
+        ("a/b", "c.json", "dataset", "v1"),
+    ]
+    with pytest.raises(ValueError, match="hf://datasets/a is no address on the hub"):
+        local_file("hf://datasets/a")
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: 1 / 0)
+    with pytest.raises(ValueError, match="could not be had from the Hugging Face hub"):
+        local_file("hf://datasets/a/b/c.json")
+
+
+def names_of(questions):
+    """What the questions of a split are about, and how they are asked: the same with the name taken out."""
+    capital = [[w.strip("?:,") for w in q.question.split()[1:] if w[0].isupper()] for q in questions]
+    about = {" ".join(words) for words in capital}
+    ways = {
+        " ".join("_" if word.strip("?:,") in names else word for word in q.question.split())
+        for q, names in zip(questions, capital, strict=True)
+    }
+    return about, ways
+
+
+def test_embedded_questions_are_sound_and_those_of_a_split_are_in_no_other():
+    splits = {name: read_content(make_squad(name, n), name).questions for name, n in (("train", 300), ("val", 60))}
+    splits["test"] = read_content(make_squad("test", 60), "test").questions
+    entities, ways = zip(*map(names_of, splits.values()), strict=True)
+    assert len(entities[0]) > 400
+    assert not entities[0] & (entities[1] | entities[2])
+    assert not entities[1] & entities[2]
+    assert not ways[0] & (ways[1] | ways[2])
+    for questions in splits.values():
+        assert 0.2 < sum(q.is_impossible for q in questions) / len(questions) < 0.4
+        # Of another entity of the passage the same is often told: what is asked for does not give the answer away.
+        assert len({q.context for q in questions}) >= 60
+    assert make_squad("val", 5) == make_squad("val", 5)
+    assert make_squad("val", 5) != make_squad("val", 5, seed=2)
+    answerable = read_content(make_squad("train", 30, unanswerable=False), "train").questions
+    assert not any(q.is_impossible for q in answerable)
+
+
+@real_data
+def test_real_files_are_read_whole(tmp_path):
+    for language in ("en", "de", "es", "zh", "hi"):
+        assert len(read_squad(REAL / f"xquad/xquad.{language}.json").questions) == 1190
+    two = read_squad(REAL / "squad/dev-v2.0.part.json").questions
+    assert (len(two), sum(q.is_impossible for q in two)) == (6078, 3168)
+    tydi = REAL / "tydiqa/tydiqa.goldp.en.train.json.gz"
+    # Its questions are numbered within their articles.
+    with pytest.raises(ValueError, match=r"question 0: another question has the same id .*skip"):
+        read_squad(tydi)
+    read = read_squad(tydi, "repair")
+    assert len(read.questions) == len({q.id for q in read.questions}) == 3696
+    assert read.repaired == {"duplicate id": 3607}

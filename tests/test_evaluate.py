@@ -1,0 +1,128 @@
+"""`lmrecipes evaluate squad` prints what the official scripts print, at once, and refuses what it cannot read."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import naive_squad as naive
+import pytest
+
+from conftest import environment, requires
+from lmrecipes.__main__ import main
+
+REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
+real_data = requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
+
+
+def data(*questions, version="1.1"):
+    """Questions as (id, answers); with version 2.0 each says whether it is impossible."""
+    asked = [
+        {"id": id, "question": "?", "answers": [{"text": text, "answer_start": 0} for text in answers]}
+        | ({"is_impossible": not answers} if version == "2.0" else {})
+        for id, answers in questions
+    ]
+    return {"version": version, "data": [{"title": "T", "paragraphs": [{"context": "c", "qas": asked}]}]}
+
+
+@pytest.fixture
+def written(tmp_path):
+    def write(name, content):
+        path = tmp_path / name
+        text = content if isinstance(content, bytes) else json.dumps(content).encode()
+        path.write_bytes(gzip.compress(text) if path.suffix == ".gz" else text)
+        return str(path)
+
+    return write
+
+
+def evaluate(*arguments):
+    return main(["evaluate", "squad", *arguments])
+
+
+def test_version_11_prints_one_line_and_warns_of_what_is_missing(written, capsys):
+    file = written("d.json.gz", data(("a", ["The cat"]), ("b", ["dog"])))
+    assert evaluate("--data", file, "--predictions", written("p.json", {"a": "cat!"})) == 0
+    out, errors = capsys.readouterr()
+    assert out == '{"exact_match": 50.0, "f1": 50.0}\n'
+    assert errors == "warning: question b has no prediction and will receive score 0\n"
+
+
+def test_version_20_prints_the_official_figures(written, tmp_path, capsys):
+    questions = [("a", ["cat"]), ("b", []), ("c", ["a dog", "dogs"])]
+    file = written("d.json", data(*questions, version="2.0"))
+    predictions, odds = {"a": "cat", "b": "x", "c": "the dog barks"}, {"c": -3, "b": 0.5, "a": 1.5}
+    options = ("--data", file, "--predictions", written("p.json", predictions))
+    assert evaluate(*options) == 0
+    out, _ = capsys.readouterr()
+    assert out == json.dumps(naive.twenty(questions, predictions), indent=2) + "\n"
+    more = ("--null-odds", written("o.json", odds), "--na-threshold", "0", "--output", str(tmp_path / "out.json"))
+    assert evaluate(*options, *more) == 0
+    out, _ = capsys.readouterr()
+    assert out == json.dumps(naive.twenty(questions, predictions, odds, 0.0), indent=2) + "\n"
+    assert (tmp_path / "out.json").read_text() == out
+
+
+def test_a_language_normalizes_as_in_mlqa(written, capsys):
+    options = (
+        "--data",
+        written("d.json", data(("a", ["Der Rhein"]))),
+        "--predictions",
+        written("p.json", {"a": "Rhein"}),
+    )
+    assert evaluate(*options) == 0
+    assert json.loads(capsys.readouterr().out)["exact_match"] == 0
+    assert evaluate(*options, "--language", "de") == 0
+    assert json.loads(capsys.readouterr().out)["exact_match"] == 100
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "message"),
+    [
+        ({"p.json": b'{"a":\n 1,}'}, (), r"p.json:2:4 is not JSON"),
+        ({"p.json": []}, (), "holds list; it must be an object with an answer's text by question's id"),
+        ({"p.json": {"a": 7}}, (), "question a has 7, which is not an answer's text"),
+        ({"d.json": {"data": [{"paragraphs": [{"qas": [{"id": "a"}]}]}]}}, (), "it has no 'answers' somewhere"),
+        ({"d.json": b"\xff\xfe"}, (), "d.json cannot be read"),
+        ({"o.json": {"a": 1}}, ("--null-odds", "o.json"), "--null-odds is of SQuAD 2.0"),
+        ({"d.json": {"data": []}}, (), "there is no question to evaluate"),
+        ({}, ("--data", "nowhere.json"), "nowhere.json cannot be read: No such file"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_in_one_line(
+    written, tmp_path, monkeypatch, capsys, files, options, message
+):
+    monkeypatch.chdir(tmp_path)
+    for name, content in {"d.json": data(("a", ["cat"])), "p.json": {"a": "cat"}, **files}.items():
+        written(name, content)
+    assert evaluate("--data", "d.json", "--predictions", "p.json", *options) == 2
+    out, errors = capsys.readouterr()
+    assert out == ""
+    assert errors.startswith("error: ")
+    assert errors.count("\n") == 1
+    assert message in errors
+
+
+def test_it_starts_without_torch(written):
+    file, predictions = written("d.json", data(("a", ["cat"]))), written("p.json", {"a": "cat"})
+    program = (
+        "import sys; from lmrecipes.__main__ import main; "
+        f"code = main(['evaluate', 'squad', '--data', {file!r}, '--predictions', {predictions!r}]); "
+        "sys.exit(code or 'torch' in sys.modules or 'numpy' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+@real_data
+def test_real_questions_answered_by_their_own_answers_are_right(written, capsys):
+    file = REAL / "squad/dev-v2.0.part.json"
+    asked = [qa for a in json.loads(file.read_text())["data"] for p in a["paragraphs"] for qa in p["qas"]]
+    predictions = {qa["id"]: qa["answers"][-1]["text"] if qa["answers"] else "" for qa in asked}
+    for qa in asked[::3]:
+        predictions[qa["id"]] = qa["question"]
+    assert evaluate("--data", str(file), "--predictions", written("p.json", predictions)) == 0
+    questions = [(qa["id"], [a["text"] for a in qa["answers"]]) for qa in asked]
+    assert json.loads(capsys.readouterr().out) == naive.twenty(questions, predictions)

@@ -4,6 +4,7 @@ import os
 import random
 import subprocess
 import sys
+from inspect import signature
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,12 @@ import pytest
 def requires(condition: bool, reason: str):
     """Skips a test with its reason unless the condition holds."""
     return pytest.mark.skipif(not condition, reason=reason)
+
+
+def prepare_here(corpus) -> None:
+    """Prepares a corpus in this process alone: others would take seconds to start."""
+    alone = {"workers": 1} if "workers" in signature(corpus.prepare).parameters else {}
+    corpus.prepare(progress=False, **alone)
 
 
 @pytest.fixture(autouse=True)

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from conftest import prepare_here
 from lmrecipes import collection, rehearsal, stand_in
 from lmrecipes.cli import open_recipe
 from lmrecipes.data.sources import Folder
@@ -52,7 +53,7 @@ def test_every_recipe_is_sound_in_full_size_and_in_small(name, tmp_path):
     assert rebuilt.trainer.world_size == spread.devices
     write = getattr(built.datamodule, "write_stand_in", stand_in.write_made_up)
     write(tmp_path / "text")
-    rebuilt.datamodule.prepare(progress=False)
+    prepare_here(rebuilt.datamodule)
     assert small["data"]["class_path"] == settings["data"]["class_path"]
     assert small["model"]["init_args"]["optimizer"] == settings["model"]["init_args"]["optimizer"]
     kept = [callback["class_path"] for callback in small["trainer"]["callbacks"]]

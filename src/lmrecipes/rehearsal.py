@@ -111,10 +111,9 @@ def shrink(settings: Mapping[str, Any], spread: Spread, passes: int, text: Path,
         model["schedule"]["init_args"] = tiny_schedule(
             model["schedule"].get("init_args") or {}, small["trainer"]["max_steps"]
         )
-    for name, value in (("path", str(text)), ("cache_dir", str(cache)), ("revision", None)):
-        if name in data:
-            data[name] = value
-    data.update(getattr(corpus, "tiny_arguments", _nothing)(data, text))
+    data.update(getattr(corpus, "tiny_data", _tiny_data)(data, text))
+    if "cache_dir" in data:
+        data["cache_dir"] = str(cache)
     trainer = small["trainer"]
     trainer.update(dict.fromkeys(_UNSET))
     trainer.update(
@@ -139,8 +138,9 @@ def _class_of(class_path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def _nothing(arguments: Mapping[str, Any], text: Path) -> dict[str, Any]:
-    return {}
+def _tiny_data(data: Mapping[str, Any], text: Path) -> dict[str, Any]:
+    """What makes a corpus of running text small: a folder of it in place of what it has."""
+    return {name: value for name, value in (("path", str(text)), ("revision", None)) if name in data}
 
 
 def _sudden_end() -> dict[str, Any]:

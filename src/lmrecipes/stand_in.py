@@ -35,17 +35,6 @@ def write_made_up(folder: Path, words: Sequence[str] = ()) -> Path:
 _SYLLABLES = [consonant + vowel for consonant in "bdfgklmn" for vowel in "aeiou"][::4]
 
 
-def write_documents(file: Path, seed: int = 0, n_documents: int = 60) -> None:
-    """Documents of a few sentences of made-up words, with an empty line between two."""
-    generator = random.Random(seed)
-    known = [first + second for first in _SYLLABLES for second in _SYLLABLES]
-    documents = []
-    for _ in range(n_documents):
-        lengths = [generator.randint(4, _PER_LINE) for _ in range(generator.randint(2, 9))]
-        documents.append("\n".join(" ".join(generator.choices(known, k=n)).capitalize() + "." for n in lengths))
-    file.write_text("\n\n".join(documents) + "\n", encoding="utf-8")
-
-
 def write_sample(folder: Path, source: Source) -> Path:
     """The beginning of a training text, for all splits, so that every word of theirs is known.
 

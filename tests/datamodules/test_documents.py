@@ -14,7 +14,7 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 
 from conftest import requires
-from lmrecipes import collection
+from lmrecipes import collection, stand_in
 from lmrecipes.batches import BatchPlan, EvalBatchPlan, MaskedBatch
 from lmrecipes.data import load_vocabulary
 from lmrecipes.data.documents import DocumentSource
@@ -146,30 +146,6 @@ def test_training_batches_have_one_length_and_an_epoch_has_every_example_once(fo
         assert (batch.input_ids[0, batch.lengths[0] :] == 0).all()
         assert (data.vocabulary.mask_id == ids).sum() == 0
     assert len(restored) == n
-
-
-def test_an_example_is_masked_anew_in_every_epoch(folder, cache):
-    batches = module(folder, cache, batch=1).train_batches()
-    masks = [{}, {}]
-    for epoch, of_epoch in enumerate(masks):
-        for k in range(epoch * len(batches), (epoch + 1) * len(batches)):
-            batch = batches.batch(k)
-            counted = batch.weights > 0
-            batch.input_ids[0, batch.positions[counted]] = batch.originals[counted]
-            of_epoch[str(batch.input_ids.tolist())] = batch.positions.tolist()
-    assert masks[0].keys() == masks[1].keys()
-    assert list(masks[0]) != list(masks[1])
-    again = sum(masks[0][example] == masks[1][example] for example in masks[0])
-    assert again < 0.2 * len(batches)  # short ones may be masked alike
-
-
-def test_no_place_of_an_epoch_has_the_masks_of_that_place_in_another(folder, cache):
-    batches = module(folder, cache).train_batches()
-    same = [
-        (batches.batch(k).positions == batches.batch(k + len(batches)).positions).float().mean().item()
-        for k in range(len(batches))
-    ]
-    assert np.mean(same) < 0.3
 
 
 def test_weights_say_how_often_a_source_is_drawn(folder, cache):
@@ -309,6 +285,21 @@ def test_presets_take_local_files_in_place_of_every_source(name, folder, tmp_pat
     parsed = parser.parse_object({"data": {"class_path": preset["class_path"], "init_args": settings}})
     data = parser.instantiate_classes(parsed).data
     assert len(list(data.train_dataloader())) > 20
+
+
+def test_a_rehearsal_has_every_source_in_small(tmp_path):
+    preset = yaml.safe_load(collection.preset_paths("datamodules")["wikipedia_bookcorpus"].read_text())["init_args"]
+    small = {**preset, **DocumentsDataModule.tiny_data(preset, stand_in.write_made_up(tmp_path / "text"))}
+    sources = [DocumentSource(**source) for source in small["sources"]]
+    assert [source.weight for source in sources] == [source["weight"] for source in preset["sources"]]
+    data = DocumentsDataModule(
+        BatchPlan(global_batch_size=8, seq_len=16),
+        sources,
+        wordpiece=WordPieceSettings(**small["wordpiece"]),
+        held_out=small["held_out"],
+        cache_dir=str(tmp_path),
+    )
+    assert [len(list(loader)) > 4 for loader in (data.train_dataloader(), data.val_dataloader())] == [True, True]
 
 
 def test_the_embedded_documents_need_nothing_but_python(tmp_path):

@@ -5,12 +5,17 @@ import json
 import pytest
 import yaml
 
+from conftest import prepare_here
 from lmrecipes import collection
 from lmrecipes.__main__ import main
+from lmrecipes.cli import open_recipe
+from lmrecipes.rehearsal import Spread, shrink
+from lmrecipes.stand_in import write_made_up
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 RECIPES = [name for name in collection.recipe_paths() if not name.startswith("overlays/")]
 SYSTEM = [name for name in RECIPES if name.startswith("transformer_xl/")]
+ELECTRA = [name for name in RECIPES if name.startswith("electra/")]
 SMALL = ["n_layers=2", "d_model=64", "n_heads=2", "d_head=8", "d_ff=32", "vocab_size=0"]
 
 
@@ -22,6 +27,9 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 def test_the_promised_recipes_are_there():
     wanted = {"tiny", "wt2_cpu", "wt103_base", "wt103_large", "wt103_large_multinode", "wt103_paper_base"}
     assert {f"transformer_xl/{name}" for name in wanted | {"enwik8", "text8", "lm1b"}} == set(SYSTEM)
+    wanted = {"tiny_pretrain", "small", "google_small", "google_base", "google_large", "base_phase1", "base_phase2"}
+    wanted |= {"large_phase1", "large_phase2", "tiny_squad", "squad11_small", "squad11_base", "squad11_large"}
+    assert {f"electra/{name}" for name in wanted | {"squad20_base", "squad20_large"}} == set(ELECTRA)
 
 
 @pytest.mark.parametrize("name", RECIPES)
@@ -47,6 +55,21 @@ def test_a_recipe_trains_two_steps_and_tests(name, small_corpus, tmp_path, capsy
     # What a recipe publishes stands beside what was measured, with the conditions that differ.
     assert len(result["published"]) == len(recipe.get("published", []))
     assert all(target["differences"] for target in result["published"])
+
+
+@pytest.mark.parametrize("name", ELECTRA)
+def test_a_recipe_trains_in_small_on_its_own_kind_of_data(name, tmp_path, capsys):
+    built = open_recipe("rehearse", ["--config", name, "--no_runtime_tuning"])
+    settings = yaml.safe_load(built.settings())
+    small = shrink(settings, Spread("auto", 1, 1), 1, tmp_path / "text", tmp_path / "cache")
+    small["trainer"] |= {"max_steps": 3, "callbacks": [], "val_check_interval": 2, "num_sanity_val_steps": 0}
+    small["trainer"]["logger"] = small["model"]["init_args"]["compile"] = False
+    (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
+    corpus = open_recipe("prepare", ["--config", "small.yaml", "--no_runtime_tuning"]).datamodule
+    getattr(corpus, "write_stand_in", write_made_up)(tmp_path / "text")
+    prepare_here(corpus)
+    assert main(["fit", "--config", "small.yaml", "--run_dir=run", "--no_runtime_tuning"]) == 0, capsys.readouterr().err
+    assert "eval at step 2" in capsys.readouterr().out
 
 
 def test_the_saved_configuration_is_a_recipe_again(small, tmp_path, capsys):

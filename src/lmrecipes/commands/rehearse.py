@@ -114,7 +114,9 @@ class _Rehearsal:
     def _write_text(self, data: Any, folder: Path) -> None:
         if hasattr(data, "write_stand_in"):
             data.write_stand_in(folder)
+            return
         if not isinstance(data, TextDataModule):
+            stand_in.write_made_up(folder)
             return
         if data.path is not None:
             stand_in.write_sample(folder, data.source())

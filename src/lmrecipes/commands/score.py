@@ -18,6 +18,11 @@ def run(argv: list[str]) -> int:
     cli = open_recipe("score", argv)
     texts = texts_of(cli)
     trained = load_trained(cli)
+    if not hasattr(trained.module, "sampling"):
+        raise ValueError(
+            f"lmrecipes score reads a text from left to right, and {type(trained.module).__name__} does not; "
+            f"`lmrecipes test --run RUN` evaluates it"
+        )
     if cli.config.runtime is not None:
         trained.module.use_programs(Path(cli.config.runtime))
     plan = trained.module.batch_plan.segmenting("test")

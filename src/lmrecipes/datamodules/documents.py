@@ -29,7 +29,6 @@ from lmrecipes.data.segments import SHORTEST
 from lmrecipes.data.vocabularies import Vocabulary, load_vocabulary
 from lmrecipes.data.wordpiece import WordPiece, WordPieceSettings
 from lmrecipes.datamodules.loading import PositionLoader, ProgressBar, cache_folder, micro_batches_done, writing_to
-from lmrecipes.stand_in import write_documents
 
 # A vocabulary that is given makes how another would be made irrelevant.
 _ANY = WordPieceSettings()
@@ -100,22 +99,16 @@ class DocumentsDataModule(LightningDataModule):
                 )
 
     @staticmethod
-    def tiny_arguments(arguments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-        """What reads the few documents that `write_stand_in` leaves in a folder, in place of these arguments."""
-        sources = arguments["sources"]
+    def tiny_data(settings: Mapping[str, Any], text: Path) -> dict[str, Any]:
+        """What makes a rehearsal's corpus small: every line of a text is a document of every source."""
+        sources = [{**source, "documents": "line", "path": str(text / "train.txt")} for source in settings["sources"]]
         return {
-            "sources": [{**source, "documents": "blank_line"} for source in sources],
-            "paths": {source["name"]: str(folder / f"{i}.txt") for i, source in enumerate(sources)},
-            "wordpiece": {"vocab_size": 400},
-            "vocabulary_dir": None,
+            "sources": sources,
+            "paths": None,
+            "wordpiece": {"vocab_size": 300},
             "held_out": 0.2,
+            "vocabulary_dir": None,
         }
-
-    def write_stand_in(self, folder: Path) -> None:
-        """Writes a few documents of made-up words for each source."""
-        folder.mkdir(parents=True, exist_ok=True)
-        for i in range(len(self.sources)):
-            write_documents(folder / f"{i}.txt", seed=i)
 
     @cached_property
     def corpus(self) -> Corpus:

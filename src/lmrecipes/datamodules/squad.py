@@ -129,9 +129,9 @@ class SquadDataModule(LightningDataModule):
         self._only: tuple[str, ...] = _SPLITS
 
     @staticmethod
-    def tiny_arguments(arguments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
-        """What reads the few questions that `write_stand_in` leaves in a folder, in place of these arguments."""
-        files = {split: str(folder / f"{split}.json") for split in _SPLITS if arguments[split] is not None}
+    def tiny_data(settings: Mapping[str, Any], text: Path) -> dict[str, Any]:
+        """What makes a rehearsal's questions few: those that `write_stand_in` leaves in a folder."""
+        files = {split: str(text / f"{split}.json") for split in _SPLITS if settings[split] is not None}
         tokens = {"wordpiece": {"vocab_size": 400}, "vocabulary_dir": None, "language": None}
         return {**files, **tokens, "max_query_len": 16, "doc_stride": 16}
 

@@ -179,6 +179,10 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         if not counts:
             return {}
         flat = next(iter(zero.optimizer.state))
+        if not self.zero_stage_3:
+            # In the first step DeepSpeed finds the states of the first parameter group only.
+            zero._hp_optimizer_states_linked = False
+            zero._lazy_init_hp_params_optimizer_state()
         for index, (name, parameter) in enumerate(self._trained()):
             state = {
                 key: safe_get_full_optimizer_state(parameter, key).detach().cpu()

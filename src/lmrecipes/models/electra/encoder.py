@@ -92,10 +92,13 @@ def _attend_on_cpu(
     q_BnTh: Tensor, k_BnTh: Tensor, v_BnTh: Tensor, mask: Tensor | None, scaling: float, p: float
 ) -> Tensor:
     # With dropout torch has no fused kernel for CPUs, and draws its random numbers one by one.
-    scores_BnTT = (q_BnTh * scaling) @ k_BnTh.transpose(-1, -2)
+    B, n, T, _ = q_BnTh.shape
+    q, k, v = (x.flatten(0, 1) for x in (q_BnTh, k_BnTh, v_BnTh))
+    bias = q.new_zeros(1, 1, 1)
     if mask is not None:
-        scores_BnTT = scores_BnTT.masked_fill(~mask, -torch.inf)
-    return dropout(scores_BnTT.softmax(-1).to(v_BnTh.dtype), p) @ v_BnTh
+        bias = q.new_zeros(mask.shape).masked_fill(~mask, -torch.inf).expand(B, n, 1, T).flatten(0, 1)
+    weights = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scaling).softmax(-1)
+    return torch.bmm(dropout(weights.to(v.dtype), p), v).unflatten(0, (B, n))
 
 
 AttentionInterface.register(_ATTENTION, _attend)

@@ -10,18 +10,20 @@ from typing import Any, NamedTuple
 
 from lmrecipes.data.document_files import ENDINGS, PACKED, Boundaries, Span, form, read_documents, readable, spans
 from lmrecipes.data.embedded import PythonText
+from lmrecipes.data.embedded_squad import InventedPassages
 from lmrecipes.data.hub import download, newest_commit, repository_files
 
-EMBEDDED = "embedded"
+EMBEDDED: dict[str, type[PythonText] | type[InventedPassages]] = {"embedded": PythonText, "passages": InventedPassages}
 PART_BYTES = 32 << 20
 
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentSource:
-    """A source of documents: local files, a repository on the hub, or the running Python's own text."""
+    """A source of documents: local files, a repository on the hub, or text that comes with us or with Python."""
 
     name: str
-    """What to call it; `embedded` is English text that comes with Python."""
+    """What to call it; without a place to read from `embedded` is English text that comes with Python, and `passages`
+    are invented passages, such as those of embedded_squad that are trained on."""
     weight: float = 1.0
     """How often each of its examples is seen in an epoch; 2.5: twice, and half of them, each time others, once more."""
     path: str | None = None
@@ -55,7 +57,7 @@ class DocumentSource:
         Raises:
             ValueError: if there is none.
         """
-        if self.path is None and self.repository is None and self.name != EMBEDDED:
+        if self.path is None and self.repository is None and self.name not in EMBEDDED:
             raise ValueError(
                 f"source {self.name} has neither path nor repository; give local files with "
                 f"--data.paths.{self.name} FOLDER, or a path or repository in data.sources"
@@ -81,7 +83,7 @@ class DocumentSource:
         if self.local is not None:
             stats = {str(path.resolve()): path.stat() for path in self._local_files()}
             return settings | {"files": {name: [s.st_size, s.st_mtime_ns] for name, s in stats.items()}}
-        return settings if self.repository else settings | PythonText().describe()
+        return settings if self.repository else settings | EMBEDDED[self.name]().describe()
 
     def commit(self) -> str | None:
         """The hub's commit, where there is one and it can be asked."""
@@ -114,7 +116,7 @@ class DocumentSource:
         if self.repository is not None:
             listed = repository_files(self.repository, self.config, commit or self.revision)
             return [(name, None, size) for name, size in listed if readable(name)]
-        return [(EMBEDDED, None, 1)]
+        return [(self.name, None, 1)]
 
     def parts(self, commit: str | None) -> Iterator[list[Span]]:
         """Its files in parts of about PART_BYTES, small files together.
@@ -146,7 +148,7 @@ class DocumentSource:
             ValueError: for what is no text, with file and line.
         """
         if self.local is None and self.repository is None:
-            for _, paragraphs in PythonText().documents():
+            for _, paragraphs in EMBEDDED[self.name]().documents():
                 yield paragraphs
             return
         for span in part:

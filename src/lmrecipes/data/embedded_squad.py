@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,6 +139,23 @@ def make_squad(split: str, passages: int, *, unanswerable: bool = True, seed: in
     ]
     article = {"title": f"Invented, {split}", "paragraphs": data}
     return {"version": "v2.0" if unanswerable else "1.1", "data": [article]}
+
+
+class InventedPassages:
+    """Passages as text without questions, about the entities of the training split."""
+
+    NUMBER = 4000
+    VERSION = 1
+
+    def describe(self) -> dict[str, Any]:
+        """How they are made."""
+        return {"invented_passages": self.NUMBER, "version": self.VERSION}
+
+    def documents(self) -> Iterator[tuple[str, list[str]]]:
+        """Name and paragraphs of every passage."""
+        for number in range(self.NUMBER):
+            chance = random.Random(f"passage {number}")
+            yield str(number), [_passage(chance, "train", number, unanswerable=False)["context"]]
 
 
 def _passage(chance: random.Random, split: str, number: int, unanswerable: bool) -> dict[str, Any]:

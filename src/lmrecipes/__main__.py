@@ -18,7 +18,7 @@ COMMANDS = {
     "fit": "train a recipe, or continue a run",
     "validate": "evaluate a run on the validation split",
     "test": "evaluate a run on the test split, beside the published figures",
-    "predict": "continue given texts with a trained model",
+    "predict": "continue given texts, or answer questions, with a trained model",
     "score": "loss and perplexity of a given text",
     "evaluate": "exact match and F1 of a file of answers, as the official SQuAD scripts have them",
     "prepare": "download, tokenize and cache a recipe's data",

@@ -46,7 +46,7 @@ EXPORTED = "exported"
 _PARTS: dict[str, tuple[str, ...]] = {
     "prepare": ("data",),
     "score": ("model",),
-    "predict": ("model",),
+    "predict": ("model", "data"),
     "export": ("model",),
     "doctor": (),
     "rehearse": (),
@@ -120,7 +120,7 @@ class RecipeCLI(LightningCLI):
             parser.add_argument("--checkpoint", type=str, default="best", help="best, last, or a file.")
         if self.command in ("score", "predict"):
             parser.add_argument("--text", type=str | None, help="A text.")
-            parser.add_argument("--file", type=str | None, help="A file with a text.")
+            parser.add_argument("--file", type=str | None, help="A file with a text; of questions, in SQuAD format.")
         if self.command in ("score", "validate", "test"):
             parser.add_argument("--runtime", type=str | None, help="Folder of exported programs to evaluate by.")
         if self.command == "prepare":
@@ -131,6 +131,8 @@ class RecipeCLI(LightningCLI):
             parser.add_argument("--format", type=forms, default="torch_export", help="What to write.")
             parser.add_argument("--output", type=str | None, help=f"Folder to write to; left out: RUN/{EXPORTED}.")
         if self.command == "predict":
+            parser.add_argument("--question", type=str | None, help="A question, for a model that answers such.")
+            parser.add_argument("--context", type=str | None, help="The text that has its answer.")
             parser.add_argument("--max_new_tokens", type=int, default=50, help="Tokens to generate.")
             parser.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest token.")
             parser.add_argument("--top_k", type=int, default=0, help="Draw from the k likeliest; 0: from all.")

@@ -110,15 +110,9 @@ def test_a_loop_of_fabric_gives_the_same_figures(file, tmp_path):
 
     data = data_of(file, str(tmp_path / "cache"))
     (expected,) = trainer_of(str(tmp_path)).test(Scrambled(), data, verbose=False)
-    settings = SimpleNamespace(
-        limit_test_batches=1.0, callbacks=[], max_steps=1, log_every_n_steps=1, precision="32-true"
-    )
-    own = {"accelerator": "cpu", "devices": 1, "callbacks": [SquadAnswers()]}
-    loop = Loop(data, settings, 1, tmp_path / "loop", **own)
-    module = Scrambled()
-    loop.prepare(module)
-    loop.model = loop.setup(module)
-    assert loop.evaluate("test") == pytest.approx(expected)
+    settings = SimpleNamespace(limit_test_batches=1.0, max_steps=1, log_every_n_steps=1, precision="32-true")
+    loop = Loop(data, settings, [SquadAnswers()], tmp_path / "loop", accelerator="cpu", devices=1)
+    assert loop.measure(Scrambled(), None, "test") == pytest.approx(expected)
     for name in NAMES:
         assert (tmp_path / "loop/answers/test" / name).read_bytes() == (tmp_path / "answers/test" / name).read_bytes()
 

@@ -1,5 +1,7 @@
 """Folders for transformers go out and come in with equal outputs; a run begins with another's weights or moments."""
 
+import json
+
 import pytest
 import torch
 import transformers
@@ -245,6 +247,16 @@ def test_questions_are_answered_from_a_pretrained_run_with_its_vocabulary(pretra
     assert same[0] == same[1]
     assert main(["test", f"--run={folder}/reader"]) == 0, capsys.readouterr().err
     assert "squad/exact_match" in capsys.readouterr().out
+    asked = ["predict", f"--run={folder}/reader", "--question=Who has what?", "--context=Ada has three ships."]
+    assert main(asked) == 0, capsys.readouterr().err
+    answer = capsys.readouterr().out.splitlines()[0]
+    assert answer == "no answer" or answer in asked[-1]
+    assert main(["predict", f"--run={folder}/reader", f"--file={folder}/questions/test.json"]) == 0
+    written = json.loads((folder / "reader/answers/predict/predictions.json").read_text())
+    paragraphs = json.loads((folder / "questions/test.json").read_text())["data"][0]["paragraphs"]
+    assert set(written) == {qa["id"] for paragraph in paragraphs for qa in paragraph["qas"]}
+    assert main(["predict", f"--run={folder}/reader", "--question=Who?"]) == 2
+    assert "--context is missing" in capsys.readouterr().err
     # Sizes that differ are named.
     assert main([*words, f"--run_dir={folder}/refused", "--model.config.d_ff=32"]) == 2
     assert "network.electra.encoder.layer.0.intermediate.dense.weight has shape" in capsys.readouterr().err

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 import warnings
 import zipfile
 from pathlib import Path
@@ -15,7 +14,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from lmrecipes import runs, sharded_checkpoint
-from lmrecipes.sharded_checkpoint import ALIASES, STATES, WEIGHTS
+from lmrecipes.sharded_checkpoint import ALIASES, STATES, WEIGHTS, causes, discard
 
 # In a checkpoint whose optimizer states are by parameter names.
 BY_NAME = "optimizer_states_by_name"
@@ -30,7 +29,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         for leftover in target.parent.glob(".*.part"):
-            remove(leftover)
+            discard(leftover)
         temporary = target.with_name(f".{target.name}.part")
         try:
             with temporary.open("wb") as file:
@@ -59,7 +58,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 def is_full_disk(error: BaseException) -> bool:
     """Whether something could not be written because there is no space left."""
     # torch reports some write errors as its own, with the cause behind them.
-    return bool({getattr(e, "errno", None) for e in (error, error.__cause__, error.__context__)} & _FULL)
+    return any(getattr(cause, "errno", None) in _FULL for cause in causes(error))
 
 
 def remove(path: Path) -> None:
@@ -67,11 +66,11 @@ def remove(path: Path) -> None:
     if path.is_dir():
         # Under another name first, so that what is left by a kill is no checkpoint any more.
         doomed = path.with_name(f".{path.name}.part")
-        shutil.rmtree(doomed, ignore_errors=True)
+        discard(doomed)
         path.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        discard(doomed)
     else:
-        path.unlink(missing_ok=True)
+        discard(path)
 
 
 def _sync_folder(folder: Path) -> None:

@@ -12,7 +12,7 @@ import pickle
 import shutil
 import warnings
 import zlib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path, PosixPath
 from typing import Any
 
@@ -80,7 +80,7 @@ def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, gr
 
     def begin() -> None:
         for leftover in path.parent.glob(".*.part"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            discard(leftover)
         part.mkdir(parents=True)
 
     def write_part() -> dict[str, list[int]]:
@@ -96,27 +96,68 @@ def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, gr
             json.dump(listed, text, indent=1)
             text.flush()
             _sync(text.fileno())
-        if path.is_dir():
-            shutil.rmtree(path)
-        path.unlink(missing_ok=True)
+        discard(path)
         os.replace(part, path)
 
     try:
         _together(begin if rank == 0 else _nothing, group)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            writer = dcp.FileSystemWriter(part, sync_files=True)
+            writer = _Writer(part, sync_files=True)
             dcp.save(dict(tensors), storage_writer=writer, process_group=group)
         files = _together(write_part, group)
         _together((lambda: end(files)) if rank == 0 else _nothing, group)
     except BaseException as error:
         if rank == 0:
-            shutil.rmtree(part, ignore_errors=True)
+            discard(part)
         if isinstance(error, dcp.api.CheckpointException):
             causes = [cause for cause, _ in error.failures.values()]
             written = next((cause for cause in causes if isinstance(cause, OSError)), None)
             raise (written or OSError(str(causes[0]) if causes else str(error))) from error
         raise
+
+
+def discard(path: Path) -> None:
+    """Removes a file or folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what it follows from."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _sendable(error: Exception) -> OSError:
+    """An error in a form that arrives in other processes: what it follows from is lost on the way.
+
+    torch reports a full disk in words of its own, with the system's error behind them.
+    """
+    numbered = (cause for cause in causes(error) if isinstance(cause, OSError) and cause.errno)
+    for cause in numbered:
+        return OSError(cause.errno, cause.strerror, cause.filename)
+    return OSError(f"{type(error).__name__}: {error}")
+
+
+class _Writer(dcp.FileSystemWriter):
+    """Fails by errors that arrive in other processes."""
+
+    def write_data(self, plan: Any, planner: Any) -> Any:
+        try:
+            return super().write_data(plan, planner)
+        except Exception as error:
+            raise _sendable(error) from error
+
+    def finish(self, metadata: Metadata, results: Any) -> None:
+        try:
+            super().finish(metadata, results)
+        except Exception as error:
+            raise _sendable(error) from error
 
 
 def _nothing() -> None:
@@ -128,8 +169,8 @@ def _together(work: Any, group: dist.ProcessGroup) -> list[Any]:
     result, error = None, None
     try:
         result = work()
-    except OSError as caught:
-        error = caught
+    except Exception as caught:
+        error = _sendable(caught)
     everyone: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(everyone, (result, error), group=group)
     for _, failed in everyone:

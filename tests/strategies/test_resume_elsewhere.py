@@ -5,6 +5,7 @@ import pickle
 import shutil
 import subprocess
 import sys
+import threading
 import zlib
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ways import ADAMW, SENSITIVE, in_two_passes, spread, weights
 from conftest import environment
 from lmrecipes import sharded_checkpoint
 from lmrecipes.checkpoint_io import load_checkpoint, newest_readable
+from lmrecipes.strategies.sharded import CheckpointWriter
 
 WAYS = [
     ("1 process", "1x2 tensor parallel"),
@@ -26,6 +28,7 @@ WAYS = [
     ("2 ddp", "2 zero 3"),
 ]
 LAST = {"class_path": "lmrecipes.callbacks.LastCheckpoint"}
+BEST = {"class_path": "lmrecipes.callbacks.BestCheckpoint"}
 SIGNAL = {"class_path": "signaller.SignalAt", "init_args": {"step": 8, "name": "SIGTERM"}}
 
 
@@ -132,6 +135,44 @@ def test_a_damaged_part_is_noticed_and_the_checkpoint_before_taken(harm, checkpo
         (checkpoint / "manifest.json").unlink()
     with pytest.warns(UserWarning, match="cannot be read.*taking an earlier one"):
         assert newest_readable(checkpoint.parent) == earlier
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("part", "rank", "background"), [("rest", 0, True), ("shards", 1, False)])
+def test_a_full_disk_ends_no_run_and_counts_for_no_checkpoint(part, rank, background, command, small, tmp_path):
+    every = {**LAST, "init_args": {"every_n_steps": 1}}
+    full = {"class_path": "faults.FullDisk", "init_args": {"part": part, "step": 4, "rank": rank}}
+    done = command(
+        *("fit", *small, "--trainer.devices=2", "--trainer.strategy=FSDP2Strategy", "--run_dir=run"),
+        *(f"--trainer.strategy.async_checkpoints={str(background).lower()}", "--trainer.max_steps=6"),
+        *("--trainer.val_check_interval=2", "--group_timeout_minutes=1"),
+        f"--trainer.callbacks={json.dumps([every, BEST, full])}",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(done.stderr.splitlines()) == {"warning: no checkpoint written: the disk is full; training goes on"}
+    kept = {path.name: load_checkpoint(path) for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert kept.keys() == {"best-step=2.ckpt", "last-step=3.ckpt"}
+    assert all(f"step={content['global_step']}.ckpt" in name for name, content in kept.items())
+    for number in (0, 1):
+        seen, saved = json.loads((tmp_path / "run" / f"rank{number}.json").read_text())
+        assert saved == {"LastCheckpoint": ["last-step=3.ckpt", 3], "BestCheckpoint": ["best-step=2.ckpt", 2]}
+        # In each step no more than is kept, and never less.
+        assert seen[1:3] == [["last-step=1.ckpt"], ["best-step=2.ckpt", "last-step=2.ckpt"]]
+        assert seen[3:] == [["best-step=2.ckpt", "last-step=3.ckpt"]] * 3
+
+
+def test_what_a_checkpoint_replaces_stays_until_it_is_whole(group, tmp_path, monkeypatch):
+    go_on, done = threading.Event(), []
+    monkeypatch.setattr(sharded_checkpoint, "write", lambda *_: go_on.wait(10))
+    writer = CheckpointWriter(True)
+    writer.write({}, {}, tmp_path / "last-step=1.ckpt")
+    writer.after_saving(lambda: done.append("arrived"), lambda: done.append("failed"))
+    writer.settle()
+    assert done == []
+    go_on.set()
+    writer._thread.join()
+    writer.settle()
+    assert done == ["arrived"]
 
 
 class Evil:

@@ -191,12 +191,8 @@ def _checksum(file: Path) -> list[int]:
     return [file.stat().st_size, check]
 
 
-def verify(path: Path, *, contents: bool = True) -> None:
-    """Looks whether a checkpoint is whole.
-
-    Args:
-        path: its folder.
-        contents: whether to read everything and compare checksums, rather than sizes only.
+def verify(path: Path) -> None:
+    """Looks whether a checkpoint is whole, by reading everything.
 
     Raises:
         ValueError: if it is absent, incomplete or damaged, or carries code.
@@ -207,7 +203,7 @@ def verify(path: Path, *, contents: bool = True) -> None:
             file = path / name
             if not file.is_file() or file.stat().st_size != size:
                 raise ValueError(f"checkpoint {path} cannot be read: {name} is incomplete")
-            if contents and _checksum(file) != [size, check]:
+            if _checksum(file) != [size, check]:
                 raise ValueError(f"checkpoint {path} cannot be read: {name} is damaged")
     except (OSError, json.JSONDecodeError, TypeError, AttributeError) as error:
         raise ValueError(f"checkpoint {path} cannot be read: it is incomplete") from error

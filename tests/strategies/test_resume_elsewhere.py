@@ -1,5 +1,6 @@
 """A run goes on under another strategy and number of processes; its checkpoints are whole, and carry no code."""
 
+import csv
 import json
 import pickle
 import shutil
@@ -16,6 +17,7 @@ from ways import ADAMW, SENSITIVE, in_two_passes, spread, weights
 
 from conftest import environment
 from lmrecipes import sharded_checkpoint
+from lmrecipes.__main__ import main
 from lmrecipes.checkpoint_io import load_checkpoint, newest_readable
 from lmrecipes.strategies.sharded import CheckpointWriter
 
@@ -109,12 +111,21 @@ def test_one_sharded_checkpoint_is_kept(sharded):
 
 @pytest.mark.slow
 def test_export_writes_one_plain_file_of_a_sharded_checkpoint(command, sharded, tmp_path):
-    done = command("export", f"--run={sharded}", "--format=state_dict", f"--output={tmp_path}")
+    (path,) = (sharded / "checkpoints").iterdir()
+    words = ["export", f"--run={sharded}", f"--checkpoint={path}", "--format=state_dict", f"--output={tmp_path}"]
+    done = command(*words)
     assert done.returncode == 0, done.stderr
     plain = torch.load(tmp_path / "weights.pt", weights_only=True)
     saved = weights(sharded)
     assert {f"network.{name}" for name in plain} == saved.keys()
     assert all(torch.equal(saved[f"network.{name}"], value) for name, value in plain.items())
+
+
+def _flip_a_bit(checkpoint: Path) -> None:
+    part = next(checkpoint.glob("*.distcp"))
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
 
 
 @pytest.mark.slow
@@ -123,18 +134,49 @@ def test_a_damaged_part_is_noticed_and_the_checkpoint_before_taken(harm, checkpo
     earlier = checkpoint.with_name("last-step=2.ckpt")
     shutil.copytree(checkpoint, earlier)
     part = next(checkpoint.glob("*.distcp"))
-    content = bytearray(part.read_bytes())
     if harm == "a flipped bit":
-        content[len(content) // 2] ^= 1
-        part.write_bytes(content)
+        _flip_a_bit(checkpoint)
     elif harm == "a missing part":
         part.unlink()
     elif harm == "a short part":
-        part.write_bytes(content[:-1])
+        part.write_bytes(part.read_bytes()[:-1])
     else:
         (checkpoint / "manifest.json").unlink()
     with pytest.warns(UserWarning, match="cannot be read.*taking an earlier one"):
         assert newest_readable(checkpoint.parent) == earlier
+
+
+@pytest.mark.slow
+def test_a_folder_is_a_checkpoint_by_path(sharded, small, tmp_path, capsys):
+    (path,) = (sharded / "checkpoints").iterdir()
+    assert main(["validate", f"--run={sharded}", f"--checkpoint={path}", *spread("1 process")]) == 0
+    still = ["--model.optimizer.lr=1e-9", "--trainer.max_steps=3", "--trainer.val_check_interval=3"]
+    assert main(["fit", *small, *still, f"--init_from={path}", f"--run_dir={tmp_path / 'run'}"]) == 0
+    (shown,) = {line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("val/loss")}
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        (begun,) = (row["val/loss"] for row in csv.DictReader(file) if row["val/loss"])
+    assert float(begun) == pytest.approx(float(shown), abs=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]])
+def test_all_ranks_take_the_checkpoint_that_the_first_one_chose(launcher, sharded, tmp_path):
+    run = Path(shutil.copytree(sharded, tmp_path / "run"))
+    (damaged,) = (run / "checkpoints").iterdir()
+    shutil.copytree(damaged, damaged.with_name("best-step=2.ckpt"))
+    _flip_a_bit(damaged)
+    words = ["fit", "--resume=run", *spread("2 ddp"), "--trainer.max_steps=5"]
+    done = subprocess.run(
+        [sys.executable, *launcher, "-m", "lmrecipes", *words],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("is damaged; taking an earlier one") == 1
+    assert "done at step 5" in done.stdout
 
 
 @pytest.mark.slow

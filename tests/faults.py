@@ -1,6 +1,8 @@
 """Callbacks by which one rank goes wrong, in one of the ways that ranks and their disks do."""
 
 import ctypes
+import errno
+import io
 import json
 import os
 import signal
@@ -77,6 +79,21 @@ class Fault(Callback):
         pl_module.training_step = spoilt
 
 
+class _FilledFile(io.RawIOBase):
+    """Takes the beginning of a file; at the first byte torch would report the system's error as it is."""
+
+    room = 200
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content) -> int:
+        if len(content) > self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.room -= len(content)
+        return len(content)
+
+
 class FullDisk(Callback):
     """From a step on there is no space left for a part of the checkpoints that `rank` writes: `rest` or `shards`.
 
@@ -91,8 +108,7 @@ class FullDisk(Callback):
     def _save(self, content, file, *arguments, **options) -> None:
         if isinstance(content, dict) is not (self.part == "rest"):
             return self.save(content, file, *arguments, **options)
-        with open("/dev/full", "wb", buffering=0) as full:
-            return self.save(content, full, *arguments, **options)
+        return self.save(content, _FilledFile(), *arguments, **options)
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         for thread in threading.enumerate():

@@ -1,12 +1,18 @@
-"""A callback by which one rank goes wrong at one step, in one of the ways that ranks do."""
+"""Callbacks by which one rank goes wrong, in one of the ways that ranks and their disks do."""
 
 import ctypes
+import errno
+import io
+import json
 import os
 import signal
+import threading
 import time
+from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import ModelCheckpoint
 
 
 class Fault(Callback):
@@ -71,3 +77,55 @@ class Fault(Callback):
             return loss
 
         pl_module.training_step = spoilt
+
+
+class _FilledFile(io.RawIOBase):
+    """Takes the beginning of a file; at the first byte torch would report the system's error as it is."""
+
+    room = 200
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, content) -> int:
+        if len(content) > self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self.room -= len(content)
+        return len(content)
+
+
+class FullDisk(Callback):
+    """From a step on there is no space left for a part of the checkpoints that `rank` writes: `rest` or `shards`.
+
+    Notes which checkpoints were seen in the middle of every step whose checkpoint had arrived, and what the checkpoint
+    callbacks believe in the end.
+    """
+
+    def __init__(self, part: str, step: int, rank: int) -> None:
+        self.part, self.step, self.rank = part, step, rank
+        self.save, self.seen = torch.save, []
+
+    def _save(self, content, file, *arguments, **options) -> None:
+        if isinstance(content, dict) is not (self.part == "rest"):
+            return self.save(content, file, *arguments, **options)
+        return self.save(content, _FilledFile(), *arguments, **options)
+
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
+        for thread in threading.enumerate():
+            if thread.name == "checkpoint":
+                thread.join()
+        if trainer.global_step + 1 == self.step and trainer.global_rank == self.rank:
+            torch.save = self._save
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer) -> None:
+        self.seen.append(sorted(p.name for p in Path(trainer.default_root_dir, "checkpoints").glob("*.ckpt")))
+        trainer.strategy.barrier()
+
+    def on_fit_end(self, trainer, pl_module) -> None:
+        torch.save = self.save
+        saved = {
+            type(c).__name__: [Path(c.best_model_path).name, c._last_global_step_saved]
+            for c in trainer.callbacks
+            if isinstance(c, ModelCheckpoint)
+        }
+        Path(trainer.default_root_dir, f"rank{trainer.global_rank}.json").write_text(json.dumps([self.seen, saved]))

@@ -234,7 +234,7 @@ def test_no_run_is_overwritten(small, capsys):
     assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
     assert "holds a run already" in refused(capsys, ["fit", *small, "--run_dir=a"])
     assert main(["test", "--run=a", "--checkpoint=last"]) == 0
-    assert "--checkpoint x is no file" in refused(capsys, ["test", "--run=a", "--checkpoint=x"])
+    assert "--checkpoint x is no checkpoint" in refused(capsys, ["test", "--run=a", "--checkpoint=x"])
 
 
 def test_weights_of_another_network_are_refused_by_name(small, capsys):

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -10,6 +11,7 @@ import yaml
 
 from conftest import requires
 from lmrecipes.__main__ import main
+from lmrecipes.cli import RecipeCLI
 from lmrecipes.models.transformer_xl import TransformerXL, TransformerXLConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -66,3 +68,16 @@ def test_plain_weights_load_into_the_network_without_lightning(trained, tmp_path
     sizes = yaml.safe_load((trained / "config.yaml").read_text())["model"]["init_args"]["config"]
     sizes["vocab_size"] = sum(table.shape[0] for name, table in weights.items() if name.startswith("vocabulary.tables"))
     TransformerXL(TransformerXLConfig(**sizes)).load_state_dict(weights)
+
+
+def test_plain_weights_that_compute_something_else_are_refused(trained, tmp_path, monkeypatch, capsys):
+    another = RecipeCLI.another_model
+
+    def of_other_layers(cli):
+        model = another(cli)
+        model.config = replace(model.config, pre_norm=not model.config.pre_norm)
+        return model
+
+    monkeypatch.setattr(RecipeCLI, "another_model", of_other_layers)
+    assert main(["export", f"--run={trained}", "--format=state_dict", f"--output={tmp_path}"]) == 2
+    assert "does not compute what the run's does" in capsys.readouterr().err

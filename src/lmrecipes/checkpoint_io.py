@@ -5,17 +5,17 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from lmrecipes import runs, sharded_checkpoint
-from lmrecipes.sharded_checkpoint import ALIASES, STATES, WEIGHTS
+from lmrecipes.sharded_checkpoint import ALIASES, STATES, WEIGHTS, causes, discard
 
 # In a checkpoint whose optimizer states are by parameter names.
 BY_NAME = "optimizer_states_by_name"
@@ -30,7 +30,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         for leftover in target.parent.glob(".*.part"):
-            remove(leftover)
+            discard(leftover)
         temporary = target.with_name(f".{target.name}.part")
         try:
             with temporary.open("wb") as file:
@@ -48,8 +48,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Reads a checkpoint, plain or sharded, whole; see `load_checkpoint`."""
-        return load_checkpoint(Path(path), map_location)
+        """Reads the checkpoint that the first process chose, plain or sharded, whole; see `load_checkpoint`."""
+        told = [str(path)]
+        if dist.is_available() and dist.is_initialized():
+            dist.broadcast_object_list(told, src=0)
+        return load_checkpoint(Path(told[0]), map_location)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Removes a checkpoint, plain or sharded."""
@@ -59,7 +62,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 def is_full_disk(error: BaseException) -> bool:
     """Whether something could not be written because there is no space left."""
     # torch reports some write errors as its own, with the cause behind them.
-    return bool({getattr(e, "errno", None) for e in (error, error.__cause__, error.__context__)} & _FULL)
+    return any(getattr(cause, "errno", None) in _FULL for cause in causes(error))
 
 
 def remove(path: Path) -> None:
@@ -67,11 +70,11 @@ def remove(path: Path) -> None:
     if path.is_dir():
         # Under another name first, so that what is left by a kill is no checkpoint any more.
         doomed = path.with_name(f".{path.name}.part")
-        shutil.rmtree(doomed, ignore_errors=True)
+        discard(doomed)
         path.rename(doomed)
-        shutil.rmtree(doomed, ignore_errors=True)
+        discard(doomed)
     else:
-        path.unlink(missing_ok=True)
+        discard(path)
 
 
 def _sync_folder(folder: Path) -> None:
@@ -124,22 +127,26 @@ def _load_sharded(path: Path) -> dict[str, Any]:
 
 
 def check(path: Path) -> None:
-    """Looks whether a checkpoint can be read, in a process that is not the main one without reading all of it.
+    """Looks whether a checkpoint can be read, all of it.
 
     Raises:
         ValueError: if not.
     """
     if path.is_dir():
-        sharded_checkpoint.verify(path, contents=runs.is_main_process())
+        sharded_checkpoint.verify(path)
     else:
         load_checkpoint(path)
 
 
 def newest_readable(folder: Path, pattern: str = "*.ckpt") -> Path | None:
-    """The checkpoint of the greatest step that can be read; broken ones are warned about."""
+    """The checkpoint of the greatest step that can be read; broken ones are warned about.
+
+    Only the main process reads them: the others hear of its choice before anything is loaded.
+    """
     for path in sorted(folder.glob(pattern), key=lambda p: (step_of(p), p.stat().st_mtime_ns), reverse=True):
         try:
-            check(path)
+            if runs.is_main_process():
+                check(path)
         except ValueError as error:
             warnings.warn(f"{error}; taking an earlier one", stacklevel=2)
             continue

@@ -117,7 +117,7 @@ class RecipeCLI(LightningCLI):
             )
         elif self.command not in ("prepare", "doctor", "rehearse"):
             parser.add_argument("--run", type=str | None, help="Run to use, by directory or by its recipe's name.")
-            parser.add_argument("--checkpoint", type=str, default="best", help="best, last, or a file.")
+            parser.add_argument("--checkpoint", type=str, default="best", help="best, last, or a path.")
         if self.command in ("score", "predict"):
             parser.add_argument("--text", type=str | None, help="A text.")
             parser.add_argument("--file", type=str | None, help="A file with a text; of questions, in SQuAD format.")
@@ -220,6 +220,11 @@ class RecipeCLI(LightningCLI):
         except (ArgumentError, ValueError) as error:
             raise ConfigError(condense(str(error))) from error
 
+    def another_model(self) -> Any:
+        """The recipe's model once more, without a network yet."""
+        wanted = Namespace({part: self.config[part] for part in ("model", "batch")})
+        return self.parser.instantiate_classes(wanted).model
+
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Puts the trainer's files into the run directory, adds what every run has, and settles accumulation.
 
@@ -297,10 +302,10 @@ class RecipeCLI(LightningCLI):
         asked = self.config.checkpoint
         if asked in ("best", "last"):
             if self.run_dir is None:
-                raise ConfigError("give --run RUN, or --checkpoint FILE with a recipe")
+                raise ConfigError("give --run RUN, or --checkpoint PATH with a recipe")
             return checkpoint_of(self.run_dir, asked)
-        if not Path(asked).is_file():
-            raise ConfigError(f"--checkpoint {asked} is no file; give best, last, or a checkpoint file")
+        if not _is_checkpoint(Path(asked)):
+            raise ConfigError(f"--checkpoint {asked} is no checkpoint; give best, last, or a checkpoint's path")
         return Path(asked)
 
     def settings(self) -> str:

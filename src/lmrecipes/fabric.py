@@ -170,6 +170,8 @@ class Loop(Fabric):
             self._fit(checkpoint, weights, moments)
 
     def _fit(self, checkpoint: Path | None, weights: Path | None, moments: bool) -> None:
+        # The first process's choice.
+        checkpoint, weights = self.broadcast((checkpoint, weights))
         self.prepare(self.module, weights)
         made: Any = self.module.configure_optimizers()
         self.optimizers = [made["optimizer"]]
@@ -334,7 +336,7 @@ class Loop(Fabric):
         """Evaluates a checkpoint, or the module as it is."""
         self.module = module
         with self._told({"val": "validate"}.get(split, split)):
-            self.prepare(module, checkpoint)
+            self.prepare(module, self.broadcast(checkpoint))
             self.model = self.setup(module)
             return self.evaluate(split)
 

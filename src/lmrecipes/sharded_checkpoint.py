@@ -12,8 +12,8 @@ import pickle
 import shutil
 import warnings
 import zlib
-from collections.abc import Mapping
-from pathlib import Path
+from collections.abc import Iterator, Mapping
+from pathlib import Path, PosixPath
 from typing import Any
 
 import torch
@@ -33,15 +33,33 @@ REST = "rest.pt"
 _METADATA = ".metadata"
 _CODE = "checkpoint {path} cannot be read: it holds more than tensors and plain values"
 _PIECE = 2**24
-# What DCP's index consists of.
-_INDEX_MODULES = ("torch.distributed.checkpoint.", "pathlib", "collections")
-_INDEX_NAMES = {
-    ("torch", "Size"),
-    ("torch", "device"),
-    ("torch.serialization", "_get_layout"),
-    ("torch._utils", "_rebuild_device"),
-    ("builtins", "set"),
-    ("builtins", "getattr"),
+_INDEX_CLASSES = (
+    dcp.filesystem._StorageInfo,
+    dcp.metadata._MEM_FORMAT_ENCODING,
+    dcp.metadata.ChunkStorageMetadata,
+    dcp.metadata.Metadata,
+    dcp.metadata.MetadataIndex,
+    dcp.metadata.StorageMeta,
+    dcp.metadata.TensorProperties,
+    dcp.metadata.TensorStorageMetadata,
+)
+
+
+def _memory_format(kind: Any, name: str) -> Any:
+    """How some Pythons write a member of an enumeration; theirs would give any attribute of anything."""
+    if kind is not dcp.metadata._MEM_FORMAT_ENCODING or name not in kind.__members__:
+        raise pickle.UnpicklingError("builtins.getattr")
+    return kind[name]
+
+
+# What DCP's index consists of, by module and name; nothing else is looked up, let alone imported.
+_INDEX: dict[tuple[str, str], Any] = {
+    **{(kind.__module__, kind.__name__): kind for kind in _INDEX_CLASSES},
+    **{("torch", name): value for name, value in vars(torch).items() if isinstance(value, torch.dtype | torch.layout)},
+    **{(module, "PosixPath"): PosixPath for module in ("pathlib", "pathlib._local")},
+    ("torch", "Size"): torch.Size,
+    ("torch.serialization", "_get_layout"): torch.serialization._get_layout,
+    ("builtins", "getattr"): _memory_format,
 }
 
 
@@ -62,7 +80,7 @@ def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, gr
 
     def begin() -> None:
         for leftover in path.parent.glob(".*.part"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            discard(leftover)
         part.mkdir(parents=True)
 
     def write_part() -> dict[str, list[int]]:
@@ -78,27 +96,68 @@ def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, gr
             json.dump(listed, text, indent=1)
             text.flush()
             _sync(text.fileno())
-        if path.is_dir():
-            shutil.rmtree(path)
-        path.unlink(missing_ok=True)
+        discard(path)
         os.replace(part, path)
 
     try:
         _together(begin if rank == 0 else _nothing, group)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            writer = dcp.FileSystemWriter(part, sync_files=True)
+            writer = _Writer(part, sync_files=True)
             dcp.save(dict(tensors), storage_writer=writer, process_group=group)
         files = _together(write_part, group)
         _together((lambda: end(files)) if rank == 0 else _nothing, group)
     except BaseException as error:
         if rank == 0:
-            shutil.rmtree(part, ignore_errors=True)
+            discard(part)
         if isinstance(error, dcp.api.CheckpointException):
             causes = [cause for cause, _ in error.failures.values()]
             written = next((cause for cause in causes if isinstance(cause, OSError)), None)
             raise (written or OSError(str(causes[0]) if causes else str(error))) from error
         raise
+
+
+def discard(path: Path) -> None:
+    """Removes a file or folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what it follows from."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def _sendable(error: Exception) -> OSError:
+    """An error in a form that arrives in other processes: what it follows from is lost on the way.
+
+    torch reports a full disk in words of its own, with the system's error behind them.
+    """
+    numbered = (cause for cause in causes(error) if isinstance(cause, OSError) and cause.errno)
+    for cause in numbered:
+        return OSError(cause.errno, cause.strerror, cause.filename)
+    return OSError(f"{type(error).__name__}: {error}")
+
+
+class _Writer(dcp.FileSystemWriter):
+    """Fails by errors that arrive in other processes."""
+
+    def write_data(self, plan: Any, planner: Any) -> Any:
+        try:
+            return super().write_data(plan, planner)
+        except Exception as error:
+            raise _sendable(error) from error
+
+    def finish(self, metadata: Metadata, results: Any) -> None:
+        try:
+            super().finish(metadata, results)
+        except Exception as error:
+            raise _sendable(error) from error
 
 
 def _nothing() -> None:
@@ -110,8 +169,8 @@ def _together(work: Any, group: dist.ProcessGroup) -> list[Any]:
     result, error = None, None
     try:
         result = work()
-    except OSError as caught:
-        error = caught
+    except Exception as caught:
+        error = _sendable(caught)
     everyone: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(everyone, (result, error), group=group)
     for _, failed in everyone:
@@ -132,12 +191,8 @@ def _checksum(file: Path) -> list[int]:
     return [file.stat().st_size, check]
 
 
-def verify(path: Path, *, contents: bool = True) -> None:
-    """Looks whether a checkpoint is whole.
-
-    Args:
-        path: its folder.
-        contents: whether to read everything and compare checksums, rather than sizes only.
+def verify(path: Path) -> None:
+    """Looks whether a checkpoint is whole, by reading everything.
 
     Raises:
         ValueError: if it is absent, incomplete or damaged, or carries code.
@@ -148,7 +203,7 @@ def verify(path: Path, *, contents: bool = True) -> None:
             file = path / name
             if not file.is_file() or file.stat().st_size != size:
                 raise ValueError(f"checkpoint {path} cannot be read: {name} is incomplete")
-            if contents and _checksum(file) != [size, check]:
+            if _checksum(file) != [size, check]:
                 raise ValueError(f"checkpoint {path} cannot be read: {name} is damaged")
     except (OSError, json.JSONDecodeError, TypeError, AttributeError) as error:
         raise ValueError(f"checkpoint {path} cannot be read: it is incomplete") from error
@@ -159,11 +214,10 @@ class _IndexUnpickler(pickle.Unpickler):
     """Reads DCP's index, and refuses anything that is no part of one."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _INDEX_NAMES or module.startswith(_INDEX_MODULES):
-            return super().find_class(module, name)
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype | torch.layout):
-            return getattr(torch, name)
-        raise pickle.UnpicklingError(f"{module}.{name}")
+        try:
+            return _INDEX[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"{module}.{name}") from None
 
 
 def _index(path: Path) -> Metadata:

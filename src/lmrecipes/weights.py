@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -39,18 +40,34 @@ def check_weights(found: Mapping[str, Tensor], own: Mapping[str, Tensor], given:
             )
 
 
-def take_weights(module: nn.Module, path: Path, given: str) -> None:
+def own_weights(module: nn.Module) -> dict[str, Tensor]:
+    """A module's weights by name, in whole shapes and without values, however they are split over processes."""
+    own = module.state_dict(keep_vars=True)
+    # Where DeepSpeed keeps what it made empty.
+    shapes = {name: getattr(weight, "ds_shape", weight.shape) for name, weight in own.items()}
+    return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
+
+
+def take_weights(module: nn.Module, path: Path, given: str, strategy: Any = None) -> None:
     """Fills a module with a checkpoint's weights: all of them, or those that its `adopt` chooses and renames.
+
+    Args:
+        module: to be filled.
+        path: the checkpoint.
+        given: what the user gave, for messages.
+        strategy: that spread the module already; its `set_weight` fills one weight, where that takes more than copying.
 
     Raises:
         ValueError: if they do not fit, naming the first that does not.
     """
-    found, own = load_checkpoint(path)["state_dict"], module.state_dict()
+    found = load_checkpoint(path)["state_dict"]
     adopt: Any = getattr(module, "adopt", None)
     if adopt is None:
-        check_weights(found, own, given)
+        check_weights(found, own_weights(module), given)
+    set_weight = getattr(strategy, "set_weight", fill)
+    own = module.state_dict(keep_vars=True)
     for name, weight in (found if adopt is None else adopt(found, given)).items():
-        fill(own[name], weight)
+        set_weight(own[name], weight)
 
 
 def take_moments(module: nn.Module, optimizer: Optimizer, path: Path) -> None:

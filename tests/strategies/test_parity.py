@@ -75,6 +75,18 @@ def test_losses_and_weights_are_those_of_one_process(name, command, small, refer
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("name", ["2 ddp", "2 fsdp2", "2 zero 1", "2 zero 3"])
+def test_a_run_begins_with_the_weights_it_was_given(name, command, small, references, tmp_path):
+    source = references("adamw", ADAMW)
+    still = ["--model.optimizer=torch.optim.Adam", "--model.optimizer.lr=1e-9", "--trainer.max_steps=3"]
+    begin = [*still, "--trainer.val_check_interval=3", f"--init_from={source}", "--run_dir=run"]
+    done = command("fit", *small, *SENSITIVE, *begin, *spread(name))
+    assert (done.returncode, done.stderr) == (0, "")
+    best = min(row["val/loss"] for row in losses(source).values() if "val/loss" in row)
+    assert losses(tmp_path / "run")[3]["val/loss"] == pytest.approx(best, abs=TOLERANCE)
+
+
+@pytest.mark.slow
 def test_lamb_takes_norms_of_whole_tensors_when_they_are_split(command, small, references, tmp_path):
     lamb = ["--model.optimizer=lmrecipes.optim.LAMB", "--model.optimizer.lr=0.02"]
     name = "2x2 tensor parallel"

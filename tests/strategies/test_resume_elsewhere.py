@@ -1,19 +1,25 @@
 """A run goes on under another strategy and number of processes; its checkpoints are whole, and carry no code."""
 
+import csv
 import json
 import pickle
 import shutil
 import subprocess
 import sys
+import threading
 import zlib
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from ways import ADAMW, SENSITIVE, in_two_passes, spread, weights
 
 from conftest import environment
+from lmrecipes import sharded_checkpoint
+from lmrecipes.__main__ import main
 from lmrecipes.checkpoint_io import load_checkpoint, newest_readable
+from lmrecipes.strategies.sharded import CheckpointWriter
 
 WAYS = [
     ("1 process", "1x2 tensor parallel"),
@@ -24,6 +30,7 @@ WAYS = [
     ("2 ddp", "2 zero 3"),
 ]
 LAST = {"class_path": "lmrecipes.callbacks.LastCheckpoint"}
+BEST = {"class_path": "lmrecipes.callbacks.BestCheckpoint"}
 SIGNAL = {"class_path": "signaller.SignalAt", "init_args": {"step": 8, "name": "SIGTERM"}}
 
 
@@ -69,6 +76,31 @@ def checkpoint(sharded, tmp_path) -> Path:
     return Path(shutil.copytree(path, tmp_path / "checkpoints" / path.name))
 
 
+@pytest.fixture
+def group():
+    """This process as a group of its own, over the CPU."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def alone_saved(group, tmp_path) -> Path:
+    """A sharded checkpoint of one process."""
+    path = tmp_path / "saved" / "last-step=1.ckpt"
+    sharded_checkpoint.write({"state_dict.w": torch.arange(3.0)}, {"global_step": 1}, path, group)
+    return path
+
+
+def test_a_file_left_by_a_kill_does_not_stand_in_the_way(group, alone_saved):
+    leftover = alone_saved.with_name(".last-step=2.ckpt.part")
+    leftover.write_text("half")
+    later = alone_saved.with_name("last-step=2.ckpt")
+    sharded_checkpoint.write({"state_dict.w": torch.zeros(3)}, {"global_step": 2}, later, group)
+    assert load_checkpoint(later)["global_step"] == 2
+    assert not leftover.exists()
+
+
 @pytest.mark.slow
 def test_one_sharded_checkpoint_is_kept(sharded):
     (path,) = (sharded / "checkpoints").iterdir()
@@ -79,12 +111,21 @@ def test_one_sharded_checkpoint_is_kept(sharded):
 
 @pytest.mark.slow
 def test_export_writes_one_plain_file_of_a_sharded_checkpoint(command, sharded, tmp_path):
-    done = command("export", f"--run={sharded}", "--format=state_dict", f"--output={tmp_path}")
+    (path,) = (sharded / "checkpoints").iterdir()
+    words = ["export", f"--run={sharded}", f"--checkpoint={path}", "--format=state_dict", f"--output={tmp_path}"]
+    done = command(*words)
     assert done.returncode == 0, done.stderr
     plain = torch.load(tmp_path / "weights.pt", weights_only=True)
     saved = weights(sharded)
     assert {f"network.{name}" for name in plain} == saved.keys()
     assert all(torch.equal(saved[f"network.{name}"], value) for name, value in plain.items())
+
+
+def _flip_a_bit(checkpoint: Path) -> None:
+    part = next(checkpoint.glob("*.distcp"))
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
 
 
 @pytest.mark.slow
@@ -93,18 +134,87 @@ def test_a_damaged_part_is_noticed_and_the_checkpoint_before_taken(harm, checkpo
     earlier = checkpoint.with_name("last-step=2.ckpt")
     shutil.copytree(checkpoint, earlier)
     part = next(checkpoint.glob("*.distcp"))
-    content = bytearray(part.read_bytes())
     if harm == "a flipped bit":
-        content[len(content) // 2] ^= 1
-        part.write_bytes(content)
+        _flip_a_bit(checkpoint)
     elif harm == "a missing part":
         part.unlink()
     elif harm == "a short part":
-        part.write_bytes(content[:-1])
+        part.write_bytes(part.read_bytes()[:-1])
     else:
         (checkpoint / "manifest.json").unlink()
     with pytest.warns(UserWarning, match="cannot be read.*taking an earlier one"):
         assert newest_readable(checkpoint.parent) == earlier
+
+
+@pytest.mark.slow
+def test_a_folder_is_a_checkpoint_by_path(sharded, small, tmp_path, capsys):
+    (path,) = (sharded / "checkpoints").iterdir()
+    assert main(["validate", f"--run={sharded}", f"--checkpoint={path}", *spread("1 process")]) == 0
+    still = ["--model.optimizer.lr=1e-9", "--trainer.max_steps=3", "--trainer.val_check_interval=3"]
+    assert main(["fit", *small, *still, f"--init_from={path}", f"--run_dir={tmp_path / 'run'}"]) == 0
+    (shown,) = {line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("val/loss")}
+    with (tmp_path / "run" / "metrics.csv").open() as file:
+        (begun,) = (row["val/loss"] for row in csv.DictReader(file) if row["val/loss"])
+    assert float(begun) == pytest.approx(float(shown), abs=2e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]])
+def test_all_ranks_take_the_checkpoint_that_the_first_one_chose(launcher, sharded, tmp_path):
+    run = Path(shutil.copytree(sharded, tmp_path / "run"))
+    (damaged,) = (run / "checkpoints").iterdir()
+    shutil.copytree(damaged, damaged.with_name("best-step=2.ckpt"))
+    _flip_a_bit(damaged)
+    words = ["fit", "--resume=run", *spread("2 ddp"), "--trainer.max_steps=5"]
+    done = subprocess.run(
+        [sys.executable, *launcher, "-m", "lmrecipes", *words],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("is damaged; taking an earlier one") == 1
+    assert "done at step 5" in done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("part", "rank", "background"), [("rest", 0, True), ("shards", 1, False)])
+def test_a_full_disk_ends_no_run_and_counts_for_no_checkpoint(part, rank, background, command, small, tmp_path):
+    every = {**LAST, "init_args": {"every_n_steps": 1}}
+    full = {"class_path": "faults.FullDisk", "init_args": {"part": part, "step": 4, "rank": rank}}
+    done = command(
+        *("fit", *small, "--trainer.devices=2", "--trainer.strategy=FSDP2Strategy", "--run_dir=run"),
+        *(f"--trainer.strategy.async_checkpoints={str(background).lower()}", "--trainer.max_steps=6"),
+        *("--trainer.val_check_interval=2", "--group_timeout_minutes=1"),
+        f"--trainer.callbacks={json.dumps([every, BEST, full])}",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert set(done.stderr.splitlines()) == {"warning: no checkpoint written: the disk is full; training goes on"}
+    kept = {path.name: load_checkpoint(path) for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert kept.keys() == {"best-step=2.ckpt", "last-step=3.ckpt"}
+    assert all(f"step={content['global_step']}.ckpt" in name for name, content in kept.items())
+    for number in (0, 1):
+        seen, saved = json.loads((tmp_path / "run" / f"rank{number}.json").read_text())
+        assert saved == {"LastCheckpoint": ["last-step=3.ckpt", 3], "BestCheckpoint": ["best-step=2.ckpt", 2]}
+        # In each step no more than is kept, and never less.
+        assert seen[1:3] == [["last-step=1.ckpt"], ["best-step=2.ckpt", "last-step=2.ckpt"]]
+        assert seen[3:] == [["best-step=2.ckpt", "last-step=3.ckpt"]] * 3
+
+
+def test_what_a_checkpoint_replaces_stays_until_it_is_whole(group, tmp_path, monkeypatch):
+    go_on, done = threading.Event(), []
+    monkeypatch.setattr(sharded_checkpoint, "write", lambda *_: go_on.wait(10))
+    writer = CheckpointWriter(True)
+    writer.write({}, {}, tmp_path / "last-step=1.ckpt")
+    writer.after_saving(lambda: done.append("arrived"), lambda: done.append("failed"))
+    writer.settle()
+    assert done == []
+    go_on.set()
+    writer._thread.join()
+    writer.settle()
+    assert done == ["arrived"]
 
 
 class Evil:
@@ -112,18 +222,47 @@ class Evil:
         return (print, ("code was run",))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("where", [".metadata", "rest.pt"])
-def test_a_sharded_checkpoint_with_code_is_refused(where, checkpoint, capsys):
-    file = checkpoint / where
+def _text(value: str) -> bytes:
+    return pickle.SHORT_BINUNICODE + bytes([len(value)]) + value.encode()
+
+
+def _found(module: str, name: str) -> bytes:
+    return _text(module) + _text(name) + pickle.STACK_GLOBAL
+
+
+# What stands before a sound index, and would be done when that is read. Names with dots walk through modules.
+TOUCH = _text("touch code-was-run") + pickle.TUPLE1 + pickle.REDUCE + pickle.POP
+MODULE = _found("torch.distributed.checkpoint.filesystem", "os")
+CODE = {
+    "a dotted name": _found("pathlib", "os.system") + TOUCH,
+    "a module's neighbour": _found("torch.distributed.checkpoint.filesystem", "os.system") + TOUCH,
+    "getattr": _found("builtins", "getattr") + MODULE + _text("system") + pickle.TUPLE2 + pickle.REDUCE + TOUCH,
+    "getattr of a class": _found("builtins", "getattr")
+    + _found("torch.distributed.checkpoint.metadata", "Metadata")
+    + _text("__init__")
+    + pickle.TUPLE2
+    + pickle.REDUCE
+    + pickle.POP,
+}
+
+
+@pytest.mark.parametrize("where", [".metadata", "rest.pt", *CODE])
+def test_a_sharded_checkpoint_with_code_is_refused(where, alone_saved, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    checkpoint = Path(shutil.copytree(alone_saved, tmp_path / "last-step=1.ckpt"))
+    file = checkpoint / ("rest.pt" if where == "rest.pt" else ".metadata")
     if where == ".metadata":
         file.write_bytes(pickle.dumps(Evil()))
-    else:
+    elif where == "rest.pt":
         torch.save({"state": Evil()}, file)
+    else:
+        sound = file.read_bytes()
+        file.write_bytes(sound[:2] + CODE[where] + sound[2:])
     manifest = checkpoint / "manifest.json"
     listed = json.loads(manifest.read_text())
-    listed[where] = [file.stat().st_size, zlib.crc32(file.read_bytes())]
+    listed[file.name] = [file.stat().st_size, zlib.crc32(file.read_bytes())]
     manifest.write_text(json.dumps(listed))
     with pytest.raises(ValueError, match="more than tensors and plain values"):
         load_checkpoint(checkpoint)
     assert "code was run" not in capsys.readouterr().out
+    assert not (tmp_path / "code-was-run").exists()

@@ -30,26 +30,48 @@ class _WholeCheckpoint(ModelCheckpoint):
     """
 
     _failed = False
+    # Whether the strategy was writing this callback's last checkpoint when last heard of; and what was so before.
+    _on_its_way = False
+    _before: dict[str, Any]
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         guards = (c for c in trainer.callbacks if isinstance(c, LossGuard))  # type: ignore[attr-defined]
         if not all(guard.sound() for guard in guards):
             self._failed = True
             return
+        # So that this checkpoint's state of the callbacks counts none that failed.
+        finish_saving(trainer)
         super()._save_checkpoint(trainer, filepath)
-        path = Path(filepath)
-        self._failed = not (_is_writing(trainer, path) or self.file_exists(filepath, trainer))
-        if trainer.is_global_zero and not self._failed:
-            # A resumed run does not know of files that were written after the state it began from.
-            _after_saving(trainer, lambda: _keep_only(path))
+        path, before = Path(filepath), self._before
+        self._on_its_way = _is_writing(trainer, path)
+        self._failed = not (self._on_its_way or self.file_exists(filepath, trainer))
+        if self._failed:
+            return
+
+        def arrived() -> None:
+            self._on_its_way = False
+            if trainer.is_global_zero:
+                # A resumed run does not know of files that were written after the state it began from.
+                _keep_only(path)
+
+        def failed() -> None:
+            self._on_its_way = False
+            vars(self).update(before)
+
+        if self._on_its_way:
+            trainer.strategy.after_saving(arrived, failed)  # type: ignore[attr-defined]
+        else:
+            arrived()
 
     def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         """Saves; where nothing was written (a full disk), what was best or last before still is."""
-        before = {name: copy(getattr(self, name)) for name in _PROGRESS}
+        if self._on_its_way:
+            finish_saving(trainer)
+        self._before = {name: copy(getattr(self, name)) for name in _PROGRESS}
         self._failed = False
         super()._save_topk_checkpoint(trainer, monitor_candidates)
         if self._failed:
-            vars(self).update(before)
+            vars(self).update(self._before)
 
     def _should_remove_checkpoint(self, trainer: Trainer, previous: str, current: str) -> bool:
         return False
@@ -69,11 +91,6 @@ def _is_writing(trainer: Trainer, path: Path) -> bool:
     """Whether the strategy is writing a checkpoint while training goes on."""
     is_writing = getattr(trainer.strategy, "is_writing", None)
     return is_writing is not None and is_writing(path)
-
-
-def _after_saving(trainer: Trainer, do: Callable[[], None]) -> None:
-    """Does something once the checkpoint is whole: at once, unless the strategy writes it while training goes on."""
-    getattr(trainer.strategy, "after_saving", lambda do: do())(do)
 
 
 def finish_saving(trainer: Trainer) -> None:
@@ -149,6 +166,8 @@ class LastCheckpoint(_WholeCheckpoint):
 
     def save_now(self, trainer: Trainer) -> None:
         """Saves the state, unless it was just saved."""
+        if self._on_its_way:
+            finish_saving(trainer)
         if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 

@@ -152,6 +152,7 @@ def _save(trainer: Trainer) -> Path | None:
         folder = Path(last.dirpath or "")
     else:
         folder = Path(trainer.default_root_dir) / "checkpoints"
+        finish_saving(trainer)
         trainer.save_checkpoint(folder / f"last-step={trainer.global_step}.ckpt")
     finish_saving(trainer)
     path = folder / f"last-step={trainer.global_step}.ckpt"

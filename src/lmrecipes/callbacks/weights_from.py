@@ -25,7 +25,8 @@ class WeightsFrom(Callback):
         Raises:
             ValueError: if they do not fit the network, naming the first that does not, or if there are no moments.
         """
-        take_weights(pl_module, self.path, f"--init_from {self.path}")
+        path = Path(trainer.strategy.broadcast(str(self.path)))
+        take_weights(pl_module, path, f"--init_from {path}", trainer.strategy)
         if not self.optimizer:
             return
         if isinstance(trainer.strategy, DeepSpeedStrategy):
@@ -34,4 +35,4 @@ class WeightsFrom(Callback):
                 "use trainer.strategy fsdp2 or ddp"
             )
         for optimizer in trainer.optimizers:
-            take_moments(pl_module, getattr(optimizer, "_optimizer", optimizer), self.path)
+            take_moments(pl_module, getattr(optimizer, "_optimizer", optimizer), path)

@@ -88,7 +88,8 @@ def _note_changes(cli: RecipeCLI, run_dir: Path, checkpoint: Path) -> list[Callb
             f"is another; begin anew from the weights with --init_from {short(run_dir)}"
         )
     step, last = step_of(checkpoint), after["trainer.max_steps"]
-    if "trainer.max_steps" in changed and 0 <= last <= step:
+    # Other processes are yet to hear which checkpoint the main one chose.
+    if runs.is_main_process() and "trainer.max_steps" in changed and 0 <= last <= step:
         raise ValueError(
             f"trainer.max_steps is {last}, but {short(run_dir)} is at step {step} already; give a larger number"
         )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from pathlib import Path
 from tempfile import TemporaryFile
+from typing import Any
 
 import torch
-from torch import nn
 
 from lmrecipes.cli import EXPORTED, open_recipe
 from lmrecipes.commands.say import say, short
-from lmrecipes.commands.trained import load_trained
+from lmrecipes.commands.trained import built, load_trained
 from lmrecipes.models.common.programs import COMPILED
 
 WEIGHTS = "weights.pt"
@@ -26,8 +26,9 @@ def run(argv: list[str]) -> int:
     assert cli.run_dir is not None
     form = cli.config.format
     if form == "state_dict":
-        path = write_weights(trained.module.network, folder)
-        say(f"{short(path)}: {len(trained.module.network.state_dict())} tensors, loaded again and compared")
+        path = write_weights(trained.module, built(cli.another_model(), trained.vocabulary), folder)
+        count = len(trained.module.network.state_dict())
+        say(f"{short(path)}: {count} tensors, loaded again into a new network and compared with the run's")
         return 0
     if form == "hf":
         write = getattr(trained.module, "export_hf", None)
@@ -59,17 +60,39 @@ def _check_writable(folder: Path) -> None:
         raise ValueError(f"{folder} cannot be written to ({error.strerror}); name another with --output") from error
 
 
-def write_weights(network: nn.Module, folder: Path) -> Path:
+def write_weights(module: Any, anew: Any, folder: Path) -> Path:
     """One file of plain tensors by parameter name, for `torch.load(..., weights_only=True)`.
 
+    Args:
+        module: the trained model; its `example` are the arguments with which networks are compared.
+        anew: the same built once more, which is given the file's tensors.
+        folder: where the file goes.
+
     Raises:
-        ValueError: if what is read back differs from what was written.
+        ValueError: if what is read back differs from what was written, or a network with it computes something else.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / WEIGHTS
-    weights = {name: value.detach().cpu() for name, value in network.state_dict().items()}
+    weights = {name: value.detach().cpu() for name, value in module.network.state_dict().items()}
     torch.save(weights, path)
     again = torch.load(path, weights_only=True, map_location="cpu")
     if weights.keys() != again.keys() or not all(torch.equal(again[name], value) for name, value in weights.items()):
         raise ValueError(f"{path} does not hold what was written to it; is the disk sound?")
+    anew.network.load_state_dict(again)
+    inputs = module.example()
+    try:
+        # A compiled network rounds otherwise.
+        torch.testing.assert_close(_outputs(anew, inputs), _outputs(module, inputs), rtol=1e-3, atol=1e-3)
+    except AssertionError as error:
+        reason = str(error).split("\n")[0]
+        raise ValueError(
+            f"a network with the tensors of {path} does not compute what the run's does: {reason}"
+        ) from error
     return path
+
+
+def _outputs(module: Any, inputs: dict[str, Any]) -> Any:
+    """What a model's network computes, with the same random numbers each time."""
+    with torch.no_grad(), torch.random.fork_rng():
+        torch.manual_seed(0)
+        return module.network(**inputs)

@@ -30,14 +30,19 @@ def load_trained(cli: RecipeCLI) -> Trained:
     if cli.run_dir is None:
         raise ValueError(f"lmrecipes {cli.command} needs a run: --run RUN")
     vocabulary = load_vocabulary(cli.run_dir / runs.VOCABULARY)
-    module = cli.model
-    module.config = replace(module.config, vocab_size=vocabulary.size)
-    module.configure_model()
+    module = built(cli.model, vocabulary)
     path = cli.checkpoint()
     weights = load_checkpoint(path)["state_dict"]
     check_weights(weights, module.state_dict(), f"--checkpoint {short(path)}")
     module.load_state_dict(weights)
-    return Trained(module.eval(), vocabulary)
+    return Trained(module, vocabulary)
+
+
+def built(module: Any, vocabulary: Vocabulary) -> Any:
+    """A model with a network of the vocabulary's size, in evaluation mode."""
+    module.config = replace(module.config, vocab_size=vocabulary.size)
+    module.configure_model()
+    return module.eval()
 
 
 def texts_of(cli: RecipeCLI) -> list[str]:

@@ -213,12 +213,13 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         shapes = {name: getattr(p, "ds_shape", p.shape) for name, p in distinct(self.lightning_module).items()}
         check_names(path, shapes, {name: value.shape for name, value in weights.items()})
         for name, parameter in distinct(self.lightning_module).items():
-            self._set_weight(parameter, weights[name])
+            self.set_weight(parameter, weights[name])
         if self._zero is not None and states:
             self._set_states(states)
         return checkpoint
 
-    def _set_weight(self, parameter: Tensor, value: Tensor) -> None:
+    def set_weight(self, parameter: Tensor, value: Tensor) -> None:
+        """Fills a parameter, and the precise copy of it that the optimizer goes on from, with a whole value."""
         import deepspeed
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 

@@ -6,6 +6,7 @@ import threading
 import warnings
 from collections.abc import Callable, Mapping
 from copy import deepcopy
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -18,25 +19,31 @@ from lmrecipes.checkpoint_io import is_full_disk, remove
 from lmrecipes.sharded_checkpoint import ALIASES, STATES, WEIGHTS
 
 
+def _nothing() -> None:
+    pass
+
+
 class CheckpointWriter:
     """Writes one sharded checkpoint at a time, in a thread of its own if asked to."""
 
-    def __init__(self, background: bool) -> None:
+    def __init__(self, background: bool, timeout: timedelta | None = None) -> None:
         """Makes the writer; called by all processes at once.
 
         Args:
             background: whether training goes on while a checkpoint is written.
+            timeout: how long processes wait for each other's part; left out, torch's default.
         """
         self.background = background
         # Of its own, so that what the thread sends never mixes with training's messages.
-        self._group = dist.new_group(backend="gloo")
+        self._group = dist.new_group(backend="gloo", timeout=timeout)
         self._thread: threading.Thread | None = None
         # Kept from save to save.
         self._copies: dict[str, Tensor] = {}
         self._path: Path | None = None
         self._written = True
         self._error: BaseException | None = None
-        self._afterwards: list[Callable[[], None]] = []
+        # What to do when the one being written has arrived, and when it has failed.
+        self._afterwards: list[tuple[Callable[[], None], Callable[[], None]]] = []
 
     @property
     def group(self) -> Any:
@@ -68,13 +75,14 @@ class CheckpointWriter:
     def _done(self) -> None:
         error, afterwards = self._error, self._afterwards
         self._thread, self._path, self._error, self._afterwards = None, None, None, []
+        for arrived, failed in afterwards:
+            (arrived if error is None else failed)()
         if error is None:
-            for do in afterwards:
-                do()
-        elif is_full_disk(error):
-            warnings.warn("no checkpoint written: the disk is full; training goes on", stacklevel=2)
-        else:
+            return
+        if not is_full_disk(error):
             raise error
+        if dist.get_rank(self._group) == 0:
+            warnings.warn("no checkpoint written: the disk is full; training goes on", stacklevel=2)
 
     def finish(self) -> None:
         """Waits until what is being written is on disk, or has failed.
@@ -86,16 +94,25 @@ class CheckpointWriter:
             self._thread.join()
             self._done()
 
+    def settle(self) -> None:
+        """Draws the consequences of a checkpoint that has arrived on disk, or failed, without waiting for one.
+
+        Raises:
+            Exception: as `finish`.
+        """
+        if self._thread is not None and not self._thread.is_alive():
+            self.finish()
+
     def is_writing(self, path: Path) -> bool:
         """Whether this checkpoint is on its way."""
         return self._thread is not None and self._path == path
 
-    def after_saving(self, do: Callable[[], None]) -> None:
-        """Does something as soon as the last checkpoint is on disk: at once, or never if that fails."""
+    def after_saving(self, arrived: Callable[[], None], failed: Callable[[], None]) -> None:
+        """Does one thing or the other when the last checkpoint is on disk or has failed: at once if that is so."""
         if self._thread is not None:
-            self._afterwards.append(do)
-        elif self._written:
-            do()
+            self._afterwards.append((arrived, failed))
+        else:
+            (arrived if self._written else failed)()
 
 
 class ShardedCheckpoints:
@@ -104,11 +121,12 @@ class ShardedCheckpoints:
     lightning_module: Any
     global_rank: int
     broadcast: Any
+    _timeout: timedelta | None
     _writer: CheckpointWriter | None = None
 
     def open_writer(self, background: bool) -> None:
         """Makes ready to write; called by all processes at once."""
-        self._writer = CheckpointWriter(background)
+        self._writer = CheckpointWriter(background, self._timeout)
 
     @property
     def writer(self) -> CheckpointWriter:
@@ -131,11 +149,16 @@ class ShardedCheckpoints:
     def remove_checkpoint(self, filepath: str | Path) -> None:
         """Removes a checkpoint, once the one that follows it is whole."""
         if self.global_rank == 0:
-            self.writer.after_saving(lambda: remove(Path(filepath)))
+            self.writer.after_saving(lambda: remove(Path(filepath)), _nothing)
 
-    def after_saving(self, do: Callable[[], None]) -> None:
-        """Does something once the last checkpoint is whole."""
-        self.writer.after_saving(do)
+    def after_saving(self, arrived: Callable[[], None], failed: Callable[[], None] = _nothing) -> None:
+        """Does something once the last checkpoint is whole, and another thing if it could not be written."""
+        self.writer.after_saving(arrived, failed)
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        """Removes what a checkpoint replaces soon after it is whole, rather than before the next one."""
+        self.writer.settle()
+        super().on_train_batch_start(batch, batch_idx)  # type: ignore[misc]
 
     def is_writing(self, path: Path) -> bool:
         """Whether a checkpoint is being written."""

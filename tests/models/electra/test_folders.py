@@ -223,6 +223,7 @@ def test_a_run_is_exported_as_folders_with_its_own_tokenizer(pretrained, capsys)
     assert any(torch.equal(weight, s["network.discriminator.embeddings.word_embeddings.weight"]) for s in (saved, best))
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder / "one/exported/generator")
     assert len(tokenizer) == loaded.config.vocab_size
+    assert main(["export", f"--run={folder}/one", "--format=state_dict"]) == 0, capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -257,6 +258,7 @@ def test_questions_are_answered_from_a_pretrained_run_with_its_vocabulary(pretra
     assert set(written) == {qa["id"] for paragraph in paragraphs for qa in paragraph["qas"]}
     assert main(["predict", f"--run={folder}/reader", "--question=Who?"]) == 2
     assert "--context is missing" in capsys.readouterr().err
+    assert main(["export", f"--run={folder}/reader", "--format=state_dict"]) == 0, capsys.readouterr().err
     # Sizes that differ are named.
     assert main([*words, f"--run_dir={folder}/refused", "--model.config.d_ff=32"]) == 2
     assert "network.electra.encoder.layer.0.intermediate.dense.weight has shape" in capsys.readouterr().err

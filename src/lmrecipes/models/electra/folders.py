@@ -205,10 +205,15 @@ def write_reader(network: ElectraReader, folder: Path, vocabulary: Any) -> list[
     return [folder]
 
 
-def _some_text(config: EncoderConfig) -> tuple[Tensor, Packing]:
+def made_up(config: EncoderConfig) -> Tensor:
+    """Tokens of two texts, to compare networks by: int64 (2, T)."""
     length = min(16, config.max_positions)
-    ids = torch.arange(2 * length).view(2, length) % config.n_embeddings
-    return ids, Packing.of(torch.tensor([length, length]), ids.device)
+    return torch.arange(2 * length).view(2, length) % config.n_embeddings
+
+
+def _some_text(config: EncoderConfig) -> tuple[Tensor, Packing]:
+    ids = made_up(config)
+    return ids, Packing.of(torch.full((2,), ids.shape[1]), ids.device)
 
 
 def _write(

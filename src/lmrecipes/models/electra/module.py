@@ -139,6 +139,18 @@ class ElectraModule(LightningModule):
         """What of the network may be split over processes."""
         return pretraining_plan(self.config)
 
+    def example(self) -> dict[str, Any]:
+        """Made-up arguments of one call of the network."""
+        ids, first = folders.made_up(self.config), torch.zeros(2, 1, dtype=torch.long)
+        return {
+            "input_ids": ids,
+            "token_type_ids": torch.zeros_like(ids),
+            "lengths": torch.full((2,), ids.shape[1]),
+            "positions": first,
+            "originals": ids[:, :1],
+            "weights": torch.ones(2, 1),
+        }
+
     def export(self, folder: Path, form: str) -> None:
         """Refuses programs: a discriminator that is pretrained is there to be fine-tuned."""
         raise ValueError(f"--format {form} is not for pretraining; --format hf writes what can be fine-tuned")

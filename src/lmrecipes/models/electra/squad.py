@@ -23,7 +23,7 @@ from lmrecipes.models.electra.parallel import reader_plan
 from lmrecipes.models.electra.reader import ElectraReader
 from lmrecipes.models.electra.tiny import tiny
 from lmrecipes.optim import GroupSettings, Schedule, StepSchedule, build_optimizer, parameter_groups
-from lmrecipes.weights import check_weights
+from lmrecipes.weights import check_weights, own_weights
 
 
 class ElectraReaderModule(LightningModule):
@@ -84,7 +84,7 @@ class ElectraReaderModule(LightningModule):
         Raises:
             ValueError: if they are of neither, or of another size.
         """
-        own = self.state_dict()
+        own = own_weights(self)
         theirs, ours = "network.discriminator.", "network.electra."
         if any(name.startswith(theirs) for name in found):
             own = {name: value for name, value in own.items() if name.startswith(ours)}
@@ -161,6 +161,19 @@ class ElectraReaderModule(LightningModule):
     def parallel_plan(self) -> ParallelPlan:
         """What of the network may be split over processes."""
         return reader_plan(self.config)
+
+    def example(self) -> dict[str, Any]:
+        """Made-up arguments of one call of the network."""
+        ids, first = folders.made_up(self.config), torch.zeros(2, dtype=torch.long)
+        return {
+            "input_ids": ids,
+            "token_type_ids": torch.zeros_like(ids),
+            "lengths": torch.full((2,), ids.shape[1]),
+            "allowed": torch.ones_like(ids, dtype=torch.bool),
+            "starts": first,
+            "ends": first,
+            "impossible": torch.zeros(2),
+        }
 
     def export(self, folder: Path, form: str) -> None:
         """Refuses programs."""

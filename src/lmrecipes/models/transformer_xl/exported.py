@@ -51,8 +51,8 @@ def export(network: TransformerXL, plan: Segmenting, folder: Path, form: str) ->
             check_outputs(loaded(*program.example), program.network(*program.example), folder)
 
 
-def programs(network: TransformerXL, plan: Segmenting) -> dict[str, Program]:
-    """The network's programs for any number of sequences, length of segment and memory."""
+def example(network: TransformerXL, plan: Segmenting) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """Made-up tokens, targets and memory of one call."""
     device = network.content_bias.device
     # Sizes of 0 and 1 would be taken for constants, and a tensor given twice for one argument.
     size = (2, max(plan.seq_len, 2))
@@ -61,6 +61,12 @@ def programs(network: TransformerXL, plan: Segmenting) -> dict[str, Program]:
         torch.randn(2, max(plan.mem_len, 2), network.config.d_model, device=device)
         for _ in range(network.config.n_layers if plan.mem_len else 0)
     ]
+    return tokens, targets, memory
+
+
+def programs(network: TransformerXL, plan: Segmenting) -> dict[str, Program]:
+    """The network's programs for any number of sequences, length of segment and memory."""
+    tokens, targets, memory = example(network, plan)
     likelihood = _Likelihood(network, plan).eval()
     batch, length, memory_length = Dim.DYNAMIC, Dim.DYNAMIC, Dim.DYNAMIC
     of_tokens = {0: batch, 1: length}

@@ -135,6 +135,12 @@ class TransformerXLModule(LightningModule):
         figures = text_figures(self._meter(split).compute(), corpus.statistics(split) if corpus else None)
         self.log_dict({f"{split}/{name}": value for name, value in figures.items()}, batch_size=1)
 
+    def example(self) -> dict[str, Any]:
+        """Made-up arguments of one call of the network."""
+        plan = self._segmenting["test"]
+        tokens, targets, memory = exported.example(self.network, plan)
+        return {"input_ids": tokens, "targets": targets, "memory": memory, **exported.settings_of(plan)}
+
     def export(self, folder: Path, form: str) -> None:
         """Writes the trained network as programs for the test split's plan; see `models.common.programs`."""
         exported.export(self.network, self._segmenting["test"], folder, form)

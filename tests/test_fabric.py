@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,9 +11,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import hearing
 import lmrecipes.fabric
 from conftest import environment
 from lmrecipes.__main__ import main
+from lmrecipes.checkpoint_io import load_checkpoint
+from lmrecipes.fabric import HOOKS
 
 FIGURES = ("train/loss", "train/perplexity", "train/tokens", "val/loss", "val/perplexity")
 WAYS = {
@@ -252,3 +256,56 @@ def test_what_cannot_be_is_refused_in_one_line(words, message, capsys, tmp_path,
     assert main(["fabric", *words]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.rglob("config.yaml"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_broken_checkpoint_is_replaced_when_its_step_is_made_again(small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fabric", "fit", *small, callbacks(), "--run_dir=run", "--trainer.max_steps=6"]) == 0
+    saved = Path("run/checkpoints")
+    (saved / "last-step=6.ckpt").rename("whole.ckpt")
+    assert main(["fabric", "fit", "--resume=run", "--trainer.max_steps=12"]) == 0
+    for path in saved.iterdir():
+        path.write_bytes(path.read_bytes()[:5000])
+    Path("whole.ckpt").rename(saved / "last-step=6.ckpt")
+    assert main(["fabric", "fit", "--resume=run"]) == 0
+    assert load_checkpoint(saved / "last-step=12.ckpt")["global_step"] == 12
+    assert not (saved / "last-step=6.ckpt").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_callbacks_that_need_the_trainer_are_left_out_and_named(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    of_lightning = [{"class_path": name} for name in ("LearningRateMonitor", "ModelCheckpoint", "Timer")]
+    stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss"}}
+    given = callbacks(*of_lightning, stopping, {"class_path": "hearing.Hearing"})
+    assert main(["fabric", "fit", *small, given, "--run_dir=run"]) == 0
+    assert (
+        "not under Fabric: LearningRateMonitor, ModelCheckpoint, Timer, EarlyStopping, Hearing.on_train_epoch_end\n"
+    ) in capsys.readouterr().out
+    # Of all that is said to be told, a training tells what is not for a test, an end by an error, or a resume.
+    assert {hook for hook in HOOKS if "test" not in hook} - {
+        *("on_exception", "state_dict", "load_state_dict", "on_load_checkpoint"),
+    } == hearing.HEARD
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("way", WAYS)
+def test_a_validation_is_left_and_made_again(way, command, small, tmp_path):
+    ranks = 2 if "two" in way else 1
+    signalled = {"step": 6, "name": "SIGUSR1", "batch": 1, "rank": ranks - 1}
+    given = callbacks({"class_path": "signaller.SignalAt", "init_args": signalled})
+    options = [*small, *WAYS[way], given]
+    assert command("fabric", "fit", *options, "--run_dir=alone").returncode == 0
+    stopped = command("fabric", "fit", *options, "--run_dir=run", SEND="1")
+    assert stopped.returncode == 128 + 10, stopped.stderr
+    assert "stopped by SIGUSR1 at step 6; last-step=6 is saved" in stopped.stdout
+    assert "eval at step 6" not in stopped.stdout
+    # By the loop, and by the Trainer.
+    shutil.copytree(tmp_path / "run", tmp_path / "other")
+    for words, run in ((["fabric", "fit"], "run"), (["fit"], "other")):
+        resumed = command(*words, f"--resume={run}")
+        assert resumed.returncode == 0, resumed.stderr
+        assert "eval at step 6" in resumed.stdout
+        assert_equal(state(tmp_path / run), state(tmp_path / "alone"))
+        assert figures(tmp_path / run) == figures(tmp_path / "alone")

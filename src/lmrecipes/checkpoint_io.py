@@ -37,6 +37,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
+            if target.is_dir():
+                # A sharded one, which a file cannot replace.
+                remove(target)
             os.replace(temporary, target)
             _sync_folder(target.parent)
         except (OSError, RuntimeError) as error:

@@ -100,7 +100,8 @@ def _loops(loop: Loop) -> dict[str, Any]:
     left = {"total": begun, "current": begun, "is_last_batch": False}
     fit = {
         "state_dict": {},
-        "epoch_loop.state_dict": {"_batches_that_stepped": step},
+        # Counted up after the validation of a step.
+        "epoch_loop.state_dict": {"_batches_that_stepped": step - loop.validation_left},
         "epoch_loop.batch_progress": {
             "total": dict.fromkeys(four, position),
             "current": dict.fromkeys(four, in_epoch),

@@ -72,7 +72,7 @@ def _check_strategy(strategy: Any, on_cpu: bool) -> None:
     """
     if isinstance(strategy, str):
         # Its own `get` would make one.
-        named = dict(StrategyRegistry).get(strategy, {})
+        named = dict(StrategyRegistry).get(strategy.lower(), {})
         kind, arguments = named.get("strategy"), named.get("init_params", {})
     else:
         kind, arguments = strategy.class_path.rpartition(".")[2], strategy.get("init_args") or {}

@@ -76,7 +76,7 @@ def refused(capsys, arguments):
             ["deepspeed_stage_3", "a GPU; deepspeed_zero2 works"],
         ),
         (
-            [*FIT, "--trainer.strategy", "lightning.pytorch.strategies.DeepSpeedStrategy"],
+            [*FIT, "--trainer.strategy", "DeepSpeedStrategy", "--trainer.strategy.stage", "2"],
             ["is DeepSpeedStrategy", "deepspeed_zero2 works"],
         ),
         ([*FIT, "--trainer.strategy", "ddp_spawn"], ["trainer.strategy is ddp_spawn", "ddp works"]),

@@ -8,6 +8,11 @@ from inspect import signature
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A busy machine is no reason to fail.
+settings.register_profile("lmrecipes", deadline=None)
+settings.load_profile("lmrecipes")
 
 
 def requires(condition: bool, reason: str):

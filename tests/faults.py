@@ -63,6 +63,11 @@ class Fault(Callback):
         if self.kind == "gradient" and self._now(trainer):
             next(p for p in pl_module.parameters() if p.grad is not None).grad.fill_(torch.inf)
 
+    def on_before_backward(self, trainer, pl_module, loss) -> None:
+        if self.kind == "gradient of the loss" and self._now(trainer):
+            # Under any strategy, for all parameters.
+            loss.register_hook(lambda gradient: gradient * torch.inf)
+
     def on_train_start(self, trainer, pl_module) -> None:
         if self.kind not in ("nan", "spike"):
             return

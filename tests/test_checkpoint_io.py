@@ -98,3 +98,12 @@ def test_a_damaged_byte_is_noticed(tmp_path):
     path.write_bytes(damaged)
     with pytest.raises(ValueError, match="it is broken"):
         load_checkpoint(path)
+
+
+def test_a_sharded_checkpoint_of_the_same_step_is_replaced(tmp_path):
+    path = tmp_path / "last-step=1.ckpt"
+    path.mkdir()
+    (path / "part").touch()
+    AtomicCheckpointIO().save_checkpoint(content(1), path)
+    assert load_checkpoint(path)["global_step"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == [path.name]

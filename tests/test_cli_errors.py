@@ -12,7 +12,9 @@ from lightning.pytorch.accelerators import CUDAAccelerator
 
 from lmrecipes import collection
 from lmrecipes.__main__ import main
+from lmrecipes.checkpoint_io import load_checkpoint
 from lmrecipes.config_errors import ConfigError
+from lmrecipes.models.transformer_xl.memory import StreamMemory
 from lmrecipes.trainer_settings import check_hardware
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -67,7 +69,22 @@ def refused(capsys, arguments):
         ([*FIT, "--trainer.devices", "many"], ["trainer.devices is 'many'", "a number"]),
         ([*FIT, "--trainer.precision", "bf17"], ["trainer.precision", "bf16-mixed", "32-true", "bf17"]),
         ([*FIT, "--trainer.precision", "16-mixed"], ["trainer.precision is 16-mixed", "bf16-mixed and 32-true work"]),
+        ([*FIT, "--trainer.precision", "16-true"], ["trainer.precision is 16-true", "bf16-mixed and 32-true work"]),
         ([*FIT, "--trainer.strategy", "fsdp"], ["fsdp", "requires a GPU"]),
+        (
+            [*FIT, "--trainer.strategy", "deepspeed_stage_3"],
+            ["deepspeed_stage_3", "a GPU; deepspeed_zero2 works"],
+        ),
+        (
+            [*FIT, "--trainer.strategy", "DeepSpeedStrategy", "--trainer.strategy.stage", "2"],
+            ["is DeepSpeedStrategy", "deepspeed_zero2 works"],
+        ),
+        ([*FIT, "--trainer.strategy", "ddp_spawn"], ["trainer.strategy is ddp_spawn", "ddp works"]),
+        ([*FIT, "--trainer.strategy", "ddp_notebook_find_unused_parameters_true"], ["begin by fork", "ddp works"]),
+        (
+            [*FIT, "--trainer.strategy", "DDPStrategy", "--trainer.strategy.start_method", "spawn"],
+            ["trainer.strategy is DDPStrategy", "ddp works"],
+        ),
         ([*FIT, "--trainer.max_steps", "-5"], ["max_steps", "-5"]),
         ([*FIT, "--trainer.limit_val_batches", "-1"], ["limit_val_batches", "-1"]),
         ([*FIT, "--trainer.val_check_interval", "x"], ["val_check_interval", "'x'"]),
@@ -260,7 +277,8 @@ def trained(small, in_an_empty_folder, tmp_path):
         (["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=1"], ["--resume cannot change model.optimizer"]),
         (["--trainer.max_steps=3", "--model.optimizer.lr=1"], []),
         (["--trainer.max_steps=2"], ["trainer.max_steps is 2, but a is at step 3 already"]),
-        (["--batch.global_batch_size=4000"], ["too few for 4000 parallel streams"]),
+        (["--batch.global_batch_size=8"], ["cannot change batch.global_batch_size from 4 to 8", "--init_from a"]),
+        (["--batch.seq_len=4"], ["cannot change batch.seq_len from 8 to 4", "--init_from a"]),
         (["--init_from=a"], ["--resume", "contradicts --init_from"]),
         (["--run_dir=b"], ["--resume", "contradicts --run_dir"]),
     ],
@@ -283,6 +301,24 @@ def test_a_run_that_goes_on_keeps_both_settings(trained):
     assert main(["fit", "--resume=a", "--trainer.max_steps=4"]) == 0
     assert yaml.safe_load((trained / "config.yaml").read_text())["trainer"]["max_steps"] == 4
     assert (trained / "config.1.yaml").read_text() == before
+
+
+def test_a_run_goes_on_with_other_passes_and_a_shorter_memory(trained):
+    options = ["--batch.micro_batch_size=2", "--batch.mem_len=4", "--trainer.max_steps=4"]
+    kept = load_checkpoint(trained / "checkpoints/last-step=3.ckpt")["stream_memory"]
+    assert {tuple(layer.shape) for layer in kept} == {(4, 8, 16)}
+    lengths = []
+    hear = StreamMemory.read
+
+    def read(self, batch):
+        memory = hear(self, batch)
+        lengths.append(None if memory is None else [layer.shape[:2] for layer in memory])
+        return memory
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(StreamMemory, "read", read)
+        assert main(["fit", "--resume=a", *options]) == 0
+    assert lengths[:2] == [[(2, 4)] * len(kept)] * 2
 
 
 def test_sizes_that_the_checkpoint_has_not_are_named(trained, capsys):

@@ -5,6 +5,7 @@ import os
 import pytest
 
 from lmrecipes import checks, slurm_checks
+from lmrecipes.__main__ import main
 
 # What a job of two nodes with four tasks each looks like to its first task.
 JOB = {
@@ -65,6 +66,25 @@ def test_doctor_looks_at_a_recipe(command):
     assert halves.returncode == 1
     assert "fix: bf16-mixed and 32-true work" in halves.stdout
     assert halves.stdout.splitlines()[-1] == "1 problem"
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--trainer.strategy=fsdp2_tp", "--trainer.devices=3", "--batch.global_batch_size=3"], "n_heads is 4"),
+        (["--trainer.strategy=ddp_spawn"], "ddp works"),
+        (["--trainer.strategy=fsdp"], "requires a GPU"),
+        (["--trainer.devices=3"], "batch.global_batch_size is 16 and does not divide over 3 devices"),
+    ],
+)
+def test_doctor_finds_what_training_would_be_refused_for(options, said, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert main(["doctor", "--config", "transformer_xl/tiny", "--no_runtime_tuning", *options]) == 1
+    out = capsys.readouterr().out
+    assert said in out
+    assert out.splitlines()[-1] == "1 problem"
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow

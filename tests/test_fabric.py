@@ -2,6 +2,8 @@
 
 import csv
 import json
+import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -10,9 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 
+import hearing
 import lmrecipes.fabric
 from conftest import environment
 from lmrecipes.__main__ import main
+from lmrecipes.checkpoint_io import load_checkpoint
+from lmrecipes.fabric import HOOKS
 
 FIGURES = ("train/loss", "train/perplexity", "train/tokens", "val/loss", "val/perplexity")
 WAYS = {
@@ -65,9 +70,9 @@ def test_losses_are_those_of_the_trainer_step_by_step(way, command, small, tmp_p
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [("fit", "fabric fit"), ("fabric fit", "fit")])
 def test_a_run_begun_by_one_is_ended_by_the_other(first, then, command, small, tmp_path):
-    signal = {"class_path": "signaller.SignalAt", "init_args": {"step": 6, "name": "SIGTERM"}}
+    signalled = {"class_path": "signaller.SignalAt", "init_args": {"step": 6, "name": "SIGTERM"}}
     callbacks = [{"class_path": f"lmrecipes.callbacks.{name}"} for name in ("BestCheckpoint", "LastCheckpoint")]
-    options = [*small, "--batch.micro_batch_size=2", f"--trainer.callbacks={json.dumps([*callbacks, signal])}"]
+    options = [*small, "--batch.micro_batch_size=2", f"--trainer.callbacks={json.dumps([*callbacks, signalled])}"]
     assert command("fit", *options, "--run_dir=alone").returncode == 0
     stopped = command(*first.split(), *options, "--run_dir=run", SEND="1")
     assert stopped.returncode == 143, stopped.stdout + stopped.stderr
@@ -165,8 +170,8 @@ def test_a_changed_setting_wins_over_the_checkpoints(small, tmp_path, monkeypatc
 
 @pytest.mark.slow
 def test_a_sharded_checkpoint_goes_on_under_fabric(command, small, tmp_path):
-    signal = {"class_path": "signaller.SignalAt", "init_args": {"step": 5, "name": "SIGTERM"}}
-    options = [*small, callbacks(signal), "--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=1e-3"]
+    signalled = {"class_path": "signaller.SignalAt", "init_args": {"step": 5, "name": "SIGTERM"}}
+    options = [*small, callbacks(signalled), "--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=1e-3"]
     options += ["--model.optimizer.eps=1e-4", "--model.config.dropout=0"]
     sharded = ["--trainer.accelerator=cpu", "--trainer.strategy=fsdp2", "--trainer.devices=2"]
     assert command("fit", *options, "--run_dir=alone").returncode == 0
@@ -252,3 +257,67 @@ def test_what_cannot_be_is_refused_in_one_line(words, message, capsys, tmp_path,
     assert main(["fabric", *words]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.rglob("config.yaml"))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_broken_checkpoint_is_replaced_when_its_step_is_made_again(small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fabric", "fit", *small, callbacks(), "--run_dir=run", "--trainer.max_steps=6"]) == 0
+    saved = Path("run/checkpoints")
+    (saved / "last-step=6.ckpt").rename("whole.ckpt")
+    assert main(["fabric", "fit", "--resume=run", "--trainer.max_steps=12"]) == 0
+    for path in saved.iterdir():
+        path.write_bytes(path.read_bytes()[:5000])
+    Path("whole.ckpt").rename(saved / "last-step=6.ckpt")
+    assert main(["fabric", "fit", "--resume=run"]) == 0
+    assert load_checkpoint(saved / "last-step=12.ckpt")["global_step"] == 12
+    assert not (saved / "last-step=6.ckpt").exists()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_callbacks_that_need_the_trainer_are_left_out_and_named(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    of_lightning = [{"class_path": name} for name in ("LearningRateMonitor", "ModelCheckpoint", "ModelSummary")]
+    stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss"}}
+    given = callbacks(*of_lightning, stopping, {"class_path": "hearing.Hearing"})
+    assert main(["fabric", "fit", *small, given, "--run_dir=run"]) == 0
+    left_out = "LearningRateMonitor, ModelCheckpoint, ModelSummary, EarlyStopping, Hearing.on_train_epoch_end"
+    assert f"not under Fabric: {left_out}\n" in capsys.readouterr().out
+    # Of all that is said to be told, a training tells what is not for a test, an end by an error, or a resume.
+    assert {hook for hook in HOOKS if "test" not in hook} - {
+        *("on_exception", "state_dict", "load_state_dict", "on_load_checkpoint"),
+    } == hearing.HEARD
+
+
+def left_in_a_validation(command, options: list[str], rank: int) -> None:
+    signalled = {"step": 6, "name": "SIGUSR1", "batch": 1, "rank": rank}
+    given = callbacks({"class_path": "signaller.SignalAt", "init_args": signalled})
+    stopped = command("fabric", "fit", *options, given, "--run_dir=run", SEND="1")
+    assert stopped.returncode == 128 + signal.SIGUSR1, stopped.stderr
+    assert "stopped by SIGUSR1 at step 6; last-step=6 is saved" in stopped.stdout
+    assert "eval at step 6" not in stopped.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+def test_a_validation_is_left_and_made_again(command, small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fabric", "fit", *small, callbacks(), "--run_dir=alone"]) == 0
+    left_in_a_validation(command, small, rank=0)
+    # By the loop, and by the Trainer.
+    shutil.copytree("run", "other")
+    for words, run in ((["fabric", "fit"], "run"), (["fit"], "other")):
+        capsys.readouterr()
+        assert main([*words, f"--resume={run}"]) == 0
+        assert "eval at step 6" in capsys.readouterr().out
+        assert_equal(state(Path(run)), state(Path("alone")))
+        assert figures(Path(run)) == figures(Path("alone"))
+
+
+@pytest.mark.slow
+def test_two_ranks_leave_a_validation_together(command, small):
+    ranks = WAYS["two ranks, two passes"]
+    left_in_a_validation(command, [*small, *ranks], rank=1)
+    resumed = command("fabric", "fit", "--resume=run")
+    assert resumed.returncode == 0, resumed.stderr
+    assert "eval at step 6" in resumed.stdout

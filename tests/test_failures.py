@@ -183,6 +183,17 @@ def test_a_bad_loss_of_one_rank_stops_all_before_the_step(failing, command, tmp_
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "deepspeed_zero2", "deepspeed_zero3"])
+def test_a_bad_gradient_of_one_rank_stops_all_under_any_strategy(failing, tmp_path, strategy):
+    bad = fault(kind="gradient of the loss", step=7, rank=1)
+    code, line, _ = failing(guard(), bad, more=(f"--trainer.strategy={strategy}",))
+    assert code == 3
+    assert line.startswith("error: stopped by LossGuard at step 8: a gradient is not finite (loss ")
+    assert "; last-step=5 is the last good checkpoint; " in line
+    assert [path.name for path in (tmp_path / "a/checkpoints").iterdir()] == ["last-step=5.ckpt"]
+
+
+@pytest.mark.slow
 def test_skipped_steps_survive_a_kill(command, small, tmp_path):
     bad = fault(kind="gradient", step=3, rank=1, last=4)
     signalled = '{"class_path": "signaller.SignalAt", "init_args": {"step": 6, "name": "SIGTERM"}}'

@@ -127,6 +127,14 @@ def test_callbacks_have_their_turn_and_do_not_end_the_run():
     assert rehearsal.tiny_callback({"class_path": "A"}) == {"class_path": "A"}
 
 
+def test_one_callback_may_stand_for_a_list():
+    one = "--trainer.callbacks={class_path: lmrecipes.callbacks.LossGuard}"
+    settings = settings_of("transformer_xl/tiny", one)
+    assert isinstance(settings["trainer"]["callbacks"], dict)
+    kept = shrink(settings, Spread("ddp", 2, 2), 1, "text", "cache")["trainer"]["callbacks"]
+    assert [callback["class_path"].rpartition(".")[2] for callback in kept] == ["LossGuard", "SuddenEnd"]
+
+
 @pytest.mark.parametrize("words", [(), ("only", "these")])
 def test_a_made_up_text_holds_every_word_in_training(tmp_path, words):
     stand_in.write_made_up(tmp_path, words)

@@ -37,7 +37,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
+            # A sharded one of the same step, which a file cannot replace.
+            former = target.rename(target.with_name(f".{target.name}.former.part")) if target.is_dir() else None
             os.replace(temporary, target)
+            if former is not None:
+                shutil.rmtree(former, ignore_errors=True)
             _sync_folder(target.parent)
         except (OSError, RuntimeError) as error:
             temporary.unlink(missing_ok=True)

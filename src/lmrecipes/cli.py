@@ -161,7 +161,8 @@ class RecipeCLI(LightningCLI):
         """Looks whether the machine has what is asked for, and finds or makes the run directory."""
         config, root = self.config, Path(self.config.runs_root)
         if self.command not in _PARTS or self.command == "predict":
-            check_hardware(config.trainer.accelerator, config.trainer.devices, config.trainer.precision)
+            asked = config.trainer
+            check_hardware(asked.accelerator, asked.devices, asked.precision, asked.strategy)
         if self.command != "fit" and "trainer" in config:
             # Nothing else logs, nor needs what the loggers need.
             config.trainer.logger = False
@@ -170,8 +171,8 @@ class RecipeCLI(LightningCLI):
         if self.command == "fit" and config.trainer.max_steps == 0:
             raise ConfigError("trainer.max_steps is 0; it must be 1 or more")
         if self.command == "fit" and config.resume is None:
-            asked = Path(config.run_dir) if config.run_dir else None
-            self.run_dir = runs.new_run_dir(runs.recipe_of(config_files(self.argv)), root=root, asked=asked)
+            given = Path(config.run_dir) if config.run_dir else None
+            self.run_dir = runs.new_run_dir(runs.recipe_of(config_files(self.argv)), root=root, asked=given)
         elif run := config.get("resume") or config.get("run"):
             for other, why in (("init_from", "which takes only weights into a new run"), ("run_dir", "a new run's")):
                 if config.get(other):

@@ -28,6 +28,16 @@ from lmrecipes.loop_checkpoint import restore, save, save_best
 from lmrecipes.plots import plot_runs
 from lmrecipes.weights import take_moments, take_weights
 
+# Moments of an evaluation.
+_AROUND = ("start", "epoch_start", "batch_start", "batch_end", "epoch_end", "end")
+# What callbacks are told of.
+HOOKS = {
+    *("setup", "teardown", "on_exception", "on_fit_start", "on_train_start", "on_train_batch_start"),
+    *("on_before_backward", "on_after_backward", "on_before_optimizer_step", "on_train_batch_end", "on_train_end"),
+    *(f"on_{stage}_{when}" for stage in ("validation", "test") for when in _AROUND),
+    *("state_dict", "load_state_dict", "on_save_checkpoint", "on_load_checkpoint"),
+}
+
 
 class Loop(Fabric):
     """A Fabric that knows where training stands: what modules, data and callbacks find as their `trainer`.
@@ -78,6 +88,10 @@ class Loop(Fabric):
         # Of the signal that ended training, and the checkpoint that was saved then.
         self.stopped_by = 0
         self.saved: Path | None = None
+        # Whether the validation of the last step is still to be made, as a signal ended it.
+        self.validation_left = False
+        # Checkpoints that this loop wrote.
+        self.written: set[Path] = set()
         self._new: dict[str, Any] = {}
         self._saved_at = time.monotonic()
 
@@ -187,6 +201,8 @@ class Loop(Fabric):
         signals.training_begins()
         self.model.train()
         self._tell("on_train_start")
+        if self.validation_left:
+            self._validate()
         while self.global_step < self.max_steps and not self.stopped_by:
             position = self.global_step * self.accumulate_grad_batches
             self.current_epoch = position // self.train_dataloader.batches_per_epoch
@@ -250,16 +266,23 @@ class Loop(Fabric):
             self._write()
             self._show_step()
         if self.settings.limit_val_batches != 0 and self.global_step % self.settings.val_check_interval == 0:
-            figures = self.evaluate("val")
-            self._write()
-            if self._best is not None:
-                save_best(self, self._best, figures)
-            self.model.train()
+            self._validate()
+            if self.stopped_by:
+                return True
         if self._last is not None and self._save_is_due(self._last):
             save(self, "last")
             self._saved_at = time.monotonic()
         self.stopped_by = self._agree(signals.noted())
         return bool(self.stopped_by) or self.global_step >= self.max_steps
+
+    def _validate(self) -> None:
+        """Validates, and saves what is the best so far; after a signal the training ends."""
+        figures = self.evaluate("val")
+        self.validation_left = bool(self.stopped_by)
+        self._write()
+        if not self.validation_left and self._best is not None:
+            save_best(self, self._best, figures)
+        self.model.train()
 
     def _save_is_due(self, last: LastCheckpoint) -> bool:
         if (interval := last._train_time_interval) is not None:
@@ -308,13 +331,15 @@ class Loop(Fabric):
 
     @torch.no_grad()
     def evaluate(self, split: str) -> dict[str, float]:
-        """Figures of a split (val or test), as the Trainer's."""
+        """Figures of a split (val or test), as the Trainer's; none of a validation that a signal ends."""
         name = {"val": "validation"}.get(split, split)
         limit = getattr(self.settings, f"limit_{split}_batches")
         own = getattr(self.datamodule, f"{split}_dataloader")()
         self.model.eval()
         # Of a step's figures those of its evaluation.
         before, self._new = self._new, {}
+        training = self.train_dataloader is not None
+        agreeing = -self._agree(-_length(own)) if training else 0
         for hook in ("start", "epoch_start"):
             self._tell(f"on_{name}_{hook}")
         for index, batch in enumerate(self.setup_dataloaders(own, use_distributed_sampler=False)):
@@ -324,10 +349,13 @@ class Loop(Fabric):
             outputs = getattr(self.model, f"{name}_step")(batch, index)
             self.evaluated_tokens += self.module.count(batch)[1] if getattr(batch, "scored", True) else 0
             self._tell(f"on_{name}_batch_end", outputs, batch, index)
+            if index < agreeing and (number := self._agree(signals.noted())):
+                self.stopped_by, self._new = number, before
+                return {}
         for hook in ("epoch_end", "end"):
             self._tell(f"on_{name}_{hook}")
         figures, self._new = self._new, before | self._new
-        if self.train_dataloader is not None:
+        if training:
             shown = [f"{key} {value:.3f}" for key, value in sorted(figures.items())]
             self._say(" | ".join([f"eval at step {self.global_step}", *shown]))
         return figures
@@ -339,6 +367,14 @@ class Loop(Fabric):
             self.prepare(module, self.broadcast(checkpoint))
             self.model = self.setup(module)
             return self.evaluate(split)
+
+
+def _length(loader: Any) -> int:
+    """Batches of a loader; 0 if it does not know."""
+    try:
+        return int(getattr(loader, "batches_per_epoch", None) or len(loader))
+    except TypeError:
+        return 0
 
 
 def started_by_fabric_run() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from lightning import __version__ as lightning_version
 
 from lmrecipes.callbacks import BestCheckpoint, LossGuard
 from lmrecipes.callbacks.resume import FIGURES
-from lmrecipes.checkpoint_io import BY_NAME, AtomicCheckpointIO, remove
+from lmrecipes.checkpoint_io import BY_NAME, AtomicCheckpointIO, check, remove
 from lmrecipes.loggers import RunLogger
 from lmrecipes.optimizer_states import from_named, names_in_order
 
@@ -19,25 +20,40 @@ if TYPE_CHECKING:
 
 
 def save(loop: Loop, kind: str) -> Path | None:
-    """Writes `<kind>-step=N.ckpt` (kind best or last) and removes the one before; None if that cannot be done."""
+    """Writes `<kind>-step=N.ckpt` (kind best or last) and removes the one before; None if that cannot be done.
+
+    One that this loop wrote stays as it is; one that was there before may be broken, or lack the step's validation.
+    """
     guards = (callback for callback in loop.callbacks if isinstance(callback, LossGuard))
     if loop.run_dir is None or not all(guard.sound() for guard in guards):
         return None
     path = loop.run_dir / "checkpoints" / f"{kind}-step={loop.global_step}.ckpt"
     content = _state(loop)
-    if loop.is_global_zero and not path.exists():
+    if loop.is_global_zero and path not in loop.written:
+        if not _is_whole(path):
+            # Not to be taken for saved where the disk is full.
+            remove(path)
         AtomicCheckpointIO().save_checkpoint(content, path)
         for older in path.parent.glob(f"{kind}-*.ckpt") if path.exists() else ():
             if older != path:
                 remove(older)
+    loop.written.add(path)
     loop.barrier()
     return path if path.exists() else None
+
+
+def _is_whole(path: Path) -> bool:
+    try:
+        check(path)
+    except ValueError:
+        return False
+    return True
 
 
 def save_best(loop: Loop, best: BestCheckpoint, figures: dict[str, float]) -> None:
     """Writes the checkpoint if the figure that is watched is the best so far, and notes that as the Trainer does."""
     value = figures.get(best.monitor or "")
-    if value is None or loop.run_dir is None:
+    if value is None or loop.run_dir is None or not isfinite(value):
         return
     before, score = best.best_model_score, torch.tensor(value, dtype=torch.float64)
     if before is not None and not (score < before if best.mode == "min" else score > before):
@@ -80,9 +96,12 @@ def _loops(loop: Loop) -> dict[str, Any]:
     position = step * loop.accumulate_grad_batches
     in_epoch = position - loop.current_epoch * loop.train_dataloader.batches_per_epoch
     none = {"state_dict": {}, "batch_progress": {**counts(0, *four), "is_last_batch": False}}
+    begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
+    left = {"total": begun, "current": begun, "is_last_batch": False}
     fit = {
         "state_dict": {},
-        "epoch_loop.state_dict": {"_batches_that_stepped": step},
+        # Counted up after the validation of a step.
+        "epoch_loop.state_dict": {"_batches_that_stepped": step - loop.validation_left},
         "epoch_loop.batch_progress": {
             "total": dict.fromkeys(four, position),
             "current": dict.fromkeys(four, in_epoch),
@@ -99,7 +118,7 @@ def _loops(loop: Loop) -> dict[str, Any]:
         "epoch_loop.manual_optimization.state_dict": {},
         "epoch_loop.manual_optimization.optim_step_progress": counts(0, "ready", "completed"),
         "epoch_loop.val_loop.state_dict": {},
-        "epoch_loop.val_loop.batch_progress": none["batch_progress"],
+        "epoch_loop.val_loop.batch_progress": left if loop.validation_left else none["batch_progress"],
         "epoch_progress": counts(loop.current_epoch, *four),
     }
     return {"fit_loop": fit, "validate_loop": none, "test_loop": none, "predict_loop": none}
@@ -114,8 +133,13 @@ def restore(loop: Loop, checkpoint: dict[str, Any]) -> None:
     for config, state in zip(loop.lr_scheduler_configs, checkpoint["lr_schedulers"], strict=True):
         config.scheduler.load_state_dict(state)
     loop.global_step = checkpoint["global_step"]
+    # As the Trainer's loops know one that was begun.
+    validation = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
+    loop.validation_left = validation["processed"] == validation["completed"] == validation["started"] - 1
     loop.module.on_load_checkpoint(checkpoint)
+    trainer: Any = loop
     for callback in loop.callbacks:
+        callback.on_load_checkpoint(trainer, loop.module, checkpoint)
         if callback.state_key in checkpoint["callbacks"]:
             callback.load_state_dict(checkpoint["callbacks"][callback.state_key])
     if loop.is_global_zero:

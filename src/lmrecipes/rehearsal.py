@@ -128,7 +128,9 @@ def shrink(settings: Mapping[str, Any], spread: Spread, passes: int, text: Path,
         accumulate_grad_batches=1,
         fast_dev_run=False,
     )
-    trainer["callbacks"] = [*map(tiny_callback, trainer["callbacks"] or []), _sudden_end()]
+    given = trainer["callbacks"] or []
+    given = given if isinstance(given, list) else [given]
+    trainer["callbacks"] = [*map(tiny_callback, given), _sudden_end()]
     small["published"] = []
     return small
 

@@ -5,7 +5,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 
-from lmrecipes.callbacks import LastCheckpoint, LossGuard, StoppedByLossGuard
+from lmrecipes.callbacks import BestCheckpoint, LastCheckpoint, LossGuard, StoppedByLossGuard
 from lmrecipes.checkpoint_io import AtomicCheckpointIO, load_checkpoint
 from lmrecipes.optim import LAMB
 
@@ -66,6 +66,31 @@ def fit(tmp_path, module, guard, steps=10, plugins=(), ckpt_path=None, **setting
 def last(tmp_path):
     (path,) = (tmp_path / "checkpoints").glob("last-*.ckpt")
     return path.stem, load_checkpoint(path)
+
+
+def test_no_checkpoint_is_the_best_whose_figure_is_not_finite(tmp_path):
+    class Validated(Toy):
+        def validation_step(self, batch, batch_idx):
+            self.log("val/loss", [torch.nan, torch.inf, 2.0, torch.inf][self.trainer.global_step - 1])
+
+    best, loader = BestCheckpoint(), torch.utils.data.DataLoader(torch.arange(1000.0))
+    trainer = Trainer(
+        max_steps=4,
+        accelerator="cpu",
+        default_root_dir=tmp_path,
+        callbacks=[best],
+        plugins=[AtomicCheckpointIO()],
+        val_check_interval=1,
+        check_val_every_n_epoch=None,
+        limit_val_batches=1,
+        num_sanity_val_steps=0,
+        enable_model_summary=False,
+        enable_progress_bar=False,
+        logger=False,
+    )
+    trainer.fit(Validated(), loader, loader)
+    assert best.best_model_score == 2.0
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["best-step=3.ckpt"]
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

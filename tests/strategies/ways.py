@@ -13,9 +13,13 @@ STRATEGIES = {
     "1x2 tensor parallel": ("fsdp2_tp", 2),
     "2x2 tensor parallel": ("FSDP2Strategy", 4, "--trainer.strategy.tensor_parallel_size=2"),
     "2 replicas of 2 shards": ("FSDP2Strategy", 4, "--trainer.strategy.shard_size=2"),
-    "2 fsdp2, recomputing": ("FSDP2Strategy", 2, "--trainer.strategy.activation_checkpointing=true"),
+    "2 fsdp2, recomputing": (
+        *("FSDP2Strategy", 2, "--trainer.strategy.activation_checkpointing=true"),
+        "--trainer.strategy.cpu_offload=true",
+    ),
     "2 zero 1": ("deepspeed_zero1", 2),
     "2 zero 2": ("deepspeed_zero2", 2),
+    "2 zero 2, offloading": ("DeepSpeedZeROStrategy", 2, "--trainer.strategy.offload_optimizer=true"),
     "2 zero 3": ("deepspeed_zero3", 2),
 }
 

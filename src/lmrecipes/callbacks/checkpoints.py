@@ -111,7 +111,7 @@ def _renamed(state: dict[str, Any], rename: Callable[[str], str]) -> dict[str, A
 
 
 class BestCheckpoint(_WholeCheckpoint):
-    """Keeps the checkpoint with the best validation figure as `best-step=N.ckpt`."""
+    """Keeps the checkpoint with the best validation figure as `best-step=N.ckpt`; one that is not finite is none."""
 
     def __init__(self, monitor: str = "val/loss", mode: str = "min") -> None:
         """Sets the figure to watch.
@@ -121,6 +121,12 @@ class BestCheckpoint(_WholeCheckpoint):
             mode: min or max.
         """
         super().__init__(filename="best-{step}", monitor=monitor, mode=mode, save_top_k=1, enable_version_counter=False)
+
+    def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
+        """Whether the figure is the best so far."""
+        # By all ranks, as those that save wait for each other.
+        finite = trainer.strategy.reduce_boolean_decision(current is not None and bool(current.isfinite()))
+        return finite and super().check_monitor_top_k(trainer, current)
 
 
 class LastCheckpoint(_WholeCheckpoint):

@@ -83,6 +83,8 @@ class LossGuard(Callback):
         self.spike_sigma = spike_sigma
         self.look_every_n_steps = look_every_n_steps
         self._loss: Tensor | None = None
+        # Of the last step, over all passes and ranks.
+        self._mean = torch.zeros(())
         # Of the latest bad step under `skip`, the first under `stop`: its number, reason and loss; then the number
         # of bad steps, those in a row up to now, and the reason of the step before this.
         self._record = torch.zeros(6, dtype=torch.float64)
@@ -117,11 +119,12 @@ class LossGuard(Callback):
         own = self._own(pl_module.device, optimizer, scaler)
         if dist.is_initialized() and trainer.world_size > 1:
             dist.all_reduce(own)
+        self._mean = own[0] / trainer.world_size
         on_cpu = pl_module.device.type == "cpu"
         if on_cpu and self.action == "stop" and self.spike_sigma is None and own[0].isfinite() and own[1] == 0:
             # Nothing to note, and nothing is gained by not looking.
             return
-        bad = self._judge(own[0] / trainer.world_size, own[1] > 0, trainer.global_step + 1)
+        bad = self._judge(self._mean, own[1] > 0, trainer.global_step + 1)
         if self.action == "skip":
             self._skip(optimizer, bad, on_device=scaler is None)
         if on_cpu or (trainer.global_step + 1) % self.look_every_n_steps == 0:
@@ -197,7 +200,14 @@ class LossGuard(Callback):
         return bool(self._record[5] != _LOSS)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *rest: Any) -> None:
-        """Logs how many steps were skipped."""
+        """Logs how many steps were skipped.
+
+        Raises:
+            StoppedByLossGuard: if DeepSpeed, which keeps gradients to itself, left the step out for one.
+        """
+        if completes_step(trainer) and getattr(trainer.strategy, "left_step_out", False):
+            self.look()
+            raise StoppedByLossGuard(trainer.global_step, _REASONS[int(_GRADIENT)].format(loss=self._mean.item()))
         if self.action == "skip" and completes_step(trainer):
             pl_module.log("train/skipped_steps", self._record[3].float(), batch_size=1)
 

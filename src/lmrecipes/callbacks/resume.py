@@ -32,8 +32,11 @@ class ContinueLog(Callback):
                 checkpoint[FIGURES] = {"epoch": trainer.current_epoch, **figures}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Takes them."""
+        """Takes them, and counts batches as this run makes them, where a step had another number of passes."""
         self._figures = checkpoint.get(FIGURES, {})
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        if step := checkpoint["global_step"]:
+            _recount(progress, progress["total"]["ready"] // step, trainer.accumulate_grad_batches)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Cuts the log at the step to continue from, and opens the epoch that the run's last step closed too early."""
@@ -54,3 +57,11 @@ class ContinueLog(Callback):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Sets Lightning's count for loggers, which is one too many after some resumes."""
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
+
+def _recount(progress: dict[str, Any], before: int, now: int) -> None:
+    """Turns counts of passes at a step's end into those with another number of passes per step."""
+    for counts in (progress["total"], progress["current"]):
+        behind = {name: counts["ready"] - count for name, count in counts.items()}
+        ready = counts["ready"] // max(before, 1) * now
+        counts.update({name: ready - number for name, number in behind.items()})

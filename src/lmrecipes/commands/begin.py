@@ -19,6 +19,9 @@ from lmrecipes.cli import RecipeCLI
 from lmrecipes.commands.say import say, short
 from lmrecipes.data import load_vocabulary
 
+# What says how much data a step takes, and how it is cut.
+_POSITION = ("batch.global_batch_size", "batch.seq_len")
+
 
 def begin(cli: RecipeCLI, run_dir: Path) -> tuple[Path | None, list[Callback]]:
     """Says where the run is; keeps a new one's settings, and finds out how another goes on.
@@ -74,8 +77,8 @@ def _note_changes(cli: RecipeCLI, run_dir: Path, checkpoint: Path) -> list[Callb
         What keeps both once training goes on with them.
 
     Raises:
-        ValueError: if the optimizer is another one, which could not take up the state of the run's, or if no steps
-            are left to train.
+        ValueError: if the optimizer is another one, which could not take up the state of the run's, if the place in
+            the data would be another, or if no steps are left to train.
     """
     path, text = run_dir / runs.CONFIG, cli.settings()
     before, after = (published.flatten(yaml.safe_load(t)) for t in (path.read_text(), text))
@@ -87,6 +90,12 @@ def _note_changes(cli: RecipeCLI, run_dir: Path, checkpoint: Path) -> list[Callb
             f"--resume cannot change model.optimizer from {before.get(key)} to {after.get(key)}, whose state "
             f"is another; begin anew from the weights with --init_from {short(run_dir)}"
         )
+    for key in _POSITION:
+        if key in changed:
+            raise ValueError(
+                f"--resume cannot change {key} from {before.get(key)} to {after.get(key)}, by which the place in the "
+                f"data is counted; leave it, or begin anew from the weights with --init_from {short(run_dir)}"
+            )
     step, last = step_of(checkpoint), after["trainer.max_steps"]
     # Other processes are yet to hear which checkpoint the main one chose.
     if runs.is_main_process() and "trainer.max_steps" in changed and 0 <= last <= step:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 
 from lmrecipes import slurm_checks
 from lmrecipes.checks import Finding, machine
@@ -34,10 +35,13 @@ def run(argv: list[str]) -> int:
     if config_files(expand_names(rest)) or rest:
         trainer = open_recipe("doctor", rest).config.trainer
     findings = list(machine(options.runs_root))
-    if trainer is not None:
-        findings.append(_hardware(trainer))
+    job: list[Finding] = []
     if "SLURM_JOB_ID" in os.environ:
-        findings += slurm_checks.job(*(_wanted(trainer) if trainer is not None else (None, None)))
+        job = list(slurm_checks.job(*(_wanted(trainer) if trainer is not None else (None, None))))
+    if trainer is not None:
+        # In a job that does not fit, Lightning would complain of that.
+        findings.append(_recipe(trainer, rest, whole=all(finding.fix is None for finding in job)))
+    findings += job
     if slurm_checks.tasks() > 1:
         findings = _of_all(findings, options.timeout_s)
     for finding in findings:
@@ -49,11 +53,21 @@ def run(argv: list[str]) -> int:
     return 1 if problems else 0
 
 
-def _hardware(trainer: Any) -> Finding:
+def _recipe(trainer: Any, argv: list[str], whole: bool) -> Finding:
+    """Whether a recipe can be trained here, as far as that shows before any process is started.
+
+    Args:
+        trainer: its `trainer:` group.
+        argv: words that name it.
+        whole: whether to build it, or else only to compare it with the machine.
+    """
     wanted = f"{trainer.accelerator}, devices {trainer.devices}, {trainer.precision or '32-true'}"
     try:
-        check_hardware(trainer.accelerator, trainer.devices, trainer.precision)
-    except ConfigError as error:
+        check_hardware(trainer.accelerator, trainer.devices, trainer.precision, trainer.strategy)
+        if whole:
+            # As for an evaluation, which makes no run.
+            open_recipe("test", argv)
+    except (ConfigError, MisconfigurationException) as error:
         found, _, fix = str(error).partition("; ")
         return Finding("recipe", found, fix=fix or "change it, or run where there is one")
     return Finding("recipe", wanted)

@@ -6,7 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
 from lmrecipes import runs, signals
 from lmrecipes.callbacks import FailTogether, KeepOptimizerSettings, LeftBySignal, StepSeed, StoppedByLossGuard
@@ -15,7 +16,7 @@ from lmrecipes.commands.begin import begin, save_vocabulary
 from lmrecipes.commands.leave import exit_code, onward, stop
 from lmrecipes.commands.report import check_limit, report
 from lmrecipes.commands.say import say, short
-from lmrecipes.fabric import Loop, started_by_fabric_run
+from lmrecipes.fabric import HOOKS, Loop, started_by_fabric_run
 from lmrecipes.requeueing import requeue
 from lmrecipes.weights import naming_misfits
 
@@ -87,10 +88,10 @@ def _loop(cli: RecipeCLI, more: list[Any]) -> Loop:
     given = given if isinstance(given, list) else [given]
     if cli.command == "fit":
         where["loggers"] = cli.run_loggers() if settings.logger is not False else []
-        if left_out := [type(c).__name__ for c in given if isinstance(c, EarlyStopping)]:
+        if left_out := [type(c).__name__ for c in given if _needs_the_trainer(c)] + _never_called(given):
             say(f"not under Fabric: {', '.join(left_out)}")
         given = [StepSeed(int(cli.config.seed_everything)), KeepOptimizerSettings(), *given]
-    callbacks = [FailTogether(), *(c for c in given if not isinstance(c, EarlyStopping)), *more]
+    callbacks = [FailTogether(), *(c for c in given if not _needs_the_trainer(c)), *more]
     run_dir = cli.run_dir if cli.command == "fit" else None
     loop = Loop(cli.datamodule, settings, callbacks, run_dir, **where)
     loop.default_root_dir = cli.run_dir or Path.cwd()
@@ -98,6 +99,29 @@ def _loop(cli: RecipeCLI, more: list[Any]) -> Loop:
     if not started_by_fabric_run():
         loop.launch()
     return loop
+
+
+def _needs_the_trainer(callback: Callback) -> bool:
+    """Whether a callback is one of Lightning's, or saves or stops as those do; ours of that kind the loop knows."""
+    if _is_ours(callback):
+        return False
+    of_lightning = type(callback).__module__.split(".")[0] in ("lightning", "pytorch_lightning")
+    return of_lightning or isinstance(callback, Checkpoint | EarlyStopping)
+
+
+def _is_ours(callback: Callback) -> bool:
+    return type(callback).__module__.split(".")[0] == "lmrecipes"
+
+
+def _never_called(callbacks: list[Callback]) -> list[str]:
+    """What users' callbacks do at moments that the loop tells nobody of."""
+    return [
+        f"{type(callback).__name__}.{hook}"
+        for callback in callbacks
+        if not _is_ours(callback) and not _needs_the_trainer(callback)
+        for hook, usual in vars(Callback).items()
+        if hook.startswith("on_") and hook not in HOOKS and getattr(type(callback), hook) is not usual
+    ]
 
 
 def _fit(cli: RecipeCLI) -> int:

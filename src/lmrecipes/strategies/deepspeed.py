@@ -71,6 +71,9 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
             # For DeepSpeed's own speed log, which is off; left out, Lightning looks for it in the loader.
             logging_batch_size_per_gpu=1,
         )
+        assert isinstance(self.config, dict)
+        # Otherwise it takes only its own Adam for a state in the CPU's memory.
+        self.config["zero_force_ds_cpu_optimizer"] = False
         self._async_checkpoints = async_checkpoints
 
     @staticmethod
@@ -135,6 +138,15 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
             super()._initialize_deepspeed_inference(model)
         else:
             self.model = model
+
+    @property
+    def left_step_out(self) -> bool:
+        """Whether DeepSpeed did not make the last optimizer step, as a gradient of some rank was not finite.
+
+        Not told of 16-bit floats, for which it does so whenever it looks for a scale.
+        """
+        engine: Any = self.model
+        return not engine.fp16_enabled() and not engine.was_step_applied()
 
     # Checkpoints.
 

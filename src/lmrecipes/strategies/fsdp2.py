@@ -52,7 +52,7 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
             shard_size: processes over which parameters are split: all, those of a node (hybrid sharding), or a number.
             param_dtype: type in which parameters are gathered and used; left out, as trainer.precision says.
             reduce_dtype: type in which gradients are summed, with param_dtype.
-            cpu_offload: whether parameters and optimizer state stay in the CPU's memory.
+            cpu_offload: whether parameters and optimizer state stay in the CPU's memory; nothing to do on a CPU.
             reshard_after_forward: whether parameters are freed after the forward pass, and gathered again.
             activation_checkpointing: whether blocks are computed again in the backward pass instead of kept.
             async_checkpoints: whether training goes on while a checkpoint is written.
@@ -63,10 +63,7 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
         )
         self._offloading = cpu_offload
         self._asked_tensor, self._asked_shard = tensor_parallel_size, shard_size
-        self._settings: dict[str, Any] = {
-            "reshard_after_forward": reshard_after_forward,
-            "offload_policy": CPUOffloadPolicy() if cpu_offload else OffloadPolicy(),
-        }
+        self._settings: dict[str, Any] = {"reshard_after_forward": reshard_after_forward}
         if param_dtype is not None:
             self._settings["mp_policy"] = MixedPrecisionPolicy(
                 param_dtype=_TYPES[param_dtype], reduce_dtype=_TYPES[reduce_dtype]
@@ -144,11 +141,15 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
         if self._activation_checkpointing:
             recompute(network, plan)
         if data := self._data_mesh():
-            shard(network, plan, data, **self._settings)
+            shard(network, plan, data, offload_policy=self._offload_policy(), **self._settings)
         plugin: Any = self.precision_plugin
         plugin.clip_grad_by_norm = partial(_clip_by_norm, plugin)
         plugin.clip_grad_by_value = partial(_clip_by_value, plugin)
         super().setup(trainer)
+
+    def _offload_policy(self) -> OffloadPolicy:
+        # From a CPU there is nowhere to go, and the policy would look for a GPU.
+        return CPUOffloadPolicy() if self._offloading and self.root_device.type != "cpu" else OffloadPolicy()
 
     def _data_mesh(self) -> DeviceMesh | None:
         if self.device_mesh["replicate"].size() > 1:

@@ -56,9 +56,9 @@ class StreamMemory:
         layers = (torch.cat(layer) for layer in zip(*chunks, strict=True))
         return [gather(layer).reshape(-1, *layer.shape[1:]).cpu() for layer in layers]
 
-    def restore(self, layers: list[Tensor], place: DataRank) -> None:
-        """Continues from what `state` returned, perhaps with another number of ranks."""
+    def restore(self, layers: list[Tensor], place: DataRank, mem_len: int) -> None:
+        """Continues from what `state` returned, perhaps with another number of ranks, or a shorter memory."""
         self.clear()
         if layers:
-            self._restored = layers
+            self._restored = [layer[:, max(layer.shape[1] - mem_len, 0) :] for layer in layers]
             self._first_column = place.rank * (layers[0].shape[0] // place.size)

@@ -183,7 +183,8 @@ class TransformerXLModule(LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Takes up the training memory of this rank."""
-        self._memory["train"].restore(checkpoint.get("stream_memory", []), data_rank(self.trainer))
+        mem_len = self._segmenting["train"].mem_len
+        self._memory["train"].restore(checkpoint.get("stream_memory", []), data_rank(self.trainer), mem_len)
 
     def count(self, batch: StreamBatch) -> tuple[int, int]:
         """Sequences and predicted tokens of a batch, for throughput."""

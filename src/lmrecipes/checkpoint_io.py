@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import warnings
 import zipfile
 from pathlib import Path

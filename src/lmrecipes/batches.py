@@ -117,6 +117,17 @@ class TextPairBatch(NamedTuple):
     """Number of each row's first pair in its split, int64 of shape (rows,); evaluation has one pair a row."""
 
 
+class GeneratedTexts(NamedTuple):
+    """What a network writes for the inputs of a TextPairBatch; what a step hands over to whoever knows the vocabulary."""
+
+    questions: Tensor
+    """Number of each row's pair in its split, int64 of shape (rows,); negative for a row that only fills up."""
+    tokens: Tensor
+    """Tokens of each text and its end, int64 of shape (rows, length); the vocabulary's padding behind it."""
+    log_probs: Tensor
+    """Log-probability of each token, float32 of shape (rows, length); 0 in padding."""
+
+
 @dataclass(frozen=True)
 class TextStatistics:
     """Size of a text in several units."""

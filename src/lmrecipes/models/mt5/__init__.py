@@ -1,0 +1,6 @@
+"""mT5: network, generation, and the LightningModule around them."""
+
+from lmrecipes.models.mt5.config import MT5Config
+from lmrecipes.models.mt5.network import MT5
+
+__all__ = ["MT5", "MT5Config"]

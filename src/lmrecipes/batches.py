@@ -118,7 +118,7 @@ class TextPairBatch(NamedTuple):
 
 
 class GeneratedTexts(NamedTuple):
-    """What a network writes for the inputs of a TextPairBatch; what a step hands over to whoever knows the vocabulary."""
+    """What a network writes for the inputs of a TextPairBatch: a step hands it to whoever knows the vocabulary."""
 
     questions: Tensor
     """Number of each row's pair in its split, int64 of shape (rows,); negative for a row that only fills up."""

@@ -131,9 +131,9 @@ class RecipeCLI(LightningCLI):
             parser.add_argument("--format", type=forms, default="torch_export", help="What to write.")
             parser.add_argument("--output", type=str | None, help=f"Folder to write to; left out: RUN/{EXPORTED}.")
         if self.command == "predict":
-            parser.add_argument("--max_new_tokens", type=int, default=50, help="Tokens to generate.")
-            parser.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest token.")
-            parser.add_argument("--top_k", type=int, default=0, help="Draw from the k likeliest; 0: from all.")
+            parser.add_argument("--max_new_tokens", type=int | None, help="Tokens to generate at most.")
+            parser.add_argument("--temperature", type=float | None, help="0 takes the likeliest token.")
+            parser.add_argument("--top_k", type=int | None, help="Draw from the k likeliest; 0: from all.")
         # These are no part of a run's saved configuration.
         self.steering = {action.dest for action in parser._actions} - before
 

@@ -10,7 +10,6 @@ from transformers_mt5 import transformers_model
 from lmrecipes.models.mt5 import MT5, MT5Config
 from lmrecipes.models.mt5.folders import load_published, published_names, write_published
 
-
 BATCH = pair_batch([[(40, 9)], [(25, 12)], [(7, 3)]])
 
 
@@ -101,5 +100,5 @@ def test_a_folder_of_another_size_is_refused_by_name(settings, parts, tmp_path):
 
 
 def test_nemos_is_not_written_for_transformers(tmp_path):
-    with pytest.raises(ValueError, match="--format hf: .* --format state_dict writes it"):
+    with pytest.raises(ValueError, match=r"--format hf: .* --format state_dict writes it"):
         write_published(small_network(), tmp_path, vocabulary=None)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.distributed as dist
@@ -70,7 +70,7 @@ class Kept(Protocol):
 
 @torch.no_grad()
 def generate(
-    network: torch.nn.Module,
+    network: Any,
     input_ids: Tensor,
     input_pairs: Tensor,
     start: int,
@@ -97,7 +97,7 @@ def generate(
 
 
 def _draw(
-    network: torch.nn.Module, cache: Kept, encoded: Tensor, new: Tensor, end: int, decoding: Decoding, padding: int
+    network: Any, cache: Kept, encoded: Tensor, new: Tensor, end: int, decoding: Decoding, padding: int
 ) -> Generated:
     size = (len(new), decoding.max_new_tokens)
     tokens = new.new_full(size, padding)
@@ -124,7 +124,7 @@ def _draw(
 
 
 def _search(
-    network: torch.nn.Module, cache: Kept, encoded: Tensor, new: Tensor, end: int, decoding: Decoding, padding: int
+    network: Any, cache: Kept, encoded: Tensor, new: Tensor, end: int, decoding: Decoding, padding: int
 ) -> Generated:
     """Beam search as transformers has it: the best ended text, once no open one can become better."""
     B, K, most = len(new), decoding.beams, decoding.max_new_tokens
@@ -176,7 +176,7 @@ def _rows(values: Tensor, index: Tensor) -> Tensor:
     return values.gather(1, index[:, :, None].expand(-1, -1, values.shape[-1]))
 
 
-def _everywhere(network: torch.nn.Module, done: bool) -> bool:
+def _everywhere(network: Any, done: bool) -> bool:
     """Whether all processes are done, where none can compute without the others."""
     if not isinstance(network, FSDPModule):
         return done

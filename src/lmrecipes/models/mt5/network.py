@@ -158,8 +158,8 @@ class MT5(nn.Module):
     def _run(self, layer: nn.Module, *inputs: Any) -> Tensor:
         if self.recompute and self.training:
             out: Tensor = checkpoint(layer, *inputs, use_reentrant=False)
-            return out
-        out = layer(*inputs)
+        else:
+            out = layer(*inputs)
         return out
 
     def _encode(self, x_BTD: Tensor, pairs_BT: Tensor) -> Tensor:

@@ -180,7 +180,7 @@ def _everywhere(network: Any, done: bool) -> bool:
     """Whether all processes are done, where none can compute without the others."""
     if not isinstance(network, FSDPModule):
         return done
-    device = next(network.parameters()).device
-    open_ = torch.tensor(float(not done), device=device)
+    parameters: Any = network.parameters  # type: ignore[attr-defined]
+    open_ = torch.tensor(float(not done), device=next(parameters()).device)
     dist.all_reduce(open_, dist.ReduceOp.MAX)
     return not bool(open_)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -158,65 +159,60 @@ def _cut(text: Ints, starts: Ints, ends: Ints, marks: Ints, eos_id: int, input_e
 
 def _places(length: int, left_out: int, n: int, how: SpanCorruption, key: Numbers) -> tuple[Ints, Ints]:
     """Where the spans of a text begin and end."""
+    draws = uniforms(key, length + 1)[0]
     if how.spans == "google":
-        sizes = _composition(left_out, n, keys(int(key[0]), 0))
-        gaps = _composition(length - left_out, n, keys(int(key[0]), 1)) if length > left_out else np.zeros(n, np.int64)
+        sizes = _composition(left_out, n, draws[: left_out - 1])
+        gaps = _composition(length - left_out, n, draws[left_out : length - 1]) if length > left_out else 0 * sizes
     else:
-        sizes = _geometric(left_out, n, how.geometric_p, how.longest_span, keys(int(key[0]), 0))
+        sizes = _geometric(left_out, n, how.geometric_p, how.longest_span, draws[:n])
         # Nothing may stand before the first span and behind the last, and something must between two.
-        gaps = _composition(length - left_out + 2, n + 1, keys(int(key[0]), 1))[:n]
+        gaps = _composition(length - left_out + 2, n + 1, draws[left_out:])[:n]
         gaps[0] -= 1
     ends = np.cumsum(gaps + sizes)
     return ends - sizes, ends
 
 
-def _composition(total: int, parts: int, key: Numbers) -> Ints:
-    """A number as a sum of parts of 1 or more, each way equally likely."""
-    order = np.argsort(uniforms(key, total - 1)[0], kind="stable")[: parts - 1]
-    cuts = np.concatenate([[0], np.sort(order) + 1, [total]])
-    found: Ints = np.diff(cuts)
+def _composition(total: int, parts: int, draws: Ints) -> Ints:
+    """A number as a sum of parts of 1 or more, each way equally likely, by a random number for every place to cut."""
+    cuts = np.empty(parts + 1, dtype=np.int64)
+    cuts[0], cuts[-1] = 0, total
+    cuts[1:-1] = np.sort(np.argsort(draws, kind="stable")[: parts - 1]) + 1
+    found: Ints = cuts[1:] - cuts[:-1]
     return found
 
 
-def _geometric(total: int, parts: int, p: float, longest: int, key: Numbers) -> Ints:
+def _geometric(total: int, parts: int, p: float, longest: int, draws: Ints) -> Ints:
     """Clipped geometric lengths, given that there are so many of this sum: drawn one by one, exactly."""
-    ways = _ways(p, longest, parts, total)
-    chance = _chances(p, longest)
-    draws = uniforms(key, parts)[0]
-    sizes = np.empty(parts, dtype=np.int64)
-    left = total
-    for i in range(parts):
-        most = min(longest, left)
-        # The chance of a length is its own times that of the rest having what remains.
-        weights = np.cumsum(chance[:most] * ways[parts - i - 1, left - most : left][::-1])
-        size = int(np.searchsorted(weights, draws[i] * weights[-1], side="right")) + 1
-        sizes[i] = size = min(size, most)
-        left -= size
-    return sizes
-
-
-@lru_cache
-def _chances(p: float, longest: int) -> NDArray[np.float64]:
-    found = p * (1 - p) ** np.arange(longest)
-    found[-1] = (1 - p) ** (longest - 1)
-    return found
-
-
-@lru_cache(maxsize=8)
-def _table(p: float, longest: int, parts: int, total: int) -> NDArray[np.float64]:
-    """Up to a factor for each row, the chance that so many lengths have this sum."""
-    found = np.zeros((parts + 1, total + 1))
-    found[0, 0] = 1.0
-    chance = _chances(p, longest)
-    for n in range(1, parts + 1):
-        found[n] = np.convolve(found[n - 1], np.concatenate([[0.0], chance]))[: total + 1]
-        found[n] /= max(found[n].max(), np.finfo(float).tiny)
-    return found
-
-
-def _ways(p: float, longest: int, parts: int, total: int) -> NDArray[np.float64]:
     # Of powers of two, so that there are few tables.
-    return _table(p, longest, 1 << (parts - 1).bit_length(), 1 << (total - 1).bit_length())
+    table = _table(p, longest, 1 << (parts - 1).bit_length(), 1 << (total - 1).bit_length())
+    sizes, left = [], total
+    for more, draw in zip(range(parts - 1, -1, -1), draws.tolist(), strict=True):
+        size = bisect_right(table[more][left], draw) + 1
+        sizes.append(size)
+        left -= size
+    return np.array(sizes)
+
+
+@lru_cache(maxsize=16)
+def _table(p: float, longest: int, parts: int, total: int) -> list[list[list[float]]]:
+    """Chances that a length is at most 1, 2 and so on, where so many more follow (first index) and the sum of all of
+    these is so much (second index).
+    """
+    chance = p * (1 - p) ** np.arange(longest)
+    chance[-1] = (1 - p) ** (longest - 1)
+    # Up to a factor for each row, the chance that so many lengths have this sum.
+    ways = np.zeros((parts + 1, total + 1))
+    ways[0, 0] = 1.0
+    for n in range(1, parts + 1):
+        ways[n] = np.convolve(ways[n - 1], np.concatenate([[0.0], chance]))[: total + 1]
+        ways[n] /= max(ways[n].max(), np.finfo(float).tiny)
+    rest = np.arange(total + 1)[:, None] - np.arange(1, longest + 1)
+    found = np.cumsum(np.where(rest >= 0, chance * ways[:-1][:, np.maximum(rest, 0)], 0.0), axis=-1)
+    whole = found[..., -1:]
+    # No draw is beyond the last that is possible, whatever the rounding.
+    found = np.where(found >= whole * (1 - 1e-12), 1.0, found / np.maximum(whole, np.finfo(float).tiny))
+    listed: list[list[list[float]]] = found.tolist()
+    return listed
 
 
 def restored(inputs: Sequence[int], targets: Sequence[int], sentinels: Sequence[int], eos_id: int) -> list[int]:

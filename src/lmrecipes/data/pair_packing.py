@@ -148,14 +148,14 @@ def index_rows(path: Path, starts: Ints, documents: Sequence[int], how: Packing)
         documents: how many each source has, which follow one another.
         how: sizes; targets may become narrower.
     """
-    found = path.with_suffix(".json")
+    found = _beside(path, "json")
     if not found.is_file():
-        with locked(path.with_suffix(".lock")):
+        with locked(_beside(path, "lock")):
             if not found.is_file():
                 _write(path, starts, documents, how)
     about = json.loads(found.read_text(encoding="utf-8"))
     how = Packing(**{**vars(how), "target_len": about["target_len"]})
-    bounds = mapped(path.with_suffix(".bin"), np.int64)
+    bounds = mapped(_beside(path, "bin"), np.int64)
     if len(bounds) != sum(about["counts"]) + 1:
         raise ValueError(f"prepared data {path.with_suffix('.bin')} is damaged; delete it and {found.name}")
     return Rows(bounds, about["counts"], how, Filling(**about["filling"]))
@@ -168,7 +168,7 @@ def _write(path: Path, starts: Ints, documents: Sequence[int], how: Packing) -> 
         pairs = zip(first[:-1], ends, strict=True)
         how = narrowest([np.diff(starts[a : b + 1]) for a, b in pairs if b > a], how)
     counts, filling = [], Filling()
-    part = path.with_suffix(f".bin.{os.getpid()}")
+    part = _beside(path, f"bin.{os.getpid()}")
     with part.open("wb") as file:
         for begin, end in zip(first[:-1], first[1:], strict=True):
             before = filling.rows
@@ -179,11 +179,15 @@ def _write(path: Path, starts: Ints, documents: Sequence[int], how: Packing) -> 
         file.write(np.asarray(starts[-1:], dtype=np.int64).tobytes())
         file.flush()
         os.fsync(file.fileno())
-    os.replace(part, path.with_suffix(".bin"))
+    os.replace(part, _beside(path, "bin"))
     about = {"counts": counts, "target_len": how.target_len, "filling": asdict(filling)}
-    part = path.with_suffix(f".json.{os.getpid()}")
+    part = _beside(path, f"json.{os.getpid()}")
     part.write_text(json.dumps(about), encoding="utf-8")
-    os.replace(part, path.with_suffix(".json"))
+    os.replace(part, _beside(path, "json"))
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(f"{path.name}.{ending}")
 
 
 def _some(values: Iterator[int]) -> Iterator[int]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -104,17 +106,29 @@ def newest_commit(repository: str, revision: str | None) -> str | None:
         return None
 
 
-def repository_files(repository: str, config: str | None, commit: str | None) -> list[tuple[str, int]]:
+def repository_files(
+    repository: str, config: str | None, commit: str | None, named: str | None = None
+) -> list[tuple[str, int]]:
     """Names and sizes of a data set's files for training, as they are, without downloading them.
 
     Args:
         repository: name on the hub.
         config: folder of the repository; left out, all of it.
         commit: branch, tag or commit; left out, the newest.
+        named: pattern that the files' names in that folder must match; left out, those for training.
 
     Raises:
         ValueError: if the hub cannot be asked.
     """
+    files = _listed(repository, config, commit)
+    if named is not None:
+        return [file for file in files if fnmatchcase(file[0].removeprefix(f"{config}/"), named)]
+    training = [file for file in files if "train" in file[0].removeprefix(config or "")]
+    return training or files
+
+
+@cache
+def _listed(repository: str, config: str | None, commit: str | None) -> list[tuple[str, int]]:
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
 
@@ -126,9 +140,7 @@ def repository_files(repository: str, config: str | None, commit: str | None) ->
         )
     except Exception as error:
         raise ValueError(not_loaded(repository, config, commit, error, "a source's path")) from error
-    files = sorted((item.path, int(item.size)) for item in tree if isinstance(item, RepoFile))
-    training = [file for file in files if "train" in file[0].removeprefix(config or "")]
-    return training or files
+    return sorted((item.path, int(item.size)) for item in tree if isinstance(item, RepoFile))
 
 
 def download(repository: str, name: str, commit: str | None) -> Path:

@@ -5,6 +5,7 @@ from lmrecipes.datamodules.documents import DocumentsDataModule
 from lmrecipes.datamodules.embedded_text import EmbeddedText
 from lmrecipes.datamodules.folder import TextFolder
 from lmrecipes.datamodules.lm1b import OneBillionWord
+from lmrecipes.datamodules.mc4 import MC4DataModule
 from lmrecipes.datamodules.squad import SquadDataModule
 from lmrecipes.datamodules.text import TextDataModule
 from lmrecipes.datamodules.wikitext import WikiText2, WikiText103
@@ -13,6 +14,7 @@ __all__ = [
     "DocumentsDataModule",
     "EmbeddedText",
     "Enwik8",
+    "MC4DataModule",
     "OneBillionWord",
     "SquadDataModule",
     "Text8",

@@ -178,6 +178,7 @@ class RecipeCLI(LightningCLI):
             self.resumed = self.command == "fit"
             os.environ[runs.RUN_DIR_VARIABLE] = str(self.run_dir)
         self._settle_vocabulary()
+        self._settle_base()
 
     def _settle_vocabulary(self) -> None:
         """Who begins with a run's weights reads text with its vocabulary, if the recipe names none.
@@ -195,6 +196,12 @@ class RecipeCLI(LightningCLI):
             saved = runs.find_run(source, root=Path(self.config.runs_root)) / runs.VOCABULARY
             if saved.is_dir():
                 arguments.vocabulary_dir = str(saved.resolve())
+
+    def _settle_base(self) -> None:
+        """Who trains few parameters beside a run's network has the rest from there, now and whenever it is used."""
+        tuning = self.config.model.get("init_args", {}).get("tuning") if "model" in self.config else None
+        if tuning is not None and tuning.kind != "full" and tuning.base is None and self.config.get("init_from"):
+            tuning.base = str(self.weights_from().resolve())
 
     def _keep_vocabulary(self) -> None:
         """An evaluation reads text with the vocabulary that the run was trained with, whatever the text is now."""

@@ -43,7 +43,7 @@ def test_logits_of_googles_are_those_of_transformers_model_step_by_step():
             attention_mask=BATCH.input_pairs.clamp(max=1),
             decoder_input_ids=BATCH.decoder_input_ids,
         ).logits[..., : network.config.vocab_size]
-        encoded = network.encode(BATCH.input_ids, BATCH.input_pairs)
+        encoded, _ = network.encode(BATCH.input_ids, BATCH.input_pairs)
         cache = network.begin(BATCH.input_pairs, BATCH.targets.shape[1])
         for i in range(BATCH.targets.shape[1]):
             logits = network.step(BATCH.decoder_input_ids[:, i : i + 1], cache, None if i else encoded)

@@ -82,7 +82,7 @@ def test_the_cache_changes_nothing(family):
     found = ours(network, max_new_tokens=9)
     text = torch.zeros(len(BATCH.input_ids), 1, dtype=torch.int64)
     for i in range(found.tokens.shape[1]):
-        encoded = network.encode(BATCH.input_ids, BATCH.input_pairs)
+        encoded, _ = network.encode(BATCH.input_ids, BATCH.input_pairs)
         with torch.no_grad():
             logits = network.step(text, network.begin(BATCH.input_pairs, 9), encoded)
         going = found.tokens[:, i] != PAD

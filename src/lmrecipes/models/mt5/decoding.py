@@ -89,8 +89,8 @@ def generate(
         decoding: how.
         padding: token that stands behind ended texts.
     """
-    encoded = network.encode(input_ids, input_pairs)
-    cache = network.begin(input_pairs, decoding.max_new_tokens)
+    encoded, pairs = network.encode(input_ids, input_pairs)
+    cache = network.begin(pairs, decoding.max_new_tokens)
     first = torch.full_like(input_ids[:, :1], start)
     write = _search if decoding.beams > 1 else _draw
     return write(network, cache, encoded, first, end, decoding, padding)

@@ -16,6 +16,7 @@ from torch import Tensor
 from lmrecipes.models.common.folders import quietly
 from lmrecipes.models.mt5.config import MT5Config
 from lmrecipes.models.mt5.network import MT5
+from lmrecipes.models.mt5.tuning import merged
 
 # Our names of what decides shapes, beside transformers'.
 _SIZES = {
@@ -151,7 +152,7 @@ def write_published(network: MT5, folder: Path, vocabulary: Any) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     # transformers sets it whatever is asked for; the weights are not tied.
     (folder / "config.json").write_text(json.dumps({**about, "tie_word_embeddings": False}, indent=2) + "\n")
-    own = network.state_dict()
+    own = merged(network)
     weights = {theirs: _turned(ours, own[ours]).detach().cpu().contiguous() for ours, theirs in published_names(config)}
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     if hasattr(vocabulary, "write_published"):
@@ -168,7 +169,7 @@ def _compare(network: MT5, folder: Path) -> None:
         again = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
     theirs = again(input_ids=ids, decoder_input_ids=ids[:, :8]).logits[:, -1].float()
     pairs = torch.ones_like(ids)
-    encoded = network.encode(ids, pairs)
+    encoded, pairs = network.encode(ids, pairs)
     ours = network.step(ids[:, :8], network.begin(pairs, 8), encoded)
     if not torch.allclose(theirs[:, : ours.shape[1]], ours, atol=1e-3, rtol=1e-3):
         raise ValueError(f"what transformers loads from {folder} does not compute what the run's network does")

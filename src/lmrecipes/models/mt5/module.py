@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -25,7 +27,9 @@ from lmrecipes.models.mt5.decoding import Decoding, Generated, generate
 from lmrecipes.models.mt5.network import MT5
 from lmrecipes.models.mt5.parallel import parallel_plan
 from lmrecipes.models.mt5.tiny import tiny
+from lmrecipes.models.mt5.tuning import Tuning, load_base, tune
 from lmrecipes.optim import GroupSettings, Schedule, StepSchedule, build_optimizer, parameter_groups
+from lmrecipes.weights import check_weights
 
 _FILL_IN = Decoding(max_new_tokens=16)
 """As published for filling blanks."""
@@ -56,6 +60,7 @@ class MT5Module(LightningModule):
         pretrained: str | None = None,
         decoding: Decoding | None = None,
         recompute: bool = False,
+        tuning: Tuning | None = None,
     ) -> None:
         """Holds the settings; the network is built by `configure_model`, when the vocabulary is known.
 
@@ -68,6 +73,7 @@ class MT5Module(LightningModule):
             pretrained: folder or hub name of a published mT5 of Google's to begin with.
             decoding: how evaluation steps write answers to the inputs; left out, they write none.
             recompute: whether the backward pass computes layers again, which keeps less in memory.
+            tuning: what is trained; left out, everything.
         """
         super().__init__()
         self.config = config
@@ -80,6 +86,7 @@ class MT5Module(LightningModule):
         self._pretrained = pretrained
         self._writes = decoding is not None
         self._recompute = recompute
+        self._tuning = tuning or Tuning()
         self._means = torch.nn.ModuleDict({f"{split}_loss": TokenLoss() for split in ("train", "val", "test")})
 
     def configure_model(self) -> None:
@@ -95,14 +102,37 @@ class MT5Module(LightningModule):
         self.config = with_vocabulary(self.config, corpus)
         self.network = MT5(self.config)
         self.network.recompute = self._recompute
-        if self._pretrained is not None and begins(self):
-            folders.load_published(self.network, self._pretrained)
+        self._begin()
         if corpus is not None:
             self.marks = corpus.vocabulary
             self._languages = tuple(getattr(corpus, "languages", ()))
             # After the network, whose first weights hang on nothing else.
             for split in ("val", "test"):
                 self._means[f"{split}_by_language"] = GroupLoss(len(self._languages))
+
+    def _begin(self) -> None:
+        tuning = self._tuning
+        if self._pretrained is not None and (begins(self) or tuning.in_part):
+            folders.load_published(self.network, self._pretrained)
+        if tuning.in_part and tuning.base is not None:
+            load_base(self.network, tuning.base)
+        tune(self.network, tuning)
+
+    def adopt(self, found: Mapping[str, Tensor], given: str) -> dict[str, Tensor]:
+        """The weights to begin with of another run: all of them, or none where they are the base already.
+
+        Args:
+            found: the other run's weights.
+            given: what the user gave, for messages.
+
+        Raises:
+            ValueError: if they are of another network.
+        """
+        own = self.state_dict()
+        if self._tuning.in_part and not own.keys() & found.keys():
+            return {}
+        check_weights(found, own, given)
+        return dict(found)
 
     def _check_precision(self) -> None:
         precision = str(self.trainer.precision) if self._trainer or self._fabric else ""
@@ -199,7 +229,9 @@ class MT5Module(LightningModule):
     @property
     def parallel_plan(self) -> ParallelPlan:
         """What of the network may be split over processes."""
-        return parallel_plan(self.config)
+        plan = parallel_plan(self.config)
+        # The thin matrices beside the split ones would have to be split too.
+        return replace(plan, split={}) if self._tuning.kind == "lora" else plan
 
     def export(self, folder: Path, form: str) -> None:
         """Refuses programs."""
@@ -217,4 +249,4 @@ class MT5Module(LightningModule):
     def flops_per_token(self) -> float:
         """Floating-point operations to train on one token, forward and backward."""
         seq_len = self.batch_plan.seq_len
-        return self.config.flops_per_token(seq_len, getattr(corpus_of(self), "target_len", None) or seq_len // 4)
+        return self.config.flops_per_token(seq_len, self.batch_plan.most_targets)

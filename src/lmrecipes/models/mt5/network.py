@@ -19,7 +19,7 @@ from lmrecipes.models.common.linear import Linear, linear
 from lmrecipes.models.common.vocabulary_loss import IGNORED, vocabulary_loss
 from lmrecipes.models.mt5.config import MT5Config
 from lmrecipes.models.mt5.layers import DecoderLayer, EncoderLayer, LayerCache, joined, norm, same_pair
-from lmrecipes.models.mt5.positions import PositionBias, places
+from lmrecipes.models.mt5.positions import PositionBias, places, with_prompt
 
 
 class PairLoss(NamedTuple):
@@ -92,6 +92,8 @@ class MT5(nn.Module):
 
     recompute = False
     """Whether the backward pass computes layers again, instead of keeping what is in them."""
+    prompt: nn.Module | None = None
+    """Makes vectors that stand before every input (virtual tokens, D)."""
 
     def __init__(self, config: MT5Config) -> None:
         super().__init__()
@@ -144,6 +146,7 @@ class MT5(nn.Module):
         # One look into the table: its gradient, as large as the table, is then made once.
         embedded = self.embedding(tokens).split([input_ids.numel(), decoder_input_ids.numel()])
         x_BTD, y_BUD = (e.view(*ids.shape, -1) for e, ids in zip(embedded, (input_ids, decoder_input_ids), strict=True))
+        x_BTD, input_pairs = self._prompted(x_BTD, input_pairs)
         encoded_BTD = self._encode(x_BTD, input_pairs)
         hidden_BUD = self._decode(y_BUD, target_pairs, encoded_BTD, input_pairs)
         counted = targets.masked_fill(target_pairs == 0, IGNORED).flatten()
@@ -154,6 +157,9 @@ class MT5(nn.Module):
         if self.config.is_google:
             return self.head.weight, targets, None
         return self.embedding.weight, targets, self.head_bias
+
+    def _prompted(self, x_BTD: Tensor, pairs_BT: Tensor) -> tuple[Tensor, Tensor]:
+        return (x_BTD, pairs_BT) if self.prompt is None else with_prompt(x_BTD, pairs_BT, self.prompt())
 
     def _run(self, layer: nn.Module, *inputs: Any) -> Tensor:
         if self.recompute and self.training:
@@ -198,12 +204,13 @@ class MT5(nn.Module):
 
     # Generation.
 
-    def encode(self, input_ids: Tensor, input_pairs: Tensor) -> Tensor:
-        """What the encoder makes of input texts: (B, T, D)."""
-        return self._encode(self.embedding(input_ids), input_pairs)
+    def encode(self, input_ids: Tensor, input_pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """What the encoder makes of input texts (B, T, D), and the pairs of that, 0 in padding (B, T)."""
+        x_BTD, input_pairs = self._prompted(self.embedding(input_ids), input_pairs)
+        return self._encode(x_BTD, input_pairs), input_pairs
 
     def begin(self, input_pairs: Tensor, capacity: int) -> Cache:
-        """A cache for generating texts of up to `capacity` tokens, one for every row of inputs."""
+        """A cache for texts of up to `capacity` tokens, one for each row of pairs that `encode` hands over."""
         self._check(capacity)
         return Cache(input_pairs, [LayerCache(capacity) for _ in range(self.config.n_layers)])
 

@@ -18,6 +18,22 @@ def places(pairs_BT: Tensor) -> Tensor:
     return index_T - (index_T * begins_BT).cummax(dim=1).values
 
 
+def with_prompt(x_BTD: Tensor, pairs_BT: Tensor, prompt_PD: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows with the prompt before each pair's tokens, and the pairs of all these."""
+    number, n_pairs = len(prompt_PD), int(pairs_BT.max())
+    length = pairs_BT.shape[1] + number * n_pairs
+    index_T = torch.arange(pairs_BT.shape[1], device=pairs_BT.device)
+    # A token moves behind the prompts of its own and of all earlier pairs; padding behind all there are.
+    moved_BT = index_T + number * pairs_BT.where(pairs_BT > 0, n_pairs)
+    rows, firsts = ((places(pairs_BT) == 0) & (pairs_BT > 0)).nonzero(as_tuple=True)
+    columns = moved_BT[rows, firsts][:, None] - number + torch.arange(number, device=pairs_BT.device)
+    pairs = pairs_BT.new_zeros(len(pairs_BT), length).scatter(1, moved_BT, pairs_BT)
+    pairs[rows[:, None], columns] = pairs_BT[rows, firsts][:, None]
+    x = x_BTD.new_zeros(len(x_BTD), length, x_BTD.shape[-1])
+    x = x.scatter(1, moved_BT[..., None].expand_as(x_BTD), x_BTD)
+    return x.index_put((rows[:, None], columns), prompt_PD.to(x.dtype).expand(len(rows), -1, -1)), pairs
+
+
 class PositionBias(nn.Module):
     """Biases of attention scores by the distance between two tokens (Raffel et al. 2020, arXiv:1910.10683, 2.1)."""
 

@@ -117,6 +117,18 @@ class TextPairBatch(NamedTuple):
     """Number of each row's first pair in its split, int64 of shape (rows,); evaluation has one pair a row."""
 
 
+class WrittenTexts(NamedTuple):
+    """What a network writes for the rows of a TextPairBatch: an evaluation step hands this over."""
+
+    questions: Tensor
+    """Number of each row's question, as the batch has it, int64 of shape (rows,); -1 for one that only fills up."""
+    tokens: Tensor
+    """Written tokens without the one that decoding starts with, int64 of shape (rows, length); what stands behind the
+    first end of a text does not count."""
+    scores: Tensor
+    """Log-probability of each text, of shape (rows,)."""
+
+
 @dataclass(frozen=True)
 class TextStatistics:
     """Size of a text in several units."""

@@ -183,7 +183,9 @@ def _decoded(path: Path, start: int, end: int, key: str | None, flaws: Flaws) ->
         except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as error:
             if path.suffix not in PACKED:
                 raise
-            problem = f"{path} is damaged or cut short at byte {place:,} of its text ({error}); copy or download it again"
+            problem = (
+                f"{path} is damaged or cut short at byte {place:,} of its text ({error}); copy or download it again"
+            )
             flaws.wrong("file cut short", problem)
 
 

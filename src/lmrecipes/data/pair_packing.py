@@ -84,7 +84,7 @@ def row_starts(lengths: Iterable[int], how: Packing, filling: Filling | None = N
         left = length
         while left:
             take = min(left, by_input[input_room], by_target[target_room])
-            if take < left and take < _SHORTEST or not take:
+            if (take < left and take < _SHORTEST) or not take:
                 # Also the first row begins so: it has no room yet.
                 yield at
                 filling.rows += 1

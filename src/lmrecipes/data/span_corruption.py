@@ -99,9 +99,7 @@ class Pair(NamedTuple):
     """Every span behind its sentinel, and the end."""
 
 
-def corrupt(
-    tokens: Ints, how: SpanCorruption, *, seed: int, number: int, sentinels: Ints, eos_id: int
-) -> Pair:
+def corrupt(tokens: Ints, how: SpanCorruption, *, seed: int, number: int, sentinels: Ints, eos_id: int) -> Pair:
     """Corrupts a text; the same seed and number leave out the same.
 
     Args:

@@ -295,5 +295,7 @@ def _in_c4(code: str) -> dict[str, str]:
 
 def _boundaries(place: str) -> Literal["line"] | None:
     """Of a plain text a line is a document; other forms say it themselves."""
-    plain = not place.startswith(EMBEDDED_LANGUAGE) and os.path.basename(place).endswith((".txt", ".txt.gz", ".txt.zst"))
+    plain = not place.startswith(EMBEDDED_LANGUAGE) and os.path.basename(place).endswith(
+        (".txt", ".txt.gz", ".txt.zst")
+    )
     return "line" if plain else None

@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -274,5 +275,5 @@ def _rows(path: Path, span: Span, key: str, flaws: Flaws) -> Generator[Line, Non
                         flaws.wrong("malformed row", f"{path}:{number} {error}")
                         continue
                     if not text.strip():
-                        flaws.note(EMPTY, lambda number=number: f"{path}:{number}")
+                        flaws.note(EMPTY, partial("{}:{}".format, path, number))
                     yield Line(text, False)

@@ -1,4 +1,4 @@
-"""Span corruption: texts with spans left out, and what stood there (T5 and mT5), as pure functions of seed and number."""
+"""Span corruption (T5, mT5): texts with spans left out, and what stood there, as pure functions of seed and number."""
 
 from __future__ import annotations
 

@@ -119,7 +119,7 @@ class MC4DataModule(PreparedDocuments):
             if place is not None:
                 sources.append(DocumentSource(name=code, path=place, documents=_boundaries(place), **common))
             else:
-                where = _in_c4(code) | {"revision": revision, "max_files": max_files}
+                where: dict[str, Any] = _in_c4(code) | {"revision": revision, "max_files": max_files}
                 sources.append(DocumentSource(name=code, repository=repository, **where, **common))
         for source in sources:
             source.check()

@@ -41,8 +41,8 @@ class SquadDataModule(LightningDataModule):
     """Files in SQuAD format: SQuAD 1.1 and 2.0, XQuAD, TyDi QA GoldP, your own.
 
     Contexts are cut into windows once, or questions made texts, which are then mapped into memory. Training batches are
-    of pieces of about the same length, and arithmetic on the optimizer's step: a resumed run goes on exactly, with any number of workers.
-    Evaluation reads every window once, whatever the number of ranks.
+    of pieces of about the same length, and arithmetic on the optimizer's step: a resumed run goes on exactly, with any
+    number of workers. Evaluation reads every piece once, whatever the number of ranks.
     """
 
     # What a rehearsal needs for a question, a context and their marks.

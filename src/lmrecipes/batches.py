@@ -117,15 +117,16 @@ class TextPairBatch(NamedTuple):
     """Number of each row's first pair in its split, int64 of shape (rows,); evaluation has one pair a row."""
 
 
-class GeneratedTexts(NamedTuple):
-    """What a network writes for the inputs of a TextPairBatch: a step hands it to whoever knows the vocabulary."""
+class WrittenTexts(NamedTuple):
+    """What a network writes for the rows of a TextPairBatch: an evaluation step hands this over."""
 
     questions: Tensor
-    """Number of each row's pair in its split, int64 of shape (rows,); negative for a row that only fills up."""
+    """Number of each row's question, as the batch has it, int64 of shape (rows,); -1 for one that only fills up."""
     tokens: Tensor
-    """Tokens of each text and its end, int64 of shape (rows, length); the vocabulary's padding behind it."""
-    log_probs: Tensor
-    """Log-probability of each token, float32 of shape (rows, length); 0 in padding."""
+    """Written tokens without the one that decoding starts with, int64 of shape (rows, length); what stands behind the
+    first end of a text does not count."""
+    scores: Tensor
+    """Log-probability of each text, of shape (rows,)."""
 
 
 @dataclass(frozen=True)

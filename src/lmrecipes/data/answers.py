@@ -5,14 +5,14 @@ from __future__ import annotations
 import json
 import math
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from lmrecipes.batches import GeneratedTexts, SpanScores
+from lmrecipes.batches import SpanScores
 from lmrecipes.data.squad import Question
 from lmrecipes.data.windows import Windows
 
@@ -134,26 +134,6 @@ def evidence_of(
         best = best_candidates(candidates, n_best)
         found.append({question.id: Evidence(best, float(null[row]), scores.null_is_odds)})
     return merged(found, n_best)
-
-
-def evidence_of_texts(
-    texts: GeneratedTexts, questions: Sequence[Question], decode: Callable[[list[int]], str], padding: int
-) -> dict[str, Evidence]:
-    """Texts that were written as answers, by question.
-
-    Args:
-        texts: what a step found; rows of negative numbers are skipped.
-        questions: that they answer.
-        decode: makes a text of tokens.
-        padding: token that is none.
-    """
-    found = {}
-    scores = texts.log_probs.sum(1).tolist()
-    for number, row, score in zip(texts.questions.tolist(), texts.tokens.tolist(), scores, strict=True):
-        if number >= 0:
-            text = decode([i for i in row if i != padding]).strip()
-            found[questions[number].id] = Evidence((Candidate(text, score, 0.0, place=(number,)),))
-    return found
 
 
 def answer(evidence: Evidence, null_threshold: float | None = None, *, may_lack: bool = False) -> Answered:

@@ -7,6 +7,7 @@ import json
 import zlib
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -183,7 +184,9 @@ def _decoded(path: Path, start: int, end: int, key: str | None, flaws: Flaws) ->
         except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as error:
             if path.suffix not in PACKED:
                 raise
-            problem = f"{path} is damaged or cut short at byte {place:,} of its text ({error}); copy or download it again"
+            problem = (
+                f"{path} is damaged or cut short at byte {place:,} of its text ({error}); copy or download it again"
+            )
             flaws.wrong("file cut short", problem)
 
 
@@ -272,5 +275,5 @@ def _rows(path: Path, span: Span, key: str, flaws: Flaws) -> Generator[Line, Non
                         flaws.wrong("malformed row", f"{path}:{number} {error}")
                         continue
                     if not text.strip():
-                        flaws.note(EMPTY, lambda number=number: f"{path}:{number}")
+                        flaws.note(EMPTY, partial("{}:{}".format, path, number))
                     yield Line(text, False)

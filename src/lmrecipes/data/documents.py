@@ -139,7 +139,7 @@ class DocumentSource:
             return [(str(path), path, path.stat().st_size) for path in self._local_files()]
         if self.repository is not None and not self.embedded:
             listed = repository_files(self.repository, self.config, commit or self.revision, self.files_named)
-            found = [(name, None, size) for name, size in listed if readable(name)]
+            found: list[tuple[str, Path | None, int]] = [(name, None, size) for name, size in listed if readable(name)]
             if not found:
                 raise ValueError(
                     f"source {self.name}: {self.repository} ({self.config}) has no files named "

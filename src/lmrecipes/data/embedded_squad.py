@@ -174,7 +174,7 @@ def _passage(chance: random.Random, split: str, number: int, unanswerable: bool)
         context += " " if context else ""
         places[key] = len(context) + len(before)
         context += f"{before}{value}{after}"
-    questions = []
+    questions: list[dict[str, Any]] = []
     for kind, name in entities:
         asked = [index for index in range(len(_KINDS[kind])) if (name, index) in told]
         if unanswerable:

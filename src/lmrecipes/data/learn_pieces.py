@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -46,16 +47,12 @@ def learn_pieces(texts: Sequence[str], vocab_size: int, character_coverage: floa
         vocab_size=room + 1, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False
     )
     made.train_from_iterator((rare.sub(" ", text) for text in normal), trainer)
-    scores = {made.id_to_token(i): score for i, score in enumerate(_scores(made)) if i}
-    learned = sorted(((piece, round(score, _DIGITS)) for piece, score in scores.items()), key=lambda x: (-x[1], x[0]))
+    model = json.loads(made.to_str())["model"]["vocab"]
+    # But for <unk>, the first.
+    scores = [(str(piece), round(float(score), _DIGITS)) for piece, score in model[1:]]
+    learned = sorted(scores, key=lambda x: (-x[1], x[0]))
     fixed = [(name, 0.0) for name in (*_SPECIAL, *_BYTES)]
     return PieceModel([*fixed, *learned], b"", True)
-
-
-def _scores(tokenizer: object) -> list[float]:
-    import json
-
-    return [score for _, score in json.loads(tokenizer.to_str())["model"]["vocab"]]  # type: ignore[attr-defined]
 
 
 def covered_characters(texts: Sequence[str], coverage: float) -> str:

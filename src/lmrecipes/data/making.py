@@ -40,4 +40,6 @@ def making(vocabulary: Vocabulary, seq_len: int) -> Make:
                 yield tokens, len(tokens)
 
         return document
-    raise ValueError(f"documents are prepared for WordPiece and SentencePiece, not a vocabulary of kind {vocabulary.kind}")
+    raise ValueError(
+        f"documents are prepared for WordPiece and SentencePiece, not a vocabulary of kind {vocabulary.kind}"
+    )

@@ -51,7 +51,15 @@ def pair_batch(
             targets[row, to:until], target_pairs[row, to:until] = pair.targets, number
             before[row, to], before[row, to + 1 : until] = start_id, pair.targets[:-1]
             at, to = end, until
-    arrays = (inputs, input_pairs, before, targets, target_pairs, languages.astype(np.int64), questions.astype(np.int64))
+    arrays = (
+        inputs,
+        input_pairs,
+        before,
+        targets,
+        target_pairs,
+        languages.astype(np.int64),
+        questions.astype(np.int64),
+    )
     return TextPairBatch(*(torch.from_numpy(array) for array in arrays))
 
 
@@ -100,7 +108,9 @@ class Corruptor:
             draws: numbers that say what each row leaves out.
             tight: whether it is only as wide as its longest row, rounded up to a multiple of 8.
         """
-        rows = [self.pairs(*one) for one in zip(numbers.tolist(), [purpose] * len(numbers), draws.tolist(), strict=True)]
+        rows = [
+            self.pairs(*one) for one in zip(numbers.tolist(), [purpose] * len(numbers), draws.tolist(), strict=True)
+        ]
         widths = [self.rows.how.input_len, self.rows.how.target_len]
         if tight:
             for i in range(2):

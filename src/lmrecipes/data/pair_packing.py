@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +85,7 @@ def row_starts(lengths: Iterable[int], how: Packing, filling: Filling | None = N
         left = length
         while left:
             take = min(left, by_input[input_room], by_target[target_room])
-            if take < left and take < _SHORTEST or not take:
+            if (take < left and take < _SHORTEST) or not take:
                 # Also the first row begins so: it has no room yet.
                 yield at
                 filling.rows += 1
@@ -164,16 +165,16 @@ def index_rows(path: Path, starts: Ints, documents: Sequence[int], how: Packing)
 def _write(path: Path, starts: Ints, documents: Sequence[int], how: Packing) -> None:
     first = np.concatenate([[0], np.cumsum(documents)]).tolist()
     if how.packed:
-        ends = [min(begin + _TRIED, end) for begin, end in zip(first[:-1], first[1:], strict=True)]
+        ends = [min(begin + _TRIED, end) for begin, end in pairwise(first)]
         pairs = zip(first[:-1], ends, strict=True)
         how = narrowest([np.diff(starts[a : b + 1]) for a, b in pairs if b > a], how)
     counts, filling = [], Filling()
     part = _beside(path, f"bin.{os.getpid()}")
     with part.open("wb") as file:
-        for begin, end in zip(first[:-1], first[1:], strict=True):
+        for begin, end in pairwise(first):
             before = filling.rows
             found = row_starts(_lengths(starts, begin, end), how, filling)
-            while len(chunk := np.fromiter(_some(found), dtype=np.int64)):
+            while len(chunk := np.fromiter(islice(found, _CHUNK), dtype=np.int64)):
                 file.write((chunk + int(starts[begin])).data)
             counts.append(filling.rows - before)
         file.write(np.asarray(starts[-1:], dtype=np.int64).tobytes())
@@ -188,11 +189,6 @@ def _write(path: Path, starts: Ints, documents: Sequence[int], how: Packing) -> 
 
 def _beside(path: Path, ending: str) -> Path:
     return path.with_name(f"{path.name}.{ending}")
-
-
-def _some(values: Iterator[int]) -> Iterator[int]:
-    for _, value in zip(range(_CHUNK), values, strict=False):
-        yield value
 
 
 def _lengths(starts: Ints, begin: int, end: int) -> Iterator[int]:

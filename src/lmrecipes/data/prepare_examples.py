@@ -26,8 +26,8 @@ from lmrecipes.data.documents import Corpus, DocumentSource, Part
 from lmrecipes.data.examples import ExampleWriter, join
 from lmrecipes.data.flaws import Flaws
 from lmrecipes.data.locks import locked
-from lmrecipes.data.prepare import Progress
 from lmrecipes.data.making import Make, making
+from lmrecipes.data.prepare import Progress
 from lmrecipes.data.prepared import Prepared, find_prepared
 from lmrecipes.data.sources import SPLITS
 from lmrecipes.data.vocabularies import Vocabulary, load_vocabulary

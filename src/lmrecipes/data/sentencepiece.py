@@ -130,7 +130,9 @@ def _tokenizer(model: PieceModel, n: int) -> Any:
 
     # No text has a space by the time it is looked up, so that these names are found in none.
     names = [(f" {piece}", 0.0) for piece, _ in model.pieces[:3]]
-    made = Tokenizer(models.Unigram([*names, *model.pieces[3:n]], unk_id=SentencePiece.unk_id, byte_fallback=model.byte_fallback))
+    made = Tokenizer(
+        models.Unigram([*names, *model.pieces[3:n]], unk_id=SentencePiece.unk_id, byte_fallback=model.byte_fallback)
+    )
     first = [normalizers.Precompiled(model.charsmap)] if model.charsmap else [normalizers.Nmt(), normalizers.NFKC()]
     made.normalizer = normalizers.Sequence([*first, normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()])
     # Text that looks like the name of a byte stays text.
@@ -197,7 +199,10 @@ class SentencePieceSettings:
 
 def _files(path: Path) -> list[Path]:
     """What a vocabulary may be read from, the best first."""
-    return [path, *(path / name for name in ("vocabulary.json", "spiece.model", "sentencepiece.model", "tokenizer.json"))]
+    return [
+        path,
+        *(path / name for name in ("vocabulary.json", "spiece.model", "sentencepiece.model", "tokenizer.json")),
+    ]
 
 
 def load_sentencepiece(name: str) -> SentencePiece:
@@ -253,5 +258,7 @@ def _from_hub(name: str) -> SentencePiece:
 
         found = json.loads(AutoTokenizer.from_pretrained(name).backend_tokenizer.to_str())
     except Exception as error:
-        raise ValueError(f"it is no file or folder, and the Hugging Face hub has none ({type(error).__name__})") from error
+        raise ValueError(
+            f"it is no file or folder, and the Hugging Face hub has none ({type(error).__name__})"
+        ) from error
     return _of_tokenizer(found)

@@ -1,4 +1,4 @@
-"""Span corruption: texts with spans left out, and what stood there (T5 and mT5), as pure functions of seed and number."""
+"""Span corruption (T5, mT5): texts with spans left out, and what stood there, as pure functions of seed and number."""
 
 from __future__ import annotations
 
@@ -99,9 +99,7 @@ class Pair(NamedTuple):
     """Every span behind its sentinel, and the end."""
 
 
-def corrupt(
-    tokens: Ints, how: SpanCorruption, *, seed: int, number: int, sentinels: Ints, eos_id: int
-) -> Pair:
+def corrupt(tokens: Ints, how: SpanCorruption, *, seed: int, number: int, sentinels: Ints, eos_id: int) -> Pair:
     """Corrupts a text; the same seed and number leave out the same.
 
     Args:

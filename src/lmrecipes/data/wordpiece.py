@@ -144,7 +144,6 @@ class WordPieceSettings:
             return None
         return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:16]
 
-
     def make(self, sample: Callable[[int], Iterable[str]]) -> WordPiece:
         """The vocabulary.
 

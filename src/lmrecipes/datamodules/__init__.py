@@ -9,6 +9,7 @@ from lmrecipes.datamodules.mc4 import MC4DataModule
 from lmrecipes.datamodules.squad import SquadDataModule
 from lmrecipes.datamodules.text import TextDataModule
 from lmrecipes.datamodules.wikitext import WikiText2, WikiText103
+from lmrecipes.datamodules.xnli import XNLIDataModule
 
 __all__ = [
     "DocumentsDataModule",
@@ -22,4 +23,5 @@ __all__ = [
     "TextFolder",
     "WikiText2",
     "WikiText103",
+    "XNLIDataModule",
 ]

@@ -119,7 +119,7 @@ class MC4DataModule(PreparedDocuments):
             if place is not None:
                 sources.append(DocumentSource(name=code, path=place, documents=_boundaries(place), **common))
             else:
-                where = _in_c4(code) | {"revision": revision, "max_files": max_files}
+                where: dict[str, Any] = _in_c4(code) | {"revision": revision, "max_files": max_files}
                 sources.append(DocumentSource(name=code, repository=repository, **where, **common))
         for source in sources:
             source.check()
@@ -295,5 +295,7 @@ def _in_c4(code: str) -> dict[str, str]:
 
 def _boundaries(place: str) -> Literal["line"] | None:
     """Of a plain text a line is a document; other forms say it themselves."""
-    plain = not place.startswith(EMBEDDED_LANGUAGE) and os.path.basename(place).endswith((".txt", ".txt.gz", ".txt.zst"))
+    plain = not place.startswith(EMBEDDED_LANGUAGE) and os.path.basename(place).endswith(
+        (".txt", ".txt.gz", ".txt.zst")
+    )
     return "line" if plain else None

@@ -176,7 +176,8 @@ class PreparedDocuments(LightningDataModule):
     def _checked(self, vocabulary: Vocabulary, where: str) -> Vocabulary:
         if not isinstance(vocabulary, self.vocabulary_class):
             raise ValueError(
-                f"the vocabulary of {where} is one of kind {vocabulary.kind}; these examples need {self.vocabulary_name}"
+                f"the vocabulary of {where} is one of kind {vocabulary.kind}; "
+                f"these examples need {self.vocabulary_name}"
             )
         return vocabulary
 

@@ -23,11 +23,12 @@ from lmrecipes.data.cache import writing_to
 from lmrecipes.data.embedded_squad import make_squad
 from lmrecipes.data.prepared_squad import PreparedSquad, SquadSource, prepare_questions, prepare_squad
 from lmrecipes.data.ranks import data_rank
+from lmrecipes.data.sentencepiece import SentencePiece, SentencePieceSettings, load_sentencepiece
 from lmrecipes.data.squad import OnMalformed, Question
 from lmrecipes.data.squad_batches import SpanCollator, SquadCollator
-from lmrecipes.data.vocabularies import Vocabulary
-from lmrecipes.data.windows import Windowing, WindowRule
-from lmrecipes.data.wordpiece import WordPiece, WordPieceSettings, load_wordpiece, train_wordpiece
+from lmrecipes.data.vocabularies import Vocabulary, load_vocabulary
+from lmrecipes.data.windows import WindowRule
+from lmrecipes.data.wordpiece import WordPieceSettings, load_wordpiece
 from lmrecipes.datamodules.bar import progress_bar
 from lmrecipes.datamodules.loader import StreamLoader
 
@@ -39,9 +40,9 @@ ASKED = "predict"
 class SquadDataModule(LightningDataModule):
     """Files in SQuAD format: SQuAD 1.1 and 2.0, XQuAD, TyDi QA GoldP, your own.
 
-    Contexts are cut into windows once, which are then mapped into memory. Training batches are of windows of about the
-    same length, and arithmetic on the optimizer's step: a resumed run goes on exactly, with any number of workers.
-    Evaluation reads every window once, whatever the number of ranks.
+    Contexts are cut into windows once, or questions made texts, which are then mapped into memory. Training batches are
+    of pieces of about the same length, and arithmetic on the optimizer's step: a resumed run goes on exactly, with any
+    number of workers. Evaluation reads every piece once, whatever the number of ranks.
     """
 
     # What a rehearsal needs for a question, a context and their marks.
@@ -54,8 +55,10 @@ class SquadDataModule(LightningDataModule):
         val: str | None = None,
         test: str | None = None,
         language: str | None = None,
+        languages: Sequence[str] | None = None,
         vocabulary_dir: str | None = None,
         wordpiece: WordPieceSettings | None = None,
+        sentencepiece: SentencePieceSettings | None = None,
         max_query_len: int = 64,
         doc_stride: int = 128,
         max_answer_len: int = 30,
@@ -78,8 +81,10 @@ class SquadDataModule(LightningDataModule):
             test: file to test on.
             language: of val and test, for normalizing answers as MLQA does, and for {language} in the files' names;
                 left out, answers are normalized as the official SQuAD scripts do it.
-            vocabulary_dir: a run, or a folder, with the WordPiece vocabulary to use.
-            wordpiece: which WordPiece vocabulary to read or learn otherwise.
+            languages: several of them, whose files are all read and have figures of their own.
+            vocabulary_dir: a run, or a folder, with the vocabulary to use.
+            wordpiece: which WordPiece vocabulary to read or learn otherwise, for windows.
+            sentencepiece: which SentencePiece vocabulary to read or learn otherwise, for texts.
             max_query_len: tokens of a question that are kept.
             doc_stride: tokens of a context from one window's beginning to the next one's.
             max_answer_len: tokens of an answer at most.
@@ -102,38 +107,45 @@ class SquadDataModule(LightningDataModule):
         self.batch_plan = batch
         self.files = {split: file for split, file in zip(_SPLITS, (train, val, test), strict=True) if file is not None}
         for split, file in self.files.items():
-            if "{language}" in file and language is None:
+            if "{language}" in file and language is None and (split == "train" or not languages):
                 raise ValueError(f"data.{split} is {file}, which needs data.language; de, say")
+        if languages is not None and (language is not None or not languages or len(set(languages)) < len(languages)):
+            raise ValueError(
+                f"data.languages is {list(languages)} beside data.language {language}; give one of the two, each "
+                f"language once"
+            )
         self.language = language
+        self.languages = tuple(languages or ())
         self.vocabulary_dir = None if vocabulary_dir is None else Path(vocabulary_dir).expanduser()
-        self.wordpiece = wordpiece or WordPieceSettings()
+        self.collator = collator or SpanCollator()
+        self.settings: WordPieceSettings | SentencePieceSettings = (
+            sentencepiece or SentencePieceSettings()
+            if issubclass(self.collator.vocabulary_class, SentencePiece)
+            else wordpiece or WordPieceSettings()
+        )
         self.max_answer_len = max_answer_len
         self.n_best = n_best
         self.null_threshold = null_threshold
         self.on_malformed = on_malformed
-        self.collator = collator or SpanCollator()
         default_cache = os.environ.get("LMRECIPES_CACHE", "~/.cache/lmrecipes")
         self.cache_dir = Path(cache_dir or default_cache).expanduser()
         self.num_workers = num_workers
         self.seed = seed
-        self._windowing = {
-            split: Windowing(
-                seq_len=batch.segmenting("test" if split == ASKED else split).seq_len,
-                max_query_len=max_query_len,
-                doc_stride=doc_stride,
-                rule=window_rule,
-            )
+        windowing = {"max_query_len": max_query_len, "doc_stride": doc_stride, "rule": window_rule}
+        self._layouts = {
+            split: self.collator.layout(batch, "test" if split == ASKED else split, windowing)
             for split in (*_SPLITS, ASKED)
         }
         self._prepared: dict[str, PreparedSquad] = {}
-        self._vocabulary: WordPiece | None = None
+        self._vocabulary: Vocabulary | None = None
         self._only: tuple[str, ...] = _SPLITS
 
     @staticmethod
     def tiny_arguments(arguments: Mapping[str, Any], folder: Path) -> dict[str, Any]:
         """What reads the few questions that `write_stand_in` leaves in a folder, in place of these arguments."""
         files = {split: str(folder / f"{split}.json") for split in _SPLITS if arguments[split] is not None}
-        tokens = {"wordpiece": {"vocab_size": 400}, "vocabulary_dir": None, "language": None}
+        sizes = {"wordpiece": {"vocab_size": 400}, "sentencepiece": {"vocab_size": 400}}
+        tokens = {**sizes, "vocabulary_dir": None, "language": None, "languages": None}
         return {**files, **tokens, "max_query_len": 16, "doc_stride": 16}
 
     def write_stand_in(self, folder: Path) -> None:
@@ -151,17 +163,22 @@ class SquadDataModule(LightningDataModule):
         """
         if split not in self.files:
             raise ValueError(f"data.{split} is not given; name a file in SQuAD format")
-        return SquadSource(self.files[split].replace("{language}", str(self.language)), self.on_malformed)
+        file = self.files[split]
+        several = self.languages if "{language}" in file else ()
+        return SquadSource(
+            file if several else file.replace("{language}", str(self.language)), self.on_malformed, several
+        )
 
     def evaluate_with(self, vocabulary: Vocabulary, split: str) -> None:
         """From now on only this split is read, with a trained model's own vocabulary."""
-        if not isinstance(vocabulary, WordPiece):
-            raise ValueError(f"the run's vocabulary is one of kind {vocabulary.kind}; questions need WordPiece")
+        wanted = self.collator.vocabulary_class
+        if not isinstance(vocabulary, wanted):
+            raise ValueError(f"the run's vocabulary is one of kind {vocabulary.kind}; questions need {wanted.__name__}")
         self._vocabulary, self._only = vocabulary, (split,)
 
     def ask(self, questions: Sequence[Question]) -> None:
         """Makes these questions the split that `predict` answers; their answers need not be known."""
-        self._prepared[ASKED] = prepare_questions(questions, self.vocabulary, self._windowing[ASKED])
+        self._prepared[ASKED] = prepare_questions(questions, self.vocabulary, self._layouts[ASKED])
 
     def prepare(self, progress: bool = True) -> None:
         """Tokenizes and cuts the files of all splits unless that was done; training then needs none of them.
@@ -183,7 +200,7 @@ class SquadDataModule(LightningDataModule):
             self._prepared[split] = prepare_squad(
                 self.source(split),
                 self.vocabulary,
-                self._windowing[split],
+                self._layouts[split],
                 self.cache_dir,
                 lambda done, total: report("texts", done, total),
                 (lambda _: None) if quiet else (lambda line: warnings.warn(line, stacklevel=2)),
@@ -197,34 +214,41 @@ class SquadDataModule(LightningDataModule):
         return self._prepared.get(split) or self._prepare(split, progress=False, quiet=True)
 
     @property
-    def vocabulary(self) -> WordPiece:
+    def vocabulary(self) -> Any:
         """The vocabulary: a run's or folder's, or one learned from the training questions and their contexts."""
         if self._vocabulary is None:
             if self.vocabulary_dir is not None:
                 inside = self.vocabulary_dir / "vocabulary"
-                self._vocabulary = load_wordpiece(str(inside if inside.is_dir() else self.vocabulary_dir))
-            elif self.wordpiece.name is not None:
-                self._vocabulary = load_wordpiece(self.wordpiece.name, self.wordpiece.lower_case)
+                where = str(inside if inside.is_dir() else self.vocabulary_dir)
+                wordpiece = isinstance(self.settings, WordPieceSettings)
+                self._vocabulary = load_wordpiece(where) if wordpiece else load_sentencepiece(where)
+            elif self.settings.name is not None:
+                self._vocabulary = self.settings.make(lambda _: ())
             else:
                 with writing_to(self.cache_dir):
                     self._vocabulary = self._learned()
         return self._vocabulary
 
-    def _learned(self) -> WordPiece:
+    def _learned(self) -> Vocabulary:
         source = self.source("train")
-        described = json.dumps([source.describe(), self.wordpiece.describe()], sort_keys=True)
+        described = json.dumps([source.describe(), self.settings.describe()], sort_keys=True)
         folder = self.cache_dir / f"squad-vocabulary-{hashlib.sha256(described.encode()).hexdigest()[:12]}"
         if not (folder / "vocabulary.json").is_file():
             questions = source.read().questions
             texts = [*dict.fromkeys(q.context for q in questions), *(q.question for q in questions)]
-            lower_case = self.wordpiece.lower_case is not False
-            train_wordpiece(texts, self.wordpiece.vocab_size, lower_case).save(folder)
-        return load_wordpiece(str(folder))
+            self.settings.make(lambda _: texts).save(folder)
+        return load_vocabulary(folder)
 
     @property
     def vocab_size(self) -> int:
         """Different tokens."""
-        return self.vocabulary.size
+        size: int = self.vocabulary.size
+        return size
+
+    @property
+    def writes_texts(self) -> bool:
+        """Whether answers are written, and so are also compared as they stand."""
+        return self.collator.texts
 
     # What is asked of the answers to a split.
 
@@ -239,20 +263,20 @@ class SquadDataModule(LightningDataModule):
     def evidence(self, split: str, output: Any) -> dict[str, Evidence]:
         """What a step's output on a batch of a split says about its questions, by their ids."""
         return self.collator.evidence(
-            output, self.prepared(split), n_best=self.n_best, max_answer_len=self.max_answer_len
+            output, self.prepared(split), self.vocabulary, n_best=self.n_best, max_answer_len=self.max_answer_len
         )
 
     # Batches.
 
     def _batch(self, split: str) -> Callable[[NDArray[Any]], Any]:
-        prepared, vocabulary, seq_len = self.prepared(split), self.vocabulary, self._windowing[split].seq_len
-        return lambda rows: self.collator.batch(prepared, rows, vocabulary, seq_len)
+        prepared, vocabulary, how = self.prepared(split), self.vocabulary, self._layouts[split]
+        return lambda rows: self.collator.batch(prepared, rows, vocabulary, how)
 
     def training_order(self) -> ShuffledBuckets:
         """Which windows are in this rank's micro-batches."""
         rank, world_size = data_rank(self.trainer)
         return ShuffledBuckets(
-            self.prepared("train").windows.lengths,
+            self.prepared("train").pieces.lengths,
             self.batch_plan.global_batch_size,
             rank=rank,
             world_size=world_size,
@@ -265,7 +289,7 @@ class SquadDataModule(LightningDataModule):
         rank, world_size = data_rank(self.trainer)
         plan = self.batch_plan.segmenting("test" if split == ASKED else split)
         tokens = max(plan.batch_size // world_size, 1) * plan.seq_len
-        return budgeted(self.prepared(split).windows.lengths, plan.seq_len, tokens, world_size)[rank::world_size]
+        return budgeted(self.prepared(split).pieces.lengths, plan.seq_len, tokens, world_size)[rank::world_size]
 
     def _position(self) -> int:
         """Micro-batches of this rank that the optimizer's steps so far have used."""

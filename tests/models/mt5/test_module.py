@@ -9,9 +9,9 @@ from lightning.pytorch import LightningDataModule, Trainer
 from pairs import GOOGLE, SMALL, pair_batch
 from torch.utils.data import DataLoader
 
-from lmrecipes.batches import BatchPlan, GeneratedTexts
+from lmrecipes.batches import BatchPlan
 from lmrecipes.callbacks import SquadAnswers
-from lmrecipes.data.answers import evidence_of_texts
+from lmrecipes.data.answers import Candidate, Evidence
 from lmrecipes.data.squad import Answer, Question
 from lmrecipes.models.common.generation import PromptBatch
 from lmrecipes.models.mt5 import Decoding, MT5Config, MT5Module
@@ -69,7 +69,10 @@ class Pairs(LightningDataModule):
         return False
 
     def evidence(self, split, output):
-        return evidence_of_texts(output, self.asked, Letters().decode, Letters.pad_id)
+        return {
+            f"q{number}": Evidence((Candidate(Letters().decode(ids), score, 0.0),))
+            for number, ids, score in zip(output.questions.tolist(), output.tokens.tolist(), output.scores, strict=True)
+        }
 
 
 def module(**settings):
@@ -124,7 +127,7 @@ def test_a_blank_is_filled_in_the_published_shape(learned):
     made, vocabulary = learned[0].eval(), Letters()
     text = "ab <mask> cd<mask>"
     ids = made.prompt(text, vocabulary)
-    assert ids == [*vocabulary.encode("ab "), 249, *vocabulary.encode(" cd"), 248, vocabulary.eos_id]
+    assert ids == [*vocabulary.encode("ab "), 249, *vocabulary.encode(" cd"), 248]
     found = made.predict_step(PromptBatch(torch.tensor([ids])), 0)
     shape = json.loads(made.shown(text, vocabulary, found))
     assert list(shape) == ["prompt", "completion", "masked_input"]
@@ -199,18 +202,6 @@ def test_a_base_that_is_gone_is_named(tmp_path):
     made = module(tuning=Tuning(kind="lora", base=str(tmp_path / "gone.ckpt")))
     with pytest.raises(ValueError, match=r"gone\.ckpt is gone; give the base's checkpoint with --model\.tuning\.base"):
         trainer(tmp_path).fit(made, datamodule=Pairs())
-
-
-def test_generated_texts_become_answers_and_rows_that_fill_up_do_not():
-    questions = [Question(f"q{i}", "?", "") for i in range(3)]
-    tokens = torch.tensor([[101, 102, 1], [103, 1, 0], [103, 1, 0]])
-    log_probs = torch.tensor([[-0.5, -0.25, -0.25], [-1.0, -1.0, 0.0], [0.0, 0.0, 0.0]])
-    texts = GeneratedTexts(torch.tensor([2, 0, -1]), tokens, log_probs)
-    found = evidence_of_texts(texts, questions, Letters().decode, padding=0)
-    assert {id: (e.candidates[0].text, e.candidates[0].score) for id, e in found.items()} == {
-        "q2": (Letters().decode([101, 102]), -1.0),
-        "q0": (Letters().decode([103]), -2.0),
-    }
 
 
 def test_googles_settings_are_taken(tmp_path):

@@ -30,8 +30,13 @@ class Pieces(Protocol):
         """Id of a sentinel, from 0."""
 
 
-def masked(text: str, vocabulary: Pieces) -> list[int]:
-    """Tokens of a text with a sentinel in place of each blank, the first one's first, and its end.
+def masked(text: str, vocabulary: Pieces, *, input_eos: bool = False) -> list[int]:
+    """Tokens of a text with a sentinel in place of each blank, the first one's first.
+
+    Args:
+        text: with `<mask>` for a blank.
+        vocabulary: with sentinels.
+        input_eos: whether the end of a text stands behind it, as in Google's pretraining and not in NeMo's.
 
     Raises:
         ValueError: for more blanks than sentinels, or nothing else.
@@ -47,7 +52,7 @@ def masked(text: str, vocabulary: Pieces) -> list[int]:
         ids += vocabulary.encode(part) if part.strip() else []
     if len(ids) < len(parts):
         raise ValueError(f"the text has no token beside its blanks; write some words around {BLANK}")
-    return [*ids, vocabulary.eos_id]
+    return [*ids, vocabulary.eos_id] if input_eos else ids
 
 
 def completion(text: str, vocabulary: Pieces, written: Generated) -> str:

@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
-from lmrecipes.batches import BatchPlan, GeneratedTexts, TextPairBatch
+from lmrecipes.batches import BatchPlan, TextPairBatch, WrittenTexts
 from lmrecipes.data.passes import completes_step, logs_step
 from lmrecipes.metrics.group_loss import GroupLoss
 from lmrecipes.metrics.perplexity import TokenLoss
@@ -169,20 +169,20 @@ class MT5Module(LightningModule):
         """Adds to the test loss; what is written for the inputs, if the recipe says how."""
         return self._evaluate(batch, "test")
 
-    def _evaluate(self, batch: TextPairBatch, split: str) -> GeneratedTexts | None:
+    def _evaluate(self, batch: TextPairBatch, split: str) -> WrittenTexts | None:
         self._loss(batch, split)
         return self._answers(batch) if self._writes else None
 
-    def _answers(self, batch: TextPairBatch) -> GeneratedTexts:
+    def _answers(self, batch: TextPairBatch) -> WrittenTexts:
         found = self._write(batch.input_ids, batch.input_pairs)
-        return GeneratedTexts(batch.questions, found.tokens, found.log_probs)
+        return WrittenTexts(batch.questions, found.tokens, found.log_probs.sum(1))
 
     def _write(self, input_ids: Tensor, input_pairs: Tensor) -> Generated:
         assert self.marks is not None
         marks = (self.marks.pad_id, self.marks.eos_id)
         return generate(self.network, input_ids, input_pairs, *marks, self.sampling, padding=self.marks.pad_id)
 
-    def predict_step(self, batch: TextPairBatch | PromptBatch, batch_idx: int) -> GeneratedTexts | Generated:
+    def predict_step(self, batch: TextPairBatch | PromptBatch, batch_idx: int) -> WrittenTexts | Generated:
         """What is written for the inputs, or for one text."""
         if isinstance(batch, TextPairBatch):
             return self._answers(batch)
@@ -193,7 +193,7 @@ class MT5Module(LightningModule):
     def prompt(self, text: str, vocabulary: Any) -> list[int]:
         """Tokens of a text whose blanks, `<mask>`, are to be filled; without any the text is answered."""
         self.marks = vocabulary
-        return masked(text, vocabulary)
+        return masked(text, vocabulary, input_eos=self.config.is_google)
 
     def shown(self, text: str, vocabulary: Any, output: Generated) -> str:
         """What was written, as published: JSON."""

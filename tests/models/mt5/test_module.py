@@ -43,7 +43,7 @@ class Pairs(LightningDataModule):
     """Always the same few pairs, in two languages; the targets are answers to questions."""
 
     vocab_size, vocabulary, languages = 250, Letters(), ["en", "de", "fr"]
-    language, null_threshold, n_best = None, None, 1
+    language, null_threshold, n_best, writes_texts = None, None, 1, True
 
     def __init__(self, n_rows=4):
         super().__init__()
@@ -71,7 +71,9 @@ class Pairs(LightningDataModule):
     def evidence(self, split, output):
         return {
             f"q{number}": Evidence((Candidate(Letters().decode(ids), score, 0.0),))
-            for number, ids, score in zip(output.questions.tolist(), output.tokens.tolist(), output.scores, strict=True)
+            for number, ids, score in zip(
+                output.questions.tolist(), output.tokens.tolist(), output.scores.tolist(), strict=True
+            )
         }
 
 

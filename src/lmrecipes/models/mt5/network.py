@@ -92,7 +92,7 @@ class MT5(nn.Module):
 
     recompute = False
     """Whether the backward pass computes layers again, instead of keeping what is in them."""
-    prompt: nn.Module | None = None
+    prompt: nn.Module | None
     """Makes vectors that stand before every input (virtual tokens, D)."""
 
     def __init__(self, config: MT5Config) -> None:
@@ -103,6 +103,7 @@ class MT5(nn.Module):
         self.embedding = nn.Embedding(config.n_embeddings, config.d_model)
         self.encoder = Stack(config, causal=False)
         self.decoder = Stack(config, causal=True)
+        self.register_module("prompt", None)
         if config.is_google:
             self.head = Linear(config.d_model, config.n_embeddings, bias=False)
         else:

@@ -71,9 +71,7 @@ class Pairs(LightningDataModule):
     def evidence(self, split, output):
         return {
             f"q{number}": Evidence((Candidate(Letters().decode(ids), score, 0.0),))
-            for number, ids, score in zip(
-                output.questions.tolist(), output.tokens.tolist(), output.scores.tolist(), strict=True
-            )
+            for number, ids, score in zip(*(values.tolist() for values in output), strict=True)
         }
 
 
@@ -198,6 +196,13 @@ def test_only_what_is_tuned_changes_and_is_saved_and_it_loads_onto_its_base(kind
     (result,) = again_trainer.test(again, datamodule=other, ckpt_path=tmp_path / "tuned.ckpt", verbose=False)
     (expected,) = trainer(tmp_path).test(made, datamodule=other, verbose=False)
     assert result == expected
+
+
+def test_a_base_that_is_nowhere_else_is_saved_and_warned_of(tmp_path):
+    made = module(tuning=KINDS["lora"])
+    with pytest.warns(UserWarning, match="lora, but the network beside it has learned nothing"):
+        trainer(tmp_path, max_steps=1).fit(made, datamodule=Pairs())
+    assert made.state_dict().keys() >= {f"network.{name}" for name, _ in made.network.named_parameters()}
 
 
 def test_a_base_that_is_gone_is_named(tmp_path):

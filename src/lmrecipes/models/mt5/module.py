@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -116,7 +117,14 @@ class MT5Module(LightningModule):
             folders.load_published(self.network, self._pretrained)
         if tuning.in_part and tuning.base is not None:
             load_base(self.network, tuning.base)
-        tune(self.network, tuning)
+        has_base = self._pretrained is not None or tuning.base is not None
+        if tuning.in_part and not has_base and begins(self):
+            warnings.warn(
+                f"model.tuning.kind is {tuning.kind}, but the network beside it has learned nothing: give a base "
+                f"with --init_from RUN",
+                stacklevel=2,
+            )
+        tune(self.network, tuning, has_base=has_base)
 
     def adopt(self, found: Mapping[str, Tensor], given: str) -> dict[str, Tensor]:
         """The weights to begin with of another run: all of them, or none where they are the base already.

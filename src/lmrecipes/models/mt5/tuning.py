@@ -102,8 +102,14 @@ class LoraLinear(Linear):
         return super().forward(x) + linear(linear(x, self.down), self.up) * self.scale
 
 
-def tune(network: MT5, tuning: Tuning) -> None:
-    """Freezes the network and adds what is trained; from now on its `state_dict` holds only that."""
+def tune(network: MT5, tuning: Tuning, *, has_base: bool) -> None:
+    """Freezes the network and adds what is trained.
+
+    Args:
+        network: with the base's weights.
+        tuning: what is trained; with `full` nothing happens.
+        has_base: whether the base is kept elsewhere: from now on `state_dict` then holds only what is added.
+    """
     if not tuning.in_part:
         return
     frozen = {name for name, _ in network.named_parameters()}
@@ -118,6 +124,9 @@ def tune(network: MT5, tuning: Tuning) -> None:
             for name in ("query", "value"):
                 if isinstance(layer := getattr(module, name, None), nn.Linear):
                     setattr(module, name, LoraLinear(layer, tuning.rank, tuning.alpha / tuning.rank))
+
+    if not has_base:
+        return
 
     def leave_out(_: nn.Module, state: dict[str, Any], prefix: str, __: Any) -> None:
         for name in frozen:

@@ -11,12 +11,13 @@ from lmrecipes.data.sentencepiece_file import PieceModel
 
 _SPECIAL = ("<pad>", "</s>", "<unk>")
 _BYTES = tuple(f"<0x{i:02X}>" for i in range(256))
-# Rounded so far that the order in which threads add up does not show.
 _DIGITS = 4
 
 
 def learn_pieces(texts: Sequence[str], vocab_size: int, character_coverage: float) -> PieceModel:
     """Pieces of texts, with bytes for the characters that are too rare to be pieces.
+
+    Of pieces that are equally good another one may be taken the next time: a vocabulary is learned once and kept.
 
     Args:
         texts: what to learn from.

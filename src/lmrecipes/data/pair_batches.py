@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lmrecipes.batches import TextPairBatch
 from lmrecipes.data.counter_random import keys, permuted
-from lmrecipes.data.mixture import Mixture
+from lmrecipes.data.interleaving import Interleaving
 from lmrecipes.data.pair_packing import Rows
 from lmrecipes.data.ranks import DataRank
 from lmrecipes.data.sentencepiece import SentencePiece
@@ -132,23 +132,22 @@ class PairTrainingBatches:
     """A rank's micro-batches: number k is chunk k % n_chunks of step k // n_chunks, counted on from epoch to epoch.
 
     A step has the same rows with the same spans however many ranks and chunks it is spread over. Rows are drawn without
-    a gap: what does not fill the last step of an epoch begins the first of the next, so that each row of a language is
-    read once before any is read again.
+    a gap: an epoch is only so many steps as there are rows for, and the next goes on behind it.
     """
 
     def __init__(
-        self, corruptor: Corruptor, mixture: Mixture, *, batch_size: int, place: DataRank, n_chunks: int
+        self, corruptor: Corruptor, order: Interleaving, *, batch_size: int, place: DataRank, n_chunks: int
     ) -> None:
         """Settles the sizes.
 
         Args:
             corruptor: the rows.
-            mixture: which of them come when.
+            order: which of them come when.
             batch_size: rows of a step over all ranks and chunks.
             place: this rank among those that read different data.
             n_chunks: micro-batches of a step.
         """
-        self._corruptor, self._mixture = corruptor, mixture
+        self._corruptor, self._order = corruptor, order
         self._batch_size, self._n_chunks = batch_size, n_chunks
         share = batch_size // place.size
         self._size = share // n_chunks
@@ -156,7 +155,7 @@ class PairTrainingBatches:
 
     def __len__(self) -> int:
         """Micro-batches of an epoch."""
-        return max(len(self._mixture) // self._batch_size, 1) * self._n_chunks
+        return max(len(self._corruptor) // self._batch_size, 1) * self._n_chunks
 
     def batch(self, k: int) -> TextPairBatch:
         """Micro-batch number k, counted from the beginning of training."""
@@ -166,12 +165,7 @@ class PairTrainingBatches:
 
     def numbers(self, draws: Ints) -> Ints:
         """Which rows are drawn, in draws counted from the beginning of training."""
-        epochs, places = np.divmod(draws, len(self._mixture))
-        found = np.empty_like(draws)
-        for epoch in np.unique(epochs).tolist():
-            within = epochs == epoch
-            found[within] = self._mixture.draw(epoch, places[within])
-        return found
+        return self._order.draw(draws)
 
     def text_tokens(self, first_step: int, end: int, n_languages: int) -> Ints:
         """Tokens of text by language that all ranks together read in steps from one to before another."""

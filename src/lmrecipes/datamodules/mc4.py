@@ -21,7 +21,7 @@ from lmrecipes.data.documents import EMBEDDED_LANGUAGE, DocumentSource
 from lmrecipes.data.embedded_languages import LANGUAGES
 from lmrecipes.data.examples import Examples
 from lmrecipes.data.flaws import OnMalformedLine
-from lmrecipes.data.mixture import Mixture
+from lmrecipes.data.interleaving import Interleaving
 from lmrecipes.data.pair_batches import Corruptor, PairEvaluationBatches, PairTrainingBatches
 from lmrecipes.data.pair_packing import Packing, Rows, index_rows
 from lmrecipes.data.prepare_examples import ALL, Share
@@ -245,12 +245,9 @@ class MC4DataModule(PreparedDocuments):
         place = data_rank(self.trainer)
         n_chunks = self.batch_plan.accumulation(place.size)
         corruptor = self.corruptor("train")
-        counts = np.asarray(corruptor.rows.counts)
-        # In an epoch as many rows are drawn as there are, a small language's several times.
-        weights = self.shares() * counts.sum() / counts
-        mixture = Mixture(counts.tolist(), weights.tolist(), self.seed)
+        order = Interleaving(corruptor.rows.counts, self.shares().tolist(), self.seed)
         return PairTrainingBatches(
-            corruptor, mixture, batch_size=self.batch_plan.global_batch_size, place=place, n_chunks=n_chunks
+            corruptor, order, batch_size=self.batch_plan.global_batch_size, place=place, n_chunks=n_chunks
         )
 
     def tokens_by_language(self, first_step: int, end: int) -> dict[str, int]:

@@ -20,39 +20,36 @@ from lmrecipes.optim import build_optimizer
 from lmrecipes.runtime import tune_process
 from reporting import write_json
 
-V, D, N, H, FF = 250112, 512, 6, 64, 1024
+D, N, H, FF = 512, 6, 64, 1024
 INPUT, TARGET = 512, 128
-SENTINELS = np.arange(250099, 249999, -1, dtype=np.uint32)
 CORRUPTION = SpanCorruption(spans="google")
 
 
-def documents(n, seed=0):
+def documents(n, vocab_size):
     """Lengths as web pages have them (median 200 tokens, a long tail), tokens by frequency."""
-    generator = np.random.default_rng(seed)
+    generator = np.random.default_rng(0)
     lengths = np.clip(np.exp(generator.normal(np.log(200), 0.9, n)), 16, 2000).astype(int)
-    return [(generator.zipf(1.2, length) % 249_000 + 3).astype(np.uint32) for length in lengths]
+    return [(generator.zipf(1.2, length) % (vocab_size - 200) + 3).astype(np.uint32) for length in lengths]
 
 
-def pairs_of(texts):
+def pairs_of(texts, vocab_size):
     """Corrupted texts, none longer than a row has room for."""
     longest = CORRUPTION.longest_text(INPUT, TARGET)
     pieces = [text[i : i + longest] for text in texts for i in range(0, len(text), longest)]
     bounds = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])])
+    sentinels = np.arange(vocab_size - 13, vocab_size - 113, -1, dtype=np.uint32)
     numbers = keys(0, np.arange(len(pieces)))
-    return corrupt_pieces(np.concatenate(pieces), bounds, CORRUPTION, numbers, sentinels=SENTINELS, eos_id=1)
+    return corrupt_pieces(np.concatenate(pieces), bounds, CORRUPTION, numbers, sentinels=sentinels, eos_id=1)
 
 
 class Ours:
     """Packed rows."""
 
-    def __init__(self, layers, family):
+    def __init__(self, layers, vocab_size, family):
         torch.manual_seed(0)
         positions = "relative" if family == "google" else "learned"
-        self.model = MT5(
-            MT5Config(
-                family=family, positions=positions, vocab_size=V, n_layers=layers, dropout=0.0, attention_dropout=0.0
-            )
-        )
+        sizes = {"vocab_size": vocab_size, "n_layers": layers, "dropout": 0.0, "attention_dropout": 0.0}
+        self.model = MT5(MT5Config(family=family, positions=positions, **sizes))
         make = lambda p: torch.optim.AdamW(p, lr=1e-4)  # noqa: E731
         self.optimizer = build_optimizer(make, self.model.parameters(), fused=True)
 
@@ -85,11 +82,11 @@ class Ours:
 class Transformers:
     """A pair a row, padded to the longest of the batch."""
 
-    def __init__(self, layers):
+    def __init__(self, layers, vocab_size):
         torch.manual_seed(0)
-        sizes = {"vocab_size": V, "d_model": D, "d_kv": H, "d_ff": FF, "num_heads": N, "num_layers": layers}
+        sizes = {"vocab_size": vocab_size, "d_model": D, "d_kv": H, "d_ff": FF, "num_heads": N, "num_layers": layers}
         self.model = transformers.MT5ForConditionalGeneration(transformers.MT5Config(dropout_rate=0.0, **sizes))
-        self.model.lm_head.weight = torch.nn.Parameter(torch.randn(V, D) * D**-0.5)
+        self.model.lm_head.weight = torch.nn.Parameter(torch.randn(vocab_size, D) * D**-0.5)
         self.model.train()
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=1e-4)
 
@@ -123,13 +120,14 @@ def step(run, batch, bf16):
     return loss.item()
 
 
-def made(name, layers):
-    return Transformers(layers) if name == "transformers" else Ours(layers, name.removeprefix("lmrecipes "))
+def made(name, options):
+    sizes = (options.layers, options.vocab_size)
+    return Transformers(*sizes) if name == "transformers" else Ours(*sizes, name.removeprefix("lmrecipes "))
 
 
 def train(options):
-    pairs = pairs_of(documents(60 * options.rows * (options.steps + 2) // 4))
-    runs = {name: made(name, options.layers) for name in options.kinds}
+    pairs = pairs_of(documents(15 * options.rows * (options.steps + 2), options.vocab_size), options.vocab_size)
+    runs = {name: made(name, options) for name in options.kinds}
     batches = {name: run.batches(pairs, options.rows) for name, run in runs.items()}
     speeds = {name: [] for name in runs}
     for k in range(options.steps + 1):
@@ -153,12 +151,12 @@ def train(options):
 def write(options):
     """Seconds to write 20 tokens for inputs of 60, as published."""
     ours, theirs = (
-        made("lmrecipes google", options.layers).model.eval(),
-        made("transformers", options.layers).model.eval(),
+        made("lmrecipes google", options).model.eval(),
+        made("transformers", options).model.eval(),
     )
     found = {}
     for rows in options.write_rows:
-        ids = torch.randint(3, 250_000, (rows, 60))
+        ids = torch.randint(3, options.vocab_size - 200, (rows, 60))
         calls = {
             "lmrecipes google": lambda ids=ids: generate(
                 ours, ids, ids.clamp(max=1), 0, -1, Decoding(max_new_tokens=20)
@@ -180,6 +178,7 @@ def write(options):
 def peak_memory(name, options):
     """MiB at most of a process that makes two steps of one kind."""
     words = [sys.executable, __file__, "--kinds", name, "--steps=1", f"--layers={options.layers}", "--peak"]
+    words.append(f"--vocab_size={options.vocab_size}")
     words += [f"--rows={options.rows}", *(["--bf16"] if options.bf16 else [])]
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
@@ -190,6 +189,7 @@ def main():
     parser.add_argument("--steps", type=int, default=5, help="measured steps of each")
     parser.add_argument("--rows", type=int, default=8, help="rows of a batch")
     parser.add_argument("--layers", type=int, default=8, help="layers of encoder and decoder; 8 are the 170M size")
+    parser.add_argument("--vocab_size", type=int, default=250112, help="tokens of the vocabulary")
     parser.add_argument("--write_rows", type=int, nargs="*", default=[1, 8], help="texts written at once")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     kinds = ["transformers", "lmrecipes google", "lmrecipes nemo"]

@@ -12,6 +12,7 @@ from lmrecipes.cli import open_recipe
 from lmrecipes.data.sources import Folder
 from lmrecipes.models.common import tiny as tiny_sizes
 from lmrecipes.models.electra import ElectraConfig, ReaderConfig
+from lmrecipes.models.mt5 import MT5Config
 from lmrecipes.models.transformer_xl import TransformerXLConfig
 from lmrecipes.rehearsal import Spread, full_size_on_cpu, n_devices, shrink, smallest_spread
 from lmrecipes.strategies import FSDP2Strategy
@@ -19,6 +20,7 @@ from lmrecipes.strategies import FSDP2Strategy
 pytestmark = pytest.mark.filterwarnings("ignore")
 # What of a configuration is made small beside the sizes that every model has.
 CHANGED = {
+    MT5Config: {"vocab_size", "vocab_multiple", "n_buckets", "max_distance"},
     TransformerXLConfig: {"vocab_size", "cutoffs"},
     ElectraConfig: {"vocab_size", "d_embedding", "generator_size", "generator_d_head"},
     ReaderConfig: {"vocab_size", "d_embedding"},
@@ -45,7 +47,9 @@ def test_every_recipe_is_sound_in_full_size_and_in_small(name, tmp_path):
     assert ranks == settings["trainer"]["devices"] * settings["trainer"]["num_nodes"]
     assert all(plan.segmenting(split).batch_size % ranks == 0 for split in ("val", "test"))
     spread = smallest_spread(built.trainer.strategy, settings["trainer"]["strategy"], ranks, 1)
-    assert spread.devices == min(ranks, 2)
+    # Two along each axis.
+    splits_layers = "tensor_parallel_size" in str(settings["trainer"]["strategy"])
+    assert spread.devices == min(ranks, 2) * (2 if splits_layers else 1)
     small = shrink(settings, spread, 1, tmp_path / "text", tmp_path / "cache")
     assert settings == before
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))

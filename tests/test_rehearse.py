@@ -27,7 +27,7 @@ def shapes():
             model, trainer = recipe["model"], recipe["trainer"]
             sizes = model["init_args"]["config"]
             clusters = (bool(sizes.get("cutoffs")), sizes.get("div_val", 1) > 1)
-            kind = (model["class_path"], trainer.get("strategy"), trainer["devices"] > 1, *clusters)
+            kind = (model["class_path"], str(trainer.get("strategy")), trainer["devices"] > 1, *clusters)
             first.setdefault(kind, name)
     return sorted(first.values())
 

@@ -117,6 +117,18 @@ class TextPairBatch(NamedTuple):
     """Number of each row's first pair in its split, int64 of shape (rows,); evaluation has one pair a row."""
 
 
+class WrittenTexts(NamedTuple):
+    """What a network writes for the rows of a TextPairBatch: an evaluation step hands this over."""
+
+    questions: Tensor
+    """Number of each row's question, as the batch has it, int64 of shape (rows,); -1 for one that only fills up."""
+    tokens: Tensor
+    """Written tokens without the one that decoding starts with, int64 of shape (rows, length); what stands behind the
+    first end of a text does not count."""
+    scores: Tensor
+    """Log-probability of each text, of shape (rows,)."""
+
+
 @dataclass(frozen=True)
 class TextStatistics:
     """Size of a text in several units."""
@@ -179,6 +191,8 @@ class BatchPlan:
     """Largest relative distance told apart (0: no limit)."""
     same_length: bool = False
     """Whether every token sees the same number of tokens, mem_len, before itself."""
+    target_len: int | None = None
+    """Tokens of a target text at most, of an encoder and decoder; left out, a quarter of seq_len, as published."""
     val: EvalBatchPlan = field(default_factory=EvalBatchPlan)
     """How validation text is cut."""
     test: EvalBatchPlan = field(default_factory=EvalBatchPlan)
@@ -198,11 +212,18 @@ class BatchPlan:
                 raise ValueError(f"batch.{name} is {getattr(self, name)}; it must be 0 or more")
         if self.micro_batch_size is not None and self.micro_batch_size < 1:
             raise ValueError(f"batch.micro_batch_size is {self.micro_batch_size}; it must be 1 or more")
+        if self.target_len is not None and self.target_len < 1:
+            raise ValueError(f"batch.target_len is {self.target_len}; it must be 1 or more")
         for split, plan in (("val", self.val), ("test", self.test)):
             for name, least in (("batch_size", 1), ("seq_len", 1), ("mem_len", 0), ("clamp_len", 0)):
                 value = getattr(plan, name)
                 if value is not None and value < least:
                     raise ValueError(f"batch.{split}.{name} is {value}; it must be {least} or more")
+
+    @property
+    def most_targets(self) -> int:
+        """Tokens of a target text at most."""
+        return max(self.seq_len // 4, 1) if self.target_len is None else self.target_len
 
     def accumulation(self, world_size: int) -> int:
         """Passes per optimizer step on each of `world_size` devices.

@@ -133,9 +133,9 @@ class RecipeCLI(LightningCLI):
         if self.command == "predict":
             parser.add_argument("--question", type=str | None, help="A question, for a model that answers such.")
             parser.add_argument("--context", type=str | None, help="The text that has its answer.")
-            parser.add_argument("--max_new_tokens", type=int, default=50, help="Tokens to generate.")
-            parser.add_argument("--temperature", type=float, default=1.0, help="0 takes the likeliest token.")
-            parser.add_argument("--top_k", type=int, default=0, help="Draw from the k likeliest; 0: from all.")
+            parser.add_argument("--max_new_tokens", type=int | None, help="Tokens to generate at most.")
+            parser.add_argument("--temperature", type=float | None, help="0 takes the likeliest token.")
+            parser.add_argument("--top_k", type=int | None, help="Draw from the k likeliest; 0: from all.")
         # These are no part of a run's saved configuration.
         self.steering = {action.dest for action in parser._actions} - before
 
@@ -181,6 +181,7 @@ class RecipeCLI(LightningCLI):
             self.resumed = self.command == "fit"
             os.environ[runs.RUN_DIR_VARIABLE] = str(self.run_dir)
         self._settle_vocabulary()
+        self._settle_base()
 
     def _settle_vocabulary(self) -> None:
         """Who begins with a run's weights reads text with its vocabulary, if the recipe names none.
@@ -198,6 +199,12 @@ class RecipeCLI(LightningCLI):
             saved = runs.find_run(source, root=Path(self.config.runs_root)) / runs.VOCABULARY
             if saved.is_dir():
                 arguments.vocabulary_dir = str(saved.resolve())
+
+    def _settle_base(self) -> None:
+        """Who trains few parameters beside a run's network has the rest from there, now and whenever it is used."""
+        tuning = self.config.model.get("init_args", {}).get("tuning") if "model" in self.config else None
+        if tuning is not None and tuning.kind != "full" and tuning.base is None and self.config.get("init_from"):
+            tuning.base = str(self.weights_from().resolve())
 
     def _keep_vocabulary(self) -> None:
         """An evaluation reads text with the vocabulary that the run was trained with, whatever the text is now."""

@@ -1,6 +1,5 @@
 """Sentences end where a reader would end them, and nothing but white space is lost."""
 
-# ruff: noqa: RUF001  (punctuation of many scripts, some of which looks alike)
 import os
 import re
 from pathlib import Path

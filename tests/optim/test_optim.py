@@ -6,7 +6,16 @@ import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 
-from lmrecipes.optim import LAMB, Constant, Cosine, InverseSquareRoot, Linear, StepSchedule, build_optimizer
+from lmrecipes.optim import (
+    LAMB,
+    Constant,
+    Cosine,
+    InverseSquareRoot,
+    Linear,
+    StepSchedule,
+    WarmupAnnealing,
+    build_optimizer,
+)
 
 
 def naive_lamb(w, m, v, g, lr, b1, b2, eps, decay):
@@ -85,3 +94,22 @@ def test_a_fused_optimizer_is_clipped_under_bf16_mixed():
     params[0].grad = torch.tensor([3.0, 4.0])
     MixedPrecision("bf16-mixed", "cpu").clip_gradients(optimizer, 1.0)
     torch.testing.assert_close(params[0].grad, torch.tensor([0.6, 0.8]))
+
+
+def test_nemos_rate_rises_without_reaching_the_top_and_falls_in_a_line():
+    rates = [WarmupAnnealing(warmup_share=0.01, min_lr=1e-5).lr(step, 1e-4, 1000) for step in range(1001)]
+    # lr (step + 1) / (warmup + 1) for the first tenth of a tenth, then from lr to min_lr.
+    assert rates[0] == pytest.approx(1e-4 / 11)
+    assert rates[9] == pytest.approx(1e-4 * 10 / 11)
+    assert rates[10] == 1e-4
+    assert rates[505] == pytest.approx((1e-4 + 1e-5) / 2)
+    assert rates[1000] == pytest.approx(1e-5)
+    with pytest.raises(ValueError, match="warmup_share is 1"):
+        WarmupAnnealing(warmup_share=1)
+
+
+def test_t5s_rate_stays_at_the_top_before_it_falls():
+    schedule = InverseSquareRoot(warmup_steps=10_000, rises=False)
+    assert [schedule.lr(step, 0.01, 0) for step in (0, 5000, 9999)] == [0.01] * 3
+    # 1 / sqrt(step), as published.
+    assert schedule.lr(40_000 - 1, 0.01, 0) == pytest.approx(40_000**-0.5)

@@ -32,6 +32,12 @@ def test_the_promised_recipes_are_there():
     assert {f"electra/{name}" for name in wanted | {"squad20_base", "squad20_large"}} == set(ELECTRA)
 
 
+def test_the_promised_recipes_of_mt5_are_there():
+    sizes = {"170m", "390m", "3b", "11b", "23b", "google_small", "tiny_mc4"}
+    tuned = {"tiny_squad", "xquad_170m", "xquad_390m", "squad_ptuning_390m", "xnli_3b"}
+    assert {f"mt5/{name}" for name in sizes | tuned} == {name for name in RECIPES if name.startswith("mt5/")}
+
+
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_fits_a_screen_and_says_what_it_is(name):
     text = collection.recipe_paths()[name].read_text()

@@ -1,8 +1,10 @@
 """One job per file: what is logged, kept, seeded and drawn around training."""
 
+from lmrecipes.callbacks.accuracy import TextAccuracy
 from lmrecipes.callbacks.answers import SquadAnswers
 from lmrecipes.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
 from lmrecipes.callbacks.fail_together import FailTogether, set_group_timeout
+from lmrecipes.callbacks.language_tokens import LanguageTokens
 from lmrecipes.callbacks.learning_rate import LearningRate
 from lmrecipes.callbacks.loss_guard import LossGuard, StoppedByLossGuard
 from lmrecipes.callbacks.monitors import CheckMonitors
@@ -22,6 +24,7 @@ __all__ = [
     "ContinueLog",
     "FailTogether",
     "KeepOptimizerSettings",
+    "LanguageTokens",
     "LastCheckpoint",
     "LearningRate",
     "LeftBySignal",
@@ -33,6 +36,7 @@ __all__ = [
     "SquadAnswers",
     "StepSeed",
     "StoppedByLossGuard",
+    "TextAccuracy",
     "Throughput",
     "Watchdog",
     "WeightsFrom",

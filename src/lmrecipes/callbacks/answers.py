@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmrecipes.data.answers import Answered, Evidence, answer, merged, write_answers
 from lmrecipes.data.squad import Question
-from lmrecipes.metrics.squad import Gold, squad11, squad20
+from lmrecipes.metrics.squad import LANGUAGES, Gold, exact_string_match, squad11, squad20
 
 
 @runtime_checkable
@@ -26,6 +26,10 @@ class Questions(Protocol):
     """Odds above which a question is left unanswered; None: never."""
     n_best: int
     """Candidates kept per question."""
+
+    @property
+    def writes_texts(self) -> bool:
+        """Whether answers are written, and so are also compared as they stand."""
 
     def questions(self, split: str) -> Sequence[Question]:
         """The questions of a split."""
@@ -43,10 +47,12 @@ class SquadAnswers(Callback):
     A model needs to know nothing of it: its step returns something, and the DataModule says what that means for which
     question. What is known of a question is put together over windows and over ranks before it is decided, once.
 
-    Logged are `squad/exact_match` and `squad/f1`; where questions may lack an answer also `squad/HasAns_*`,
-    `squad/NoAns_*`, and `squad/best_*`, the best that any threshold would give for `unthresholded_predictions.json`.
+    Logged are `squad/exact_match` and `squad/f1`, and of written answers `squad/exact_string_match`; of questions in
+    several languages the mean over languages, and each language's, as `squad/f1_de`. Where questions may lack an answer
+    also `squad/HasAns_*`, `squad/NoAns_*`, and `squad/best_*`, the best that any threshold would give for
+    `unthresholded_predictions.json`.
     `answers/<split>/` of the run has predictions.json, nbest_predictions.json and null_odds.json as the official
-    scripts read and write them.
+    scripts read and write them, of several languages in a folder each.
     """
 
     def __init__(self) -> None:
@@ -113,8 +119,8 @@ class SquadAnswers(Callback):
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes."""
         data = _questions_of(trainer)
-        self.answered = self._answers(data, "predict")
-        _write(trainer, "predict", self.answered, data.may_lack("predict"))
+        self.answered, questions = self._answers(data, "predict"), data.questions("predict")
+        _write(trainer, "predict", self.answered, data.may_lack("predict"), questions)
 
     def _note(self, trainer: Trainer, split: str, outputs: Any) -> None:
         if outputs is None:
@@ -137,18 +143,54 @@ class SquadAnswers(Callback):
         data = _questions_of(trainer)
         questions, may_lack = data.questions(split), data.may_lack(split)
         answered = self.answered = self._answers(data, split)
-        golds = [Gold(q.id, tuple(a.text for a in q.answers)) for q in questions if q.id in answered]
-        if not golds:
+        asked = [question for question in questions if question.id in answered]
+        if not asked:
             raise ValueError(f"SquadAnswers: no question of {split} was answered")
-        figures = squad_figures(golds, answered, may_lack=may_lack, language=data.language)
+        figures = figures_by_language(
+            asked, answered, may_lack=may_lack, language=data.language, written=data.writes_texts
+        )
         # Of all ranks already; in float64, for figures to the last digit.
         logged = {f"squad/{name}": torch.tensor(value, dtype=torch.float64) for name, value in figures.items()}
         module.log_dict(logged, batch_size=1)
         if getattr(trainer, "sanity_checking", False):
             return
-        if len(golds) < len(questions):
-            warnings.warn(f"squad figures are of {len(golds)} of {len(questions)} {split} questions", stacklevel=2)
-        _write(trainer, split, answered, may_lack)
+        if len(asked) < len(questions):
+            warnings.warn(f"squad figures are of {len(asked)} of {len(questions)} {split} questions", stacklevel=2)
+        _write(trainer, split, answered, may_lack, questions)
+
+
+def figures_by_language(
+    questions: Sequence[Question],
+    answered: Mapping[str, Answered],
+    *,
+    may_lack: bool,
+    language: str | None = None,
+    written: bool = False,
+) -> dict[str, float]:
+    """Figures under the names that are logged, without their prefix: of each language, and their mean over languages.
+
+    Args:
+        questions: with what their language is, where there are several.
+        answered: by question's id.
+        may_lack: whether they are evaluated as SQuAD 2.0.
+        language: of all questions; see `metrics.squad.normalizer`.
+        written: whether answers are also compared as they stand.
+    """
+    by_language: dict[str, list[Question]] = {}
+    for question in questions:
+        by_language.setdefault(question.language, []).append(question)
+    found: dict[str, dict[str, float]] = {}
+    for code, asked in by_language.items():
+        golds = [Gold(q.id, tuple(a.text for a in q.answers)) for q in asked]
+        normalized = (code if code in LANGUAGES else None) if code else language
+        own = {q.id: answered[q.id] for q in asked}
+        found[code] = squad_figures(golds, own, may_lack=may_lack, language=normalized)
+        if written:
+            found[code]["exact_string_match"] = exact_string_match(golds, {id: a.text for id, a in own.items()})
+    if list(found) == [""]:
+        return found[""]
+    mean = {name: sum(of[name] for of in found.values()) / len(found) for name in next(iter(found.values()))}
+    return mean | {f"{name}_{code}": value for code, of in found.items() for name, value in of.items()}
 
 
 def squad_figures(
@@ -191,6 +233,17 @@ def _of_all_ranks(own: Mapping[str, Evidence], n_best: int) -> Mapping[str, Evid
     return merged(found, n_best)
 
 
-def _write(trainer: Trainer, split: str, answered: Mapping[str, Answered], may_lack: bool) -> None:
-    if trainer.is_global_zero and not getattr(trainer, "fast_dev_run", False):
-        write_answers(Path(trainer.default_root_dir) / "answers" / split, answered, may_lack=may_lack)
+def _write(
+    trainer: Trainer, split: str, answered: Mapping[str, Answered], may_lack: bool, questions: Sequence[Question]
+) -> None:
+    if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+        return
+    folder = Path(trainer.default_root_dir) / "answers" / split
+    by_language: dict[str, dict[str, Answered]] = {}
+    for question in questions:
+        if question.id in answered:
+            # In its own language's files a question has its own id.
+            own = question.id.removeprefix(f"{question.language}:") if question.language else question.id
+            by_language.setdefault(question.language, {})[own] = answered[question.id]
+    for code, found in by_language.items():
+        write_answers(folder / code if code else folder, found, may_lack=may_lack)

@@ -1,7 +1,8 @@
-"""`lmrecipes predict`: continues given texts, or answers questions, with a run's model."""
+"""`lmrecipes predict`: continues texts with a run's model, fills their blanks, or answers questions."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,42 +15,75 @@ from lmrecipes.cli import RecipeCLI, open_recipe
 from lmrecipes.commands.say import say, short
 from lmrecipes.commands.trained import load_trained, texts_of
 from lmrecipes.data.squad import Question, read_squad
-from lmrecipes.models.common.generation import PromptBatch, Sampling
+from lmrecipes.models.common.generation import PromptBatch
 
 
 def run(argv: list[str]) -> int:
-    """Prints each text with its continuation, or the answers to questions."""
+    """Prints what the model writes for each text, in the form that the model gives it, or the answers to questions."""
     cli = open_recipe("predict", argv)
-    if hasattr(cli.datamodule, "ask"):
+    asks, writes = hasattr(cli.datamodule, "ask"), hasattr(cli.model, "sampling")
+    if asks and not (writes and cli.config.text is not None):
         return _answer(cli)
     for name in ("question", "context"):
+        if cli.config[name] is not None and asks:
+            raise ValueError(f"--{name} and --text are both given; give --question and --context, or --text")
         if cli.config[name] is not None:
             raise ValueError(f"--{name} is for a model that answers questions; {type(cli.model).__name__} takes --text")
-    return _continue(cli)
+    return _write(cli)
 
 
-def _continue(cli: RecipeCLI) -> int:
+def _write(cli: RecipeCLI) -> int:
     texts = texts_of(cli)
-    sampling = Sampling(
-        max_new_tokens=cli.config.max_new_tokens, temperature=cli.config.temperature, top_k=cli.config.top_k
-    )
+    if not hasattr(cli.model, "sampling"):
+        raise ValueError(f"{type(cli.model).__name__} writes no text; predict is for models that do")
+    sampling = _sampling(cli)
     trained = load_trained(cli)
-    if not hasattr(trained.module, "sampling"):
-        raise ValueError(f"lmrecipes predict continues texts, and {type(trained.module).__name__} cannot")
     trained.module.sampling = sampling
-    nothing = len(trained.vocabulary.encode(""))
-    prompts = [PromptBatch(torch.tensor([trained.vocabulary.encode(text)])) for text in texts]
-    if any(prompt.input_ids.shape[1] <= nothing for prompt in prompts):
-        raise ValueError("the text has no token to continue")
+    ask, show = getattr(trained.module, "prompt", _prompt), getattr(trained.module, "shown", _shown)
+    prompts = [PromptBatch(torch.tensor([ask(text, trained.vocabulary)])) for text in texts]
     loader: DataLoader[PromptBatch] = DataLoader(prompts, batch_size=None)  # type: ignore[arg-type]
-    for ids in _trainer(cli).predict(trained.module, loader) or []:
-        say(trained.vocabulary.decode(ids[0].tolist()).strip())
+    for text, output in zip(texts, _trainer(cli).predict(trained.module, loader) or [], strict=True):
+        say(show(text, trained.vocabulary, output))
     return 0
 
 
+def _sampling(cli: RecipeCLI) -> Any:
+    """How the model writes, with what the command line says otherwise; None of one that does not write.
+
+    Raises:
+        ValueError: for what cannot be, before anything is loaded.
+    """
+    names = ("max_new_tokens", "temperature", "top_k")
+    given = {name: value for name in names if (value := cli.config[name]) is not None}
+    if hasattr(cli.model, "sampling"):
+        return replace(cli.model.sampling, **given)
+    for name in given:
+        raise ValueError(f"--{name} is for a model that writes texts, and {type(cli.model).__name__} does not")
+    return None
+
+
+def _prompt(text: str, vocabulary: Any) -> list[int]:
+    """A text as the beginning of one.
+
+    Raises:
+        ValueError: if nothing is left of it.
+    """
+    ids: list[int] = vocabulary.encode(text)
+    if len(ids) <= len(vocabulary.encode("")):
+        raise ValueError("the text has no token to continue")
+    return ids
+
+
+def _shown(text: str, vocabulary: Any, ids: torch.Tensor) -> str:
+    """The text with its continuation."""
+    return str(vocabulary.decode(ids[0].tolist())).strip()
+
+
 def _answer(cli: RecipeCLI) -> int:
-    questions = _questions(cli)
+    questions, sampling = _questions(cli), _sampling(cli)
     trained = load_trained(cli)
+    if sampling is not None:
+        trained.module.sampling = sampling
     cli.datamodule.evaluate_with(trained.vocabulary, "predict")
     cli.datamodule.ask(questions)
     answers = SquadAnswers()

@@ -8,7 +8,7 @@ from typing import Any
 from lmrecipes.cli import RecipeCLI, open_recipe
 from lmrecipes.commands.say import say
 from lmrecipes.data.prepare_examples import Share
-from lmrecipes.datamodules import DocumentsDataModule
+from lmrecipes.datamodules.prepared_documents import PreparedDocuments
 
 
 def run(argv: list[str]) -> int:
@@ -31,7 +31,7 @@ def _parts(cli: RecipeCLI) -> dict[str, Any]:
     """
     shard, workers = cli.config.shard, cli.config.workers
     asked = {"--shard": shard, "--workers": workers}
-    if not isinstance(cli.datamodule, DocumentsDataModule):
+    if not isinstance(cli.datamodule, PreparedDocuments):
         for option, value in asked.items():
             if value is not None:
                 raise ValueError(f"{option} is {value}, but this data is prepared in one piece; leave it out")

@@ -23,7 +23,7 @@ class Described(Protocol):
 
 
 class Vocabularies(Protocol):
-    """Which vocabulary to make: `Tokenizing` or `WordPieceSettings`."""
+    """Which vocabulary to make: `Tokenizing`, `WordPieceSettings` or `SentencePieceSettings`."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 

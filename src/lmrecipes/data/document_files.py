@@ -7,8 +7,11 @@ import json
 import zlib
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+from lmrecipes.data.flaws import EMPTY, Flaws
 
 Boundaries = Literal["line", "blank_line", "file"]
 ENDINGS = (".txt", ".jsonl", ".json", ".parquet")
@@ -68,7 +71,9 @@ def spans(name: str, path: Path | None, size: int, boundaries: Boundaries, targe
         yield Span(name, end * i // n, end * (i + 1) // n if i + 1 < n or not whole else -1)
 
 
-def read_documents(path: Path, span: Span, boundaries: Boundaries, key: str) -> Iterator[str]:
+def read_documents(
+    path: Path, span: Span, boundaries: Boundaries, key: str, flaws: Flaws | None = None
+) -> Iterator[str]:
     """Documents that begin in a span of a file.
 
     Args:
@@ -76,14 +81,16 @@ def read_documents(path: Path, span: Span, boundaries: Boundaries, key: str) -> 
         span: the part of it.
         boundaries: whether every line (or row) is a document, or empty ones stand between, or the file is one.
         key: key or column with the text, of JSON lines and parquet.
+        flaws: told of malformed lines; left out, they are refused.
 
     Raises:
         ValueError: for what is no text, with file and line.
     """
+    flaws = flaws or Flaws()
     if form(span.file) == ".parquet":
-        lines, midway = _rows(path, span, key), False
+        lines, midway = _rows(path, span, key, flaws), False
     else:
-        lines, midway = _lines(path, span, key if form(span.file) in (".json", ".jsonl") else None)
+        lines, midway = _lines(path, span, key if form(span.file) in (".json", ".jsonl") else None, flaws)
     with closing(lines):
         if boundaries == "line":
             for line in lines:
@@ -139,10 +146,10 @@ def _pieces(text: str) -> Iterator[str]:
         yield text
 
 
-def _lines(path: Path, span: Span, key: str | None) -> tuple[Generator[Line, None, None], bool]:
+def _lines(path: Path, span: Span, key: str | None, flaws: Flaws) -> tuple[Generator[Line, None, None], bool]:
     """Lines of a span and of what follows, and whether it may begin within a document."""
     if span.start == 0:
-        return _decoded(path, 0, span.end, key), False
+        return _decoded(path, 0, span.end, key, flaws), False
     with path.open("rb") as file:
         file.seek(span.start - 1)
         file.readline()
@@ -151,7 +158,7 @@ def _lines(path: Path, span: Span, key: str | None) -> tuple[Generator[Line, Non
         before = file.read(start - file.tell())
     # Without the end of the line before, and from its beginning on.
     line_before = before[:-1].rpartition(b"\n")[2]
-    return _decoded(path, start, span.end, key), bool(_content(line_before, key))
+    return _decoded(path, start, span.end, key, flaws), bool(_content(line_before, key))
 
 
 def _content(line: bytes, key: str | None) -> bytes | str:
@@ -163,7 +170,7 @@ def _content(line: bytes, key: str | None) -> bytes | str:
         return line
 
 
-def _decoded(path: Path, start: int, end: int, key: str | None) -> Generator[Line, None, None]:
+def _decoded(path: Path, start: int, end: int, key: str | None, flaws: Flaws) -> Generator[Line, None, None]:
     place = start
     with _opened(path) as file:
         if start:
@@ -171,20 +178,35 @@ def _decoded(path: Path, start: int, end: int, key: str | None) -> Generator[Lin
         try:
             for line in file:
                 beyond = 0 <= end <= place
-                try:
-                    text = line.decode("utf-8" if place else "utf-8-sig").rstrip("\r\n")
-                    if key is not None:
-                        text = _json_text(text, key) if text.strip() else ""
-                except UnicodeDecodeError as error:
-                    raise ValueError(f"{_at(path, place)} is not UTF-8 text: {error.reason}") from None
-                except ValueError as error:
-                    raise ValueError(f"{_at(path, place)} {error}") from None
-                yield Line(text, beyond)
+                if (text := _text(line, path, place, key, flaws)) is not None:
+                    yield Line(text, beyond)
                 place += len(line)
         except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as error:
             if path.suffix not in PACKED:
                 raise
-            raise ValueError(f"{path} is damaged or cut short ({error}); copy or download it again") from None
+            problem = (
+                f"{path} is damaged or cut short at byte {place:,} of its text ({error}); copy or download it again"
+            )
+            flaws.wrong("file cut short", problem)
+
+
+def _text(line: bytes, path: Path, place: int, key: str | None, flaws: Flaws) -> str | None:
+    """The text of a line that begins at a place of a file; None if it is malformed."""
+    try:
+        text = line.decode("utf-8" if place else "utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        flaws.wrong("line that is no UTF-8", f"{_at(path, place)} is not UTF-8 text: {error.reason}")
+        return None
+    if key is None or not text.strip():
+        return text if key is None else ""
+    try:
+        text = _json_text(text, key)
+    except ValueError as error:
+        flaws.wrong("malformed line", f"{_at(path, place)} {error}")
+        return None
+    if not text.strip():
+        flaws.note(EMPTY, lambda: _at(path, place))
+    return text
 
 
 def _opened(path: Path) -> Any:
@@ -228,7 +250,7 @@ def _text_of(value: Any, key: str) -> str:
     return value
 
 
-def _rows(path: Path, span: Span, key: str) -> Generator[Line, None, None]:
+def _rows(path: Path, span: Span, key: str, flaws: Flaws) -> Generator[Line, None, None]:
     """Rows of a parquet file: those of part `start` of `end` parts of its row groups."""
     import pyarrow
     import pyarrow.parquet
@@ -248,6 +270,10 @@ def _rows(path: Path, span: Span, key: str) -> Generator[Line, None, None]:
                 for value in batch.column(0).to_pylist():
                     number += 1
                     try:
-                        yield Line(_text_of(value, key), False)
+                        text = _text_of(value, key)
                     except ValueError as error:
-                        raise ValueError(f"{path}:{number} {error}") from None
+                        flaws.wrong("malformed row", f"{path}:{number} {error}")
+                        continue
+                    if not text.strip():
+                        flaws.note(EMPTY, partial("{}:{}".format, path, number))
+                    yield Line(text, False)

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import glob
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmrecipes.data.document_files import ENDINGS, PACKED, Boundaries, Span, form, read_documents, readable, spans
 from lmrecipes.data.embedded import PythonText
+from lmrecipes.data.embedded_languages import DIGEST, sentences_of
 from lmrecipes.data.embedded_squad import InventedPassages
+from lmrecipes.data.flaws import Flaws, OnMalformedLine
 from lmrecipes.data.hub import download, newest_commit, repository_files
 
 EMBEDDED: dict[str, type[PythonText] | type[InventedPassages]] = {"embedded": PythonText, "passages": InventedPassages}
+EMBEDDED_LANGUAGE = "embedded:"
 PART_BYTES = 32 << 20
+# Settings of a source that came later, its last ones.
+_ADDED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +32,8 @@ class DocumentSource:
     weight: float = 1.0
     """How often each of its examples is seen in an epoch; 2.5: twice, and half of them, each time others, once more."""
     path: str | None = None
-    """File, folder or pattern of local files: text, JSON lines (.jsonl, .json) or parquet; also .gz and .zst."""
+    """File, folder or pattern of local files: text, JSON lines (.jsonl, .json) or parquet; also .gz and .zst. Or
+    embedded:de and so on, for made-up sentences of a language."""
     repository: str | None = None
     """Repository on the Hugging Face hub with such files, such as wikimedia/wikipedia; unused with a path."""
     config: str | None = None
@@ -41,6 +47,12 @@ class DocumentSource:
     """Whether lines are broken within sentences, so that only an empty line ends a paragraph (books as text)."""
     key: str = "text"
     """Key or column that holds the text, of JSON lines and parquet."""
+    files_named: str | None = None
+    """Pattern that a repository's files must match, such as c4-de.tfrecord-*.json.gz; left out, those for training."""
+    max_files: int | None = None
+    """How many of a repository's files to read at most, the first ones; left out, all."""
+    on_malformed: OnMalformedLine = "refuse"
+    """What to do about lines that are no JSON, have no text, or are cut short: refuse with file and line, or skip."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be.
@@ -50,6 +62,8 @@ class DocumentSource:
         """
         if not self.weight > 0:
             raise ValueError(f"the weight of source {self.name} is {self.weight}; it must be above 0")
+        if self.max_files is not None and self.max_files < 1:
+            raise ValueError(f"max_files of source {self.name} is {self.max_files}; it must be 1 or more")
 
     def check(self) -> None:
         """Insists on a place to read from.
@@ -66,7 +80,13 @@ class DocumentSource:
     @property
     def local(self) -> Path | None:
         """Where its files are, if they are here."""
-        return None if self.path is None else Path(self.path).expanduser().absolute()
+        return None if self.path is None or self.embedded else Path(self.path).expanduser().absolute()
+
+    @property
+    def embedded(self) -> str | None:
+        """The language of its made-up sentences, if it has these."""
+        made_up = self.path is not None and self.path.startswith(EMBEDDED_LANGUAGE)
+        return str(self.path).removeprefix(EMBEDDED_LANGUAGE) if made_up else None
 
     @property
     def gone(self) -> bool:
@@ -80,6 +100,12 @@ class DocumentSource:
             ValueError: if there are no files.
         """
         settings = {name: value for name, value in asdict(self).items() if name not in ("path", "weight")}
+        for later in fields(self)[-_ADDED:]:
+            # What there was not always is said only where it is used: what was prepared before stays known.
+            if later.default is not MISSING and settings[later.name] == later.default:
+                del settings[later.name]
+        if self.embedded:
+            return settings | {"embedded": self.embedded, "digest": DIGEST}
         if self.local is not None:
             stats = {str(path.resolve()): path.stat() for path in self._local_files()}
             return settings | {"files": {name: [s.st_size, s.st_mtime_ns] for name, s in stats.items()}}
@@ -113,10 +139,16 @@ class DocumentSource:
         """Name, place (None: not here yet) and bytes of every file."""
         if self.local is not None:
             return [(str(path), path, path.stat().st_size) for path in self._local_files()]
-        if self.repository is not None:
-            listed = repository_files(self.repository, self.config, commit or self.revision)
-            return [(name, None, size) for name, size in listed if readable(name)]
-        return [(self.name, None, 1)]
+        if self.repository is not None and not self.embedded:
+            listed = repository_files(self.repository, self.config, commit or self.revision, self.files_named)
+            found: list[tuple[str, Path | None, int]] = [(name, None, size) for name, size in listed if readable(name)]
+            if not found:
+                raise ValueError(
+                    f"source {self.name}: {self.repository} ({self.config}) has no files named "
+                    f"{self.files_named or 'for training'}"
+                )
+            return found[: self.max_files]
+        return [(self.embedded or self.name, None, 1)]
 
     def parts(self, commit: str | None) -> Iterator[list[Span]]:
         """Its files in parts of about PART_BYTES, small files together.
@@ -141,12 +173,21 @@ class DocumentSource:
         if held:
             yield held
 
-    def read(self, part: Sequence[Span], commit: str | None) -> Iterator[list[str]]:
+    def read(self, part: Sequence[Span], commit: str | None, flaws: Flaws | None = None) -> Iterator[list[str]]:
         """Paragraphs of every document of a part.
+
+        Args:
+            part: what to read.
+            commit: of the hub.
+            flaws: told of malformed lines; left out, they are refused.
 
         Raises:
             ValueError: for what is no text, with file and line.
         """
+        if self.embedded:
+            for sentence in sentences_of(self.embedded):
+                yield [sentence]
+            return
         if self.local is None and self.repository is None:
             for _, paragraphs in EMBEDDED[self.name]().documents():
                 yield paragraphs
@@ -154,7 +195,7 @@ class DocumentSource:
         for span in part:
             local = self.local is not None
             path = Path(span.file) if local else download(str(self.repository), span.file, commit or self.revision)
-            for text in read_documents(path, span, self.boundaries(span.file), self.key):
+            for text in read_documents(path, span, self.boundaries(span.file), self.key, flaws):
                 yield self._paragraphs(text)
 
     def _paragraphs(self, text: str) -> list[str]:
@@ -204,6 +245,6 @@ class Corpus:
         pairs = zip(self.sources, self.commits, strict=True)
         return [Part(number, part) for number, (source, commit) in enumerate(pairs) for part in source.parts(commit)]
 
-    def read(self, part: Part) -> Iterator[list[str]]:
+    def read(self, part: Part, flaws: Flaws | None = None) -> Iterator[list[str]]:
         """Paragraphs of every document of a part."""
-        return self.sources[part.source].read(part.spans, self.commits[part.source])
+        return self.sources[part.source].read(part.spans, self.commits[part.source], flaws)

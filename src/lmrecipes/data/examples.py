@@ -98,12 +98,13 @@ class Examples:
         self.counts: list[int] = prepared.split(split)["examples"]
         """Examples of each source, which follow one another."""
         self._tokens = prepared.tokens(split)
-        self._starts = mapped(prepared.folder / f"{split}.starts.bin", np.int64)
+        self.starts = mapped(prepared.folder / f"{split}.starts.bin", np.int64)
+        """Where each example begins among the tokens, and where the last ends."""
         self._seconds = mapped(prepared.folder / f"{split}.seconds.bin", np.uint32)
 
     def __len__(self) -> int:
         """Examples."""
-        return len(self._starts) - 1
+        return len(self.starts) - 1
 
     def read(self, numbers: NDArray[np.int64], length: int = 0) -> tuple[NDArray[np.int64], ...]:
         """Tokens of examples, padded with 0; their types (1 in the second segment) and lengths.
@@ -112,8 +113,8 @@ class Examples:
             numbers: of the examples.
             length: to pad to; 0 pads to the longest, rounded up to a multiple of 8.
         """
-        starts = self._starts[numbers]
-        lengths = self._starts[numbers + 1] - starts
+        starts = self.starts[numbers]
+        lengths = self.starts[numbers + 1] - starts
         length = length or -(-int(lengths.max()) // 8) * 8
         columns = np.arange(length)
         there = columns < lengths[:, None]

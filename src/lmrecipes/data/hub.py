@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -104,27 +106,39 @@ def newest_commit(repository: str, revision: str | None) -> str | None:
         return None
 
 
-def repository_files(repository: str, config: str | None, commit: str | None) -> list[tuple[str, int]]:
+def repository_files(
+    repository: str, config: str | None, commit: str | None, named: str | None = None
+) -> list[tuple[str, int]]:
     """Names and sizes of a data set's files for training, as they are, without downloading them.
 
     Args:
         repository: name on the hub.
         config: folder of the repository; left out, all of it.
         commit: branch, tag or commit; left out, the newest.
+        named: pattern that the files' names in that folder must match; left out, those for training.
 
     Raises:
         ValueError: if the hub cannot be asked.
     """
-    from huggingface_hub import HfApi
-
+    folder = f"{config}/" if config else ""
     try:
-        found = HfApi().dataset_info(repository, revision=commit, files_metadata=True).siblings or []
+        listed = _listed(repository, commit)
     except Exception as error:
         raise ValueError(not_loaded(repository, config, commit, error, "a source's path")) from error
-    folder = f"{config}/" if config else ""
-    files = sorted((file.rfilename, int(file.size or 0)) for file in found if file.rfilename.startswith(folder))
+    files = [file for file in listed if file[0].startswith(folder)]
+    if named is not None:
+        return [file for file in files if fnmatchcase(file[0].removeprefix(folder), named)]
     training = [file for file in files if "train" in file[0].removeprefix(folder)]
     return training or files
+
+
+@cache
+def _listed(repository: str, commit: str | None) -> list[tuple[str, int]]:
+    """Names and sizes of all files, asked for once."""
+    from huggingface_hub import HfApi
+
+    found = HfApi().dataset_info(repository, revision=commit, files_metadata=True).siblings or []
+    return sorted((file.rfilename, int(file.size or 0)) for file in found)
 
 
 def download(repository: str, name: str, commit: str | None) -> Path:

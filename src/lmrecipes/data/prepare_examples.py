@@ -11,26 +11,26 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
+from lmrecipes.data.cache import Vocabularies
 from lmrecipes.data.document_files import Span
 from lmrecipes.data.documents import Corpus, DocumentSource, Part
 from lmrecipes.data.examples import ExampleWriter, join
+from lmrecipes.data.flaws import Flaws
 from lmrecipes.data.locks import locked
+from lmrecipes.data.making import Make, making
 from lmrecipes.data.prepare import Progress
 from lmrecipes.data.prepared import Prepared, find_prepared
-from lmrecipes.data.segments import build_segments, with_special_tokens
-from lmrecipes.data.sentences import split_sentences
 from lmrecipes.data.sources import SPLITS
-from lmrecipes.data.vocabularies import load_vocabulary
-from lmrecipes.data.word_cache import WordCache
-from lmrecipes.data.wordpiece import WordPiece, WordPieceSettings, load_wordpiece, train_wordpiece
+from lmrecipes.data.vocabularies import Vocabulary, load_vocabulary
 
 
 @dataclass(frozen=True)
@@ -58,13 +58,20 @@ class Share:
 ALL = Share(0, 1)
 
 
+class VocabularySettings(Vocabularies, Protocol):
+    """Which vocabulary a corpus gets: `WordPieceSettings` or `SentencePieceSettings`."""
+
+    def make(self, sample: Callable[[int], Iterable[str]]) -> Vocabulary:
+        """The vocabulary, learned from texts of so many characters at most if it is not read."""
+
+
 def prepare_examples(
     corpus: Corpus,
-    wordpiece: WordPieceSettings,
+    settings: VocabularySettings,
     folder: Path,
     progress: Progress = lambda *_: None,
     *,
-    given: WordPiece | None = None,
+    given: Vocabulary | None = None,
     workers: int = 1,
     share: Share = ALL,
 ) -> Prepared | None:
@@ -75,7 +82,7 @@ def prepare_examples(
 
     Args:
         corpus: the documents.
-        wordpiece: which vocabulary to make.
+        settings: which vocabulary to make.
         folder: where to put it all.
         progress: called with a title, parts done, parts in all.
         given: a vocabulary to use instead of making one.
@@ -95,7 +102,7 @@ def prepare_examples(
             return found
         plan = _Plan.read(folder) or _Plan.make(corpus, folder)
         if not any((folder / "vocabulary").glob("*.json")):
-            vocabulary = given or _vocabulary(plan, wordpiece)
+            vocabulary = given or settings.make(partial(_sample, plan))
             vocabulary.save(folder / "vocabulary")
     with _helpers(folder, share, min(workers, len(plan.own(share))) - 1):
         for patient in (False, True):
@@ -103,7 +110,7 @@ def prepare_examples(
     if plan.n_done() < len(plan.parts) and find_prepared(folder) is None:
         return None
     with locked(folder / ".lock"):
-        return find_prepared(folder) or _join(plan, corpus, wordpiece)
+        return find_prepared(folder) or _join(plan, corpus, settings)
 
 
 class _Plan:
@@ -160,35 +167,34 @@ class _Plan:
         if not left:
             return
         vocabulary = load_vocabulary(self.folder / "vocabulary")
-        assert isinstance(vocabulary, WordPiece)
-        words = WordCache(vocabulary)
+        make = making(vocabulary, self.corpus.seq_len)
         for number in left:
             with _claimed(self.stem(number, "claim"), wait=patient) as claimed:
                 if claimed and not self.done(number):
-                    self._write(number, words, vocabulary)
+                    self._write(number, make, vocabulary.size)
             progress("parts", self.n_done(), len(self.parts))
 
-    def _write(self, number: int, words: WordCache, vocabulary: WordPiece) -> None:
-        dtype = np.dtype(np.uint16 if vocabulary.size <= 1 << 16 else np.uint32)
+    def _write(self, number: int, make: Make, vocab_size: int) -> None:
+        dtype = np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
         writers = {split: ExampleWriter(self.stem(number, split), dtype) for split in SPLITS}
         documents = dict.fromkeys(SPLITS, 0)
         characters = dict.fromkeys(SPLITS, 0)
+        flaws = Flaws(self.corpus.sources[self.parts[number].source].on_malformed)
         try:
-            for paragraphs in self.corpus.read(self.parts[number]):
+            for paragraphs in self.corpus.read(self.parts[number], flaws):
                 text = "\n".join(paragraphs)
                 split, generator = _lot(text, self.corpus)
                 documents[split] += 1
                 characters[split] += len(text)
-                sentences = (words.encode(sentence) for line in paragraphs for sentence in split_sentences(line))
-                for segments in build_segments(sentences, self.corpus.seq_len, generator):
-                    writers[split].add(*with_special_tokens(segments, vocabulary.cls_id, vocabulary.sep_id))
+                for tokens, second in make(paragraphs, generator):
+                    writers[split].add(tokens, second)
             for writer in writers.values():
                 writer.close()
         except BaseException:
             for writer in writers.values():
                 writer.discard()
             raise
-        about = {
+        splits = {
             split: {
                 "examples": writer.examples,
                 "tokens": writer.tokens,
@@ -197,7 +203,7 @@ class _Plan:
             }
             for split, writer in writers.items()
         }
-        _write_json(self.stem(number, "json"), about)
+        _write_json(self.stem(number, "json"), {"splits": splits, "flaws": flaws.content()})
 
 
 def _lot(text: str, corpus: Corpus) -> tuple[str, random.Random]:
@@ -212,21 +218,12 @@ def _salt(seed: int) -> bytes:
     return (seed % 2**64).to_bytes(8)
 
 
-def _vocabulary(plan: _Plan, settings: WordPieceSettings) -> WordPiece:
-    if settings.name is not None:
-        return load_wordpiece(settings.name, settings.lower_case)
-    texts = list(_sample(plan, settings.sample_mb * 1_000_000))
-    if not texts:
-        raise ValueError("data.sources have no text to learn a vocabulary from")
-    return train_wordpiece(texts, settings.vocab_size, settings.lower_case is not False)
-
-
 def _sample(plan: _Plan, characters: int) -> Iterator[str]:
     """Training documents from the beginning of every part, so many characters in all at most."""
     room = characters
     for i, part in enumerate(plan.parts):
         share = room // (len(plan.parts) - i)
-        for paragraphs in plan.corpus.read(part):
+        for paragraphs in plan.corpus.read(part, Flaws(plan.corpus.sources[part.source].on_malformed)):
             text = "\n".join(paragraphs)
             if _lot(text, plan.corpus)[0] != "train":
                 continue
@@ -236,7 +233,7 @@ def _sample(plan: _Plan, characters: int) -> Iterator[str]:
                 break
 
 
-def _join(plan: _Plan, corpus: Corpus, wordpiece: WordPieceSettings) -> Prepared:
+def _join(plan: _Plan, corpus: Corpus, settings: VocabularySettings) -> Prepared:
     folder = plan.folder
     if corpus.describe() != plan.content["described"]:
         (folder / "plan.json").unlink(missing_ok=True)
@@ -244,7 +241,8 @@ def _join(plan: _Plan, corpus: Corpus, wordpiece: WordPieceSettings) -> Prepared
         shutil.rmtree(folder / "vocabulary", ignore_errors=True)
         raise ValueError("text of data.sources changed while it was being prepared; prepare it again")
     vocabulary = load_vocabulary(folder / "vocabulary")
-    counts = [json.loads(plan.stem(number, "json").read_text()) for number in range(len(plan.parts))]
+    abouts = [json.loads(plan.stem(number, "json").read_text(encoding="utf-8")) for number in range(len(plan.parts))]
+    counts = [about["splits"] for about in abouts]
     for i, source in enumerate(corpus.sources):
         if not sum(
             about["examples"] for n, of in enumerate(counts) if plan.parts[n].source == i for about in of.values()
@@ -268,17 +266,28 @@ def _join(plan: _Plan, corpus: Corpus, wordpiece: WordPieceSettings) -> Prepared
     manifest = {
         "source": plan.content["described"],
         "resolved": {"commits": plan.corpus.commits},
-        "tokenizing": wordpiece.describe(),
+        "tokenizing": settings.describe(),
         "vocabulary": vocabulary.digest(),
         "vocab_size": vocabulary.size,
         "spells": vocabulary.spells,
         "splits": splits,
+        "flaws": _flaws(plan, abouts),
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     _write_json(folder / "manifest.json", manifest)
     shutil.rmtree(folder / "parts", ignore_errors=True)
     (folder / "plan.json").unlink(missing_ok=True)
     return Prepared(folder, manifest)
+
+
+def _flaws(plan: _Plan, abouts: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[Any]]]:
+    """What was wrong with the lines of each source."""
+    found: dict[str, dict[str, list[Any]]] = {}
+    for part, about in zip(plan.parts, abouts, strict=True):
+        for kind, (number, first) in about["flaws"].items():
+            of_source = found.setdefault(plan.corpus.sources[part.source].name, {})
+            of_source.setdefault(kind, [0, first])[0] += number
+    return found
 
 
 def _write_json(path: Path, content: Any) -> None:

@@ -1,4 +1,4 @@
-"""Questions and their windows on disk, prepared once and mapped into memory."""
+"""Questions and what a model sees of them on disk, prepared once and mapped into memory."""
 
 from __future__ import annotations
 
@@ -7,29 +7,59 @@ import json
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol, cast
+
+from numpy.typing import NDArray
 
 from lmrecipes.data.embedded_squad import make_squad
 from lmrecipes.data.locks import locked
 from lmrecipes.data.squad import Answer, OnMalformed, Question, SquadFile, local_file, read_content, read_squad
-from lmrecipes.data.windows import Windowing, Windows, cut
-from lmrecipes.data.wordpiece import WordPiece
+from lmrecipes.data.vocabularies import Vocabulary
 
 # Other arrays, other embedded questions or another way of cutting: other number.
-_VERSION = 3
+_VERSION = 4
 _EMBEDDED = "embedded:"
 _PASSAGES = {"train": 1000, "val": 80, "test": 80}
 
 
+class Pieces(Protocol):
+    """What a model sees of questions, piece by piece: `Windows` or `TextPairs`."""
+
+    @property
+    def lengths(self) -> NDArray[Any]:
+        """Tokens of each piece."""
+
+    def save(self, folder: Path) -> None:
+        """Writes them to a folder."""
+
+
+class Layout(Protocol):
+    """How questions become pieces: `Windowing` or `TextLayout`."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def seq_len(self) -> int:
+        """Tokens of a piece at most."""
+
+    def cut(self, questions: Sequence[Question], vocabulary: Any, progress: Callable[[int, int], None] = ...) -> Pieces:
+        """The pieces of questions."""
+
+    def load(self, folder: Path) -> Pieces:
+        """What was saved in a folder."""
+
+
 @dataclass(frozen=True)
 class PreparedSquad:
-    """The questions of a file and their windows."""
+    """The questions of a file and their pieces."""
 
-    windows: Windows
+    pieces: Any
+    """`Pieces`, of the kind that the layout makes."""
     manifest: Mapping[str, Any]
     folder: Path | None = None
     given: tuple[Question, ...] = ()
@@ -42,8 +72,8 @@ class PreparedSquad:
         content = json.loads((self.folder / "questions.json").read_text(encoding="utf-8"))
         contexts = content["contexts"]
         return [
-            Question(id, question, contexts[context], tuple(Answer(*a) for a in answers), impossible, title)
-            for id, question, context, answers, impossible, title in content["questions"]
+            Question(id, question, contexts[context], tuple(Answer(*a) for a in answers), impossible, title, language)
+            for id, question, context, answers, impossible, title, language in content["questions"]
         ]
 
 
@@ -53,8 +83,16 @@ class SquadSource:
 
     path: str
     """A file in SQuAD format (.json, .parquet, also .gz), `hf://datasets/OWNER/NAME/FILE` on the Hugging Face hub, or
-    `embedded:train`, `embedded:val` and `embedded:test` for made-up ones."""
+    `embedded:train`, `embedded:val` and `embedded:test` for made-up ones; with {language} one of each language."""
     on_malformed: OnMalformed = "refuse"
+    languages: tuple[str, ...] = ()
+    """Languages whose files are read, one after the other; none: the path is one file's."""
+
+    @property
+    def _files(self) -> dict[str, str]:
+        """Each file, by its language."""
+        codes = self.languages or ("",)
+        return {code: self.path.replace("{language}", code) if code else self.path for code in codes}
 
     def describe(self) -> dict[str, Any]:
         """What identifies the questions.
@@ -62,9 +100,13 @@ class SquadSource:
         Raises:
             ValueError: if there is no such file.
         """
-        about: dict[str, Any] = {"path": self.path, "on_malformed": self.on_malformed}
-        if "://" not in self.path and not self.path.startswith(_EMBEDDED):
-            found = local_file(self.path)
+        found = [self._describe(file) for file in self._files.values()]
+        return {"languages": list(self.languages), "files": found} if self.languages else found[0]
+
+    def _describe(self, path: str) -> dict[str, Any]:
+        about: dict[str, Any] = {"path": path, "on_malformed": self.on_malformed}
+        if "://" not in path and not path.startswith(_EMBEDDED):
+            found = local_file(path)
             about |= {"path": str(found.resolve()), "size": found.stat().st_size, "time": found.stat().st_mtime_ns}
         return about
 
@@ -74,30 +116,42 @@ class SquadSource:
         Raises:
             ValueError: for a file that cannot be had or read, or is malformed.
         """
-        if self.path.startswith(_EMBEDDED):
-            split = self.path.removeprefix(_EMBEDDED)
+        if not self.languages:
+            return self._read(self.path)
+        questions: list[Question] = []
+        skipped: Counter[str] = Counter()
+        repaired: Counter[str] = Counter()
+        for code, path in self._files.items():
+            found = self._read(path)
+            # The same questions have the same ids in every language.
+            questions += [replace(q, id=f"{code}:{q.id}", language=code) for q in found.questions]
+            skipped.update(found.skipped)
+            repaired.update(found.repaired)
+        return SquadFile(tuple(questions), skipped, repaired)
+
+    def _read(self, path: str) -> SquadFile:
+        if path.startswith(_EMBEDDED):
+            split = path.removeprefix(_EMBEDDED)
             if split not in _PASSAGES:
-                raise ValueError(
-                    f"{self.path} is not there; embedded are {', '.join(_EMBEDDED + s for s in _PASSAGES)}"
-                )
-            return read_content(make_squad(split, _PASSAGES[split]), self.path)
-        return read_squad(local_file(self.path), self.on_malformed)
+                raise ValueError(f"{path} is not there; embedded are {', '.join(_EMBEDDED + s for s in _PASSAGES)}")
+            return read_content(make_squad(split, _PASSAGES[split]), path)
+        return read_squad(local_file(path), self.on_malformed)
 
 
 def prepare_squad(
     source: SquadSource,
-    vocabulary: WordPiece,
-    how: Windowing,
+    vocabulary: Vocabulary,
+    how: Layout,
     cache_dir: Path,
     progress: Callable[[int, int], None] = lambda *_: None,
     warn: Callable[[str], None] = lambda _: None,
 ) -> PreparedSquad:
-    """Cuts a file's questions into windows, or finds that done. Of two processes one works, the other waits.
+    """Cuts a file's questions into pieces, or finds that done. Of two processes one works, the other waits.
 
     Args:
         source: the questions.
         vocabulary: for tokenizing them.
-        how: how contexts are cut.
+        how: what the pieces are.
         cache_dir: where the result goes, into a folder of its own for everything that it depends on.
         progress: called with how many texts of how many are tokenized.
         warn: called with a line about malformed questions that were left out or mended.
@@ -105,7 +159,7 @@ def prepare_squad(
     Raises:
         ValueError: if the questions cannot be had or read, or the prepared files are damaged.
     """
-    described = {"source": source.describe(), "vocabulary": vocabulary.digest(), "windows": asdict(how)}
+    described = {"source": source.describe(), "vocabulary": vocabulary.digest(), "windows": asdict(cast(Any, how))}
     digest = hashlib.sha256(json.dumps([_VERSION, described], sort_keys=True).encode()).hexdigest()[:12]
     folder = cache_dir / f"squad-{digest}"
     if not (folder / "manifest.json").is_file():
@@ -113,7 +167,7 @@ def prepare_squad(
         with locked(cache_dir / f".squad-{digest}.lock"):
             if not (folder / "manifest.json").is_file():
                 _write(folder, source, vocabulary, how, described, progress)
-    found = _load(folder)
+    found = _load(folder, how)
     if found.manifest["complaint"]:
         warn(found.manifest["complaint"])
     return found
@@ -122,8 +176,8 @@ def prepare_squad(
 def _write(
     folder: Path,
     source: SquadSource,
-    vocabulary: WordPiece,
-    how: Windowing,
+    vocabulary: Vocabulary,
+    how: Layout,
     described: dict[str, Any],
     progress: Callable[[int, int], None],
 ) -> None:
@@ -132,11 +186,10 @@ def _write(
     read = source.read()
     if source.describe() != described["source"]:
         raise ValueError(f"{source.path} changed while it was being prepared; prepare it again")
-    windows = cut(read.questions, vocabulary, how, progress)
-    windows.save(part)
+    how.cut(read.questions, vocabulary, progress).save(part)
     numbers: dict[str, int] = {}
     questions = [
-        (q.id, q.question, numbers.setdefault(q.context, len(numbers)), q.answers, q.is_impossible, q.title)
+        (q.id, q.question, numbers.setdefault(q.context, len(numbers)), q.answers, q.is_impossible, q.title, q.language)
         for q in read.questions
     ]
     _write_json(part / "questions.json", {"contexts": list(numbers), "questions": questions})
@@ -160,7 +213,7 @@ def _write_json(path: Path, content: Any) -> None:
         os.fsync(file.fileno())
 
 
-def _load(folder: Path) -> PreparedSquad:
+def _load(folder: Path, how: Layout) -> PreparedSquad:
     try:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         expected = manifest["bytes"]
@@ -173,13 +226,13 @@ def _load(folder: Path) -> PreparedSquad:
                 f"prepared data {folder / name} has {there} bytes where its manifest says {size}; delete {folder} and "
                 f"run `lmrecipes prepare` again"
             )
-    return PreparedSquad(Windows.load(folder), manifest, folder)
+    return PreparedSquad(how.load(folder), manifest, folder)
 
 
-def prepare_questions(questions: Sequence[Question], vocabulary: WordPiece, how: Windowing) -> PreparedSquad:
-    """Windows of questions that are asked once."""
+def prepare_questions(questions: Sequence[Question], vocabulary: Vocabulary, how: Layout) -> PreparedSquad:
+    """Pieces of questions that are asked once."""
     return PreparedSquad(
-        cut(questions, vocabulary, how),
+        how.cut(questions, vocabulary),
         {"questions": len(questions), "impossible": sum(q.is_impossible for q in questions), "complaint": ""},
         given=tuple(questions),
     )

@@ -34,6 +34,8 @@ class Question:
     is_impossible: bool = False
     """Whether the context has no answer."""
     title: str = ""
+    language: str = ""
+    """Which language's file it is from, where there are several; its id then begins with it."""
 
 
 @dataclass(frozen=True)

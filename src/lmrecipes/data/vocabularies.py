@@ -248,6 +248,10 @@ def load_vocabulary(folder: Path) -> Vocabulary:
             from lmrecipes.data.wordpiece import WordPiece
 
             return WordPiece(content.pop("tokens"), **content)
+        if kind == "sentencepiece":
+            from lmrecipes.data.sentencepiece import SentencePiece
+
+            return SentencePiece.of_content(content)
         return CharacterVocabulary(content["symbols"], kind=kind)
     except FileNotFoundError:
         raise ValueError(f"no vocabulary in {folder}") from None

@@ -61,6 +61,17 @@ class Windowing:
                 f"{self.max_query_len + _MARKS + 1} or more would"
             )
 
+    def cut(
+        self, questions: Sequence[Question], encoder: Encoder, progress: Callable[[int, int], None] = lambda *_: None
+    ) -> Windows:
+        """The questions as windows; see `cut`."""
+        return cut(questions, encoder, self, progress)
+
+    @staticmethod
+    def load(folder: Path) -> Windows:
+        """Maps windows that were saved into memory."""
+        return Windows.load(folder)
+
 
 @dataclass(frozen=True)
 class Windows:

@@ -6,7 +6,7 @@ import hashlib
 import io
 import json
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -143,6 +143,22 @@ class WordPieceSettings:
         if not files:
             return None
         return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:16]
+
+    def make(self, sample: Callable[[int], Iterable[str]]) -> WordPiece:
+        """The vocabulary.
+
+        Args:
+            sample: gives texts to learn from, of so many characters at most.
+
+        Raises:
+            ValueError: if it cannot be read or learned.
+        """
+        if self.name is not None:
+            return load_wordpiece(self.name, self.lower_case)
+        texts = list(sample(self.sample_mb * 1_000_000))
+        if not texts:
+            raise ValueError("data.sources have no text to learn a vocabulary from")
+        return train_wordpiece(texts, self.vocab_size, self.lower_case is not False)
 
 
 def _files(path: Path) -> list[Path]:

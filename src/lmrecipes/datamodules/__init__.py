@@ -5,14 +5,17 @@ from lmrecipes.datamodules.documents import DocumentsDataModule
 from lmrecipes.datamodules.embedded_text import EmbeddedText
 from lmrecipes.datamodules.folder import TextFolder
 from lmrecipes.datamodules.lm1b import OneBillionWord
+from lmrecipes.datamodules.mc4 import MC4DataModule
 from lmrecipes.datamodules.squad import SquadDataModule
 from lmrecipes.datamodules.text import TextDataModule
 from lmrecipes.datamodules.wikitext import WikiText2, WikiText103
+from lmrecipes.datamodules.xnli import XNLIDataModule
 
 __all__ = [
     "DocumentsDataModule",
     "EmbeddedText",
     "Enwik8",
+    "MC4DataModule",
     "OneBillionWord",
     "SquadDataModule",
     "Text8",
@@ -20,4 +23,5 @@ __all__ = [
     "TextFolder",
     "WikiText2",
     "WikiText103",
+    "XNLIDataModule",
 ]

@@ -19,13 +19,14 @@ from lmrecipes.batches import BatchPlan
 from lmrecipes.data.answers import Evidence
 from lmrecipes.data.buckets import ShuffledBuckets, budgeted
 from lmrecipes.data.embedded_squad import make_squad
-from lmrecipes.data.prepared_squad import PreparedSquad, SquadSource, prepare_questions, prepare_squad
+from lmrecipes.data.prepared_squad import Layout, PreparedSquad, SquadSource, prepare_questions, prepare_squad
 from lmrecipes.data.ranks import data_rank
+from lmrecipes.data.sentencepiece import SentencePiece, SentencePieceSettings, load_sentencepiece
 from lmrecipes.data.squad import OnMalformed, Question
 from lmrecipes.data.squad_batches import SpanCollator, SquadCollator
-from lmrecipes.data.vocabularies import Vocabulary
-from lmrecipes.data.windows import Windowing, WindowRule
-from lmrecipes.data.wordpiece import WordPiece, WordPieceSettings, load_wordpiece, train_wordpiece
+from lmrecipes.data.vocabularies import Vocabulary, load_vocabulary
+from lmrecipes.data.windows import WindowRule
+from lmrecipes.data.wordpiece import WordPieceSettings, load_wordpiece
 from lmrecipes.datamodules.loading import PositionLoader, ProgressBar, cache_folder, micro_batches_done, writing_to
 from lmrecipes.metrics.squad import normalizer
 
@@ -37,13 +38,13 @@ ASKED = "predict"
 class SquadDataModule(LightningDataModule):
     """Files in SQuAD format: SQuAD 1.1 and 2.0, XQuAD, TyDi QA GoldP, your own.
 
-    Contexts are cut into windows once, which are then mapped into memory. Training batches are of windows of about the
-    same length, and arithmetic on the optimizer's step: a resumed run goes on exactly, with any number of workers.
-    Evaluation reads every window once, whatever the number of ranks.
+    Contexts are cut into windows once, or questions made texts, which are then mapped into memory. Training batches are
+    of pieces of about the same length, and arithmetic on the optimizer's step: a resumed run goes on exactly, with any
+    number of workers. Evaluation reads every piece once, whatever the number of ranks.
     """
 
     # What a rehearsal needs for a question, a context and their marks.
-    tiny_lengths: ClassVar[dict[str, int]] = {"seq_len": 48}
+    tiny_lengths: ClassVar[dict[str, int]] = {"seq_len": 80, "target_len": 24}
 
     def __init__(
         self,
@@ -52,8 +53,10 @@ class SquadDataModule(LightningDataModule):
         val: str | None = None,
         test: str | None = None,
         language: str | None = None,
+        languages: Sequence[str] | None = None,
         vocabulary_dir: str | None = None,
         wordpiece: WordPieceSettings | None = None,
+        sentencepiece: SentencePieceSettings | None = None,
         max_query_len: int = 64,
         doc_stride: int = 128,
         max_answer_len: int = 30,
@@ -76,8 +79,10 @@ class SquadDataModule(LightningDataModule):
             test: file to test on.
             language: of val and test, for normalizing answers as MLQA does, and for {language} in the files' names;
                 left out, answers are normalized as the official SQuAD scripts do it.
-            vocabulary_dir: a run, or a folder, with the WordPiece vocabulary to use.
-            wordpiece: which WordPiece vocabulary to read or learn otherwise.
+            languages: several of them, whose files are all read and have figures of their own.
+            vocabulary_dir: a run, or a folder, with the vocabulary to use.
+            wordpiece: which WordPiece vocabulary to read or learn otherwise, for windows.
+            sentencepiece: which SentencePiece vocabulary to read or learn otherwise, for texts.
             max_query_len: tokens of a question that are kept.
             doc_stride: tokens of a context from one window's beginning to the next one's.
             max_answer_len: tokens of an answer at most.
@@ -101,38 +106,50 @@ class SquadDataModule(LightningDataModule):
         self.files = {split: file for split, file in zip(_SPLITS, (train, val, test), strict=True) if file is not None}
         normalizer(language)
         for split, file in self.files.items():
-            if "{language}" in file and language is None:
+            if "{language}" in file and language is None and (split == "train" or not languages):
                 raise ValueError(f"data.{split} is {file}, which needs data.language; de, say")
+        if languages is not None and (language is not None or not languages or len(set(languages)) < len(languages)):
+            raise ValueError(
+                f"data.languages is {list(languages)} beside data.language {language}; give one of the two, each "
+                f"language once"
+            )
         self.language = language
+        self.languages = tuple(languages or ())
         self.vocabulary_dir = None if vocabulary_dir is None else Path(vocabulary_dir).expanduser()
-        self.wordpiece = wordpiece or WordPieceSettings()
+        self.collator = collator or SpanCollator()
+        self.settings: WordPieceSettings | SentencePieceSettings = (
+            sentencepiece or SentencePieceSettings()
+            if issubclass(self.collator.vocabulary_class, SentencePiece)
+            else wordpiece or WordPieceSettings()
+        )
         self.max_answer_len = max_answer_len
         self.n_best = n_best
         self.null_threshold = null_threshold
         self.on_malformed = on_malformed
-        self.collator = collator or SpanCollator()
         self.cache_dir = cache_folder(cache_dir)
         self.num_workers = num_workers
         self.seed = seed
-        self._windowing: dict[str, Windowing] = {}
+        windowing = {"max_query_len": max_query_len, "doc_stride": doc_stride, "rule": window_rule}
+        self._layouts: dict[str, Layout] = {}
         for split in (*_SPLITS, ASKED):
-            seq_len = batch.segmenting("test" if split == ASKED else split).seq_len
+            read_as = "test" if split == ASKED else split
             try:
-                self._windowing[split] = Windowing(
-                    seq_len=seq_len, max_query_len=max_query_len, doc_stride=doc_stride, rule=window_rule
-                )
+                self._layouts[split] = self.collator.layout(batch, read_as, windowing)
             except ValueError as error:
-                own = "batch.seq_len" if seq_len == batch.seq_len else f"batch.{split}.seq_len"
+                own = (
+                    "batch.seq_len" if batch.segmenting(read_as).seq_len == batch.seq_len else f"batch.{split}.seq_len"
+                )
                 raise ValueError(str(error).replace("batch.seq_len", own)) from None
         self._prepared: dict[str, PreparedSquad] = {}
-        self._vocabulary: WordPiece | None = None
+        self._vocabulary: Vocabulary | None = None
         self._only: tuple[str, ...] = _SPLITS
 
     @staticmethod
     def tiny_data(settings: Mapping[str, Any], text: Path) -> dict[str, Any]:
         """What makes a rehearsal's questions few: those that `write_stand_in` leaves in a folder."""
         files = {split: str(text / f"{split}.json") for split in _SPLITS if settings[split] is not None}
-        tokens = {"wordpiece": {"vocab_size": 400}, "vocabulary_dir": None, "language": None}
+        sizes = {"wordpiece": {"vocab_size": 400}, "sentencepiece": {"vocab_size": 400}}
+        tokens = {**sizes, "vocabulary_dir": None, "language": None, "languages": None}
         return {**files, **tokens, "max_query_len": 16, "doc_stride": 16}
 
     def write_stand_in(self, folder: Path) -> None:
@@ -150,12 +167,17 @@ class SquadDataModule(LightningDataModule):
         """
         if split not in self.files:
             raise ValueError(f"data.{split} is not given; name a file in SQuAD format")
-        return SquadSource(self.files[split].replace("{language}", str(self.language)), self.on_malformed)
+        file = self.files[split]
+        several = self.languages if "{language}" in file else ()
+        return SquadSource(
+            file if several else file.replace("{language}", str(self.language)), self.on_malformed, several
+        )
 
     def evaluate_with(self, vocabulary: Vocabulary, split: str) -> None:
         """From now on only this split is read, with a trained model's own vocabulary."""
-        if not isinstance(vocabulary, WordPiece):
-            raise ValueError(f"the run's vocabulary is one of kind {vocabulary.kind}; questions need WordPiece")
+        wanted = self.collator.vocabulary_class
+        if not isinstance(vocabulary, wanted):
+            raise ValueError(f"the run's vocabulary is one of kind {vocabulary.kind}; questions need {wanted.__name__}")
         self._vocabulary, self._only = vocabulary, (split,)
 
     def ask(self, questions: Sequence[Question]) -> None:
@@ -170,7 +192,7 @@ class SquadDataModule(LightningDataModule):
             for name, text in (("question", question.question), ("context", question.context)):
                 if not text.strip():
                     raise ValueError(f"the {name} of question {question.id or number} is empty")
-        self._prepared[ASKED] = prepare_questions(questions, self.vocabulary, self._windowing[ASKED])
+        self._prepared[ASKED] = prepare_questions(questions, self.vocabulary, self._layouts[ASKED])
 
     def prepare(self, progress: bool = True) -> None:
         """Tokenizes and cuts the files of all splits unless that was done; training then needs none of them.
@@ -192,7 +214,7 @@ class SquadDataModule(LightningDataModule):
             self._prepared[split] = prepare_squad(
                 self.source(split),
                 self.vocabulary,
-                self._windowing[split],
+                self._layouts[split],
                 self.cache_dir,
                 lambda done, total: report("texts", done, total),
                 (lambda _: None) if quiet else (lambda line: warnings.warn(line, stacklevel=2)),
@@ -206,34 +228,41 @@ class SquadDataModule(LightningDataModule):
         return self._prepared.get(split) or self._prepare(split, progress=False, quiet=True)
 
     @property
-    def vocabulary(self) -> WordPiece:
+    def vocabulary(self) -> Any:
         """The vocabulary: a run's or folder's, or one learned from the training questions and their contexts."""
         if self._vocabulary is None:
             if self.vocabulary_dir is not None:
                 inside = self.vocabulary_dir / "vocabulary"
-                self._vocabulary = load_wordpiece(str(inside if inside.is_dir() else self.vocabulary_dir))
-            elif self.wordpiece.name is not None:
-                self._vocabulary = load_wordpiece(self.wordpiece.name, self.wordpiece.lower_case)
+                where = str(inside if inside.is_dir() else self.vocabulary_dir)
+                wordpiece = isinstance(self.settings, WordPieceSettings)
+                self._vocabulary = load_wordpiece(where) if wordpiece else load_sentencepiece(where)
+            elif self.settings.name is not None:
+                self._vocabulary = self.settings.make(lambda _: ())
             else:
                 with writing_to(self.cache_dir):
                     self._vocabulary = self._learned()
         return self._vocabulary
 
-    def _learned(self) -> WordPiece:
+    def _learned(self) -> Vocabulary:
         source = self.source("train")
-        described = json.dumps([source.describe(), self.wordpiece.describe()], sort_keys=True)
+        described = json.dumps([source.describe(), self.settings.describe()], sort_keys=True)
         folder = self.cache_dir / f"squad-vocabulary-{hashlib.sha256(described.encode()).hexdigest()[:12]}"
         if not (folder / "vocabulary.json").is_file():
             questions = source.read().questions
             texts = [*dict.fromkeys(q.context for q in questions), *(q.question for q in questions)]
-            lower_case = self.wordpiece.lower_case is not False
-            train_wordpiece(texts, self.wordpiece.vocab_size, lower_case).save(folder)
-        return load_wordpiece(str(folder))
+            self.settings.make(lambda _: texts).save(folder)
+        return load_vocabulary(folder)
 
     @property
     def vocab_size(self) -> int:
         """Different tokens."""
-        return self.vocabulary.size
+        size: int = self.vocabulary.size
+        return size
+
+    @property
+    def writes_texts(self) -> bool:
+        """Whether answers are written, and so are also compared as they stand."""
+        return self.collator.texts
 
     # What is asked of the answers to a split.
 
@@ -248,20 +277,20 @@ class SquadDataModule(LightningDataModule):
     def evidence(self, split: str, output: Any) -> dict[str, Evidence]:
         """What a step's output on a batch of a split says about its questions, by their ids."""
         return self.collator.evidence(
-            output, self.prepared(split), n_best=self.n_best, max_answer_len=self.max_answer_len
+            output, self.prepared(split), self.vocabulary, n_best=self.n_best, max_answer_len=self.max_answer_len
         )
 
     # Batches.
 
     def _batch(self, split: str) -> Callable[[NDArray[Any]], Any]:
-        prepared, vocabulary, seq_len = self.prepared(split), self.vocabulary, self._windowing[split].seq_len
-        return lambda rows: self.collator.batch(prepared, rows, vocabulary, seq_len)
+        prepared, vocabulary, how = self.prepared(split), self.vocabulary, self._layouts[split]
+        return lambda rows: self.collator.batch(prepared, rows, vocabulary, how)
 
     def training_order(self) -> ShuffledBuckets:
         """Which windows are in this rank's micro-batches."""
         rank, world_size = data_rank(self.trainer)
         return ShuffledBuckets(
-            self.prepared("train").windows.lengths,
+            self.prepared("train").pieces.lengths,
             self.batch_plan.global_batch_size,
             rank=rank,
             world_size=world_size,
@@ -274,7 +303,7 @@ class SquadDataModule(LightningDataModule):
         rank, world_size = data_rank(self.trainer)
         plan = self.batch_plan.segmenting("test" if split == ASKED else split)
         tokens = max(plan.batch_size // world_size, 1) * plan.seq_len
-        return budgeted(self.prepared(split).windows.lengths, plan.seq_len, tokens, world_size)[rank::world_size]
+        return budgeted(self.prepared(split).pieces.lengths, plan.seq_len, tokens, world_size)[rank::world_size]
 
     def train_dataloader(self) -> PositionLoader:
         """Micro-batches from the optimizer's step to the end of the epoch, every time it is iterated."""

@@ -24,10 +24,17 @@ class TokenLoss(Metric):
         self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
-    def update(self, nll: Tensor) -> None:
-        """Adds the negative log-likelihoods of some tokens, in nats."""
+    def update(self, nll: Tensor, counted: Tensor | None = None) -> None:
+        """Adds the negative log-likelihoods of some tokens, in nats.
+
+        Args:
+            nll: of each token.
+            counted: which of them count, bool of the same shape; left out, all do.
+        """
+        if counted is not None:
+            nll = nll * counted
         self.total += nll.sum(dtype=torch.float64)
-        self.count += nll.numel()
+        self.count += nll.numel() if counted is None else counted.sum()
 
     def compute(self) -> Tensor:
         """Mean over all tokens; nan before the first."""

@@ -94,6 +94,18 @@ def _f1(predicted: list[str], gold: list[str]) -> float:
     return (2 * precision * recall) / (precision + recall)
 
 
+def exact_string_match(golds: Iterable[Gold], predictions: Mapping[str, str]) -> float:
+    """Percent of all questions whose prediction is the first answer, character for character, as NeMo has it.
+
+    Raises:
+        ValueError: if there is no question.
+    """
+    same = [predictions.get(gold.id) == (gold.answers[0] if gold.answers else "") for gold in golds]
+    if not same:
+        raise ValueError("there is no question to evaluate")
+    return 100.0 * sum(same) / len(same)
+
+
 def squad11(golds: Iterable[Gold], predictions: Mapping[str, str], language: str | None = None) -> Figures:
     """`exact_match` and `f1` in percent over all questions; one without a prediction scores 0.
 

@@ -4,7 +4,16 @@ from lmrecipes.optim.bert_adam import BertAdam
 from lmrecipes.optim.build import build_optimizer
 from lmrecipes.optim.groups import GroupSettings, parameter_groups
 from lmrecipes.optim.lamb import LAMB
-from lmrecipes.optim.schedules import Constant, Cosine, InverseSquareRoot, Linear, Polynomial, Schedule, StepSchedule
+from lmrecipes.optim.schedules import (
+    Constant,
+    Cosine,
+    InverseSquareRoot,
+    Linear,
+    Polynomial,
+    Schedule,
+    StepSchedule,
+    WarmupAnnealing,
+)
 
 __all__ = [
     "LAMB",
@@ -17,6 +26,7 @@ __all__ = [
     "Polynomial",
     "Schedule",
     "StepSchedule",
+    "WarmupAnnealing",
     "build_optimizer",
     "parameter_groups",
 ]

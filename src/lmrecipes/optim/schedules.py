@@ -85,6 +85,33 @@ class Linear(Schedule):
 
 
 @dataclass(frozen=True, kw_only=True)
+class WarmupAnnealing(Schedule):
+    """NeMo's: up in a line over a share of all updates, which never begins at 0, then down in a line to min_lr."""
+
+    warmup_share: float = 0.01
+    """Share of all updates during which the rate rises."""
+    min_lr: float = 0.0
+    """Rate at the end."""
+
+    def __post_init__(self) -> None:
+        """Refuses settings that cannot be.
+
+        Raises:
+            ValueError: naming the field.
+        """
+        if not 0 <= self.warmup_share < 1:
+            raise ValueError(f"model.schedule.warmup_share is {self.warmup_share}; it must be in [0, 1)")
+
+    def lr(self, step: int, base_lr: float, max_steps: int) -> float:
+        """See Schedule."""
+        warmup = int(self.warmup_share * max_steps)
+        length = _end("WarmupAnnealing", warmup, max_steps)
+        if step < warmup:
+            return base_lr * (step + 1) / (warmup + 1)
+        return base_lr + (self.min_lr - base_lr) * min((step - warmup) / length, 1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Polynomial(Schedule):
     """A power of what is left of the training, as ELECTRA's two published schedules have it."""
 
@@ -132,11 +159,13 @@ class InverseSquareRoot(Schedule):
 
     warmup_steps: int = 1
     """Updates during which the rate rises linearly; at least 1."""
+    rises: bool = True
+    """Whether it rises; if not, it is at its highest from the first update on, as T5's and mT5's."""
 
     def lr(self, step: int, base_lr: float, max_steps: int) -> float:
         """See Schedule."""
         if step < self.warmup_steps:
-            return _warm(step, base_lr, self.warmup_steps)
+            return _warm(step, base_lr, self.warmup_steps) if self.rises else base_lr
         return base_lr * math.sqrt(max(self.warmup_steps, 1) / (step + 1))
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, ElectraConfig, ElectraModel
 
-from lmrecipes.models.common.dropout import Dropout, dropout
+from lmrecipes.models.common.attention import attend
+from lmrecipes.models.common.dropout import Dropout
 from lmrecipes.models.common.linear import Linear
 from lmrecipes.models.common.packing import Packing
 
@@ -81,24 +81,8 @@ def _attend(
     """Attention within each sequence: (1, n, N, h) three times to (1, N, n, h), as transformers hands it over."""
     q, k, v = (packing.pad(x[0].transpose(0, 1)).transpose(1, 2) for x in (query, key, value))
     mask = None if packing.real is None else packing.real[:, None, None, :]
-    if dropout and q.is_cpu and not torch.compiler.is_compiling():
-        out = _attend_on_cpu(q, k, v, mask, scaling, dropout)
-    else:
-        out = F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scaling)
+    out = attend(q, k, v, mask, scale=scaling, p=dropout)
     return packing.pack(out.transpose(1, 2))[None], None
-
-
-def _attend_on_cpu(
-    q_BnTh: Tensor, k_BnTh: Tensor, v_BnTh: Tensor, mask: Tensor | None, scaling: float, p: float
-) -> Tensor:
-    # With dropout torch has no fused kernel for CPUs, and draws its random numbers one by one.
-    B, n, T, _ = q_BnTh.shape
-    q, k, v = (x.flatten(0, 1) for x in (q_BnTh, k_BnTh, v_BnTh))
-    bias = q.new_zeros(1, 1, 1)
-    if mask is not None:
-        bias = q.new_zeros(mask.shape).masked_fill(~mask, -torch.inf).expand(B, n, 1, T).flatten(0, 1)
-    weights = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scaling).softmax(-1)
-    return torch.bmm(dropout(weights.to(v.dtype), p), v).unflatten(0, (B, n))
 
 
 AttentionInterface.register(_ATTENTION, _attend)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
+from lmrecipes.models.common.folders import quietly
 from lmrecipes.models.common.packing import Packing
 from lmrecipes.models.electra.config import EncoderConfig
 from lmrecipes.models.electra.encoder import embed, encode
@@ -40,14 +38,6 @@ class Pretrained:
     """Folder or hub name."""
     generator: str
     """Folder or hub name."""
-
-
-def begins(module: LightningModule) -> bool:
-    """Whether a module is built for a training from its beginning, rather than to be filled with a run's weights."""
-    if module._fabric is not None:
-        return True
-    trainer = module._trainer
-    return trainer is not None and trainer.state.fn == "fit" and trainer.ckpt_path is None
 
 
 def load_pretraining(network: Electra, pretrained: Pretrained) -> None:
@@ -114,7 +104,7 @@ def _read(
     """
     given = f"model.pretrained{f'.{field}' if field else ''} {name}"
     try:
-        with _quietly():
+        with quietly():
             published = transformers.ElectraConfig.from_pretrained(name)
             model_type = transformers.PreTrainedConfig.get_config_dict(name)[0].get("model_type")
             if model_type != "electra":
@@ -132,21 +122,6 @@ def _read(
         raise ValueError(f"{given} lacks {min(missing)}: it is no {kind.__name__}")
     found.lmrecipes_new_head = bool(about["missing_keys"])
     return found
-
-
-@contextmanager
-def _quietly() -> Iterator[None]:
-    """transformers draws bars and warns of heads that it does not load."""
-    level = transformers.logging.get_verbosity()
-    bars = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)
-        if bars:
-            transformers.logging.enable_progress_bar()
 
 
 def write_pretraining(network: Electra, folder: Path, vocabulary: Any) -> list[Path]:
@@ -227,7 +202,7 @@ def _write(
 ) -> None:
     if not hasattr(vocabulary, "fast"):
         raise ValueError(f"--format hf needs a WordPiece vocabulary, and the run's is of kind {vocabulary.kind}")
-    with _quietly():
+    with quietly():
         model.save_pretrained(folder)  # type: ignore[operator]
         tokenizer = vocabulary.fast
         tokenizer.model_max_length = config.max_positions

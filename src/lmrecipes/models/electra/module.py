@@ -15,6 +15,7 @@ from lmrecipes.data.passes import completes_step, logs_step
 from lmrecipes.metrics.perplexity import TokenLoss
 from lmrecipes.metrics.replaced_tokens import ReplacedTokens
 from lmrecipes.models.common.corpus import corpus_of, with_vocabulary
+from lmrecipes.models.common.folders import begins
 from lmrecipes.models.common.parallel import ParallelPlan
 from lmrecipes.models.electra import folders
 from lmrecipes.models.electra.config import ElectraConfig
@@ -71,7 +72,7 @@ class ElectraModule(LightningModule):
             return
         self.config = with_vocabulary(self.config, corpus_of(self))
         self.network = Electra(self.config)
-        if self._pretrained is not None and folders.begins(self):
+        if self._pretrained is not None and begins(self):
             folders.load_pretraining(self.network, self._pretrained)
         if self._compile:
             self.network.compile()

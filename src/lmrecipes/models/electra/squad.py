@@ -16,6 +16,7 @@ from lmrecipes.data.passes import completes_step, logs_step
 from lmrecipes.data.spans import best_spans
 from lmrecipes.metrics.perplexity import TokenLoss
 from lmrecipes.models.common.corpus import corpus_of, with_vocabulary
+from lmrecipes.models.common.folders import begins
 from lmrecipes.models.common.parallel import ParallelPlan
 from lmrecipes.models.electra import folders
 from lmrecipes.models.electra.config import ReaderConfig
@@ -69,7 +70,7 @@ class ElectraReaderModule(LightningModule):
             return
         self.config = with_vocabulary(self.config, corpus_of(self))
         self.network = ElectraReader(self.config)
-        if self._pretrained is not None and folders.begins(self):
+        if self._pretrained is not None and begins(self):
             folders.load_reader(self.network, self._pretrained)
         if self._compile:
             self.network.compile()

@@ -1,0 +1,67 @@
+"""How much text of each language was read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lmrecipes.data.passes import completes_step, logs_step
+
+
+@runtime_checkable
+class CountsLanguages(Protocol):
+    """What is asked of a DataModule of several languages."""
+
+    def tokens_by_language(self, first_step: int, end: int) -> Mapping[str, int]:
+        """Tokens of text that all ranks together read in steps from one to before another, by language."""
+
+
+class LanguageTokens(Callback):
+    """Logs `train/tokens_<language>`: tokens of text read since the beginning, of all ranks, resumed runs included.
+
+    Which text comes when is known beforehand, so that nothing is counted in batches, and no rank asks another.
+    """
+
+    def __init__(self) -> None:
+        self._tokens: dict[str, int] = {}
+        self._counted = 0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Looks whether the data can say it.
+
+        Raises:
+            ValueError: if not.
+        """
+        data = getattr(trainer, "datamodule", None)
+        if not isinstance(data, CountsLanguages):
+            raise ValueError(
+                f"LanguageTokens is for a DataModule of languages, such as MC4DataModule, not {type(data).__name__}"
+            )
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Logs, where this step is one that is logged."""
+        if completes_step(trainer) and logs_step(trainer):
+            self._count(trainer)
+            exact = torch.float32 if pl_module.device.type == "mps" else torch.float64
+            tokens = {f"train/tokens_{code}": torch.tensor(n, dtype=exact) for code, n in self._tokens.items()}
+            pl_module.log_dict(tokens, batch_size=1)
+
+    def _count(self, trainer: Trainer) -> None:
+        data: CountsLanguages = trainer.datamodule  # type: ignore[attr-defined]
+        for code, n in data.tokens_by_language(self._counted, trainer.global_step).items():
+            self._tokens[code] = self._tokens.get(code, 0) + n
+        self._counted = trainer.global_step
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds what was read."""
+        self._count(trainer)
+        checkpoint.setdefault("callbacks", {})[self.state_key] = {"tokens": self._tokens, "counted": self._counted}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on counting."""
+        self._tokens, self._counted = dict(state_dict["tokens"]), state_dict["counted"]

@@ -1,0 +1,48 @@
+"""What is wrong with lines of a file: refused with file and line, or counted and left out."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from typing import Literal
+
+OnMalformedLine = Literal["refuse", "skip"]
+EMPTY = "empty document"
+
+
+class Flaws:
+    """Counts flaws by kind, and knows where the first of each kind was."""
+
+    def __init__(self, on_malformed: OnMalformedLine = "refuse") -> None:
+        self._refuse = on_malformed == "refuse"
+        self.counts: Counter[str] = Counter()
+        self.first: dict[str, str] = {}
+
+    def wrong(self, kind: str, problem: str) -> None:
+        """Refuses, or counts.
+
+        Args:
+            kind: under which it is counted.
+            problem: file, line and what is wrong.
+
+        Raises:
+            ValueError: unless such lines are left out.
+        """
+        if self._refuse:
+            raise ValueError(problem)
+        self.note(kind, lambda: problem)
+
+    def note(self, kind: str, where: Callable[[], str]) -> None:
+        """Counts what is never refused."""
+        if not self.counts[kind]:
+            self.first[kind] = where()
+        self.counts[kind] += 1
+
+    def content(self) -> dict[str, list[int | str]]:
+        """Numbers and first places by kind, for a JSON file."""
+        return {kind: [number, self.first[kind]] for kind, number in self.counts.items()}
+
+
+def complaint(flaws: Mapping[str, list[int | str]]) -> str:
+    """One line about what `content` gives; empty if nothing was wrong."""
+    return "; ".join(f"left out {number} x {kind} (first: {first})" for kind, (number, first) in sorted(flaws.items()))

@@ -1,0 +1,264 @@
+"""SentencePiece with sentinels, the vocabulary of T5 and mT5: read from a file or folder, or learned from text."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmrecipes.data.learn_pieces import learn_pieces
+from lmrecipes.data.sentencepiece_file import PieceModel, read_model
+from lmrecipes.data.vocabularies import Ids, Vocabulary, load_vocabulary
+
+SENTINELS = 100
+_MULTIPLE = 128
+_SENTINEL = re.compile(r"\u2581?<extra_id_(\d+)>")
+_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_PROBE = "Straße ÀÉ naïve, Ελληνικά 日本語 한국어 🙂"
+
+
+class SentencePiece(Vocabulary):
+    """Pieces of words by a unigram model, 100 sentinels of which the first has the last id, padded to x128.
+
+    Ids are as published: 0 is padding, 1 the end of a text, 2 the unknown; then bytes, if there are any, and pieces.
+    What a text spells like </s> or <extra_id_0> stays text.
+    """
+
+    kind = "sentencepiece"
+    pad_id, eos_id, unk_id = 0, 1, 2
+
+    def __init__(self, model: PieceModel) -> None:
+        """Makes a vocabulary of pieces; sentinels among them must be the last, and are added where there are none.
+
+        Raises:
+            ValueError: for pieces in another order.
+        """
+        self.model = model
+        n = len(model.pieces)
+        while n and _SENTINEL.fullmatch(model.pieces[n - 1][0]):
+            n -= 1
+        named = [int(_SENTINEL.fullmatch(piece)[1]) for piece, _ in model.pieces[n:]]  # type: ignore[index]
+        if named and named != list(range(len(named) - 1, -1, -1)):
+            raise ValueError(f"the sentinels are in the order {named[:3]}...; <extra_id_0> must be the last piece")
+        if any(_SENTINEL.fullmatch(piece) for piece, _ in model.pieces[:n]):
+            raise ValueError("sentinels stand between other pieces; they must be the last")
+        if n <= self.unk_id or model.pieces[self.pad_id][0] != "<pad>" or model.pieces[self.eos_id][0] != "</s>":
+            begin = ", ".join(piece for piece, _ in model.pieces[:3])
+            raise ValueError(f"the first pieces are {begin}; they must be <pad>, </s> and <unk>")
+        self.n_pieces = n
+        """Tokens before the sentinels."""
+        self.n_sentinels = len(named) or SENTINELS
+        """How many sentinels there are."""
+        self.unknown = self.unk_id
+        self.tokenizer = _tokenizer(model, n)
+        self._bytes = {i: int(found[1], 16) for i in range(n) if (found := _BYTE.fullmatch(model.pieces[i][0]))}
+        self.spells = self.decode(self.encode(_PROBE)) == _PROBE
+
+    @property
+    def size(self) -> int:
+        """Tokens, sentinels included, rounded up to a multiple of 128."""
+        return -(-(self.n_pieces + self.n_sentinels) // _MULTIPLE) * _MULTIPLE
+
+    @property
+    def sentinels(self) -> Ids:
+        """Ids of <extra_id_0>, <extra_id_1> and so on, which fall."""
+        return np.arange(self.n_pieces + self.n_sentinels - 1, self.n_pieces - 1, -1, dtype=np.uint32)
+
+    def sentinel(self, number: int) -> int:
+        """Id of <extra_id_NUMBER>."""
+        return self.n_pieces + self.n_sentinels - 1 - number
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without its end."""
+        return [int(i) for i in self.tokenizer.encode(text, add_special_tokens=False).ids]
+
+    def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
+        """Ids of each of several texts, without their ends."""
+        return [found.ids for found in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+
+    def encode_block(self, text: str) -> Ids:
+        """Ids of a block of lines, each with its end."""
+        lines = self.encode_batch(io.StringIO(text).readlines())
+        return np.concatenate(
+            [np.asarray([*ids, self.eos_id], dtype=np.uint32) for ids in lines] or [np.empty(0, np.uint32)]
+        )
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids; padding and the end of a text are nothing, sentinels their names."""
+        text, run = "", bytearray()
+        for i in ids:
+            if i in self._bytes:
+                run.append(self._bytes[i])
+                continue
+            text, run = text + run.decode("utf-8", "replace"), bytearray()
+            text += self.piece(i) if i not in (self.pad_id, self.eos_id) else ""
+        return (text + run.decode("utf-8", "replace")).replace("\u2581", " ").removeprefix(" ")
+
+    def piece(self, i: int) -> str:
+        """The piece of an id as it is published: `▁` for a space, <extra_id_0> for a sentinel."""
+        if self.n_pieces <= i < self.n_pieces + self.n_sentinels:
+            return f"<extra_id_{self.n_pieces + self.n_sentinels - 1 - i}>"
+        return self.model.pieces[i][0] if i < self.n_pieces else ""
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "pieces": [[piece, score] for piece, score in self.model.pieces],
+            "charsmap": base64.b64encode(self.model.charsmap).decode(),
+            "byte_fallback": self.model.byte_fallback,
+        }
+
+    @classmethod
+    def of_content(cls, content: dict[str, Any]) -> SentencePiece:
+        """What `save` has written."""
+        pieces = [(piece, score) for piece, score in content["pieces"]]
+        return cls(PieceModel(pieces, base64.b64decode(content["charsmap"]), content["byte_fallback"]))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return SentencePiece, (self.model,)
+
+
+def _tokenizer(model: PieceModel, n: int) -> Any:
+    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+
+    # No text has a space by the time it is looked up, so that these names are found in none.
+    names = [(f" {piece}", 0.0) for piece, _ in model.pieces[:3]]
+    made = Tokenizer(
+        models.Unigram([*names, *model.pieces[3:n]], unk_id=SentencePiece.unk_id, byte_fallback=model.byte_fallback)
+    )
+    first = [normalizers.Precompiled(model.charsmap)] if model.charsmap else [normalizers.Nmt(), normalizers.NFKC()]
+    made.normalizer = normalizers.Sequence([*first, normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()])
+    # Text that looks like the name of a byte stays text.
+    apart = pre_tokenizers.Split(Regex("<(?=0x)"), "isolated")
+    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(prepend_scheme="always"), apart])
+    return made
+
+
+@dataclass(frozen=True, kw_only=True)
+class SentencePieceSettings:
+    """Which SentencePiece vocabulary a corpus gets."""
+
+    name: str | None = None
+    """A SentencePiece `.model` file, a folder with spiece.model, tokenizer.json or a run's vocabulary, or a name on
+    the Hugging Face hub; left out, a vocabulary is learned from the corpus."""
+    vocab_size: int = 250_000
+    """Tokens to learn at most, without the sentinels."""
+    character_coverage: float = 0.99999
+    """Share of the text whose characters become tokens; the rarest are spelled in bytes."""
+    sample_mb: int = 100
+    """Text to learn from at most, in millions of characters."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be.
+
+        Raises:
+            ValueError: naming the field and what would work.
+        """
+        for field, least in (("vocab_size", 300), ("sample_mb", 1)):
+            if getattr(self, field) < least:
+                raise ValueError(f"data.sentencepiece.{field} is {getattr(self, field)}; it must be {least} or more")
+        if not 0.9 <= self.character_coverage <= 1:
+            raise ValueError(
+                f"data.sentencepiece.character_coverage is {self.character_coverage}; it must be 0.9 to 1, as 0.99999"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the vocabulary: the settings, and the content of the files that they name."""
+        return {**asdict(self), "content": self.content()}
+
+    def content(self) -> str | None:
+        """A hash of the files that it is read from; None if they are on the hub, gone, or there are none."""
+        files = [] if self.name is None else [path for path in _files(Path(self.name).expanduser()) if path.is_file()]
+        if not files:
+            return None
+        return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:16]
+
+    def make(self, sample: Callable[[int], Iterable[str]]) -> SentencePiece:
+        """The vocabulary.
+
+        Args:
+            sample: gives texts to learn from, of so many characters at most.
+
+        Raises:
+            ValueError: if it cannot be read or learned.
+        """
+        if self.name is not None:
+            return load_sentencepiece(self.name)
+        texts = list(sample(self.sample_mb * 1_000_000))
+        if not texts:
+            raise ValueError("data.sources have no text to learn a vocabulary from")
+        return SentencePiece(learn_pieces(texts, self.vocab_size, self.character_coverage))
+
+
+def _files(path: Path) -> list[Path]:
+    """What a vocabulary may be read from, the best first."""
+    return [
+        path,
+        *(path / name for name in ("vocabulary.json", "spiece.model", "sentencepiece.model", "tokenizer.json")),
+    ]
+
+
+def load_sentencepiece(name: str) -> SentencePiece:
+    """A SentencePiece vocabulary by file, folder or hub name.
+
+    Args:
+        name: what `SentencePieceSettings.name` takes.
+
+    Raises:
+        ValueError: if there is none that can be read.
+    """
+    path = Path(name).expanduser()
+    if not path.exists():
+        return _checked(lambda: _from_hub(name), name)
+    found = next((file for file in _files(path) if file.is_file()), None)
+    if found is None:
+        raise ValueError(f"{path} has no vocabulary: no vocabulary.json, spiece.model or tokenizer.json")
+    if found.name == "vocabulary.json":
+        vocabulary = load_vocabulary(found.parent)
+        if not isinstance(vocabulary, SentencePiece):
+            raise ValueError(f"the vocabulary in {path} is one of kind {vocabulary.kind}, not SentencePiece")
+        return vocabulary
+    if found.suffix == ".json":
+        return _checked(lambda: _of_tokenizer(json.loads(found.read_text(encoding="utf-8"))), str(found))
+    return _checked(lambda: SentencePiece(read_model(found)), str(found))
+
+
+def _checked(read: Callable[[], SentencePiece], where: str) -> SentencePiece:
+    try:
+        return read()
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{where} holds no SentencePiece vocabulary: {error}") from None
+
+
+def _of_tokenizer(content: dict[str, Any]) -> SentencePiece:
+    """A tokenizer.json of transformers."""
+    model = content["model"]
+    if model.get("type") != "Unigram":
+        raise ValueError(f"its model is {model.get('type')}, not Unigram")
+    pieces = [(piece, float(score)) for piece, score in model["vocab"]]
+    for added in sorted(content.get("added_tokens", []), key=lambda token: token["id"]):
+        if added["id"] == len(pieces) and _SENTINEL.fullmatch(added["content"]):
+            pieces.append((added["content"], 0.0))
+    normalizer = content.get("normalizer") or {}
+    steps = normalizer.get("normalizers", [normalizer])
+    charsmap = next((step["precompiled_charsmap"] for step in steps if step.get("type") == "Precompiled"), "")
+    return SentencePiece(PieceModel(pieces, base64.b64decode(charsmap), bool(model.get("byte_fallback"))))
+
+
+def _from_hub(name: str) -> SentencePiece:
+    try:
+        from transformers import AutoTokenizer
+
+        found = json.loads(AutoTokenizer.from_pretrained(name).backend_tokenizer.to_str())
+    except Exception as error:
+        raise ValueError(
+            f"it is no file or folder, and the Hugging Face hub has none ({type(error).__name__})"
+        ) from error
+    return _of_tokenizer(found)

@@ -1,0 +1,36 @@
+"""Attention by torch's fused kernels, and beside them where those are slow."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from lmrecipes.models.common.dropout import dropout
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, scale: float, p: float = 0.0) -> Tensor:
+    """Attention of heads.
+
+    Args:
+        q: queries (B, n, T, h).
+        k: keys (B, n, S, h).
+        v: values (B, n, S, h).
+        mask: bool, False where nothing is seen, or numbers that are added to the scores; broadcast to (B, n, T, S).
+        scale: factor of the scores.
+        p: probability of dropping an attention weight.
+
+    Returns:
+        (B, n, T, h).
+    """
+    if p == 0 or not q.is_cpu or torch.compiler.is_compiling():
+        return F.scaled_dot_product_attention(q, k, v, mask, p, scale=scale)
+    # With dropout torch has no fused kernel for CPUs, and draws its random numbers one by one.
+    B, n, _, _ = q.shape
+    bias = q.new_zeros(1, 1, 1)
+    if mask is not None:
+        added = q.new_zeros(mask.shape).masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else mask
+        bias = added.expand(B, n, *added.shape[2:]).flatten(0, 1)
+    q, k, v = (x.flatten(0, 1) for x in (q, k, v))
+    weights = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scale).softmax(-1)
+    return torch.bmm(dropout(weights.to(v.dtype), p), v).unflatten(0, (B, n))

@@ -1,0 +1,240 @@
+"""mT5 (Xue et al. 2021, arXiv:2010.11934): an encoder and a decoder, as Google and as NeMo have them.
+
+B rows, T tokens of the input, U of the target, D d_model, V rows of the table of tokens. A row holds one pair of input
+and target or several, one after the other; no token sees one of another pair.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from lmrecipes.models.common.dropout import Dropout
+from lmrecipes.models.common.linear import Linear, linear
+from lmrecipes.models.common.vocabulary_loss import IGNORED, vocabulary_loss
+from lmrecipes.models.mt5.config import MT5Config
+from lmrecipes.models.mt5.layers import DecoderLayer, EncoderLayer, LayerCache, joined, norm, same_pair
+from lmrecipes.models.mt5.positions import PositionBias, places, with_prompt
+
+
+class PairLoss(NamedTuple):
+    """Losses of a batch."""
+
+    loss: Tensor
+    """Mean over the targets, in nats."""
+    losses: Tensor
+    """Of each target, without gradient: float32 (B, U); 0 in padding."""
+
+
+@dataclass
+class Cache:
+    """What the decoder keeps while texts are generated: one row for each text."""
+
+    input_pairs: Tensor
+    """Where the inputs' tokens are, int64 (B, T)."""
+    layers: list[LayerCache] = field(default_factory=list)
+    """Of every layer."""
+
+    def reorder(self, rows: Tensor) -> None:
+        """Goes on with these rows; each comes from one with the same input."""
+        for layer in self.layers:
+            layer.reorder(rows)
+
+    def choose(self, rows: Tensor) -> None:
+        """Goes on with these rows only, or with some of them several times."""
+        self.input_pairs = self.input_pairs.index_select(0, rows)
+        for layer in self.layers:
+            layer.choose(rows)
+
+
+class Stack(nn.Module):
+    """Layers with what they share."""
+
+    def __init__(self, config: MT5Config, *, causal: bool) -> None:
+        super().__init__()
+        self.causal = causal
+        if config.positions == "learned":
+            self.positions = nn.Embedding(config.max_positions, config.d_model)
+        else:
+            self.distances = nn.Parameter(torch.empty(config.n_heads, config.n_buckets))
+            self.position_bias = PositionBias(config, causal=causal)
+        kind: Any = DecoderLayer if causal else EncoderLayer
+        self.layers = nn.ModuleList(kind(config) for _ in range(config.n_layers))
+        self.norm = norm(config)
+        self.dropout = Dropout(config.dropout)
+        # Google's alone drops what comes out.
+        self.last_dropout = Dropout(config.dropout if config.is_google else 0.0)
+
+    def add_places(self, x: Tensor, places: Tensor) -> Tensor:
+        """Embeddings, with those of their places where these are learned."""
+        return x + self.positions(places) if hasattr(self, "positions") else x
+
+    def bias(self, n_queries: int, n_keys: int) -> Tensor | None:
+        """Biases by distance, where there are any."""
+        if hasattr(self, "positions"):
+            return None
+        out: Tensor = self.position_bias(self.distances, n_queries, n_keys)
+        return out
+
+    def finish(self, x: Tensor) -> Tensor:
+        """What comes out of the last layer, normalized."""
+        out: Tensor = self.last_dropout(self.norm(x))
+        return out
+
+
+class MT5(nn.Module):
+    """Text to text."""
+
+    recompute = False
+    """Whether the backward pass computes layers again, instead of keeping what is in them."""
+    prompt: nn.Module | None
+    """Makes vectors that stand before every input (virtual tokens, D)."""
+
+    def __init__(self, config: MT5Config) -> None:
+        super().__init__()
+        if config.vocab_size < 1:
+            raise ValueError(f"model.config.vocab_size is {config.vocab_size}; the network needs the number of tokens")
+        self.config = config
+        self.embedding = nn.Embedding(config.n_embeddings, config.d_model)
+        self.encoder = Stack(config, causal=False)
+        self.decoder = Stack(config, causal=True)
+        self.register_module("prompt", None)
+        if config.is_google:
+            self.head = Linear(config.d_model, config.n_embeddings, bias=False)
+        else:
+            self.head_bias = nn.Parameter(torch.empty(config.n_embeddings))
+        self.reset_parameters()
+
+    @torch.no_grad()
+    def reset_parameters(self) -> None:
+        """First weights as published; the vocabulary's last, so that a seed gives the same layers whatever the text."""
+        named = sorted(self.named_parameters(), key=lambda item: item[0].startswith(("embedding.", "head")))
+        for name, parameter in named:
+            if parameter.ndim == 1:
+                nn.init.constant_(parameter, float("norm" in name and name.endswith("weight")))
+            else:
+                nn.init.normal_(parameter, 0.0, self._first_std(name, parameter))
+
+    def _first_std(self, name: str, parameter: Tensor) -> float:
+        config = self.config
+        if not config.is_google:
+            # What is added to the hidden states, less the more layers there are, as in Megatron.
+            added = name.endswith((".out.weight", ".down.weight"))
+            return config.init_std / math.sqrt(2 * config.n_layers) if added else config.init_std
+        if name == "embedding.weight" or "positions" in name:
+            return 1.0
+        if name.endswith("distances"):
+            return config.d_model**-0.5
+        if name.endswith(".query.weight"):
+            return float((config.d_model * config.d_head) ** -0.5)
+        return float(parameter.shape[1] ** -0.5)
+
+    def forward(
+        self,
+        input_ids: Tensor,
+        input_pairs: Tensor,
+        decoder_input_ids: Tensor,
+        targets: Tensor,
+        target_pairs: Tensor,
+    ) -> PairLoss:
+        """Loss of target texts given input texts; arguments as in TextPairBatch."""
+        tokens = torch.cat([input_ids.flatten(), decoder_input_ids.flatten()])
+        # One look into the table: its gradient, as large as the table, is then made once.
+        embedded = self.embedding(tokens).split([input_ids.numel(), decoder_input_ids.numel()])
+        x_BTD, y_BUD = (e.view(*ids.shape, -1) for e, ids in zip(embedded, (input_ids, decoder_input_ids), strict=True))
+        x_BTD, input_pairs = self._prompted(x_BTD, input_pairs)
+        encoded_BTD = self._encode(x_BTD, input_pairs)
+        hidden_BUD = self._decode(y_BUD, target_pairs, encoded_BTD, input_pairs)
+        counted = targets.masked_fill(target_pairs == 0, IGNORED).flatten()
+        loss, losses = vocabulary_loss(hidden_BUD.flatten(0, 1), *self._table(counted))
+        return PairLoss(loss, losses.view_as(targets))
+
+    def _table(self, targets: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        if self.config.is_google:
+            return self.head.weight, targets, None
+        return self.embedding.weight, targets, self.head_bias
+
+    def _prompted(self, x_BTD: Tensor, pairs_BT: Tensor) -> tuple[Tensor, Tensor]:
+        return (x_BTD, pairs_BT) if self.prompt is None else with_prompt(x_BTD, pairs_BT, self.prompt())
+
+    def _run(self, layer: nn.Module, *inputs: Any) -> Tensor:
+        if self.recompute and self.training:
+            out: Tensor = checkpoint(layer, *inputs, use_reentrant=False)
+        else:
+            out = layer(*inputs)
+        return out
+
+    def _encode(self, x_BTD: Tensor, pairs_BT: Tensor) -> Tensor:
+        self._check(pairs_BT.shape[1])
+        x = self.encoder.dropout(self.encoder.add_places(x_BTD, places(pairs_BT)))
+        mask = None if _all_real(pairs_BT) else same_pair(pairs_BT, pairs_BT)
+        mask = joined(mask, self.encoder.bias(x.shape[1], x.shape[1]))
+        for layer in self.encoder.layers:
+            x = self._run(layer, x, mask)
+        return self.encoder.finish(x)
+
+    def _decode(self, y_BUD: Tensor, pairs_BU: Tensor, encoded_BTD: Tensor, input_pairs_BT: Tensor) -> Tensor:
+        length = y_BUD.shape[1]
+        self._check(length)
+        y = self.decoder.dropout(self.decoder.add_places(y_BUD, places(pairs_BU)))
+        before = torch.ones(length, length, dtype=torch.bool, device=y.device).tril()
+        mask = joined(same_pair(pairs_BU, pairs_BU) & before, self.decoder.bias(length, length))
+        input_mask = None if _all_real(input_pairs_BT) else same_pair(pairs_BU, input_pairs_BT)
+        for layer in self.decoder.layers:
+            y = self._run(layer, y, encoded_BTD, mask, input_mask)
+        return self.decoder.finish(y)
+
+    def _check(self, length: int) -> None:
+        if self.config.positions == "learned" and length > self.config.max_positions:
+            raise ValueError(
+                f"rows of {length} tokens are longer than model.config.max_positions, {self.config.max_positions}; "
+                f"make batch.seq_len and texts to generate shorter"
+            )
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Of every token of the vocabulary: (..., D) to (..., V)."""
+        if self.config.is_google:
+            out: Tensor = self.head(hidden)
+            return out
+        return linear(hidden, self.embedding.weight, self.head_bias)
+
+    # Generation.
+
+    def encode(self, input_ids: Tensor, input_pairs: Tensor) -> tuple[Tensor, Tensor]:
+        """What the encoder makes of input texts (B, T, D), and the pairs of that, 0 in padding (B, T)."""
+        x_BTD, input_pairs = self._prompted(self.embedding(input_ids), input_pairs)
+        return self._encode(x_BTD, input_pairs), input_pairs
+
+    def begin(self, input_pairs: Tensor, capacity: int) -> Cache:
+        """A cache for texts of up to `capacity` tokens, one for each row of pairs that `encode` hands over."""
+        self._check(capacity)
+        return Cache(input_pairs, [LayerCache(capacity) for _ in range(self.config.n_layers)])
+
+    def step(self, tokens: Tensor, cache: Cache, encoded: Tensor | None = None) -> Tensor:
+        """Logits of the tokens that follow, float32 (B, vocab_size).
+
+        Args:
+            tokens: the next tokens of every text (B, number); those of earlier steps are in the cache.
+            cache: from `begin`; grows by these tokens.
+            encoded: what `encode` made of the inputs, in the first step.
+        """
+        done, new = cache.layers[0].length, tokens.shape[1]
+        index = torch.arange(done, done + new, device=tokens.device)
+        y = self.decoder.add_places(self.embedding(tokens), index)
+        before = index[:, None] >= torch.arange(done + new, device=tokens.device)
+        mask = joined(before if new > 1 else None, self.decoder.bias(new, done + new))
+        input_mask = None if _all_real(cache.input_pairs) else (cache.input_pairs > 0)[:, None, None]
+        for layer, kept in zip(self.decoder.layers, cache.layers, strict=True):
+            y = layer(y, encoded, mask, input_mask, kept)
+        # Rows that only fill the table up are no tokens.
+        return self.logits(self.decoder.finish(y[:, -1])).float()[:, : self.config.vocab_size]
+
+
+def _all_real(pairs: Tensor) -> bool:
+    # Elsewhere the answer would be waited for, which costs more than a mask.
+    return pairs.is_cpu and bool((pairs == 1).all())

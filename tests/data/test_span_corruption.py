@@ -1,0 +1,173 @@
+"""Corrupted texts can be put together again, lose as much as is published, and have the lengths that were promised."""
+
+import itertools
+import math
+import os
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from conftest import requires
+from lmrecipes.data.span_corruption import SpanCorruption, corrupt, restored
+
+REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
+SENTINELS = np.arange(250_099, 249_999, -1)
+EOS = 1
+GOOGLE, NEMO = SpanCorruption(), SpanCorruption(spans="nemo", input_eos=False)
+BOTH = pytest.mark.parametrize("how", [GOOGLE, NEMO], ids=["google", "nemo"])
+
+
+def corrupted(tokens, how, number=0, seed=1):
+    return corrupt(np.asarray(tokens), how, seed=seed, number=number, sentinels=SENTINELS, eos_id=EOS)
+
+
+def spans_of(pair):
+    """Lengths of the spans, as the target has them."""
+    marks = np.flatnonzero(np.isin(pair.targets, SENTINELS) | (pair.targets == EOS))
+    return np.diff(marks) - 1
+
+
+@BOTH
+@settings(max_examples=150, deadline=None)
+@given(length=st.integers(1, 560), number=st.integers(0, 2**40), seed=st.integers(0, 2**31))
+def test_input_and_target_rebuild_the_text(how, length, number, seed):
+    text = np.arange(1000, 1000 + length)
+    pair = corrupted(text, how, number, seed)
+    assert restored(pair.inputs, pair.targets, SENTINELS, EOS) == text.tolist()
+    n = len(spans_of(pair))
+    # Both have the first n sentinels, each once, in order: falling ids.
+    for tokens in pair:
+        assert tokens[np.isin(tokens, SENTINELS)].tolist() == SENTINELS[:n].tolist()
+    assert pair.targets[0] == SENTINELS[0]
+    assert pair.targets[-1] == EOS
+    assert (pair.inputs[-1] == EOS) == how.input_eos
+    promised = [int(x[0]) for x in how.pair_lengths(np.array([length]))]
+    assert [len(pair.inputs), len(pair.targets)] == promised
+    if length > 1:
+        assert len(pair.inputs) - n - how.input_eos > 0
+
+
+@BOTH
+def test_the_same_seed_and_number_leave_out_the_same(how):
+    text = np.arange(500)
+    once, again, other = corrupted(text, how, 7), corrupted(text, how, 7), corrupted(text, how, 8)
+    assert np.array_equal(once.inputs, again.inputs)
+    assert not np.array_equal(once.inputs, other.inputs)
+    assert not np.array_equal(once.inputs, corrupted(text, how, 7, seed=2).inputs)
+
+
+@pytest.mark.parametrize(
+    ("how", "sizes", "text", "used"),
+    [
+        # As published for T5: 568 tokens give 512 and 114.
+        (GOOGLE, (512, 128), 568, (512, 114)),
+        (GOOGLE, (1024, 256), 1137, (1024, 229)),
+        (NEMO, (512, 128), 580, (512, 107)),
+        (GOOGLE, (512, 64), 316, None),
+    ],
+)
+def test_the_longest_text_fills_the_input(how, sizes, text, used):
+    assert how.longest_text(*sizes) == text
+    inputs, targets = how.pair_lengths(np.array([text, text + 1]))
+    assert inputs[0] <= sizes[0]
+    assert targets[0] <= sizes[1]
+    assert inputs[1] > sizes[0] or targets[1] > sizes[1]
+    if used:
+        assert (inputs[0], targets[0]) == used
+
+
+@BOTH
+def test_density_and_mean_span_are_as_published(how):
+    lengths = np.concatenate([spans_of(corrupted(np.arange(1000, 1512), how, i)) for i in range(300)])
+    assert abs(lengths.sum() / (300 * 512) - 0.15) < 0.002
+    assert abs(lengths.mean() - how.mean) < 0.03 * how.mean
+    assert how.mean == (3.0 if how is GOOGLE else pytest.approx(4.4631, abs=1e-4))
+    if how is NEMO:
+        # Geometric with p = 0.2, clipped at 10, given their sum: nearly as without that.
+        shares = np.bincount(lengths, minlength=11)[1:] / len(lengths)
+        published = [0.2 * 0.8**i for i in range(9)] + [0.8**9]
+        assert np.abs(shares - published).max() < 0.02
+
+
+def test_google_begins_outside_a_span_and_ends_within_one():
+    for number in range(50):
+        pair = corrupted(np.arange(1000, 1100), GOOGLE, number)
+        assert pair.inputs[0] == 1000
+        assert pair.inputs[-2] in SENTINELS
+
+
+def test_nemo_begins_and_ends_with_either():
+    pairs = [corrupted(np.arange(1000, 1012), NEMO, number) for number in range(300)]
+    assert {pair.inputs[0] in SENTINELS for pair in pairs} == {True, False}
+    assert {pair.inputs[-1] in SENTINELS for pair in pairs} == {True, False}
+
+
+def observed(how, length, n=6000):
+    """How often each way of leaving out comes up."""
+    text = np.arange(1000, 1000 + length)
+    counts = Counter()
+    for number in range(n):
+        kept = set(corrupted(text, how, number).inputs.tolist())
+        counts["".join("." if token in kept else "x" for token in text.tolist())] += 1
+    return {way: count / n for way, count in counts.items()}
+
+
+def test_every_way_of_cutting_is_as_likely_as_in_the_published_code():
+    # 14 tokens at half of them: 7 left out in 2 spans; 6 ways for the spans times 6 for what is between them.
+    how = SpanCorruption(density=0.5, mean_span=3.5)
+    ways = {}
+    for a, b in itertools.product(range(1, 7), repeat=2):
+        ways["." * a + "x" * b + "." * (7 - a) + "x" * (7 - b)] = 1 / 36
+    found = observed(how, 14)
+    assert set(found) == set(ways)
+    assert max(abs(found[way] - share) for way, share in ways.items()) < 0.009
+
+
+def test_nemo_draws_lengths_given_their_sum():
+    # Lengths by hand: all pairs of 1 to 4 tokens whose sum is 5, weighted by the clipped geometric.
+    how = SpanCorruption(spans="nemo", density=0.25, geometric_p=0.3, longest_span=4, input_eos=False)
+    length, left_out = 20, 5
+    assert [int(x[0]) for x in how.counts(np.array([length]))] == [left_out, 2]
+    chance = {1: 0.3, 2: 0.21, 3: 0.147, 4: 0.343}
+    weights = {(a, 5 - a): chance[a] * chance[5 - a] for a in range(1, 5)}
+    total = sum(weights.values())
+    found = Counter()
+    for way, share in observed(how, length).items():
+        found[tuple(map(len, way.replace(".", " ").split()))] += share
+    assert set(found) == set(weights)
+    assert max(abs(found[way] - weight / total) for way, weight in weights.items()) < 0.025
+
+
+def test_settings_that_cannot_be_are_refused():
+    with pytest.raises(ValueError, match=r"data.corruption.density is 0.9; it must be 0.01 to 0.5"):
+        SpanCorruption(density=0.9)
+    with pytest.raises(ValueError, match="no room for a text; 2 and 3 or more would"):
+        GOOGLE.longest_text(2, 2)
+
+
+def test_all_lengths_have_as_many_spans_as_fit():
+    for how in (GOOGLE, NEMO, SpanCorruption(density=0.5, mean_span=1), SpanCorruption(spans="nemo", density=0.5)):
+        lengths = np.arange(1, 1200)
+        left_out, n = how.counts(lengths)
+        assert (n >= 1).all()
+        assert (left_out >= n).all()
+        assert (lengths[1:] - left_out[1:] >= 1).all()
+        inputs, targets = how.pair_lengths(lengths)
+        assert (np.diff(inputs) >= 0).all()
+        assert (np.diff(targets) >= 0).all()
+        assert math.isclose(left_out[-1] / lengths[-1], how.density, rel_tol=0.01)
+
+
+@requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
+@BOTH
+def test_real_sentences_come_back(how):
+    for file in sorted((REAL / "languages").glob("*.txt")):
+        for number, line in enumerate(file.read_text("utf-8").split("\n")[:20]):
+            text = np.array([ord(character) + 3 for character in line])
+            if len(text):
+                pair = corrupted(text, how, number)
+                assert restored(pair.inputs, pair.targets, SENTINELS, EOS) == text.tolist()

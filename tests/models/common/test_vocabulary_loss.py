@@ -1,0 +1,83 @@
+"""Cross-entropy over a large vocabulary: torch's own numbers, a chunk of the logits at a time."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from conftest import environment, requires
+from lmrecipes.models.common.vocabulary_loss import IGNORED, vocabulary_loss
+
+
+def example(bias: bool, n: int = 21, width: int = 12, vocabulary: int = 50):
+    torch.manual_seed(0)
+    hidden, weight = torch.randn(n, width), torch.randn(vocabulary, width)
+    targets = torch.randint(vocabulary, (n,))
+    targets[[2, 7, n - 1]] = IGNORED
+    leaves = [hidden, weight, *([torch.randn(vocabulary)] if bias else [])]
+    return [leaf.requires_grad_() for leaf in leaves], targets
+
+
+@pytest.mark.parametrize("at_once", [1, 150, 10_000])
+@pytest.mark.parametrize("bias", [False, True])
+def test_loss_and_gradients_are_torchs(bias, at_once):
+    leaves, targets = example(bias)
+    logits = F.linear(*leaves)
+    expected = F.cross_entropy(logits, targets)
+    wanted = torch.autograd.grad(expected * 3, leaves)
+    hidden, weight, *rest = leaves
+    loss, losses = vocabulary_loss(hidden, weight, targets, *rest, at_once=at_once)
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(losses, F.cross_entropy(logits, targets, reduction="none"))
+    assert not losses.requires_grad
+    for ours, theirs in zip(torch.autograd.grad(loss * 3, leaves), wanted, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@requires(hasattr(F, "linear_cross_entropy"), "this torch has no F.linear_cross_entropy")
+def test_it_agrees_with_torchs_fused_loss():
+    leaves, targets = example(bias=False)
+    expected = F.linear_cross_entropy(*leaves, targets)
+    torch.testing.assert_close(vocabulary_loss(*leaves, targets)[0], expected)
+
+
+def test_nothing_that_counts_is_a_loss_of_zero_with_gradients_of_zero():
+    leaves, targets = example(bias=True)
+    hidden, weight, bias = leaves
+    loss, _ = vocabulary_loss(hidden, weight, torch.full_like(targets, IGNORED), bias)
+    assert loss == 0
+    assert not any(gradient.any() for gradient in torch.autograd.grad(loss, leaves))
+
+
+def test_autocast_computes_in_its_type_and_returns_gradients_in_the_leaves():
+    leaves, targets = example(bias=True)
+    hidden, weight, bias = leaves
+    exact = torch.autograd.grad(vocabulary_loss(hidden, weight, targets, bias)[0], leaves)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, _ = vocabulary_loss(hidden, weight, targets, bias)
+    assert loss.dtype == torch.float32
+    for low, high in zip(torch.autograd.grad(loss, leaves), exact, strict=True):
+        assert low.dtype == torch.float32
+        assert not torch.equal(low, high)
+        torch.testing.assert_close(low, high, atol=0.05, rtol=0.05)
+
+
+_PEAK = """
+import resource, torch
+from lmrecipes.models.common.vocabulary_loss import vocabulary_loss
+hidden, weight = torch.randn(256, 4, requires_grad=True), torch.randn(250112, 4, requires_grad=True)
+targets = torch.randint(250112, (256,))
+vocabulary_loss(hidden[:8], weight, targets[:8])[0].backward()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+vocabulary_loss(hidden, weight, targets, at_once=2**22)[0].backward()
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
+"""
+
+
+@requires(sys.platform == "linux", "peak memory is read as Linux gives it")
+def test_the_logits_never_stand_in_memory_at_once():
+    done = subprocess.run([sys.executable, "-c", _PEAK], env=environment(), capture_output=True, text=True, check=True)
+    # All of them are 244 MiB, and their gradient as much again; a chunk is 16.
+    assert float(done.stdout) < 100

@@ -1,0 +1,217 @@
+"""mT5's LightningModule: it learns, says what it measured, answers questions, and refuses what would fail."""
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from lightning.pytorch import LightningDataModule, Trainer
+from pairs import GOOGLE, SMALL, pair_batch
+from torch.utils.data import DataLoader
+
+from lmrecipes.batches import BatchPlan
+from lmrecipes.callbacks import SquadAnswers
+from lmrecipes.data.answers import Candidate, Evidence
+from lmrecipes.data.squad import Answer, Question
+from lmrecipes.models.common.generation import PromptBatch
+from lmrecipes.models.mt5 import Decoding, MT5Config, MT5Module
+from lmrecipes.models.mt5.tuning import Tuning
+from lmrecipes.optim import Constant
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Letters:
+    """A vocabulary whose pieces are letters and numbers."""
+
+    pad_id, eos_id, n_sentinels = 0, 1, 100
+
+    def encode(self, text):
+        return [3 + ord(letter) % 100 for letter in text]
+
+    def decode(self, ids):
+        return "".join(self.piece(i) for i in ids if i > 1)
+
+    def piece(self, i):
+        return f"<extra_id_{249 - i}>" if i >= 150 else chr(96 + (i - 3 + 4) % 100)
+
+    def sentinel(self, number):
+        return 249 - number
+
+
+class Pairs(LightningDataModule):
+    """Always the same few pairs, in two languages; the targets are answers to questions."""
+
+    vocab_size, vocabulary, languages = 250, Letters(), ["en", "de", "fr"]
+    language, null_threshold, n_best, writes_texts = None, None, 1, True
+
+    def __init__(self, n_rows=4):
+        super().__init__()
+        self.made = pair_batch([[(6 + i, 4)] for i in range(n_rows)])
+        for row in range(n_rows):
+            self.made.targets[row, -1] = Letters.eos_id
+        numbers = torch.arange(n_rows)
+        self.made = self.made._replace(languages=numbers % 2, questions=numbers)
+        self.asked = [
+            Question(f"q{i}", "?", "", (Answer(Letters().decode(ids), 0),))
+            for i, ids in enumerate(self.made.targets.tolist())
+        ]
+
+    def train_dataloader(self):
+        return DataLoader([self.made], batch_size=None)
+
+    val_dataloader = test_dataloader = train_dataloader
+
+    def questions(self, split):
+        return self.asked
+
+    def may_lack(self, split):
+        return False
+
+    def evidence(self, split, output):
+        return {
+            f"q{number}": Evidence((Candidate(Letters().decode(ids), score, 0.0),))
+            for number, ids, score in zip(*(values.tolist() for values in output), strict=True)
+        }
+
+
+def module(**settings):
+    config = MT5Config(**{**SMALL, "vocab_size": 0, "dropout": 0.0, "attention_dropout": 0.0})
+    given = {"config": config, "schedule": Constant(), "batch": BatchPlan(global_batch_size=4, seq_len=32), **settings}
+    return MT5Module(optimizer=lambda params: torch.optim.AdamW(params, lr=0.01), **given)
+
+
+def trainer(folder, **settings):
+    return Trainer(
+        **{"accelerator": "cpu", "max_steps": 60, "default_root_dir": folder, "log_every_n_steps": 20, **settings},
+        logger=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        enable_checkpointing=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory):
+    """A module that has learned its few pairs, what was logged, and where the answers are."""
+    folder = tmp_path_factory.mktemp("learned")
+    torch.manual_seed(0)
+    made = module(decoding=Decoding(max_new_tokens=6))
+    fitting = trainer(folder, callbacks=[SquadAnswers()], check_val_every_n_epoch=60)
+    fitting.fit(made, datamodule=Pairs())
+    return made, dict(fitting.callback_metrics), folder
+
+
+def test_it_learns_pairs_by_heart_and_answers_with_them(learned):
+    _, figures, folder = learned
+    assert figures["val/loss"] < 0.05
+    assert figures["squad/exact_match"] == figures["squad/f1"] == 100
+    answers = json.loads((folder / "answers/val/predictions.json").read_text())
+    assert answers == {question.id: question.answers[0].text for question in Pairs().asked}
+
+
+def test_losses_are_logged_by_language(learned):
+    _, figures, _ = learned
+    by_language = [figures["val/loss_en"], figures["val/loss_de"]]
+    assert "val/loss_fr" not in figures
+    assert sum(by_language) / 2 == pytest.approx(float(figures["val/loss"]))
+    assert by_language[0] != by_language[1]
+
+
+def test_tokens_without_padding_are_counted():
+    batch = pair_batch([[(5, 3), (4, 2)], [(20, 9)]])
+    assert module().count(batch) == (3, 5 + 3 + 4 + 2 + 20 + 9)
+
+
+def test_a_blank_is_filled_in_the_published_shape(learned):
+    made, vocabulary = learned[0].eval(), Letters()
+    text = "ab <mask> cd<mask>"
+    ids = made.prompt(text, vocabulary)
+    assert ids == [*vocabulary.encode("ab "), 249, *vocabulary.encode(" cd"), 248]
+    found = made.predict_step(PromptBatch(torch.tensor([ids])), 0)
+    shape = json.loads(made.shown(text, vocabulary, found))
+    assert list(shape) == ["prompt", "completion", "masked_input"]
+    assert shape["prompt"] == text
+    assert shape["masked_input"].endswith("<extra_id_1>")
+    tokens = shape["completion"]["tokens"]
+    assert [vocabulary.piece(i) for i, _, _ in tokens] == [piece for _, piece, _ in tokens]
+    assert all(log_prob <= 0 for _, _, log_prob in tokens)
+    assert shape["completion"]["text"] == vocabulary.decode(i for i, _, _ in tokens).strip()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("<mask>", "no token beside its blanks"), ("a" + "<mask>" * 101, "has 101 blanks")]
+)
+def test_texts_that_cannot_be_filled_are_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        module().prompt(text, Letters())
+
+
+@pytest.mark.parametrize("precision", ["16-mixed", "16-true"])
+def test_half_precision_is_refused_with_the_reason(precision):
+    made = module()
+    made._trainer = SimpleNamespace(precision=precision, datamodule=Pairs())
+    with pytest.raises(ValueError, match=r"overflow .* use bf16-mixed"):
+        made.configure_model()
+
+
+def test_bfloat16_trains(tmp_path):
+    made = module()
+    fitting = trainer(tmp_path, precision="bf16-mixed", max_steps=30)
+    fitting.fit(made, datamodule=Pairs())
+    assert fitting.callback_metrics["train/loss"] < 4
+
+
+def test_evaluation_without_decoding_writes_nothing(tmp_path):
+    made = module()
+    trainer(tmp_path, max_steps=1).fit(made, datamodule=Pairs())
+    assert made.validation_step(Pairs().made, 0) is None
+
+
+KINDS = {
+    "prompt": Tuning(kind="prompt", virtual_tokens=5),
+    "p_tuning": Tuning(kind="p_tuning", virtual_tokens=5, encoder_hidden=16),
+    "lora": Tuning(kind="lora", rank=2),
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_what_is_tuned_changes_and_is_saved_and_it_loads_onto_its_base(kind, learned, tmp_path):
+    base = tmp_path / "base.ckpt"
+    torch.save({"state_dict": learned[0].state_dict()}, base)
+    made = module(tuning=Tuning(**{**vars(KINDS[kind]), "base": str(base)}))
+    fitting = trainer(tmp_path, max_steps=40, log_every_n_steps=1)
+    other = Pairs()
+    other.made = other.made._replace(targets=other.made.targets.flip(0))
+    fitting.fit(made, datamodule=other)
+    whole = dict(made.network.named_parameters())
+    for name, value in learned[0].network.named_parameters():
+        assert torch.equal(whole[name], value), name
+    assert fitting.callback_metrics["train/loss"] < 12
+    fitting.save_checkpoint(tmp_path / "tuned.ckpt")
+    saved = torch.load(tmp_path / "tuned.ckpt", weights_only=False)["state_dict"]
+    assert saved.keys() == {f"network.{name}" for name in whole.keys() - dict(learned[0].network.named_parameters())}
+    again = module(tuning=Tuning(**{**vars(KINDS[kind]), "base": str(base)}))
+    again_trainer = trainer(tmp_path)
+    (result,) = again_trainer.test(again, datamodule=other, ckpt_path=tmp_path / "tuned.ckpt", verbose=False)
+    (expected,) = trainer(tmp_path).test(made, datamodule=other, verbose=False)
+    assert result == expected
+
+
+def test_a_base_that_is_nowhere_else_is_saved_and_warned_of(tmp_path):
+    made = module(tuning=KINDS["lora"])
+    with pytest.warns(UserWarning, match="lora, but the network beside it has learned nothing"):
+        trainer(tmp_path, max_steps=1).fit(made, datamodule=Pairs())
+    assert made.state_dict().keys() >= {f"network.{name}" for name, _ in made.network.named_parameters()}
+
+
+def test_a_base_that_is_gone_is_named(tmp_path):
+    made = module(tuning=Tuning(kind="lora", base=str(tmp_path / "gone.ckpt")))
+    with pytest.raises(ValueError, match=r"gone\.ckpt is gone; give the base's checkpoint with --model\.tuning\.base"):
+        trainer(tmp_path).fit(made, datamodule=Pairs())
+
+
+def test_googles_settings_are_taken(tmp_path):
+    made = module(config=MT5Config(**{**SMALL, **GOOGLE, "vocab_size": 0}))
+    trainer(tmp_path, max_steps=2).fit(made, datamodule=Pairs())
+    assert made.network.config.is_google

@@ -6,7 +6,14 @@ import pytest
 
 from lmrecipes.data.embedded_languages import LANGUAGES, SENTENCES, sentences_of
 
-SCRIPTS = {"el": "GREEK", "hi": "DEVANAGARI", "ja": "CJK|HIRAGANA|KATAKANA", "ko": "HANGUL", "ru": "CYRILLIC", "zh": "CJK"}
+SCRIPTS = {
+    "el": "GREEK",
+    "hi": "DEVANAGARI",
+    "ja": "CJK|HIRAGANA|KATAKANA",
+    "ko": "HANGUL",
+    "ru": "CYRILLIC",
+    "zh": "CJK",
+}
 
 
 def test_the_languages_are_those_of_the_recipe():

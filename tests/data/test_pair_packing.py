@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import requires
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import requires
 from lmrecipes.data.interleaving import Interleaving
 from lmrecipes.data.learn_pieces import learn_pieces
 from lmrecipes.data.pair_batches import Corruptor, PairEvaluationBatches, PairTrainingBatches

@@ -7,8 +7,8 @@ import struct
 from pathlib import Path
 
 import pytest
-from conftest import requires
 
+from conftest import requires
 from lmrecipes.data.learn_pieces import covered_characters, learn_pieces
 from lmrecipes.data.sentencepiece import SentencePiece, SentencePieceSettings, load_sentencepiece
 from lmrecipes.data.sentencepiece_file import PieceModel, read_model
@@ -17,7 +17,16 @@ from lmrecipes.data.vocabularies import load_vocabulary
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
 BYTES = [(f"<0x{i:02X}>", 0.0) for i in range(256)]
 SPECIAL = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-PIECES = [("▁", -2.0), ("▁the", -3.0), ("▁cat", -4.0), ("s", -4.5), ("▁ca", -5.0), ("t", -5.5), ("h", -6.0), ("e", -6.1)]
+PIECES = [
+    ("▁", -2.0),
+    ("▁the", -3.0),
+    ("▁cat", -4.0),
+    ("s", -4.5),
+    ("▁ca", -5.0),
+    ("t", -5.5),
+    ("h", -6.0),
+    ("e", -6.1),
+]
 
 
 def varint(number):
@@ -106,7 +115,9 @@ def test_what_is_no_such_vocabulary_is_refused_in_a_line(published, tmp_path):
     with refused("must be a unigram model"):
         read_model(write_model(tmp_path / "bpe.model", [*SPECIAL, *PIECES], kind=2))
     with refused("must be <pad>, </s> and <unk>"):
-        load_sentencepiece(str(write_model(tmp_path / "llama.model", [("<unk>", 0.0), ("<s>", 0.0), *SPECIAL, *PIECES])))
+        load_sentencepiece(
+            str(write_model(tmp_path / "llama.model", [("<unk>", 0.0), ("<s>", 0.0), *SPECIAL, *PIECES]))
+        )
     with refused("<extra_id_0> must be the last piece"):
         load_sentencepiece(
             str(write_model(tmp_path / "up.model", [*SPECIAL, ("<extra_id_0>", 0.0), ("<extra_id_1>", 0.0)]))

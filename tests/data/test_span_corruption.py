@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import requires
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from conftest import requires
 from lmrecipes.data.span_corruption import SpanCorruption, corrupt, restored
 
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))

@@ -11,9 +11,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import requires
 from lightning.pytorch import LightningModule, Trainer
 
+from conftest import requires
 from lmrecipes.batches import BatchPlan
 from lmrecipes.callbacks import LanguageTokens
 from lmrecipes.data import hub
@@ -202,7 +202,9 @@ def test_what_was_prepared_is_read_when_the_text_is_gone(texts, vocabulary, tmp_
 def test_other_lengths_take_the_same_tokens(module, cache):
     module().prepare(progress=False)
     folders = {folder for folder in cache.iterdir() if folder.is_dir()}
-    wide = module(batch=BatchPlan(global_batch_size=4, seq_len=96, target_len=40), corruption=SpanCorruption(spans="nemo"))
+    wide = module(
+        batch=BatchPlan(global_batch_size=4, seq_len=96, target_len=40), corruption=SpanCorruption(spans="nemo")
+    )
     batch = wide.train_batches().batch(0)
     assert batch.input_ids.shape == (4, 96)
     assert batch.targets.shape[1] <= 40
@@ -211,9 +213,7 @@ def test_other_lengths_take_the_same_tokens(module, cache):
 
 def wrong(module, tmp_path, content, **given):
     (tmp_path / "c4-aa.json").write_bytes(content)
-    return module(
-        languages=["aa"], path=f"{tmp_path}/c4-{{language}}.json", cache_dir=str(tmp_path / "cache"), **given
-    )
+    return module(languages=["aa"], path=f"{tmp_path}/c4-{{language}}.json", cache_dir=str(tmp_path / "cache"), **given)
 
 
 GOOD = [json.dumps({"text": text}) for text in documents("aa", 60)]
@@ -287,7 +287,11 @@ def test_settings_that_cannot_be_are_refused(module, given, message):
 
 def test_of_the_hub_only_the_files_of_the_languages_are_asked_for(monkeypatch, tmp_path, vocabulary, texts):
     tree = {
-        "en": ["en/c4-train.00000-of-01024.json.gz", "en/c4-train.00001-of-01024.json.gz", "en/c4-validation.0.json.gz"],
+        "en": [
+            "en/c4-train.00000-of-01024.json.gz",
+            "en/c4-train.00001-of-01024.json.gz",
+            "en/c4-validation.0.json.gz",
+        ],
         "multilingual": [
             "multilingual/c4-de.tfrecord-00000-of-02048.json.gz",
             "multilingual/c4-de-validation.tfrecord-00000-of-00001.json.gz",
@@ -363,4 +367,3 @@ def test_a_training_counts_tokens_of_languages_through_a_resume(module, tmp_path
             accelerator="cpu", devices=1, logger=False, callbacks=[LanguageTokens()], enable_progress_bar=False,
             enable_model_summary=False, enable_checkpointing=False, max_steps=1,
         ).fit(Idle(), torch.utils.data.DataLoader([1]))  # fmt: skip
-

@@ -8,9 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from conftest import requires
 from lightning.pytorch import LightningModule, Trainer
 
+from conftest import requires
 from lmrecipes.batches import BatchPlan, EvalBatchPlan, WrittenTexts
 from lmrecipes.callbacks import SquadAnswers
 from lmrecipes.callbacks.answers import figures_by_language

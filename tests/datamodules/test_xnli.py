@@ -61,7 +61,10 @@ def test_published_files_are_read(tmp_path):
     tsv = write_tsv(tmp_path / "xnli.tsv", rows)
     assert [pair[:3] for pair in read_nli(tsv, language="de").pairs] == PAIRS
     assert read_nli(tsv, language="en").pairs == [Inference('He said "no', "x", "neutral", "en")]
-    lines = [{"gold_label": "contradiction", "sentence1": "a", "sentence2": "b"}, {"label": 0, "premise": "c", "hypothesis": "d"}]
+    lines = [
+        {"gold_label": "contradiction", "sentence1": "a", "sentence2": "b"},
+        {"label": 0, "premise": "c", "hypothesis": "d"},
+    ]
     (tmp_path / "m.jsonl.gz").write_bytes(gzip.compress("\n".join(map(json.dumps, lines)).encode()))
     read = read_nli(str(tmp_path / "m.jsonl.gz")).pairs
     assert read == [Inference("a", "b", "contradiction"), Inference("c", "d", "entailment")]

@@ -1,30 +1,27 @@
 """Presets of text pairs are read by the command, and those without a download are prepared and batched."""
 
 import pytest
-import yaml
 
 from lmrecipes import datamodules
 from lmrecipes.batches import TextPairBatch
 from lmrecipes.cli import open_recipe
 
-PLAN = {"global_batch_size": 8, "seq_len": 128, "target_len": 32, "val": {"batch_size": 8}}
 NAMES = {
     *("mc4", "mc4_google", "mc4_folder", "embedded_languages", "xquad_text", "squad11_text", "squad_text_folder"),
     *("embedded_squad_text", "xnli", "embedded_nli"),
 }
 
 
-def opened(tmp_path, name, *given):
-    path = tmp_path / "recipe.yaml"
-    model = {"class_path": "lmrecipes.models.electra.ElectraModule"}
-    path.write_text(yaml.safe_dump({"batch": PLAN, "model": model, "trainer": {"accelerator": "cpu"}}))
-    return open_recipe("prepare", ["--config", str(path), "--no_runtime_tuning", "--data", name, *given])
+def opened(name, *given):
+    # Any model will do: what is prepared depends on data and batch.
+    recipe = ["--config", "electra/tiny_pretrain", "--batch.target_len=32", "--data", name]
+    return open_recipe("prepare", [*recipe, "--no_runtime_tuning", *given])
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
 def test_a_preset_is_read(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cli = opened(tmp_path, name)
+    cli = opened(name)
     assert isinstance(
         cli.datamodule, datamodules.MC4DataModule | datamodules.SquadDataModule | datamodules.XNLIDataModule
     )
@@ -36,7 +33,7 @@ def test_a_preset_is_read(name, tmp_path, monkeypatch):
 def test_what_is_embedded_is_prepared_by_the_command(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = [f"--data.cache_dir={tmp_path}/cache", "--data.sentencepiece.vocab_size=2000"]
-    cli = opened(tmp_path, name, *given)
+    cli = opened(name, *given)
     cli.datamodule.prepare(progress=False)
     for loader in (cli.datamodule.train_dataloader(), cli.datamodule.val_dataloader()):
         batch = next(iter(loader))

@@ -71,9 +71,7 @@ def tokens_per_s(work, *arguments):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument(
-        "--text", type=Path, help="JSON lines with a text each; left out, English from Python"
-    )
+    parser.add_argument("--text", type=Path, help="JSON lines with a text each; left out, English from Python")
     parser.add_argument("--vocab_size", type=int, default=8000, help="pieces that are learned from the text")
     parser.add_argument("--repeats", type=int, default=3, help="times that each is measured, in turn")
     parser.add_argument("--json", type=Path, help="file for the results")

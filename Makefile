@@ -43,6 +43,7 @@ bench: setup  ## measure speed beside reference implementations in the same run
 	$(BIN)/python benchmarks/mt5_speed.py
 	$(BIN)/python benchmarks/data_speed.py
 	$(BIN)/python benchmarks/corpus_speed.py
+	$(BIN)/python benchmarks/text_pairs_speed.py
 	$(BIN)/python benchmarks/training_overhead.py
 	$(BIN)/python benchmarks/loops.py
 

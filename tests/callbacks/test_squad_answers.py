@@ -38,7 +38,7 @@ def evaluated(capsys, *arguments):
 def test_logged_figures_are_those_of_the_written_files(file, tmp_path, capsys):
     data = data_of(file, str(tmp_path / "cache"))
     (logged,) = trainer_of(str(tmp_path)).test(Scrambled(), data, verbose=False)
-    assert len(data.prepared("test").windows) > 1.5 * len(data.questions("test"))
+    assert len(data.prepared("test").pieces) > 1.5 * len(data.questions("test"))
     folder = tmp_path / "answers/test"
     official = evaluated(capsys, "--data", file, "--predictions", str(folder / "predictions.json"))
     assert 0 < official["HasAns_f1"] < 100

@@ -18,6 +18,7 @@ from lmrecipes.data.windows import Windowing
 from lmrecipes.data.wordpiece import WordPiece
 
 WORDS = WordPiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "where", "is", *(f"w{i}" for i in range(100))])
+WHOLE = Windowing(seq_len=30, max_query_len=2, doc_stride=3)
 CONTEXT = "W0  w1, w2 w3 w4 w5 w6 w7 w8 w9"
 
 
@@ -48,18 +49,18 @@ def test_candidates_are_exact_texts_and_what_is_no_answer_is_dropped():
         (7, 7, -math.inf, 0.0),
         (6, 6, 3.0, 0.5),
     ]
-    found = evidence_of(scores([(0, spans)], [0.0]), data.windows, data.questions, max_answer_len=5)
+    found = evidence_of(scores([(0, spans)], [0.0]), data.pieces, data.questions, max_answer_len=5)
     assert [c.text for c in found["a"].candidates] == [",", "W0  w1"]
     assert found["a"].candidates[0][1:3] == (3.0, 0.5)
 
 
 def test_a_start_counts_only_in_the_window_that_sees_it_best():
     data = prepared()
-    assert data.windows.begin.tolist() == [0, 3, 0]
+    assert data.pieces.begin.tolist() == [0, 3, 0]
     # w2 (token 3) is the first of the second window, and in the middle of the first.
     token = 3
     first, second = (4 + token, 4 + token, 1.0, 1.0), (4 + token - 3, 4 + token - 3, 5.0, 5.0)
-    found = evidence_of(scores([(0, [first]), (1, [second])], [0.0, -1.0]), data.windows, data.questions)
+    found = evidence_of(scores([(0, [first]), (1, [second])], [0.0, -1.0]), data.pieces, data.questions)
     assert [(c.text, c.score) for c in found["a"].candidates] == [("w2", 2.0)]
     assert found["a"].null == -1.0
 
@@ -72,7 +73,7 @@ def test_evidence_is_the_same_in_any_order_and_twice_is_once():
         places = chance.integers(0, 9, (12, 2))
         spans = [(int(s), int(s + n), *chance.integers(0, 3, 2).astype(float)) for s, n in places]
         rows = scores([(window, spans)], [float(chance.integers(-3, 3))])
-        parts.append(evidence_of(rows, data.windows, data.questions, n_best=4))
+        parts.append(evidence_of(rows, data.pieces, data.questions, n_best=4))
     everything = merged(parts, 4)
     for order in itertools.permutations(parts):
         assert merged(order, 4) == everything
@@ -82,7 +83,7 @@ def test_evidence_is_the_same_in_any_order_and_twice_is_once():
 def test_windows_that_only_fill_up_say_nothing():
     data = prepared()
     rows = scores([(-1, [(4, 4, 9.0, 9.0)]), (2, [(4, 5, 1.0, 1.0)])], [0.0, 0.0])
-    found = evidence_of(rows, data.windows, data.questions)
+    found = evidence_of(rows, data.pieces, data.questions)
     assert list(found) == ["b"]
     assert found["b"].candidates[0].text == "w1 w2"
 
@@ -126,7 +127,7 @@ def test_of_a_text_found_twice_the_better_counts():
 
 def test_best_spans_are_the_best_of_all_spans():
     data = prepared(seq_len=30)
-    batch = SpanCollator().batch(data, np.array([0, 1]), WORDS, 30)
+    batch = SpanCollator().batch(data, np.array([0, 1]), WORDS, WHOLE)
     assert batch.allowed.sum(1).tolist() == [12, 3]
     assert batch.input_ids.shape == (2, 16)
     generator = torch.Generator().manual_seed(0)
@@ -147,13 +148,13 @@ def test_best_spans_are_the_best_of_all_spans():
 
 def test_a_batch_marks_the_context_and_labels(tmp_path):
     data = prepared(seq_len=30)
-    batch = SpanCollator().batch(data, np.array([1, 0]), WORDS, 30)
+    batch = SpanCollator().batch(data, np.array([1, 0]), WORDS, WHOLE)
     assert batch.lengths.tolist() == [7, 16]
     assert batch.token_type_ids[0].tolist() == [0] * 4 + [1] * 3 + [0] * 9
     assert batch.allowed[0].tolist() == [True, False, False, False, True, True] + [False] * 10
     assert batch.input_ids[0, 7:].tolist() == [0] * 9
     assert batch.windows.tolist() == [1, 0]
-    empty = SpanCollator().batch(data, np.array([], dtype=int), WORDS, 30)
+    empty = SpanCollator().batch(data, np.array([], dtype=int), WORDS, WHOLE)
     assert empty.windows.tolist() == [-1]
 
 

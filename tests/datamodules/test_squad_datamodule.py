@@ -59,7 +59,7 @@ def test_features_are_prepared_once_and_again_when_something_changes(files, tmp_
     again = module(files, tmp_path)
     again.prepare(progress=False)
     assert len(cuts) == 2
-    assert isinstance(again.prepared("train").windows.begin, np.memmap)
+    assert isinstance(again.prepared("train").pieces.begin, np.memmap)
     assert list(again.questions("val")) == list(first.questions("val"))
     module(files, tmp_path, doc_stride=8).prepare(progress=False)
     assert len(cuts) == 4
@@ -86,7 +86,7 @@ def test_a_preparation_that_was_cut_off_is_begun_anew(files, tmp_path, monkeypat
     with pytest.raises(ZeroDivisionError):
         data.prepared("train")
     monkeypatch.setattr(preparing, "_write_json", write)
-    assert len(data.prepared("train").windows)
+    assert len(data.prepared("train").pieces)
 
 
 def test_the_vocabulary_is_a_runs_or_a_files_or_learned(files, tmp_path):
@@ -137,7 +137,7 @@ def test_ranks_share_every_step_and_every_evaluation(files, tmp_path):
         passes = [list(at(data, 0, rank, size).val_dataloader()) for rank in range(size)]
         assert len({len(batches) for batches in passes}) == 1
         numbers = [n for batches in passes for batch in batches for n in batch.windows.tolist()]
-        assert sorted(numbers) == list(range(len(data.prepared("val").windows)))
+        assert sorted(numbers) == list(range(len(data.prepared("val").pieces)))
         room = max(PLAN.val.batch_size // size, 1) * 64
         assert all(batch.input_ids.numel() <= room for batches in passes for batch in batches)
 
@@ -146,7 +146,7 @@ def test_questions_that_are_asked_are_answered_from_their_own_contexts(files, tm
     data = module(files, tmp_path)
     data.ask([Question("mine", "Where is the mill?", "The mill is at Oakford. " * 20)])
     numbers = [number for batch in data.predict_dataloader() for number in batch.windows.tolist()]
-    assert len(numbers) == len(data.prepared("predict").windows) > 2
+    assert len(numbers) == len(data.prepared("predict").pieces) > 2
     assert [q.id for q in data.questions("predict")] == ["mine"]
     assert not data.may_lack("predict")
     for asked, message in (([], "no question"), ([Question("q", " ", "c")], "the question of question q is empty")):
@@ -215,7 +215,7 @@ def test_real_questions_need_little_padding(tmp_path):
         file = str(REAL / f"xquad/xquad.{language}.json")
         data = module({"train": file, "test": file}, tmp_path, batch=batch, max_query_len=64, doc_stride=128)
         data._vocabulary = load_wordpiece(str(REAL / "vocab/bert-base-uncased-vocab.txt"))
-        lengths = data.prepared("test").windows.lengths
+        lengths = data.prepared("test").pieces.lengths
         order = data.training_order()
         training = padding_share(lengths, [order.rows(k) for k in range(len(order))], 384)
         evaluation = padding_share(lengths, data.evaluation_order("test"), 384)

@@ -243,7 +243,9 @@ def _of_tokenizer(content: dict[str, Any]) -> SentencePiece:
     if model.get("type") != "Unigram":
         raise ValueError(f"its model is {model.get('type')}, not Unigram")
     pieces = [(piece, float(score)) for piece, score in model["vocab"]]
-    for added in sorted(content.get("added_tokens", []), key=lambda token: token["id"]):
+    # A model that has sentinels of its own needs none of those that were added to it.
+    has_own = bool(_SENTINEL.fullmatch(pieces[-1][0]))
+    for added in [] if has_own else sorted(content.get("added_tokens", []), key=lambda token: token["id"]):
         if added["id"] == len(pieces) and _SENTINEL.fullmatch(added["content"]):
             pieces.append((added["content"], 0.0))
     normalizer = content.get("normalizer") or {}

@@ -8,7 +8,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal, cast
 
@@ -133,7 +132,8 @@ class MC4DataModule(PreparedDocuments):
             seed=seed,
             vocabulary_dir=vocabulary_dir,
         )
-        self._rows = cache(self._index)
+        self._indexed: dict[str, Rows] = {}
+        self._counting: PairTrainingBatches | None = None
 
     @staticmethod
     def tiny_data(settings: Mapping[str, Any], text: Path) -> dict[str, Any]:
@@ -159,7 +159,7 @@ class MC4DataModule(PreparedDocuments):
         super().prepare(progress, workers, share)
         if self.ready:
             for split in ("train", "val", "test"):
-                self._rows(split)
+                self.rows(split)
 
     def _complain_of_missing(self) -> None:
         missing = [source.name for source in self.sources if source.gone]
@@ -197,7 +197,9 @@ class MC4DataModule(PreparedDocuments):
 
     def rows(self, split: str) -> Rows:
         """The rows of a split: packed for training, one text each to evaluate."""
-        return self._rows(split)
+        if split not in self._indexed:
+            self._indexed[split] = self._index(split)
+        return self._indexed[split]
 
     def _documents(self, split: str) -> list[int]:
         found: list[int] = self.prepared.split(split)["examples"]
@@ -209,7 +211,7 @@ class MC4DataModule(PreparedDocuments):
         Raises:
             ValueError: if it has none.
         """
-        rows = self._rows(split)
+        rows = self.rows(split)
         if not len(rows):
             raise self.nothing(split)
         starts = Examples(self.prepared, split).starts
@@ -246,15 +248,9 @@ class MC4DataModule(PreparedDocuments):
 
     def tokens_by_language(self, first_step: int, end: int) -> dict[str, int]:
         """Tokens of text that all ranks together read in steps from one to before another, by language."""
-        found = self._training.text_tokens(first_step, end, len(self.languages))
+        self._counting = self._counting or self.train_batches()
+        found = self._counting.text_tokens(first_step, end, len(self.languages))
         return dict(zip(self.languages, found.tolist(), strict=True))
-
-    @property
-    def _training(self) -> PairTrainingBatches:
-        if self.__dict__.get("_batches") is None:
-            self.__dict__["_batches"] = self.train_batches()
-        found: PairTrainingBatches = self.__dict__["_batches"]
-        return found
 
     def evaluation_batches(self, split: str) -> PairEvaluationBatches:
         """This rank's batches of a held-out split."""

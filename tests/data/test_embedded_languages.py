@@ -1,0 +1,39 @@
+"""Sentences of 24 languages are always the same, all different, and in their own scripts."""
+
+import unicodedata
+
+import pytest
+
+from lmrecipes.data.embedded_languages import LANGUAGES, SENTENCES, sentences_of
+
+SCRIPTS = {
+    "el": "GREEK",
+    "hi": "DEVANAGARI",
+    "ja": "CJK|HIRAGANA|KATAKANA",
+    "ko": "HANGUL",
+    "ru": "CYRILLIC",
+    "zh": "CJK",
+}
+
+
+def test_the_languages_are_those_of_the_recipe():
+    assert " ".join(LANGUAGES) == "cs da de el en es fi fr hi hu it ja ko lt lv nl no pl pt ro ru sk sv zh"
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_sentences_are_whole_and_in_their_own_script(language):
+    sentences = sentences_of(language)
+    assert len(set(sentences)) == len(sentences) == SENTENCES
+    assert not any(mark in sentence for sentence in sentences for mark in "{}\n")
+    assert all(sentence[-1] in ".?;।。？" or sentence.endswith("다.") for sentence in sentences)
+    letters = "".join(character for sentence in sentences for character in sentence if character.isalpha())
+    names = SCRIPTS.get(language, "LATIN").split("|")
+    own = sum(any(name in unicodedata.name(letter) for name in names) for letter in letters)
+    assert own == len(letters)
+    sentences_of.cache_clear()
+    assert sentences_of(language) == sentences
+
+
+def test_another_language_is_refused_with_those_there_are():
+    with pytest.raises(ValueError, match="embedded:xx is not there; embedded are cs da"):
+        sentences_of("xx")

@@ -1,0 +1,369 @@
+"""mC4: every row is read once whatever happens to the run, languages in their shares, and what is malformed is said."""
+
+import gzip
+import itertools
+import json
+import os
+import random
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch import LightningModule, Trainer
+
+from conftest import requires
+from lmrecipes.batches import BatchPlan
+from lmrecipes.callbacks import LanguageTokens
+from lmrecipes.data import hub
+from lmrecipes.data.learn_pieces import learn_pieces
+from lmrecipes.data.sentencepiece import SentencePiece
+from lmrecipes.data.span_corruption import SpanCorruption, restored
+from lmrecipes.datamodules import MC4DataModule
+
+REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
+PLAN = BatchPlan(global_batch_size=12, micro_batch_size=2, seq_len=48, target_len=24)
+WORDS = {"aa": "bado kemi lufo", "bb": "ω θ φ ψ".replace(" ", "ο "), "cc": "東 京 都 大"}
+
+
+def documents(code, n):
+    generator = random.Random(code)
+    return [" ".join(generator.choices(WORDS[code].split(), k=generator.randint(3, 80))) for _ in range(n)]
+
+
+def write(path, texts):
+    content = "".join(json.dumps({"text": text, "url": "x"}) + "\n" for text in texts).encode()
+    if path.suffix == ".gz":
+        path.write_bytes(gzip.compress(content))
+    elif path.suffix == ".zst":
+        import pyarrow
+
+        with pyarrow.CompressedOutputStream(str(path), "zstd") as file:
+            file.write(content)
+    else:
+        path.write_bytes(content)
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory):
+    """Three languages, in one or two files each."""
+    folder = tmp_path_factory.mktemp("texts")
+    write(folder / "c4-aa.00.json.gz", documents("aa", 120))
+    write(folder / "c4-aa.01.json.gz", documents("aa", 90)[::-1])
+    write(folder / "c4-bb.00.json.zst", documents("bb", 40))
+    write(folder / "c4-cc.00.json", documents("cc", 15))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def vocabulary(texts, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("vocabulary")
+    SentencePiece(learn_pieces([text for code in WORDS for text in documents(code, 20)], 340, 1.0)).save(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def module(texts, vocabulary, cache):
+    def make(step=0, rank=0, size=1, **given):
+        data = MC4DataModule(
+            **{
+                "batch": PLAN,
+                "languages": ["aa", "bb", "cc"],
+                "path": f"{texts}/c4-{{language}}.*.json*",
+                "held_out": 0.05,
+                "cache_dir": str(cache),
+                "vocabulary_dir": str(vocabulary),
+                **given,
+            }
+        )
+        ranks = {"rank": rank, "num_replicas": size}
+        data.trainer = SimpleNamespace(global_step=step, distributed_sampler_kwargs=ranks)
+        return data
+
+    return make
+
+
+def rows_read(module, steps, size, workers):
+    """Rows that all ranks read in some steps, in a training that begins with the first of these."""
+    found = []
+    for rank in range(size):
+        data = module(steps.start, rank, size, num_workers=workers)
+        passes = PLAN.accumulation(size)
+        loader, wanted = iter(data.train_dataloader()), len(steps) * passes
+        taken = 0
+        while taken < wanted:
+            batch = next(loader, None)
+            if batch is None:  # the epoch is over
+                data.trainer.global_step = steps.start + taken // passes
+                loader = iter(data.train_dataloader())
+                continue
+            found += batch.questions.tolist()
+            taken += 1
+    return found
+
+
+def test_nothing_is_lost_or_repeated_by_kills_with_other_workers_and_ranks(module):
+    data = module()
+    data.prepare(progress=False)
+    counts = data.rows("train").counts
+    n_steps = 2 * sum(counts) // PLAN.global_batch_size
+    # Killed at arbitrary steps, and gone on with as many ranks and workers as there happened to be.
+    generator = random.Random(3)
+    cuts = sorted({0, n_steps, *(generator.randrange(1, n_steps) for _ in range(5))})
+    ways = itertools.cycle([(1, 0), (2, 2), (3, 0), (1, 2), (2, 0)])
+    whole, per_step = rows_read(module, range(n_steps), 1, 0), PLAN.global_batch_size
+    for (begin, end), (size, workers) in zip(itertools.pairwise(cuts), ways, strict=False):
+        read = rows_read(module, range(begin, end), size, workers)
+        assert sorted(read) == sorted(whole[begin * per_step : end * per_step]), (begin, end, size, workers)
+    # Of every language each row once before any is read again.
+    first = 0
+    for n in counts:
+        own = [row for row in whole if first <= row < first + n]
+        assert len(own) > n
+        for turn in range(len(own) // n):
+            assert len(set(own[turn * n : (turn + 1) * n])) == n
+        first += n
+
+
+def test_every_document_is_in_the_rows_as_it_was(module, texts, vocabulary):
+    data = module()
+    corruptor = data.corruptor("train")
+    batch = corruptor.batch(np.arange(len(corruptor)), 0, np.arange(len(corruptor)))
+    sentinels = data.vocabulary.sentinels.tolist()
+    read = ""
+    for row in range(len(corruptor)):
+        for pair in range(1, int(batch.input_pairs[row].max()) + 1):
+            inputs = batch.input_ids[row][batch.input_pairs[row] == pair].tolist()
+            targets = batch.targets[row][batch.target_pairs[row] == pair].tolist()
+            read += data.vocabulary.decode(restored(inputs, targets, sentinels, 1)).replace(" ", "")
+    for split in ("val", "test"):
+        rows = data.corruptor(split)
+        read += "".join(
+            data.vocabulary.decode(rows._tokens[a:b].tolist()).replace(" ", "")
+            for a, b in itertools.pairwise(rows.rows.bounds.tolist())
+        )
+    written = "".join(
+        text.replace(" ", "")
+        for code, numbers in (("aa", (120, 90)), ("bb", (40,)), ("cc", (15,)))
+        for number in numbers
+        for text in documents(code, number)
+    )
+    assert sorted(read) == sorted(written)
+
+
+@pytest.mark.parametrize(("alpha", "weigh_by"), [(0.7, "tokens"), (0.3, "documents"), (1.0, "tokens"), (0.0, "tokens")])
+def test_languages_are_drawn_by_their_size_to_the_power_of_alpha(module, alpha, weigh_by):
+    data = module(alpha=alpha, weigh_by=weigh_by)
+    documents = data.prepared.split("train")["examples"]
+    tokens = np.add.reduceat(np.diff(data.corruptor("train")._starts), np.cumsum([0, *documents[:-1]]))
+    sizes = np.asarray(documents if weigh_by == "documents" else tokens, dtype=float) ** alpha
+    assert np.allclose(data.shares(), sizes / sizes.sum())
+    n = 150
+    loader, seen = data.train_batches(), np.zeros(3)
+    for k in range(n * PLAN.accumulation(1)):
+        batch = loader.batch(k)
+        seen += np.bincount(batch.languages.numpy(), minlength=3)
+    assert np.abs(seen / seen.sum() - data.shares()).max() < 0.015
+
+
+def test_tokens_are_counted_by_language_without_reading_them(module):
+    data = module()
+    counted = data.tokens_by_language(3, 9)
+    batches, lengths = data.train_batches(), np.diff(data.rows("train").bounds)
+    seen = dict.fromkeys(data.languages, 0)
+    for k in range(3 * PLAN.accumulation(1), 9 * PLAN.accumulation(1)):
+        batch = batches.batch(k)
+        for language, row in zip(batch.languages.tolist(), batch.questions.tolist(), strict=True):
+            seen[data.languages[language]] += int(lengths[row])
+    assert counted == seen
+    # Whatever the rank, it is what all ranks read.
+    assert module(rank=1, size=3).tokens_by_language(3, 9) == seen
+
+
+def test_what_was_prepared_is_read_when_the_text_is_gone(texts, vocabulary, tmp_path, module):
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    for file in texts.iterdir():
+        (gone / file.name).write_bytes(file.read_bytes())
+    given = {"path": f"{gone}/c4-{{language}}.*.json*", "cache_dir": str(tmp_path / "cache")}
+    before = module(**given)
+    before.prepare(progress=False)
+    for file in gone.iterdir():
+        file.unlink()
+    assert len(module(**given).rows("train")) == len(before.rows("train"))
+
+
+def test_other_lengths_take_the_same_tokens(module, cache):
+    module().prepare(progress=False)
+    folders = {folder for folder in cache.iterdir() if folder.is_dir()}
+    wide = module(
+        batch=BatchPlan(global_batch_size=4, seq_len=96, target_len=40), corruption=SpanCorruption(spans="nemo")
+    )
+    batch = wide.train_batches().batch(0)
+    assert batch.input_ids.shape == (4, 96)
+    assert batch.targets.shape[1] <= 40
+    assert {folder for folder in cache.iterdir() if folder.is_dir()} == folders
+
+
+def wrong(module, tmp_path, content, **given):
+    (tmp_path / "c4-aa.json").write_bytes(content)
+    return module(languages=["aa"], path=f"{tmp_path}/c4-{{language}}.json", cache_dir=str(tmp_path / "cache"), **given)
+
+
+GOOD = [json.dumps({"text": text}) for text in documents("aa", 60)]
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"text": "cut sh', r"c4-aa.json:31 is no JSON: Unterminated string"),
+        ("no json at all", r"c4-aa.json:31 is no JSON"),
+        ('{"txt": "a"}', r"c4-aa.json:31 has no key 'text'; it has txt"),
+        ('{"text": 3}', r"c4-aa.json:31 has text 3, which is no text"),
+        ("[1, 2]", r"c4-aa.json:31 has no key 'text'; it has list"),
+        ("\udcff", r"c4-aa.json:31 is not UTF-8 text"),
+    ],
+)
+def test_a_malformed_line_is_refused_with_file_and_line_or_skipped_and_counted(module, tmp_path, line, message):
+    content = "\n".join([*GOOD[:30], line, *GOOD[30:]]).encode("utf-8", "surrogateescape")
+    with pytest.raises(ValueError, match=message) as caught:
+        wrong(module, tmp_path, content).prepare(progress=False)
+    assert "\n" not in str(caught.value)
+    data = wrong(module, tmp_path, content, on_malformed="skip")
+    with pytest.warns(UserWarning, match=r"source aa: left out 1 x .* \(first: .*c4-aa.json:31"):
+        data.prepare(progress=False)
+    assert sum(data.prepared.split(split)["documents"] for split in ("train", "val", "test")) == len(GOOD)
+
+
+def test_empty_documents_are_left_out_and_counted(module, tmp_path):
+    content = "\n".join([*GOOD, '{"text": ""}', '{"text": "  "}']).encode()
+    data = wrong(module, tmp_path, content)
+    with pytest.warns(UserWarning, match=r"left out 2 x empty document \(first: .*c4-aa.json:61"):
+        data.prepare(progress=False)
+    assert (np.diff(data.corruptor("train")._starts) > 0).all()
+
+
+def test_a_file_cut_short_is_refused_or_read_as_far_as_it_goes(module, tmp_path):
+    whole = gzip.compress("\n".join(GOOD * 20).encode())
+    path = f"{tmp_path}/{{language}}.json.gz"
+    (tmp_path / "aa.json.gz").write_bytes(whole[: len(whole) // 2])
+    given = {"languages": ["aa"], "path": path, "cache_dir": str(tmp_path / "cache")}
+    with pytest.raises(ValueError, match=r"aa.json.gz is damaged or cut short at byte"):
+        module(**given).prepare(progress=False)
+    with pytest.warns(UserWarning, match=r"1 x file cut short"):
+        module(**given, on_malformed="skip").prepare(progress=False)
+
+
+def test_a_missing_language_is_named_beside_those_that_there_are(module, texts):
+    with pytest.raises(ValueError, match=r"data.languages has xx, but .* has no such files; it has aa, bb; leave") as e:
+        module(languages=["aa", "xx", "bb"]).prepare(progress=False)
+    assert "\n" not in str(e.value)
+    with pytest.raises(ValueError, match=r"embedded:xx is not there; embedded are cs da de"):
+        module(languages=["xx"], path="embedded:{language}").prepare(progress=False)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"languages": []}, "data.languages is"),
+        ({"languages": ["aa", "aa"]}, "data.languages is"),
+        ({"alpha": 1.5}, "data.alpha is 1.5; it must be 0 to 1"),
+        ({"paths": {"xx": "a"}}, "data.paths names xx, which is none of data.languages: aa, bb, cc"),
+        ({"path": "texts"}, r"data.path is texts; it needs \{language\}"),
+        ({"batch": BatchPlan(global_batch_size=2, seq_len=1)}, "have no room for a text"),
+        ({"path": None, "repository": None}, "source aa has neither path nor repository"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(module, given, message):
+    with pytest.raises(ValueError, match=message):
+        module(**given)
+
+
+def test_of_the_hub_only_the_files_of_the_languages_are_asked_for(monkeypatch, tmp_path, vocabulary, texts):
+    tree = {
+        "en": [
+            "en/c4-train.00000-of-01024.json.gz",
+            "en/c4-train.00001-of-01024.json.gz",
+            "en/c4-validation.0.json.gz",
+        ],
+        "multilingual": [
+            "multilingual/c4-de.tfrecord-00000-of-02048.json.gz",
+            "multilingual/c4-de-validation.tfrecord-00000-of-00001.json.gz",
+            "multilingual/c4-fr.tfrecord-00000-of-02048.json.gz",
+        ],
+    }
+    asked = []
+
+    def download(repository, name, commit):
+        asked.append(name)
+        return texts / "c4-aa.00.json.gz"
+
+    monkeypatch.setattr(hub, "_listed", lambda *_: [(name, 10) for names in tree.values() for name in names])
+    monkeypatch.setattr("lmrecipes.data.documents.download", download)
+    monkeypatch.setattr("lmrecipes.data.documents.newest_commit", lambda *_: None)
+    data = MC4DataModule(
+        PLAN, ["en", "de"], max_files=1, held_out=0.05, cache_dir=str(tmp_path), vocabulary_dir=str(vocabulary)
+    )
+    data.prepare(progress=False, workers=1)
+    assert set(asked) == {tree["en"][0], tree["multilingual"][0]}
+
+
+@requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
+def test_24_real_languages_are_read(tmp_path):
+    files = sorted((REAL / "languages").glob("*.txt"))
+    lines = [line for file in files for line in file.read_text("utf-8").split("\n")[:12]]
+    SentencePiece(learn_pieces(lines, 3000, 0.999)).save(tmp_path / "vocabulary")
+    data = MC4DataModule(
+        BatchPlan(global_batch_size=24, seq_len=128, target_len=48),
+        path=f"{REAL}/languages/{{language}}.txt",
+        vocabulary_dir=str(tmp_path / "vocabulary"),
+        held_out=0.02,
+        cache_dir=str(tmp_path),
+    )
+    data.prepare(progress=False, workers=1)
+    assert len(data.rows("train").counts) == 24
+    assert min(data.rows("train").counts) > 0
+    batches = data.train_batches()
+    assert set(np.concatenate([batches.batch(k).languages for k in range(20)]).tolist()) == set(range(24))
+    assert sum(data.prepared.split(split)["documents"] for split in ("train", "val", "test")) > 23_000
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_training_counts_tokens_of_languages_through_a_resume(module, tmp_path):
+    class Idle(LightningModule):
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.zeros(1))
+
+        def training_step(self, batch, batch_idx):
+            return self.weight.sum() + 0.0 * batch.targets.sum()
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def train(steps, resume=None):
+        data = module()
+        data.trainer = None
+        trainer = Trainer(
+            accelerator="cpu", devices=1, logger=False, callbacks=[LanguageTokens()], default_root_dir=tmp_path,
+            enable_progress_bar=False, enable_model_summary=False, max_steps=steps, log_every_n_steps=2,
+            accumulate_grad_batches=PLAN.accumulation(1), limit_val_batches=0,
+        )  # fmt: skip
+        trainer.fit(Idle(), data, ckpt_path=resume, weights_only=True)
+        trainer.save_checkpoint(tmp_path / f"{steps}.ckpt")
+        return {name: float(value) for name, value in trainer.callback_metrics.items()}, data
+
+    train(3)
+    logged, data = train(8, tmp_path / "3.ckpt")
+    assert logged == {f"train/tokens_{code}": n for code, n in data.tokens_by_language(0, 8).items()}
+    with pytest.raises(ValueError, match="LanguageTokens is for a DataModule of languages"):
+        Trainer(
+            accelerator="cpu", devices=1, logger=False, callbacks=[LanguageTokens()], enable_progress_bar=False,
+            enable_model_summary=False, enable_checkpointing=False, max_steps=1,
+        ).fit(Idle(), torch.utils.data.DataLoader([1]))  # fmt: skip

@@ -1,0 +1,42 @@
+"""Presets of text pairs are read by the command, and those without a download are prepared and batched."""
+
+import pytest
+
+from lmrecipes import datamodules
+from lmrecipes.batches import TextPairBatch
+from lmrecipes.cli import open_recipe
+
+NAMES = {
+    *("mc4", "mc4_google", "mc4_folder", "embedded_languages", "xquad_text", "squad11_text", "squad_text_folder"),
+    *("embedded_squad_text", "xnli", "embedded_nli"),
+}
+
+
+def opened(name, *given):
+    # Any model will do: what is prepared depends on data and batch.
+    recipe = ["--config", "electra/tiny_pretrain", "--batch.target_len=32", "--data", name]
+    return open_recipe("prepare", [*recipe, "--no_runtime_tuning", *given])
+
+
+@pytest.mark.parametrize("name", sorted(NAMES))
+def test_a_preset_is_read(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cli = opened(name)
+    assert isinstance(
+        cli.datamodule, datamodules.MC4DataModule | datamodules.SquadDataModule | datamodules.XNLIDataModule
+    )
+    if "mc4" in name or name == "embedded_languages":
+        assert len(cli.datamodule.languages) == 24
+
+
+@pytest.mark.parametrize("name", ["embedded_languages", "embedded_nli", "embedded_squad_text"])
+def test_what_is_embedded_is_prepared_by_the_command(name, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = [f"--data.cache_dir={tmp_path}/cache", "--data.sentencepiece.vocab_size=2000"]
+    cli = opened(name, *given)
+    cli.datamodule.prepare(progress=False)
+    for loader in (cli.datamodule.train_dataloader(), cli.datamodule.val_dataloader()):
+        batch = next(iter(loader))
+        assert isinstance(batch, TextPairBatch)
+        assert batch.input_ids.shape[1] <= 128
+        assert batch.targets.shape[1] <= 32

@@ -133,6 +133,7 @@ class Quoting:
     def __init__(self, inner) -> None:
         self._inner = inner
         self.language, self.null_threshold, self.n_best = None, None, 1
+        self.writes_texts = False
 
     def questions(self, split):
         return [Question("q", "?", "The Norman 10th", (Answer("x", 0), Answer("10th", 11)))]

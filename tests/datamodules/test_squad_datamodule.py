@@ -49,10 +49,10 @@ def equal(left, right):
 
 
 def test_features_are_prepared_once_and_again_when_something_changes(files, tmp_path, monkeypatch):
-    import lmrecipes.data.prepared_squad as preparing
+    from lmrecipes.data import windows
 
-    cuts, cut = [], preparing.cut
-    monkeypatch.setattr(preparing, "cut", lambda questions, *rest: cuts.append(len(questions)) or cut(questions, *rest))
+    cuts, cut = [], windows.cut
+    monkeypatch.setattr(windows, "cut", lambda questions, *rest: cuts.append(len(questions)) or cut(questions, *rest))
     first = module(files, tmp_path)
     first.prepare(progress=False)
     assert len(cuts) == 2

@@ -30,7 +30,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, scale: float
     bias = q.new_zeros(1, 1, 1)
     if mask is not None:
         added = q.new_zeros(mask.shape).masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else mask
-        bias = added.expand(B, n, *added.shape[2:]).flatten(0, 1)
+        bias = added.expand(B, n, *added.shape[-2:]).flatten(0, 1)
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
     weights = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scale).softmax(-1)
     return torch.bmm(dropout(weights.to(v.dtype), p), v).unflatten(0, (B, n))

@@ -107,8 +107,8 @@ class MT5Module(LightningModule):
         if corpus is not None:
             self.marks = corpus.vocabulary
             self._languages = tuple(getattr(corpus, "languages", ()))
-            # After the network, whose first weights hang on nothing else.
-            for split in ("val", "test"):
+            # Of one language it would be the same again.
+            for split in ("val", "test") if len(self._languages) > 1 else ():
                 self._means[f"{split}_by_language"] = GroupLoss(len(self._languages))
 
     def _begin(self) -> None:
@@ -222,9 +222,7 @@ class MT5Module(LightningModule):
         if f"{split}_by_language" in self._means:
             by_language = cast(GroupLoss, self._means[f"{split}_by_language"])
             losses = zip(self._languages, by_language.compute(), strict=True)
-            # Of one language it would be the same again.
-            if len(self._languages) > 1:
-                figures |= {f"{split}/loss_{name}": loss for name, loss in losses if not loss.isnan()}
+            figures |= {f"{split}/loss_{name}": loss for name, loss in losses if not loss.isnan()}
             by_language.reset()
         self.log_dict(figures, batch_size=1)
 

@@ -1,0 +1,70 @@
+"""A run fills blanks, a run from its weights answers questions, and both are written as plain tensors."""
+
+import json
+
+import pytest
+
+from lmrecipes.__main__ import main
+from lmrecipes.data.embedded_squad import make_squad
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+SMALL = [
+    *("--model.config.d_model=16", "--model.config.n_layers=1", "--model.config.n_heads=2", "--model.config.d_head=8"),
+    *("--model.config.d_ff=16", "--batch.seq_len=96", "--batch.target_len=32", "--batch.global_batch_size=4"),
+    *("--trainer.max_steps=2", "--trainer.limit_val_batches=1", "--data.sentencepiece.vocab_size=300"),
+]
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "text.txt").write_text("\n".join(f"number {i} has {i % 7} ships and a boat" for i in range(400)))
+    for split in ("train", "val", "test"):
+        (folder / f"{split}.json").write_text(json.dumps(make_squad(split, 3, unanswerable=False)))
+    common = [*SMALL, f"--data.cache_dir={folder}/cache"]
+    blanks = ["--data.languages=[en]", f"--data.path={folder}/text.txt", "--data.held_out=0.1"]
+    assert main(["fit", "--config", "mt5/tiny_mc4", *blanks, *common, f"--run_dir={folder}/blanks"]) == 0
+    files = [f"--data.{split}={folder}/{split}.json" for split in ("train", "val", "test")]
+    begun = [f"--init_from={folder}/blanks", f"--run_dir={folder}/reader"]
+    assert main(["fit", "--config", "mt5/tiny_squad", *files, *common, *begun]) == 0
+    return folder
+
+
+def test_blanks_are_filled(runs, capsys):
+    text = "number <mask> has 3 ships"
+    for run in ("blanks", "reader"):
+        assert main(["predict", f"--run={runs}/{run}", f"--text={text}", "--max_new_tokens=5"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert found["prompt"] == text
+        assert 1 <= len(found["completion"]["tokens"]) <= 5
+
+
+def test_questions_are_answered(runs, capsys):
+    asked = ["predict", f"--run={runs}/reader", "--question=Who has what?", "--context=Ada has three ships."]
+    assert main([*asked, "--max_new_tokens=3"]) == 0, capsys.readouterr().err
+    answer, best = capsys.readouterr().out.splitlines()
+    assert best.removeprefix("1.000  ") == answer
+    assert main(["predict", f"--run={runs}/reader", f"--file={runs}/test.json"]) == 0, capsys.readouterr().err
+    written = json.loads((runs / "reader/answers/predict/predictions.json").read_text())
+    paragraphs = json.loads((runs / "test.json").read_text())["data"][0]["paragraphs"]
+    assert set(written) == {qa["id"] for paragraph in paragraphs for qa in paragraph["qas"]}
+
+
+@pytest.mark.parametrize(
+    ("run", "options", "message"),
+    [
+        ("blanks", ["--question=Who?", "--context=Ada."], "--question is for a model that answers questions"),
+        ("reader", ["--question=Who?", "--text=Ada"], "--question and --text are both given"),
+        ("reader", ["--question=Who?"], "--context is missing"),
+        ("blanks", ["--text=<mask>"], "the text has no token beside its blanks"),
+        ("reader", ["--question=Who?", "--context=Ada.", "--temperature=-1"], "temperature is -1.0; it must be 0"),
+    ],
+)
+def test_what_cannot_be_written_is_said(runs, capsys, run, options, message):
+    assert main(["predict", f"--run={runs}/{run}", *options]) == 2
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("run", ["blanks", "reader"])
+def test_plain_tensors_are_written_and_give_the_same_loss(runs, capsys, run):
+    assert main(["export", f"--run={runs}/{run}", "--format=state_dict"]) == 0, capsys.readouterr().err

@@ -70,6 +70,7 @@ class _Rehearsal:
     def __init__(self, settings: dict[str, Any], folder: Path, stages: Stages) -> None:
         self.settings, self.folder, self.stages = settings, folder, stages
         self.small = folder / "recipe.yaml"
+        self.sampled = False
         self.alone, self.killed = folder / "left_alone", folder / "killed"
 
     def all(self) -> None:
@@ -120,14 +121,14 @@ class _Rehearsal:
             return
         if data.path is not None:
             stand_in.write_sample(folder, data.source())
+            self.sampled = True
             return
         named = data.tokenizing.vocab_file if data.vocabulary_dir is None else None
         stand_in.write_made_up(folder, stand_in.words_of(Path(named)) if named else ())
 
     def _data(self) -> str:
         self.stages.command("prepare", "--config", str(self.small))
-        own = self.settings["data"]["init_args"].get("path")
-        return "a sample of its own text" if own else "made-up text"
+        return "a sample of its own text" if self.sampled else "made-up text"
 
     def _train(self) -> str:
         self.stages.command("fit", "--config", str(self.small), "--run_dir", str(self.alone))

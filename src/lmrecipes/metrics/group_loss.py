@@ -32,9 +32,8 @@ class GroupLoss(Metric):
         known = (groups >= 0) & (groups < len(self.totals))
         counted = counted & known[:, None]
         groups = groups.where(known, 0)
-        if len(self.totals):
-            self.totals.index_add_(0, groups, (nll * counted).sum(1, dtype=torch.float64))
-            self.counts.index_add_(0, groups, counted.sum(1, dtype=torch.float64))
+        self.totals.index_add_(0, groups, (nll * counted).sum(1, dtype=torch.float64))
+        self.counts.index_add_(0, groups, counted.sum(1, dtype=torch.float64))
 
     def compute(self) -> Tensor:
         """Mean of each group; nan for one without tokens."""

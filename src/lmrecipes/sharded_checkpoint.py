@@ -13,7 +13,7 @@ import shutil
 import warnings
 import zlib
 from collections.abc import Mapping
-from pathlib import Path
+from pathlib import Path, PosixPath
 from typing import Any
 
 import torch
@@ -33,15 +33,33 @@ REST = "rest.pt"
 _METADATA = ".metadata"
 _CODE = "checkpoint {path} cannot be read: it holds more than tensors and plain values"
 _PIECE = 2**24
-# What DCP's index consists of.
-_INDEX_MODULES = ("torch.distributed.checkpoint.", "pathlib", "collections")
-_INDEX_NAMES = {
-    ("torch", "Size"),
-    ("torch", "device"),
-    ("torch.serialization", "_get_layout"),
-    ("torch._utils", "_rebuild_device"),
-    ("builtins", "set"),
-    ("builtins", "getattr"),
+_INDEX_CLASSES = (
+    dcp.filesystem._StorageInfo,
+    dcp.metadata._MEM_FORMAT_ENCODING,
+    dcp.metadata.ChunkStorageMetadata,
+    dcp.metadata.Metadata,
+    dcp.metadata.MetadataIndex,
+    dcp.metadata.StorageMeta,
+    dcp.metadata.TensorProperties,
+    dcp.metadata.TensorStorageMetadata,
+)
+
+
+def _memory_format(kind: Any, name: str) -> Any:
+    """How some Pythons write a member of an enumeration; theirs would give any attribute of anything."""
+    if kind is not dcp.metadata._MEM_FORMAT_ENCODING or name not in kind.__members__:
+        raise pickle.UnpicklingError("builtins.getattr")
+    return kind[name]
+
+
+# What DCP's index consists of, by module and name; nothing else is looked up, let alone imported.
+_INDEX: dict[tuple[str, str], Any] = {
+    **{(kind.__module__, kind.__name__): kind for kind in _INDEX_CLASSES},
+    **{("torch", name): value for name, value in vars(torch).items() if isinstance(value, torch.dtype | torch.layout)},
+    **{(module, "PosixPath"): PosixPath for module in ("pathlib", "pathlib._local")},
+    ("torch", "Size"): torch.Size,
+    ("torch.serialization", "_get_layout"): torch.serialization._get_layout,
+    ("builtins", "getattr"): _memory_format,
 }
 
 
@@ -159,11 +177,10 @@ class _IndexUnpickler(pickle.Unpickler):
     """Reads DCP's index, and refuses anything that is no part of one."""
 
     def find_class(self, module: str, name: str) -> Any:
-        if (module, name) in _INDEX_NAMES or module.startswith(_INDEX_MODULES):
-            return super().find_class(module, name)
-        if module == "torch" and isinstance(getattr(torch, name, None), torch.dtype | torch.layout):
-            return getattr(torch, name)
-        raise pickle.UnpicklingError(f"{module}.{name}")
+        try:
+            return _INDEX[module, name]
+        except KeyError:
+            raise pickle.UnpicklingError(f"{module}.{name}") from None
 
 
 def _index(path: Path) -> Metadata:

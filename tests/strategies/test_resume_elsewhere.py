@@ -10,9 +10,11 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 from ways import ADAMW, SENSITIVE, in_two_passes, spread, weights
 
 from conftest import environment
+from lmrecipes import sharded_checkpoint
 from lmrecipes.checkpoint_io import load_checkpoint, newest_readable
 
 WAYS = [
@@ -69,6 +71,31 @@ def checkpoint(sharded, tmp_path) -> Path:
     return Path(shutil.copytree(path, tmp_path / "checkpoints" / path.name))
 
 
+@pytest.fixture
+def group():
+    """This process as a group of its own, over the CPU."""
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
+@pytest.fixture
+def alone_saved(group, tmp_path) -> Path:
+    """A sharded checkpoint of one process."""
+    path = tmp_path / "saved" / "last-step=1.ckpt"
+    sharded_checkpoint.write({"state_dict.w": torch.arange(3.0)}, {"global_step": 1}, path, group)
+    return path
+
+
+def test_a_file_left_by_a_kill_does_not_stand_in_the_way(group, alone_saved):
+    leftover = alone_saved.with_name(".last-step=2.ckpt.part")
+    leftover.write_text("half")
+    later = alone_saved.with_name("last-step=2.ckpt")
+    sharded_checkpoint.write({"state_dict.w": torch.zeros(3)}, {"global_step": 2}, later, group)
+    assert load_checkpoint(later)["global_step"] == 2
+    assert not leftover.exists()
+
+
 @pytest.mark.slow
 def test_one_sharded_checkpoint_is_kept(sharded):
     (path,) = (sharded / "checkpoints").iterdir()
@@ -112,18 +139,47 @@ class Evil:
         return (print, ("code was run",))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("where", [".metadata", "rest.pt"])
-def test_a_sharded_checkpoint_with_code_is_refused(where, checkpoint, capsys):
-    file = checkpoint / where
+def _text(value: str) -> bytes:
+    return pickle.SHORT_BINUNICODE + bytes([len(value)]) + value.encode()
+
+
+def _found(module: str, name: str) -> bytes:
+    return _text(module) + _text(name) + pickle.STACK_GLOBAL
+
+
+# What stands before a sound index, and would be done when that is read. Names with dots walk through modules.
+TOUCH = _text("touch code-was-run") + pickle.TUPLE1 + pickle.REDUCE + pickle.POP
+MODULE = _found("torch.distributed.checkpoint.filesystem", "os")
+CODE = {
+    "a dotted name": _found("pathlib", "os.system") + TOUCH,
+    "a module's neighbour": _found("torch.distributed.checkpoint.filesystem", "os.system") + TOUCH,
+    "getattr": _found("builtins", "getattr") + MODULE + _text("system") + pickle.TUPLE2 + pickle.REDUCE + TOUCH,
+    "getattr of a class": _found("builtins", "getattr")
+    + _found("torch.distributed.checkpoint.metadata", "Metadata")
+    + _text("__init__")
+    + pickle.TUPLE2
+    + pickle.REDUCE
+    + pickle.POP,
+}
+
+
+@pytest.mark.parametrize("where", [".metadata", "rest.pt", *CODE])
+def test_a_sharded_checkpoint_with_code_is_refused(where, alone_saved, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    checkpoint = Path(shutil.copytree(alone_saved, tmp_path / "last-step=1.ckpt"))
+    file = checkpoint / ("rest.pt" if where == "rest.pt" else ".metadata")
     if where == ".metadata":
         file.write_bytes(pickle.dumps(Evil()))
-    else:
+    elif where == "rest.pt":
         torch.save({"state": Evil()}, file)
+    else:
+        sound = file.read_bytes()
+        file.write_bytes(sound[:2] + CODE[where] + sound[2:])
     manifest = checkpoint / "manifest.json"
     listed = json.loads(manifest.read_text())
-    listed[where] = [file.stat().st_size, zlib.crc32(file.read_bytes())]
+    listed[file.name] = [file.stat().st_size, zlib.crc32(file.read_bytes())]
     manifest.write_text(json.dumps(listed))
     with pytest.raises(ValueError, match="more than tensors and plain values"):
         load_checkpoint(checkpoint)
     assert "code was run" not in capsys.readouterr().out
+    assert not (tmp_path / "code-was-run").exists()

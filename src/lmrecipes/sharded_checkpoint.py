@@ -80,7 +80,7 @@ def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, gr
 
     def begin() -> None:
         for leftover in path.parent.glob(".*.part"):
-            shutil.rmtree(leftover, ignore_errors=True)
+            discard(leftover)
         part.mkdir(parents=True)
 
     def write_part() -> dict[str, list[int]]:
@@ -121,6 +121,14 @@ def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, gr
 
 def _nothing() -> None:
     return None
+
+
+def discard(path: Path) -> None:
+    """Removes a file or folder, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _together(work: Any, group: dist.ProcessGroup) -> list[Any]:

@@ -7,12 +7,12 @@ import sys
 from inspect import signature
 from pathlib import Path
 
+import hypothesis
 import pytest
-from hypothesis import settings
 
-# A busy machine is no reason to fail.
-settings.register_profile("lmrecipes", deadline=None)
-settings.load_profile("lmrecipes")
+# Busy machines are slow, not wrong.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 def requires(condition: bool, reason: str):

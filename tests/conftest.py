@@ -2,6 +2,7 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 from inspect import signature
@@ -9,6 +10,9 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+
+# Commands that tests start listen to Ctrl-C, also where these tests run in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Busy machines are slow, not wrong.
 hypothesis.settings.register_profile("patient", deadline=None)

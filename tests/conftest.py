@@ -2,17 +2,21 @@
 
 import os
 import random
+import signal
 import subprocess
 import sys
 from inspect import signature
 from pathlib import Path
 
+import hypothesis
 import pytest
-from hypothesis import settings
 
-# A busy machine is no reason to fail.
-settings.register_profile("lmrecipes", deadline=None)
-settings.load_profile("lmrecipes")
+# Commands that tests start listen to Ctrl-C, also where these tests run in the background.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# Busy machines are slow, not wrong.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 
 def requires(condition: bool, reason: str):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from conftest import requires
+from lmrecipes.__main__ import main
 
 ROOT = Path(__file__).parents[1]
 MAKEFILE = (ROOT / "Makefile").read_text() if (ROOT / "Makefile").is_file() else ""
@@ -72,13 +73,18 @@ def test_every_target_that_the_readme_names_is_there():
 
 @pytest.mark.slow
 @requires(bool(MAKEFILE), "the Makefile is not here")
-def test_the_readmes_commands_run(command, small_corpus, tmp_path):
+def test_the_readmes_commands_run(command, small_corpus, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     for words in commands():
         asked = of_make(words[1]) if words[0] == "make" else [words[1:]]
         for arguments in asked:
-            done = command(*made_small(arguments, small_corpus, tmp_path))
-            assert done.returncode == 0, (arguments, done.stderr)
-            assert done.stdout, arguments
+            small = made_small(arguments, small_corpus, tmp_path)
+            if "--trainer.devices" in small:
+                # Leaves with its other processes.
+                assert command(*small).returncode == 0, arguments
+            else:
+                assert main(small) == 0, arguments
+                assert capsys.readouterr().out, arguments
 
 
 @pytest.mark.filterwarnings("ignore")

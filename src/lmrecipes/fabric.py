@@ -23,6 +23,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
 from lmrecipes import signals
 from lmrecipes.callbacks import BestCheckpoint, LastCheckpoint, RunPlot, Throughput
+from lmrecipes.callbacks.throughput import Countable
 from lmrecipes.checkpoint_io import load_checkpoint
 from lmrecipes.loop_checkpoint import restore, save, save_best
 from lmrecipes.plots import plot_runs
@@ -347,7 +348,8 @@ class Loop(Fabric):
                 break
             self._tell(f"on_{name}_batch_start", batch, index)
             outputs = getattr(self.model, f"{name}_step")(batch, index)
-            self.evaluated_tokens += self.module.count(batch)[1] if getattr(batch, "scored", True) else 0
+            if isinstance(self.module, Countable) and getattr(batch, "scored", True):
+                self.evaluated_tokens += self.module.count(batch)[1]
             self._tell(f"on_{name}_batch_end", outputs, batch, index)
             if index < agreeing and (number := self._agree(signals.noted())):
                 self.stopped_by, self._new = number, before

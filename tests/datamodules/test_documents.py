@@ -267,7 +267,7 @@ def test_settings_that_cannot_be_are_refused(folder, cache, tmp_path):
         data.val_dataloader()
 
 
-PRESETS = {"wikipedia", "wikipedia_bookcorpus", "documents_folder", "embedded_documents"}
+PRESETS = {"wikipedia", "wikipedia_bookcorpus", "documents_folder", "embedded_documents", "embedded_passages"}
 
 
 @pytest.mark.parametrize("name", sorted(PRESETS))

@@ -81,7 +81,11 @@ class PlainProgress(ProgressBar):
             self._last = (self._last[0] + took, self._last[1])
         if not self._enabled or trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        figures = [f"{k} {float(v):.3f}" for k, v in sorted(trainer.callback_metrics.items()) if k.startswith("val/")]
+        figures = [
+            f"{name} {float(value):.3f}"
+            for name, value in sorted(trainer.callback_metrics.items())
+            if not name.startswith(("train/", "throughput/"))
+        ]
         print(" | ".join([f"eval at step {trainer.global_step}", f"time {took:.1f} s", *figures]), flush=True)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lmrecipes.callbacks.throughput import Countable
 from lmrecipes.cli import open_recipe
 from lmrecipes.commands.report import check_limit, report
 from lmrecipes.commands.say import short
@@ -54,4 +55,5 @@ class _CountTokens(Callback):
         self._add(pl_module, batch)
 
     def _add(self, module: Any, batch: Any) -> None:
-        self.tokens += module.count(batch)[1] if getattr(batch, "scored", True) else 0
+        if isinstance(module, Countable) and getattr(batch, "scored", True):
+            self.tokens += module.count(batch)[1]

@@ -33,7 +33,7 @@ class DocumentSource:
     """How often each of its examples is seen in an epoch; 2.5: twice, and half of them, each time others, once more."""
     path: str | None = None
     """File, folder or pattern of local files: text, JSON lines (.jsonl, .json) or parquet; also .gz and .zst. Or
-    embedded:de and so on, for made-up sentences of a language."""
+    embedded:de and so on, for made-up sentences of a language; or embedded:passages."""
     repository: str | None = None
     """Repository on the Hugging Face hub with such files, such as wikimedia/wikipedia; unused with a path."""
     config: str | None = None
@@ -84,9 +84,15 @@ class DocumentSource:
 
     @property
     def embedded(self) -> str | None:
-        """The language of its made-up sentences, if it has these."""
+        """What comes with us by its path: the language of made-up sentences, or passages."""
         made_up = self.path is not None and self.path.startswith(EMBEDDED_LANGUAGE)
         return str(self.path).removeprefix(EMBEDDED_LANGUAGE) if made_up else None
+
+    @property
+    def _generated(self) -> str | None:
+        """Which of EMBEDDED it is, if it is one."""
+        named = self.embedded if self.path is not None or self.repository is not None else self.name
+        return named if named in EMBEDDED else None
 
     @property
     def gone(self) -> bool:
@@ -104,12 +110,14 @@ class DocumentSource:
             # What there was not always is said only where it is used: what was prepared before stays known.
             if later.default is not MISSING and settings[later.name] == later.default:
                 del settings[later.name]
+        if self._generated:
+            return settings | EMBEDDED[self._generated]().describe()
         if self.embedded:
             return settings | {"embedded": self.embedded, "digest": DIGEST}
         if self.local is not None:
             stats = {str(path.resolve()): path.stat() for path in self._local_files()}
             return settings | {"files": {name: [s.st_size, s.st_mtime_ns] for name, s in stats.items()}}
-        return settings if self.repository else settings | EMBEDDED[self.name]().describe()
+        return settings
 
     def commit(self) -> str | None:
         """The hub's commit, where there is one and it can be asked."""
@@ -184,13 +192,13 @@ class DocumentSource:
         Raises:
             ValueError: for what is no text, with file and line.
         """
+        if self._generated:
+            for _, paragraphs in EMBEDDED[self._generated]().documents():
+                yield paragraphs
+            return
         if self.embedded:
             for sentence in sentences_of(self.embedded):
                 yield [sentence]
-            return
-        if self.local is None and self.repository is None:
-            for _, paragraphs in EMBEDDED[self.name]().documents():
-                yield paragraphs
             return
         for span in part:
             local = self.local is not None

@@ -137,7 +137,7 @@ def make_squad(split: str, passages: int, *, unanswerable: bool = True, seed: in
     data = [
         _passage(random.Random(f"{seed} {split} {number}"), split, number, unanswerable) for number in range(passages)
     ]
-    article = {"title": f"Invented, {split}", "paragraphs": data}
+    article = {"title": "Invented", "paragraphs": data}
     return {"version": "v2.0" if unanswerable else "1.1", "data": [article]}
 
 

@@ -172,3 +172,15 @@ def test_every_language_comes_back_as_it_was():
         ids = vocabulary.encode(line)
         assert 2 not in ids
         assert vocabulary.decode(ids) == " ".join(x for x in normal.normalize_str(line).split(" ") if x)
+
+
+def test_frequent_words_are_pieces_and_none_mixes_letters_digits_and_signs():
+    towns = ("Mill Bridge", "Oak Haven")
+    texts = [f"{town} of old has {n} boats, and sells {n + 7} of them." for town in towns for n in range(100, 300)]
+    vocabulary = SentencePiece(learn_pieces(texts, 400, 1.0))
+    shown = [vocabulary.piece(i) for i in vocabulary.encode("Oak Haven of old sells boats, and has them.")]
+    assert shown == ["▁Oak", "▁Haven", "▁of", "▁old", "▁sells", "▁boats", ",", "▁and", "▁has", "▁them", "."]
+    for piece, _ in vocabulary.model.pieces[259:]:
+        word = piece.removeprefix("▁")
+        assert word.isalpha() or word.isdigit() or not any(c.isalnum() for c in word)
+        assert "\uf8ff" not in word

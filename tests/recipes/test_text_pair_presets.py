@@ -5,10 +5,11 @@ import pytest
 from lmrecipes import datamodules
 from lmrecipes.batches import TextPairBatch
 from lmrecipes.cli import open_recipe
+from lmrecipes.data.embedded_languages import LANGUAGES
 
 NAMES = {
     *("mc4", "mc4_google", "mc4_folder", "embedded_languages", "xquad_text", "squad11_text", "squad_text_folder"),
-    *("embedded_squad_text", "xnli", "embedded_nli"),
+    *("embedded_squad_text", "xnli", "embedded_nli", "embedded_languages_passages"),
 }
 
 
@@ -27,6 +28,8 @@ def test_a_preset_is_read(name, tmp_path, monkeypatch):
     )
     if "mc4" in name or name == "embedded_languages":
         assert len(cli.datamodule.languages) == 24
+    if name == "embedded_languages_passages":
+        assert cli.datamodule.languages == [*LANGUAGES, "passages"]
 
 
 @pytest.mark.parametrize("name", ["embedded_languages", "embedded_nli", "embedded_squad_text"])

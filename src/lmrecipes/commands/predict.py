@@ -56,7 +56,13 @@ def _sampling(cli: RecipeCLI) -> Any:
     names = ("max_new_tokens", "temperature", "top_k")
     given = {name: value for name in names if (value := cli.config[name]) is not None}
     if hasattr(cli.model, "sampling"):
-        return replace(cli.model.sampling, **given)
+        try:
+            return replace(cli.model.sampling, **given)
+        except ValueError as error:
+            said = str(error)
+            for name in given:
+                said = said.replace(f"model.decoding.{name} ", f"--{name} ")
+            raise ValueError(said) from None
     for name in given:
         raise ValueError(f"--{name} is for a model that writes texts, and {type(cli.model).__name__} does not")
     return None

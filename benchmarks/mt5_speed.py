@@ -1,6 +1,7 @@
 """Training and writing speed of our mT5 beside transformers' MT5 in a plain padded loop, in turn in one process."""
 
 import argparse
+import json
 import resource
 import statistics
 import subprocess
@@ -125,25 +126,40 @@ def made(name, options):
     return Transformers(*sizes) if name == "transformers" else Ours(*sizes, name.removeprefix("lmrecipes "))
 
 
-def train(options):
+def train(name, options):
+    """Tokens per second of one kind in this process, and its peak memory in MiB."""
     pairs = pairs_of(documents(15 * options.rows * (options.steps + 2), options.vocab_size), options.vocab_size)
-    runs = {name: made(name, options) for name in options.kinds}
-    batches = {name: run.batches(pairs, options.rows) for name, run in runs.items()}
-    speeds = {name: [] for name in runs}
+    run = made(name, options)
+    batches = run.batches(pairs, options.rows)
+    speeds = []
     for k in range(options.steps + 1):
-        for name, run in runs.items():
-            batch = batches[name][k % len(batches[name])]
-            began, used = time.perf_counter(), time.process_time()
-            step(run, batch, options.bf16)
-            if k:
-                tokens = run.tokens(batch)
-                speeds[name].append((tokens / (time.perf_counter() - began), tokens / (time.process_time() - used)))
+        batch = batches[k % len(batches)]
+        began, used = time.perf_counter(), time.process_time()
+        step(run, batch, options.bf16)
+        if k:
+            tokens = run.tokens(batch)
+            speeds.append((tokens / (time.perf_counter() - began), tokens / (time.process_time() - used)))
+    return {"speeds": speeds, "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+
+
+def train_in_turn(options):
+    """What `train` finds of each kind: in processes of their own, so that only one is in memory, A B A B."""
+    found = {name: [] for name in options.kinds}
+    for _ in range(options.rounds):
+        for name in options.kinds:
+            words = [sys.executable, __file__, f"--only={name}", f"--steps={options.steps}", f"--rows={options.rows}"]
+            words += [f"--layers={options.layers}", f"--vocab_size={options.vocab_size}"]
+            done = subprocess.run(
+                [*words, *(["--bf16"] if options.bf16 else [])], stdout=subprocess.PIPE, text=True, check=True
+            )
+            found[name].append(json.loads(done.stdout.splitlines()[-1]))
     return {
         name: {
-            "tokens_per_s": round(statistics.median(wall for wall, _ in found), 1),
-            "tokens_per_cpu_s": round(statistics.median(cpu for _, cpu in found), 1),
+            "tokens_per_s": round(statistics.median(wall for run in runs for wall, _ in run["speeds"]), 1),
+            "tokens_per_cpu_s": round(statistics.median(cpu for run in runs for _, cpu in run["speeds"]), 1),
+            "peak_mib": round(max(run["peak"] for run in runs)),
         }
-        for name, found in speeds.items()
+        for name, runs in found.items()
     }
 
 
@@ -175,42 +191,39 @@ def write(options):
     return found
 
 
-def peak_memory(name, options):
-    """MiB at most of a process that makes two steps of one kind."""
-    words = [sys.executable, __file__, "--kinds", name, "--steps=1", f"--layers={options.layers}", "--peak"]
-    words.append(f"--vocab_size={options.vocab_size}")
-    words += [f"--rows={options.rows}", *(["--bf16"] if options.bf16 else [])]
-    done = subprocess.run(words, capture_output=True, text=True, check=True)
-    return float(done.stdout.split()[-1])
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=5, help="measured steps of each")
+    parser.add_argument("--steps", type=int, default=3, help="measured steps of each, in each round")
+    parser.add_argument("--rounds", type=int, default=2, help="times that each kind is trained, in turn")
     parser.add_argument("--rows", type=int, default=8, help="rows of a batch")
-    parser.add_argument("--layers", type=int, default=8, help="layers of encoder and decoder; 8 are the 170M size")
+    parser.add_argument("--layers", type=int, default=2, help="layers of encoder and decoder; 8 are the 170M size")
     parser.add_argument("--vocab_size", type=int, default=250112, help="tokens of the vocabulary")
     parser.add_argument("--write_rows", type=int, nargs="*", default=[1, 8], help="texts written at once")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     kinds = ["transformers", "lmrecipes google", "lmrecipes nemo"]
     parser.add_argument("--kinds", nargs="*", default=kinds[:2], choices=kinds)
-    parser.add_argument("--peak", action="store_true", help="print the peak memory and nothing else")
+    parser.add_argument("--only", choices=kinds, help="train this kind here, and print what was found")
     parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args()
     tuned = tune_process()
-    if options.peak:
-        train(options)
-        print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+    if options.only:
+        print(json.dumps(train(options.only, options)))
         return
-    # First, while nothing else is in memory.
-    peaks = {name: round(peak_memory(name, options)) for name in options.kinds}
-    results = {"tuned": tuned, "training": train(options)}
-    for name, figures in results["training"].items():
-        figures["peak_mib"] = peaks[name]
+    training = train_in_turn(options)
+    for name, figures in training.items():
         print(f"{name:<18} {figures}", flush=True)
-    results["milliseconds_to_write_20_tokens"] = write(options)
-    for rows, figures in results["milliseconds_to_write_20_tokens"].items():
-        print(f"{rows} texts of 20 tokens, ms: {figures}")
+    theirs = training.get("transformers")
+    for name, figures in training.items():
+        if theirs is not None and figures is not theirs:
+            speed, memory = (figures[key] / theirs[key] for key in ("tokens_per_s", "peak_mib"))
+            print(
+                f"{name}: {speed:.2f} times the tokens/s of transformers, {memory:.2f} of its peak memory", flush=True
+            )
+    writing = write(options)
+    for rows, found in writing.items():
+        ratio = found["transformers"] / found["lmrecipes google"]
+        print(f"{rows} texts of 20 tokens, ms: {found}; {ratio:.2f} times as fast", flush=True)
+    results = {"tuned": tuned, "training": training, "milliseconds_to_write_20_tokens": writing}
     write_json(options.json, {**results, "rows": options.rows, "layers": options.layers, "bf16": options.bf16})
 
 

@@ -9,7 +9,7 @@ from lmrecipes.data.embedded_languages import LANGUAGES
 
 NAMES = {
     *("mc4", "mc4_google", "mc4_folder", "embedded_languages", "xquad_text", "squad11_text", "squad_text_folder"),
-    *("embedded_squad_text", "xnli", "embedded_nli", "embedded_languages_passages"),
+    *("embedded_squad_text", "xnli", "embedded_nli", "embedded_languages_facts"),
 }
 
 
@@ -28,8 +28,8 @@ def test_a_preset_is_read(name, tmp_path, monkeypatch):
     )
     if "mc4" in name or name == "embedded_languages":
         assert len(cli.datamodule.languages) == 24
-    if name == "embedded_languages_passages":
-        assert cli.datamodule.languages == [*LANGUAGES, "passages"]
+    if name == "embedded_languages_facts":
+        assert cli.datamodule.languages == [*LANGUAGES, "facts"]
 
 
 @pytest.mark.parametrize("name", ["embedded_languages", "embedded_nli", "embedded_squad_text"])

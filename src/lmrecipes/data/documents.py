@@ -11,11 +11,15 @@ from typing import Any, NamedTuple
 from lmrecipes.data.document_files import ENDINGS, PACKED, Boundaries, Span, form, read_documents, readable, spans
 from lmrecipes.data.embedded import PythonText
 from lmrecipes.data.embedded_languages import DIGEST, sentences_of
-from lmrecipes.data.embedded_squad import InventedPassages
+from lmrecipes.data.embedded_squad import InventedFacts, InventedPassages
 from lmrecipes.data.flaws import Flaws, OnMalformedLine
 from lmrecipes.data.hub import download, newest_commit, repository_files
 
-EMBEDDED: dict[str, type[PythonText] | type[InventedPassages]] = {"embedded": PythonText, "passages": InventedPassages}
+EMBEDDED: dict[str, type[PythonText] | type[InventedPassages] | type[InventedFacts]] = {
+    "embedded": PythonText,
+    "facts": InventedFacts,
+    "passages": InventedPassages,
+}
 EMBEDDED_LANGUAGE = "embedded:"
 PART_BYTES = 32 << 20
 # Settings of a source that came later, its last ones.
@@ -27,13 +31,14 @@ class DocumentSource:
     """A source of documents: local files, a repository on the hub, or text that comes with us or with Python."""
 
     name: str
-    """What to call it; without a place to read from `embedded` is English text that comes with Python, and `passages`
-    are invented passages, such as those of embedded_squad that are trained on."""
+    """What to call it; without a place to read from `embedded` is English text that comes with Python, `passages` are
+    invented passages, such as those of embedded_squad that are trained on, and `facts` single sentences of such."""
     weight: float = 1.0
     """How often each of its examples is seen in an epoch; 2.5: twice, and half of them, each time others, once more."""
     path: str | None = None
     """File, folder or pattern of local files: text, JSON lines (.jsonl, .json) or parquet; also .gz and .zst. Or
-    embedded:de and so on, for made-up sentences of a language; or embedded:passages."""
+    embedded:de and so on, for made-up sentences of a language; or embedded:passages
+    and embedded:facts."""
     repository: str | None = None
     """Repository on the Hugging Face hub with such files, such as wikimedia/wikipedia; unused with a path."""
     config: str | None = None

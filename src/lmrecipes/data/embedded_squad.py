@@ -160,6 +160,27 @@ class InventedPassages:
             yield str(number), [passage["context"], f"{asked['question']} {_capital(asked['answers'][0]['text'])}."]
 
 
+class InventedFacts:
+    """Facts one by one, each told, asked for and answered, about the entities of the training split."""
+
+    NUMBER = 8000
+    VERSION = 1
+
+    def describe(self) -> dict[str, Any]:
+        """How they are made."""
+        return {"invented_facts": self.NUMBER, "version": self.VERSION}
+
+    def documents(self) -> Iterator[tuple[str, list[str]]]:
+        """Name and paragraphs of every fact."""
+        for number in range(self.NUMBER):
+            chance = random.Random(f"fact {number}")
+            kind = chance.choice(sorted(_KINDS))
+            name, fact = _entity(chance, kind, "train", set()), chance.choice(_KINDS[kind])
+            value = _value(chance, fact.value, {name})
+            told = _told(chance, fact, name).replace("{v}", value)
+            yield str(number), [told, f"{_asked(chance, fact, name, 'train')} {_capital(value)}."]
+
+
 def _passage(chance: random.Random, split: str, number: int, unanswerable: bool) -> dict[str, Any]:
     entities: list[tuple[str, str]] = []
     kinds = chance.sample(sorted(_KINDS), 2)

@@ -147,7 +147,7 @@ def pretrained(tmp_path_factory):
         *("fit", "--config", "electra/tiny_pretrain", "--data", "documents_folder"),
         *(f"--data.paths.mine={folder}/text.txt", "--data.wordpiece.vocab_size=400", "--data.held_out=0.2"),
         *("--model.optimizer=lmrecipes.optim.LAMB", "--model.optimizer.lr=0.01", "--batch.seq_len=24"),
-        *("--model.groups.trust_norms_and_biases=false", "--model.schedule.warmup_steps=2"),
+        *("--model.groups.trust_norms_and_biases=false", "--model.schedule.warmup_share=0.5"),
         *options(folder, **TINY),
     ]
     assert main([*words, f"--run_dir={folder}/one", "--trainer.max_steps=4", "--batch.micro_batch_size=2"]) == 0

@@ -1,4 +1,4 @@
-"""Questions for a benchmark, as files: a whole corpus, and a sample of it."""
+"""Questions for a benchmark, in a file."""
 
 import json
 import math

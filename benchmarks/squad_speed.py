@@ -1,17 +1,17 @@
 """Question answering of our ELECTRA beside a straightforward loop over transformers' own, in turn in one process.
 
-Three measurements, on the same windows and from the same weights, without dropout: fine-tuning, inference, latency. Ours
-has the batches of SquadDataModule, of windows of about the same length, and computes nothing for padding. The
+Three measurements, on the same windows and from the same weights, without dropout: fine-tuning, inference, latency.
+Ours has the batches of SquadDataModule, of windows of about the same length, and computes little for padding. The
 straightforward loop has windows padded to 384 tokens beforehand, as transformers' example of question answering does.
-A window is a question with up to 384 - question - 3 tokens of its context, and a longer context makes several, 128 tokens
-apart. Times include making batches; ours also includes finding the 20 best spans of each window, the other ends with logits.
-Percentiles of latency are true ones of single calls.
+Windows of a long context begin 128 tokens apart.
 
+Times include making batches; ours also finding the 20 best spans of each window, where the other hands over logits.
+Batches are evenly spread over those of an epoch, or of a pass over all windows; medians are over rounds.
+Percentiles of latency are true ones, of single calls, not means of the fastest calls as published tables have them.
 Without --data, contexts are several invented passages each, put together so that they are as long as XQuAD's.
 """
 
 import argparse
-import random
 import statistics
 import tempfile
 import time
@@ -77,9 +77,6 @@ class Ours(Run):
     def loss(self, rows):
         return self.out(self.batch("train", rows)).loss
 
-    def batches(self, batch_size):
-        return self.data.evaluation_order("test")
-
     def read(self, rows):
         """Starts and ends of the best spans of each window, and their scores."""
         batch = self.batch("test", rows)
@@ -119,9 +116,6 @@ class Straightforward(Run):
         end = out.end_logits.float().masked_fill(padding, -torch.inf)
         return (F.cross_entropy(start, starts) + F.cross_entropy(end, ends)) / 2
 
-    def batches(self, batch_size):
-        return np.array_split(np.arange(len(self.features["test"])), range(batch_size, len(self.features["test"]), batch_size))
-
     def read(self, rows):
         """Logits of start and end."""
         batch = self.batch("test", rows)
@@ -154,7 +148,12 @@ def steps_of_all_lengths(data, number):
     order = data.training_order()
     epoch = order.epoch(0)
     by_length = epoch[np.argsort(order.lengths[epoch].mean(axis=1))]
-    return by_length[((np.arange(number) + 0.5) * len(by_length) / number).astype(int)]
+    return by_length[of_all(len(by_length), number)]
+
+
+def of_all(n, number):
+    """So many evenly spread numbers below n."""
+    return np.unique(((np.arange(number) + 0.5) * n / number).astype(int))
 
 
 def in_turn(runs, works, rounds):
@@ -177,15 +176,18 @@ def in_turn(runs, works, rounds):
     return {name: [statistics.median(taken) for taken in found] for name, found in times.items()}, results
 
 
-def compared(what, n_windows, times, say):
+def compared(what, lengths, times, say):
     """Windows per second and their ratio, printed beside the aim."""
     took = {name: sum(found) for name, found in times.items()}
     ours, theirs = took.values()
-    rows = {name: {"windows_per_s": round(n_windows / s, 2), "ratio": round(theirs / s, 2)} for name, s in took.items()}
+    rows = {
+        name: {"windows_per_s": round(len(lengths) / s, 2), "ratio": round(theirs / s, 2)} for name, s in took.items()
+    }
     for name, row in rows.items():
         print(f"{what:<12} {name:<16} {row['windows_per_s']:>9.2f} windows/s  x{row['ratio']:.2f}")
-    print(f"{what:<12} {say}; x{theirs / ours:.2f}, aim x{AIMS[what]:.1f}")
-    return rows
+    print(f"{what:<12} {say}; {len(lengths)} windows of {lengths.mean():.0f} tokens on average")
+    print(f"{what:<12} x{theirs / ours:.2f}, aim x{AIMS[what]:.1f}")
+    return rows | {"aim": AIMS[what], "windows": len(lengths), "mean_tokens": round(float(lengths.mean()), 1)}
 
 
 def fine_tuning(runs, data, options, tolerance):
@@ -198,7 +200,9 @@ def fine_tuning(runs, data, options, tolerance):
     times, losses = in_turn({name: run.step for name, run in runs.items()}, dict.fromkeys(runs, works), options.rounds)
     last = np.abs(np.subtract(*losses.values())).max()
     say = f"losses {apart:.1e} apart at first (tolerance {tolerance:g}), {last:.1e} at most in later steps"
-    return compared("fine-tuning", works.size, times, say) | {"losses_apart": apart}
+    return compared("fine-tuning", data.prepared("train").windows.lengths[works.ravel()], times, say) | {
+        "losses_apart": apart
+    }
 
 
 def inference(runs, data, options, tolerance):
@@ -206,15 +210,20 @@ def inference(runs, data, options, tolerance):
     theirs.begin_as(ours.network)
     for run in runs.values():
         run.network.eval()
-    works = {name: run.batches(options.eval_batch_size) for name, run in runs.items()}
+    order = data.evaluation_order("test")
+    chosen = [order[i] for i in of_all(len(order), options.eval_batches)]
+    windows = np.random.default_rng(0).permutation(np.concatenate(chosen))
+    by_number = np.array_split(windows, range(options.eval_batch_size, len(windows), options.eval_batch_size))
+    works = {"lmrecipes": chosen, "straightforward": by_number}
     for name, run in runs.items():
         run.read(works[name][0])
     times, results = in_turn({name: run.read for name, run in runs.items()}, works, options.rounds)
     equal, apart = answers_agree(data, works, {name: [r[0] for r in found] for name, found in results.items()})
-    n = sum(map(len, works["lmrecipes"]))
     assert apart < tolerance, f"a window's best span scores {apart} less than the other network's"
-    say = f"best spans of {equal} of {n} windows are the same, others' scores at most {apart:.1e} apart"
-    return compared("inference", n, times, say) | {"best_spans_equal": equal, "windows": n}
+    say = f"best spans of {equal} of {len(windows)} windows are the same, others' scores at most {apart:.1e} apart"
+    return compared("inference", data.prepared("test").windows.lengths[windows], times, say) | {
+        "best_spans_equal": equal
+    }
 
 
 def answers_agree(data, works, results):
@@ -261,17 +270,19 @@ def latency(runs, data, batch_size, options):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="embedded:train", help="file in SQuAD format, such as XQuAD's or SQuAD's")
-    parser.add_argument("--questions", type=int, default=96, help="questions to answer, drawn from the data")
-    parser.add_argument("--steps", type=int, default=8, help="training steps of a round")
+    parser.add_argument("--steps", type=int, default=6, help="training steps of a round")
     parser.add_argument("--rounds", type=int, default=3, help="of training steps and of inference; medians are taken")
     parser.add_argument("--batch_size", type=int, default=8, help="windows of a training step")
+    parser.add_argument("--eval_batches", type=int, default=3, help="our batches of a round of inference")
     parser.add_argument("--eval_batch_size", type=int, default=16, help="windows of a padded batch at inference")
     parser.add_argument("--batch_sizes", type=int, nargs="*", default=[1, 8], help="for latency")
     parser.add_argument("--repeats", type=int, default=20, help="calls of each for latency")
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--d_model", type=int, default=256)
     parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--vocab_size", type=int, default=30522, help="most tokens of the vocabulary, and rows of the table")
+    parser.add_argument(
+        "--vocab_size", type=int, default=30522, help="rows of the table; the vocabulary has these at most"
+    )
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16; float32 otherwise")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="file for the results")
@@ -288,16 +299,15 @@ def main():
         attention_dropout=0.0,
     )
     with tempfile.TemporaryDirectory() as folder:
-        questions = squad_data.read(options.data)
-        sample = random.Random(0).sample(questions, min(options.questions, len(questions)))
+        file = squad_data.write(squad_data.read(options.data), Path(folder) / "questions.json")
         data = SquadDataModule(
             BatchPlan(
                 global_batch_size=options.batch_size,
                 seq_len=SEQ_LEN,
                 test=EvalBatchPlan(batch_size=options.eval_batch_size),
             ),
-            train=squad_data.write(questions, Path(folder) / "train.json"),
-            test=squad_data.write(sample, Path(folder) / "test.json"),
+            train=file,
+            test=file,
             wordpiece=WordPieceSettings(vocab_size=options.vocab_size),
             cache_dir=folder,
         )
@@ -313,10 +323,10 @@ def main():
     print(
         f"ELECTRA of {options.layers} layers, d_model {options.d_model}, {precision}, {device.type}; windows of "
         f"{', '.join(f'{x:.0f}' for x in np.percentile(lengths, [5, 50, 95]))} tokens (percentiles 5, 50, 95), mean "
-        f"{lengths.mean():.0f}; {torch.get_num_threads()} threads, allocator tuned: {tuned}; medians of {options.rounds} "
-        f"rounds in turn"
+        f"{lengths.mean():.0f}; {torch.get_num_threads()} threads, allocator tuned: {tuned}; medians of "
+        f"{options.rounds} rounds in turn"
     )
-    write_json(options.json, results)
+    write_json(options.json, results | {"precision": precision, "device": device.type})
 
 
 if __name__ == "__main__":

@@ -92,8 +92,9 @@ def _faster_in_steps(q: Tensor, p: float) -> bool:
     """Whether two products with a softmax between them beat torch's own attention: on CPUs where its kernel is slow."""
     if not q.is_cpu or torch.compiler.is_compiling():
         return False
-    # With dropout there is no fused kernel, and random numbers are drawn one by one. In bfloat16 the fused kernel leaves
-    # the processor's products of that type unused, unless it has AMX; scores are then rounded as eager attention does.
+    # With dropout there is no fused kernel, and random numbers are drawn one by one. In bfloat16 the fused kernel
+    # leaves the processor's products of that type unused, unless it has AMX; in steps, scores are rounded to bfloat16
+    # as eager attention does.
     return p > 0 or (q.dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported())
 
 

@@ -81,24 +81,35 @@ def _attend(
     """Attention within each sequence: (1, n, N, h) three times to (1, N, n, h), as transformers hands it over."""
     q, k, v = (packing.pad(x[0].transpose(0, 1)).transpose(1, 2) for x in (query, key, value))
     mask = None if packing.real is None else packing.real[:, None, None, :]
-    if dropout and q.is_cpu and not torch.compiler.is_compiling():
-        out = _attend_on_cpu(q, k, v, mask, scaling, dropout)
+    if _faster_in_steps(q, dropout):
+        out = _attend_in_steps(q, k, v, mask, scaling, dropout)
     else:
         out = F.scaled_dot_product_attention(q, k, v, mask, dropout, scale=scaling)
     return packing.pack(out.transpose(1, 2))[None], None
 
 
-def _attend_on_cpu(
+def _faster_in_steps(q: Tensor, p: float) -> bool:
+    """Whether two products with a softmax between them beat torch's own attention: on CPUs where its kernel is slow."""
+    if not q.is_cpu or torch.compiler.is_compiling():
+        return False
+    # With dropout there is no fused kernel, and random numbers are drawn one by one. In bfloat16 the fused kernel
+    # leaves the processor's products of that type unused, unless it has AMX; in steps, scores are rounded to bfloat16
+    # as eager attention does.
+    return p > 0 or (q.dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported())
+
+
+def _attend_in_steps(
     q_BnTh: Tensor, k_BnTh: Tensor, v_BnTh: Tensor, mask: Tensor | None, scaling: float, p: float
 ) -> Tensor:
-    # With dropout torch has no fused kernel for CPUs, and draws its random numbers one by one.
     B, n, T, _ = q_BnTh.shape
     q, k, v = (x.flatten(0, 1) for x in (q_BnTh, k_BnTh, v_BnTh))
     bias = q.new_zeros(1, 1, 1)
     if mask is not None:
         bias = q.new_zeros(mask.shape).masked_fill(~mask, -torch.inf).expand(B, n, 1, T).flatten(0, 1)
-    weights = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scaling).softmax(-1)
-    return torch.bmm(dropout(weights.to(v.dtype), p), v).unflatten(0, (B, n))
+    # Autocast would make a float32 copy of the weights; softmax computes in float32 as it is.
+    with torch.autocast("cpu", enabled=False):
+        weights = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scaling).softmax(-1)
+        return torch.bmm(dropout(weights, p) if p else weights, v).unflatten(0, (B, n))
 
 
 AttentionInterface.register(_ATTENTION, _attend)

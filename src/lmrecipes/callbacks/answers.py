@@ -45,8 +45,8 @@ class SquadAnswers(Callback):
 
     Logged are `squad/exact_match` and `squad/f1`; where questions may lack an answer also `squad/HasAns_*`,
     `squad/NoAns_*`, and `squad/best_*`, the best that any threshold would give for `unthresholded_predictions.json`.
-    `answers/<split>/` of the run has predictions.json, nbest_predictions.json and null_odds.json as the official
-    scripts read and write them.
+    `answers/val/` and `answers/test/` of the run have predictions.json, nbest_predictions.json and null_odds.json as
+    the official scripts read and write them.
     """
 
     def __init__(self) -> None:
@@ -111,10 +111,8 @@ class SquadAnswers(Callback):
         self._conclude(trainer, pl_module, "test")
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes."""
-        data = _questions_of(trainer)
-        self.answered = self._answers(data, "predict")
-        _write(trainer, "predict", self.answered, data.may_lack("predict"))
+        """Leaves the answers in `answered`."""
+        self.answered = self._answers(_questions_of(trainer), "predict")
 
     def _note(self, trainer: Trainer, split: str, outputs: Any) -> None:
         if outputs is None:

@@ -252,8 +252,9 @@ def test_questions_are_answered_from_a_pretrained_run_with_its_vocabulary(pretra
     assert main(asked) == 0, capsys.readouterr().err
     answer = capsys.readouterr().out.splitlines()[0]
     assert answer == "no answer" or answer in asked[-1]
+    assert not (folder / "reader/answers/predict").exists()
     assert main(["predict", f"--run={folder}/reader", f"--file={folder}/questions/test.json"]) == 0
-    written = json.loads((folder / "reader/answers/predict/predictions.json").read_text())
+    written = json.loads((folder / "reader/answers/predict/test/predictions.json").read_text())
     paragraphs = json.loads((folder / "questions/test.json").read_text())["data"][0]["paragraphs"]
     assert set(written) == {qa["id"] for paragraph in paragraphs for qa in paragraph["qas"]}
     assert main(["predict", f"--run={folder}/reader", "--question=Who?"]) == 2

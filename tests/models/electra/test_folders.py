@@ -257,6 +257,12 @@ def test_questions_are_answered_from_a_pretrained_run_with_its_vocabulary(pretra
     written = json.loads((folder / "reader/answers/predict/test/predictions.json").read_text())
     paragraphs = json.loads((folder / "questions/test.json").read_text())["data"][0]["paragraphs"]
     assert set(written) == {qa["id"] for paragraph in paragraphs for qa in paragraph["qas"]}
+    paragraphs[0]["qas"][0]["answers"] = [{"text": "nowhere", "answer_start": 0}]
+    (folder / "broken.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    broken = ["predict", f"--run={folder}/reader", f"--file={folder}/broken.json"]
+    assert main(broken) == 2
+    assert main([*broken, "--data.on_malformed=skip"]) == 0, capsys.readouterr().err
+    assert "1 skipped" in capsys.readouterr().err
     assert main(["predict", f"--run={folder}/reader", "--question=Who?"]) == 2
     assert "--context is missing" in capsys.readouterr().err
     assert main(["export", f"--run={folder}/reader", "--format=state_dict"]) == 0, capsys.readouterr().err

@@ -40,6 +40,7 @@ bench: setup  ## measure speed beside reference implementations in the same run
 	$(BIN)/python benchmarks/transformer_xl_speed.py
 	$(BIN)/python benchmarks/transformer_xl_inference.py
 	$(BIN)/python benchmarks/electra_speed.py
+	$(BIN)/python benchmarks/squad_speed.py
 	$(BIN)/python benchmarks/mt5_speed.py
 	$(BIN)/python benchmarks/data_speed.py
 	$(BIN)/python benchmarks/corpus_speed.py

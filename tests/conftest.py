@@ -8,6 +8,9 @@ import sys
 from inspect import signature
 from pathlib import Path
 
+# Before torch is imported: sums are made in one order here and in the commands that tests start.
+os.environ["OMP_NUM_THREADS"] = "1"
+
 import hypothesis
 import pytest
 

@@ -47,7 +47,9 @@ def test_version_11_prints_one_line_and_warns_of_what_is_missing(written, capsys
     assert evaluate("--data", file, "--predictions", written("p.json", {"a": "cat!"})) == 0
     out, errors = capsys.readouterr()
     assert out == '{"exact_match": 50.0, "f1": 50.0}\n'
-    assert errors == "warning: question b has no prediction and will receive score 0\n"
+    assert errors == "warning: no prediction for 1 of 2 questions, which will receive score 0: b\n"
+    assert evaluate("--data", file, "--predictions", written("p.json", {"z": "cat!"})) == 2
+    assert "has no question of" in capsys.readouterr().err
 
 
 def test_version_20_prints_the_official_figures(written, tmp_path, capsys):

@@ -18,14 +18,16 @@ STAGES = [
 FSDP2 = ["--trainer.strategy=fsdp2", "--trainer.devices=4", "--batch.micro_batch_size=2"]
 
 
-def kinds():
-    """The first recipe of every kind: sizes and text, in which others differ, are tested without training."""
+def shapes():
+    """The first recipe of every kind: what they differ in beyond sizes and text, which is tested without training."""
     first = {}
     for name, path in collection.recipe_paths().items():
         if not name.startswith("overlays/"):
             recipe = yaml.safe_load(path.read_text())
-            trainer = recipe["trainer"]
-            kind = (recipe["model"]["class_path"], str(trainer.get("strategy", "auto")), trainer["devices"] > 1)
+            model, trainer = recipe["model"], recipe["trainer"]
+            sizes = model["init_args"]["config"]
+            clusters = (bool(sizes.get("cutoffs")), sizes.get("div_val", 1) > 1)
+            kind = (model["class_path"], str(trainer.get("strategy")), trainer["devices"] > 1, *clusters)
             first.setdefault(kind, name)
     return sorted(first.values())
 
@@ -48,7 +50,7 @@ def rehearse(command, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", kinds())
+@pytest.mark.parametrize("name", shapes())
 def test_every_kind_of_recipe_passes_its_rehearsal(name, rehearse, tmp_path):
     done, rows = rehearse("--config", name)
     assert (done.returncode, set(rows.values())) == (0, {"ok"}), done.stdout + done.stderr

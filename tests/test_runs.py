@@ -8,10 +8,12 @@ import subprocess
 import sys
 
 import pytest
+import yaml
 
 from conftest import environment
 from lmrecipes import runs
 from lmrecipes.__main__ import main
+from lmrecipes.cli import open_recipe
 from lmrecipes.data.sources import Folder
 
 VARIABLES = (
@@ -164,3 +166,11 @@ def test_torchrun_trains_into_one_directory(small, tmp_path):
     assert done.stdout.count("run directory:") == 1
     assert json.loads((made[0] / "run.json").read_text())["command"]
     assert (made[0] / "checkpoints" / "last-step=3.ckpt").is_file()
+
+
+def test_lightnings_callbacks_stand_in_a_saved_configuration_with_their_defaults(tmp_path):
+    timer = {"class_path": "lightning.pytorch.callbacks.Timer", "init_args": {"duration": "00:01:00:00"}}
+    (tmp_path / "timer.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [timer]}}))
+    built = open_recipe("fit", ["--config", "transformer_xl/tiny", "--config", str(tmp_path / "timer.yaml")])
+    (saved,) = yaml.safe_load(built.settings())["trainer"]["callbacks"]
+    assert saved["init_args"] == {"duration": "00:01:00:00", "interval": "step", "verbose": True}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import atexit
 import os
 from collections.abc import Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal
 
 import torch.distributed as dist
+import yaml
 from jsonargparse import ArgumentError, Namespace
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -37,6 +39,9 @@ from lmrecipes.quiet import quiet
 from lmrecipes.runtime import tune_process
 from lmrecipes.strategies.checks import check_strategy, data_parallel_size
 from lmrecipes.trainer_settings import check_hardware
+
+# Some of Lightning's callbacks have names out of a list as defaults; YAML holds the names.
+yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, name: dumper.represent_data(name.value))
 
 # What a recipe may hold at its top level.
 _GROUPS = {"seed_everything", "trainer", "model", "data", "batch", "published"}

@@ -118,6 +118,8 @@ def find_run(name: str, *, root: Path) -> Path:
     if (directory / CONFIG).is_file():
         return directory.resolve()
     below = root / name.removesuffix(".yaml").removeprefix("recipes/")
+    if (below / CONFIG).is_file():
+        return below.resolve()
     runs = [path.parent for path in below.glob(f"*/{CONFIG}")] if below.is_dir() else []
     if runs:
         return max(runs, key=lambda run: (run / CONFIG).stat().st_mtime).resolve()
@@ -125,7 +127,11 @@ def find_run(name: str, *, root: Path) -> Path:
         raise ValueError(f"{name} is inside a run; give the run's directory: {inside}")
     if directory.is_dir():
         raise ValueError(f"{name} is not a run directory: it has no {CONFIG}")
-    known = sorted({p.parent.parent.relative_to(root).as_posix() for p in root.rglob(CONFIG)}) if root.is_dir() else []
+    known = (
+        sorted({p.parent.parent.relative_to(root).as_posix() for p in root.rglob(CONFIG)} - {"."})
+        if root.is_dir()
+        else []
+    )
     hint = f"runs exist of: {', '.join(known)}" if known else f"there are no runs in {root}/ yet"
     raise ValueError(f"no run {name!r}, neither as a directory nor as a recipe that was run; {hint}")
 

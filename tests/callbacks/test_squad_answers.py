@@ -122,8 +122,8 @@ def test_questions_that_are_asked_are_answered(file, tmp_path):
     data.ask([Question("mine", "Who is the mayor?", "The mayor is Ada Holt. " * 5)])
     callback = SquadAnswers()
     trainer_of(str(tmp_path), callbacks=[callback]).predict(Scrambled(), data, return_predictions=False)
-    answers = json.loads((tmp_path / "answers/predict/predictions.json").read_text())
-    assert answers == {"mine": callback.answered["mine"].text}
+    assert list(callback.answered) == ["mine"]
+    assert not (tmp_path / "answers").exists()
     assert callback.answered["mine"].best in data.questions("predict")[0].context
 
 

@@ -51,8 +51,8 @@ class SquadAnswers(Callback):
     several languages the mean over languages, and each language's, as `squad/f1_de`. Where questions may lack an answer
     also `squad/HasAns_*`, `squad/NoAns_*`, and `squad/best_*`, the best that any threshold would give for
     `unthresholded_predictions.json`.
-    `answers/<split>/` of the run has predictions.json, nbest_predictions.json and null_odds.json as the official
-    scripts read and write them, of several languages in a folder each.
+    `answers/val/` and `answers/test/` of the run have predictions.json, nbest_predictions.json and null_odds.json as
+    the official scripts read and write them, of several languages in a folder each.
     """
 
     def __init__(self) -> None:
@@ -117,10 +117,8 @@ class SquadAnswers(Callback):
         self._conclude(trainer, pl_module, "test")
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes."""
-        data = _questions_of(trainer)
-        self.answered, questions = self._answers(data, "predict"), data.questions("predict")
-        _write(trainer, "predict", self.answered, data.may_lack("predict"), questions)
+        """Leaves the answers in `answered`."""
+        self.answered = self._answers(_questions_of(trainer), "predict")
 
     def _note(self, trainer: Trainer, split: str, outputs: Any) -> None:
         if outputs is None:

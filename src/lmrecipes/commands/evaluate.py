@@ -19,10 +19,7 @@ def run(argv: list[str]) -> int:
     data, predictions = _read(options.data), _numbered(options.predictions, str, "an answer's text")
     golds = _golds(data, options.data)
     version = options.version or _version(data)
-    for gold in golds:
-        if gold.id not in predictions:
-            score = "will receive score 0" if version == "1.1" else "is left out of every figure"
-            print(f"warning: question {gold.id} has no prediction and {score}", file=sys.stderr)
+    _check_predicted(golds, predictions, options, version)
     if version == "1.1":
         for option, value in (("--null-odds", options.null_odds), ("--na-threshold", options.na_threshold)):
             if value is not None:
@@ -32,10 +29,29 @@ def run(argv: list[str]) -> int:
         odds = None if options.null_odds is None else _numbered(options.null_odds, float, "a number")
         threshold = 1.0 if options.na_threshold is None else options.na_threshold
         text = json.dumps(squad20(golds, predictions, odds, threshold, options.language), indent=2)
-    if options.output is not None:
-        options.output.write_text(text + "\n", encoding="utf-8")
     print(text)
+    if options.output is not None:
+        try:
+            options.output.write_text(text + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"--output {options.output} cannot be written: {error.strerror}") from None
     return 0
+
+
+def _check_predicted(golds: list[Gold], predictions: dict[str, Any], options: argparse.Namespace, version: str) -> None:
+    """Warns of questions without predictions.
+
+    Raises:
+        ValueError: if no question has one.
+    """
+    without = [gold.id for gold in golds if gold.id not in predictions]
+    if golds and len(without) == len(golds):
+        raise ValueError(f"{options.predictions} has no question of {options.data}; give the predictions for that file")
+    if without:
+        score = "which will receive score 0" if version == "1.1" else "which is left out of every figure"
+        named = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
+        share = f"{len(without):,} of {len(golds):,} questions"
+        print(f"warning: no prediction for {share}, {score}: {named}", file=sys.stderr)
 
 
 def _parser() -> argparse.ArgumentParser:

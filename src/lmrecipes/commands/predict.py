@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ from lmrecipes.callbacks import SquadAnswers
 from lmrecipes.cli import RecipeCLI, open_recipe
 from lmrecipes.commands.say import say, short
 from lmrecipes.commands.trained import load_trained, texts_of
-from lmrecipes.data.squad import Question, read_squad
+from lmrecipes.data.answers import write_answers
+from lmrecipes.data.squad import Question, local_file, read_squad
 from lmrecipes.models.common.generation import PromptBatch
 
 
@@ -97,7 +99,9 @@ def _answer(cli: RecipeCLI) -> int:
     trainer.predict(trained.module, cli.datamodule, return_predictions=False)
     if cli.config.file is not None:
         assert cli.run_dir is not None
-        say(f"{len(answers.answered):,} answers: {short(cli.run_dir / 'answers' / 'predict')}")
+        folder = cli.run_dir / "answers" / "predict" / Path(cli.config.file).name.partition(".")[0]
+        write_answers(folder, answers.answered, may_lack=cli.datamodule.may_lack("predict"))
+        say(f"{len(answers.answered):,} answers: {short(folder)}")
         return 0
     (answered,) = answers.answered.values()
     say(answered.text or "no answer")
@@ -118,7 +122,10 @@ def _questions(cli: RecipeCLI) -> tuple[Question, ...]:
     if (file is None) == (asked is None and context is None):
         raise ValueError('give --question "..." and --context "...", or --file with a file in SQuAD format')
     if file is not None:
-        return read_squad(Path(file), need_answers=False).questions
+        found = read_squad(local_file(file), cli.datamodule.on_malformed, need_answers=False)
+        if complaint := found.complaint(file):
+            print(f"warning: {complaint}", file=sys.stderr)
+        return found.questions
     if asked is None or context is None:
         raise ValueError(f"--{'question' if asked is None else 'context'} is missing: it takes both of them")
     return (Question(id="asked", question=asked, context=context),)

@@ -45,7 +45,7 @@ def report(cli: RecipeCLI, command: str, figures: dict[str, float], checkpoint: 
             "metrics": figures,
             "checkpoint": short(checkpoint) if checkpoint else None,
             "runtime": cli.config.runtime,
-            "data": settings.get("data.class_path"),
+            "data": {key: value for key, value in settings.items() if key.startswith("data.")},
             "batch": {key: value for key, value in settings.items() if key.startswith("batch.")},
             "published": [{**vars(t), "differences": published.differences(t, settings)} for t in targets],
             "elapsed_s": round(elapsed_s, 3),

@@ -47,8 +47,8 @@ class ShuffledBuckets:
         """
         if len(lengths) < global_batch_size:
             raise ValueError(
-                f"batch.global_batch_size is {global_batch_size}, but there are only {len(lengths)} windows to train "
-                f"on; {len(lengths)} or fewer would do"
+                f"batch.global_batch_size is {global_batch_size}, and {len(lengths)} is all windows to train on; "
+                f"{len(lengths)} or fewer would do"
             )
         self.lengths = np.asarray(lengths)
         self.size = global_batch_size

@@ -147,7 +147,7 @@ def pretrained(tmp_path_factory):
         *("fit", "--config", "electra/tiny_pretrain", "--data", "documents_folder"),
         *(f"--data.paths.mine={folder}/text.txt", "--data.wordpiece.vocab_size=400", "--data.held_out=0.2"),
         *("--model.optimizer=lmrecipes.optim.LAMB", "--model.optimizer.lr=0.01", "--batch.seq_len=24"),
-        *("--model.groups.trust_norms_and_biases=false", "--model.schedule.warmup_steps=2"),
+        *("--model.groups.trust_norms_and_biases=false", "--model.schedule.warmup_share=0.5"),
         *options(folder, **TINY),
     ]
     assert main([*words, f"--run_dir={folder}/one", "--trainer.max_steps=4", "--batch.micro_batch_size=2"]) == 0
@@ -252,10 +252,17 @@ def test_questions_are_answered_from_a_pretrained_run_with_its_vocabulary(pretra
     assert main(asked) == 0, capsys.readouterr().err
     answer = capsys.readouterr().out.splitlines()[0]
     assert answer == "no answer" or answer in asked[-1]
+    assert not (folder / "reader/answers/predict").exists()
     assert main(["predict", f"--run={folder}/reader", f"--file={folder}/questions/test.json"]) == 0
-    written = json.loads((folder / "reader/answers/predict/predictions.json").read_text())
+    written = json.loads((folder / "reader/answers/predict/test/predictions.json").read_text())
     paragraphs = json.loads((folder / "questions/test.json").read_text())["data"][0]["paragraphs"]
     assert set(written) == {qa["id"] for paragraph in paragraphs for qa in paragraph["qas"]}
+    paragraphs[0]["qas"][0]["answers"] = [{"text": "nowhere", "answer_start": 0}]
+    (folder / "broken.json").write_text(json.dumps({"data": [{"paragraphs": paragraphs}]}))
+    broken = ["predict", f"--run={folder}/reader", f"--file={folder}/broken.json"]
+    assert main(broken) == 2
+    assert main([*broken, "--data.on_malformed=skip"]) == 0, capsys.readouterr().err
+    assert "1 skipped" in capsys.readouterr().err
     assert main(["predict", f"--run={folder}/reader", "--question=Who?"]) == 2
     assert "--context is missing" in capsys.readouterr().err
     assert main(["export", f"--run={folder}/reader", "--format=state_dict"]) == 0, capsys.readouterr().err

@@ -45,7 +45,7 @@ def test_questions_are_answered(runs, capsys):
     answer, best = capsys.readouterr().out.splitlines()
     assert best.removeprefix("1.000  ") == answer
     assert main(["predict", f"--run={runs}/reader", f"--file={runs}/test.json"]) == 0, capsys.readouterr().err
-    written = json.loads((runs / "reader/answers/predict/predictions.json").read_text())
+    written = json.loads((runs / "reader/answers/predict/test/predictions.json").read_text())
     paragraphs = json.loads((runs / "test.json").read_text())["data"][0]["paragraphs"]
     assert set(written) == {qa["id"] for paragraph in paragraphs for qa in paragraph["qas"]}
 

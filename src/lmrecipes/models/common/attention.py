@@ -23,14 +23,29 @@ def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, *, scale: float
     Returns:
         (B, n, T, h).
     """
-    if p == 0 or not q.is_cpu or torch.compiler.is_compiling():
-        return F.scaled_dot_product_attention(q, k, v, mask, p, scale=scale)
-    # With dropout torch has no fused kernel for CPUs, and draws its random numbers one by one.
+    if _faster_in_steps(q, p):
+        return _in_steps(q, k, v, mask, scale, p)
+    return F.scaled_dot_product_attention(q, k, v, mask, p, scale=scale)
+
+
+def _faster_in_steps(q: Tensor, p: float) -> bool:
+    """Whether two products with a softmax between them beat torch's own attention: on CPUs where its kernel is slow."""
+    if not q.is_cpu or torch.compiler.is_compiling():
+        return False
+    # With dropout there is no fused kernel, and random numbers are drawn one by one. In bfloat16 the fused kernel
+    # leaves the processor's products of that type unused, unless it has AMX; in steps, scores are rounded to bfloat16
+    # as eager attention does.
+    return p > 0 or (q.dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported())
+
+
+def _in_steps(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float, p: float) -> Tensor:
     B, n, _, _ = q.shape
     bias = q.new_zeros(1, 1, 1)
     if mask is not None:
         added = q.new_zeros(mask.shape).masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else mask
         bias = added.expand(B, n, *added.shape[-2:]).flatten(0, 1)
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
-    weights = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scale).softmax(-1)
-    return torch.bmm(dropout(weights.to(v.dtype), p), v).unflatten(0, (B, n))
+    # Autocast would make a float32 copy of the weights; softmax computes in float32 as it is.
+    with torch.autocast("cpu", enabled=False):
+        weights = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scale).softmax(-1)
+        return torch.bmm(dropout(weights, p) if p else weights, v).unflatten(0, (B, n))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import transformers
+from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +135,10 @@ class ElectraConfig(EncoderConfig):
                 f"model.config.generator_size is {self.generator_size}, which makes the generator {width} wide, and "
                 f"its {heads} heads do not divide that; generator_rounding up would"
             )
+
+    def weighted(self, generator_loss: Tensor, discriminator_loss: Tensor) -> Tensor:
+        """What pretraining minimizes."""
+        return self.generator_weight * generator_loss + self.discriminator_weight * discriminator_loss
 
     @property
     def generator_d_model(self) -> int:

@@ -24,7 +24,7 @@ from lmrecipes.models.electra.parallel import pretraining_plan
 from lmrecipes.models.electra.tiny import tiny
 from lmrecipes.optim import GroupSettings, Schedule, StepSchedule, build_optimizer, parameter_groups
 
-_LOSSES = ("loss", "generator_loss", "discriminator_loss")
+_LOSSES = ("generator_loss", "discriminator_loss")
 
 
 class ElectraModule(LightningModule):
@@ -104,8 +104,10 @@ class ElectraModule(LightningModule):
         self._report("test")
 
     def _add(self, split: str, out: PretrainingOutput, *, tokens: bool) -> None:
-        for name in _LOSSES:
-            cast(TokenLoss, self._means[f"{split}_{name}"]).update(getattr(out, name).detach().reshape(1))
+        # Each is a mean over so many tokens.
+        counts = (len(out.originals), len(out.replaced))
+        for name, count in zip(_LOSSES, counts, strict=True):
+            cast(TokenLoss, self._means[f"{split}_{name}"]).update(getattr(out, name).detach().expand(count))
         if tokens:
             cast(ReplacedTokens, self._tokens[f"{split}_tokens"]).update(
                 out.generator_logits, out.originals, out.sampled, out.discriminator_logits, out.replaced
@@ -117,6 +119,7 @@ class ElectraModule(LightningModule):
             mean = cast(TokenLoss, self._means[f"{split}_{name}"])
             figures[name] = mean.compute()
             mean.reset()
+        figures["loss"] = self.config.weighted(*(figures[name] for name in _LOSSES))
         tokens = cast(ReplacedTokens, self._tokens[f"{split}_tokens"])
         figures |= tokens.compute()
         tokens.reset()

@@ -98,9 +98,8 @@ class Electra(nn.Module):
         found_N = self._discriminate(shown_N, types_N, packing)
         discriminator_loss = F.binary_cross_entropy_with_logits(found_N.float(), replaced_N.float())
 
-        loss = self.config.generator_weight * generator_loss + self.config.discriminator_weight * discriminator_loss
         return PretrainingOutput(
-            loss=loss,
+            loss=self.config.weighted(generator_loss, discriminator_loss),
             generator_loss=generator_loss,
             discriminator_loss=discriminator_loss,
             generator_logits=logits_MV.detach(),

@@ -95,7 +95,7 @@ class ElectraReaderModule(LightningModule):
 
     def _run(self, batch: SpanBatch, split: str) -> Any:
         out = self.network(**{name: value for name, value in batch._asdict().items() if name != "windows"})
-        self._mean(split).update(out.loss.detach().reshape(1))
+        self._mean(split).update(out.loss.detach().expand(len(batch.lengths)))
         return out
 
     def _mean(self, split: str) -> Any:

@@ -1,0 +1,63 @@
+"""ELECTRA learns the same under every kind of strategy."""
+
+import json
+
+import pytest
+from test_parity import TOLERANCE, losses
+from ways import spread
+
+from lmrecipes.data.embedded_squad import make_squad
+
+SIZES = {"d_embedding": 16, "d_model": 16, "n_layers": 2, "n_heads": 2, "d_ff": 32}
+# A generator so cold that it fills masks without chance, which every process would have of its own.
+PRETRAINING = {"generator_size": 1.0, "generator_d_head": 8, "temperature": 1e-6}
+
+
+@pytest.fixture(scope="module")
+def squad(tmp_path_factory):
+    """A small file of questions."""
+    file = tmp_path_factory.mktemp("squad") / "squad.json"
+    file.write_text(json.dumps(make_squad("train", 40)))
+    return file
+
+
+def recipe(name, squad):
+    text = squad.with_name("text.txt")
+    if name == "tiny_pretrain":
+        paragraphs = json.loads(squad.read_text())["data"][0]["paragraphs"]
+        text.write_text("\n\n".join(paragraph["context"] for paragraph in paragraphs))
+        data = ["--data=documents_folder", f"--data.paths.mine={text}", "--data.held_out=0.2"]
+        sizes = SIZES | PRETRAINING
+    else:
+        data = [f"--data.{split}={squad}" for split in ("train", "val", "test")]
+        sizes = SIZES | {"d_answer": 16}
+    return [
+        *("fit", "--config", f"electra/{name}", *data, f"--data.cache_dir={squad.parent}/cache"),
+        *("--data.wordpiece.vocab_size=300", "--batch.global_batch_size=8", "--batch.seq_len=96"),
+        *(f"--model.config.{field}={value}" for field, value in sizes.items()),
+        *("--trainer.max_steps=8", "--trainer.val_check_interval=8", "--trainer.log_every_n_steps=1"),
+        *("--trainer.num_sanity_val_steps=0", "--trainer.gradient_clip_val=0.1"),
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("tiny_squad", "2 fsdp2"),
+        ("tiny_squad", "2 zero 3"),
+        ("tiny_squad", "1x2 tensor parallel"),
+        ("tiny_pretrain", "1x2 tensor parallel"),
+    ],
+)
+def test_losses_are_those_of_one_process(name, way, squad, command, tmp_path):
+    for one in ("1 process", way):
+        done = command(*recipe(name, squad), *spread(one), f"--run_dir={one}")
+        assert (done.returncode, done.stderr) == (0, "")
+    alone, spread_out = losses(tmp_path / "1 process"), losses(tmp_path / way)
+    assert alone.keys() == spread_out.keys()
+    assert sum("train/loss" in row for row in alone.values()) == 8
+    for step, row in alone.items():
+        # Of tokens every rank counts its own.
+        for figure in {"train/loss", "val/loss"} & row.keys():
+            assert spread_out[step][figure] == pytest.approx(row[figure], abs=TOLERANCE), (step, figure)

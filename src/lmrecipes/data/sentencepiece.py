@@ -10,7 +10,8 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from functools import cached_property
+from typing import Any, Literal
 
 import numpy as np
 
@@ -80,6 +81,15 @@ class SentencePiece(Vocabulary):
         """Ids of a text, without its end."""
         return [int(i) for i in self.tokenizer.encode(text, add_special_tokens=False).ids]
 
+    def encode_inside(self, text: str) -> list[int]:
+        """Ids of the rest of a text, whose first piece begins a word only if it is behind a space."""
+        tokenizer = self.tokenizer if text[:1].isspace() else self._inside
+        return [int(i) for i in tokenizer.encode(text, add_special_tokens=False).ids]
+
+    @cached_property
+    def _inside(self) -> Any:
+        return _tokenizer(self.model, self.n_pieces, words_begin="never")
+
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each of several texts, without their ends."""
         return [found.ids for found in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
@@ -125,7 +135,7 @@ class SentencePiece(Vocabulary):
         return SentencePiece, (self.model,)
 
 
-def _tokenizer(model: PieceModel, n: int) -> Any:
+def _tokenizer(model: PieceModel, n: int, words_begin: Literal["always", "never"] = "always") -> Any:
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
     # No text has a space by the time it is looked up, so that these names are found in none.
@@ -137,7 +147,7 @@ def _tokenizer(model: PieceModel, n: int) -> Any:
     made.normalizer = normalizers.Sequence([*first, normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()])
     # Text that looks like the name of a byte stays text.
     apart = pre_tokenizers.Split(Regex("<(?=0x)"), "isolated")
-    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(prepend_scheme="always"), apart])
+    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(prepend_scheme=words_begin), apart])
     return made
 
 

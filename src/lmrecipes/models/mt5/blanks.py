@@ -20,6 +20,9 @@ class Pieces(Protocol):
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without its end."""
 
+    def encode_inside(self, text: str) -> list[int]:
+        """Ids of the rest of a text, which may begin within a word."""
+
     def decode(self, ids: Any) -> str:
         """Text of ids."""
 
@@ -49,7 +52,8 @@ def masked(text: str, vocabulary: Pieces, *, input_eos: bool = False) -> list[in
     ids: list[int] = []
     for number, part in enumerate(parts):
         ids += [vocabulary.sentinel(number - 1)] if number else []
-        ids += vocabulary.encode(part) if part.strip() else []
+        if part.strip():
+            ids += vocabulary.encode_inside(part) if number else vocabulary.encode(part)
     if len(ids) < len(parts):
         raise ValueError(f"the text has no token beside its blanks; write some words around {BLANK}")
     return [*ids, vocabulary.eos_id] if input_eos else ids

@@ -1,0 +1,33 @@
+"""A text with blanks reads as in pretraining: the tokens of the whole text, and a sentinel where some are cut out."""
+
+import pytest
+
+from lmrecipes.data.learn_pieces import learn_pieces
+from lmrecipes.data.sentencepiece import SentencePiece
+from lmrecipes.models.mt5.blanks import masked
+
+
+@pytest.fixture(scope="module")
+def vocabulary():
+    texts = [f"Anna drinks {n} cups, and {n + 1} of tea. 我喝{'茶水奶酒'[n % 4]}。" for n in range(200)]
+    return SentencePiece(learn_pieces(texts, 400, 1.0))
+
+
+@pytest.mark.parametrize(
+    ("text", "blanks"),
+    [
+        ("Anna drinks 7 cups.", ["7"]),
+        ("Anna drinks tea.", ["tea"]),
+        ("Anna drinks tea, and 7 cups of tea.", ["tea", "cups"]),
+        ("我喝茶。", ["喝"]),
+        ("tea and cups.", ["tea"]),
+    ],
+)
+def test_blanks_change_no_other_token(vocabulary, text, blanks):
+    whole, shown = vocabulary.encode(text), text
+    for number, blank in enumerate(blanks):
+        shown = shown.replace(blank, "<mask>", 1)
+        hidden = (vocabulary.encode_inside if text == "我喝茶。" else vocabulary.encode)(blank)
+        at = next(i for i in range(len(whole)) if whole[i : i + len(hidden)] == hidden)
+        whole[at : at + len(hidden)] = [vocabulary.sentinel(number)]
+    assert masked(shown, vocabulary) == whole

@@ -9,7 +9,10 @@ from lmrecipes.models.mt5.blanks import masked
 
 @pytest.fixture(scope="module")
 def vocabulary():
-    texts = [f"Anna drinks {n} cups, and {n + 1} of tea. 我喝{'茶水奶酒'[n % 4]}。" for n in range(200)]
+    texts = [
+        f"Anna drinks {n} cups, and {n + 1} of tea. {'我你他她'[n % 4]}{'喝有要买'[n // 4 % 4]}{'茶水奶酒'[n // 16 % 4]}。"
+        for n in range(200)
+    ]
     return SentencePiece(learn_pieces(texts, 400, 1.0))
 
 
@@ -19,7 +22,7 @@ def vocabulary():
         ("Anna drinks 7 cups.", ["7"]),
         ("Anna drinks tea.", ["tea"]),
         ("Anna drinks tea, and 7 cups of tea.", ["tea", "cups"]),
-        ("我喝茶。", ["喝"]),
+        ("我喝茶。", ["茶"]),
         ("tea and cups.", ["tea"]),
     ],
 )

@@ -9,10 +9,9 @@ from lmrecipes.models.mt5.blanks import masked
 
 @pytest.fixture(scope="module")
 def vocabulary():
-    texts = [
-        f"Anna drinks {n} cups, and {n + 1} of tea. {'我你他她'[n % 4]}{'喝有要买'[n // 4 % 4]}{'茶水奶酒'[n // 16 % 4]}。"
-        for n in range(200)
-    ]
+    who, does, what = "我你他她", "喝有要买", "茶水奶酒"
+    texts = [f"Anna drinks {n} cups, and {n + 1} of tea." for n in range(200)]
+    texts += [f"{who[n % 4]}{does[n // 4 % 4]}{what[n // 16 % 4]}。" for n in range(200)]
     return SentencePiece(learn_pieces(texts, 400, 1.0))
 
 
@@ -22,7 +21,7 @@ def vocabulary():
         ("Anna drinks 7 cups.", ["7"]),
         ("Anna drinks tea.", ["tea"]),
         ("Anna drinks tea, and 7 cups of tea.", ["tea", "cups"]),
-        ("我喝茶。", ["茶"]),
+        ("我喝茶。", ["我喝茶"]),
         ("tea and cups.", ["tea"]),
     ],
 )
@@ -30,7 +29,7 @@ def test_blanks_change_no_other_token(vocabulary, text, blanks):
     whole, shown = vocabulary.encode(text), text
     for number, blank in enumerate(blanks):
         shown = shown.replace(blank, "<mask>", 1)
-        hidden = (vocabulary.encode_inside if text == "我喝茶。" else vocabulary.encode)(blank)
+        hidden = vocabulary.encode(blank)
         at = next(i for i in range(len(whole)) if whole[i : i + len(hidden)] == hidden)
         whole[at : at + len(hidden)] = [vocabulary.sentinel(number)]
     assert masked(shown, vocabulary) == whole

@@ -115,6 +115,12 @@ def refused(capsys, arguments):
         (["plot"], ["error: name a run", "lmrecipes plot RUN"]),
         (["plot", "nowhere"], ["no run 'nowhere'"]),
         (["list", "nowhere"], ["nowhere"]),
+        (["list", "--words"], ["unrecognized arguments: --words; see lmrecipes list --help"]),
+        (["rehearse", "--stage_timeout_s", "x"], ["--stage_timeout_s: invalid float value: 'x'"]),
+        (["evaluate"], ["error: the following arguments are required: squad; see lmrecipes evaluate --help"]),
+        (["evaluate", "squad", "--data", "x"], ["required: --predictions; see lmrecipes evaluate squad --help"]),
+        ([*FIT, "--data", "text_folder", "--data.pathh", "x"], ["'data.pathh'; did you mean 'data.path'?"]),
+        ([*FIT, "--data", "documents_folder", "--data.path", "x"], ["'data.path'; did you mean 'data.paths'?"]),
     ],
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else None,
 )

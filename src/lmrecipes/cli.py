@@ -152,10 +152,7 @@ class RecipeCLI(LightningCLI):
         try:
             self.config = parser.parse_args(self.argv)
         except ArgumentError as error:
-            written: dict[str, Any] = {}
-            for path in files:
-                written.update(collection.read_yaml(path) or {})
-            raise ConfigError(condense(str(error), known_options(written) | fixed)) from None
+            raise ConfigError(condense(str(error), known_options(_written(files, self.argv)) | fixed)) from None
         # Inside a class, argparse takes a shortened name for the full one: not here.
         options = known_options(self.config.as_dict()) | fixed
         for option in given_options(self.argv):
@@ -371,6 +368,19 @@ def _check_groups(files: Sequence[Path], given: set[str]) -> None:
     for key in ("model", "data", "batch"):
         if files and key not in given:
             raise ConfigError(f"{files[0]} has no {key} group; see a shipped recipe (`lmrecipes list`) for one")
+
+
+def _written(files: Sequence[Path], argv: Sequence[str]) -> dict[str, Any]:
+    """What files say, and the files that they or the command line name for a group."""
+    groups: dict[str, Any] = {}
+    for path in files:
+        own = collection.read_yaml(path) or {}
+        groups |= {key: path.parent / value if isinstance(value, str) else value for key, value in own.items()}
+    for key in ("model", "data"):
+        groups |= {key: Path(value)} if (value := value_of(argv, f"--{key}")) else {}
+        if isinstance(named := groups.get(key), Path):
+            groups[key] = collection.read_yaml(named) if named.is_file() else {}
+    return groups
 
 
 def _leave_group() -> None:

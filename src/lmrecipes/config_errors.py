@@ -137,10 +137,13 @@ def unknown_key(name: str, options: Iterable[str]) -> str:
     group, _, leaf = name.rpartition(".")
     meant = [option for option in options if option.rsplit(".", 1)[-1] == _SYNONYMS.get(leaf)]
     near = sorted(meant, key=lambda option: (not option.startswith(f"{group}."), len(option)))[:1]
-    near = near or difflib.get_close_matches(name, options, n=1, cutoff=0.75)
-    if not near:
-        leaves = {option.rsplit(".", 1)[-1]: option for option in options}
-        near = [leaves[match] for match in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.6)]
+    top = name.split(".")[0]
+    # What stands in the same group is likelier meant than what is spelt alike elsewhere.
+    for those in ([option for option in options if option.split(".")[0] == top], options):
+        near = near or difflib.get_close_matches(name, those, n=1, cutoff=0.75)
+        if not near:
+            leaves = {option.rsplit(".", 1)[-1]: option for option in those}
+            near = [leaves[match] for match in difflib.get_close_matches(leaf, leaves, n=1, cutoff=0.6)]
     return f"unknown key {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import os
 import socket
 from pathlib import Path
@@ -15,6 +14,7 @@ from lmrecipes import slurm_checks
 from lmrecipes.checks import Finding, machine
 from lmrecipes.cli import open_recipe
 from lmrecipes.command_line import config_files, expand_names
+from lmrecipes.commands.arguments import Arguments
 from lmrecipes.commands.say import say
 from lmrecipes.config_errors import ConfigError
 from lmrecipes.trainer_settings import check_hardware
@@ -22,11 +22,10 @@ from lmrecipes.trainer_settings import check_hardware
 
 def run(argv: list[str]) -> int:
     """Looks at everything; returns 1 if there is a problem."""
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="lmrecipes doctor",
         description="What is wrong with this machine or SLURM job, and how to mend it. Under srun, all tasks meet.",
         epilog="With --config RECIPE, and overrides as of `lmrecipes fit`, both are compared with the recipe.",
-        allow_abbrev=False,
     )
     parser.add_argument("--timeout_s", type=float, default=30.0, help="how long tasks wait for one another")
     parser.add_argument("--runs_root", type=Path, default=Path("runs"), help="folder of all runs")

@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from lmrecipes.commands.arguments import Arguments
 from lmrecipes.metrics.squad import LANGUAGES, Gold, squad11, squad20
 
 
@@ -54,12 +55,10 @@ def _check_predicted(golds: list[Gold], predictions: dict[str, Any], options: ar
         print(f"warning: no prediction for {share}, {score}: {named}", file=sys.stderr)
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="lmrecipes evaluate", description="Official figures of predictions.", allow_abbrev=False
-    )
-    kinds = parser.add_subparsers(dest="kind", required=True)
-    squad = kinds.add_parser("squad", help="exact match and F1 of SQuAD 1.1, 2.0 and XQuAD files", allow_abbrev=False)
+def _parser() -> Arguments:
+    parser = Arguments(prog="lmrecipes evaluate", description="Official figures of predictions.")
+    kinds = parser.add_subparsers(dest="kind", metavar="squad", required=True)
+    squad = kinds.add_parser("squad", help="exact match and F1 of SQuAD 1.1, 2.0 and XQuAD files")
     squad.add_argument("--data", type=Path, required=True, help="file in SQuAD format, also as .gz")
     squad.add_argument("--predictions", type=Path, required=True, help="JSON: answer by question's id")
     squad.add_argument("--null-odds", type=Path, help="JSON: odds of there being no answer by question's id")

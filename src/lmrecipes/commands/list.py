@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
-
 from lmrecipes.collection import Listing, listings
+from lmrecipes.commands.arguments import Arguments
 
 
 def run(argv: list[str]) -> int:
     """Prints the recipes whose names contain the given words."""
-    parser = argparse.ArgumentParser(prog="lmrecipes list", description="The recipes of the collection.")
+    parser = Arguments(prog="lmrecipes list", description="The recipes of the collection.")
     parser.add_argument("words", nargs="*", help="show only recipes whose names contain all of these")
     words = parser.parse_args(argv).words
     rows = [row for row in listings() if all(word in row.name for word in words)]

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
 
 from lmrecipes import runs
+from lmrecipes.commands.arguments import Arguments
 from lmrecipes.commands.say import say, short
 from lmrecipes.plots import plot_runs
 
 
 def run(argv: list[str]) -> int:
     """Draws runs over each other."""
-    parser = argparse.ArgumentParser(
-        prog="lmrecipes plot", description="Loss, perplexity, learning rate and throughput."
-    )
+    parser = Arguments(prog="lmrecipes plot", description="Loss, perplexity, learning rate and throughput.")
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="directory of a run, or name of a recipe (its newest run)"
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import shutil
 import signal
 import sys
@@ -19,6 +18,7 @@ from lmrecipes.callbacks.sudden_end import ASKED_FOR
 from lmrecipes.checkpoint_io import load_checkpoint, newest_readable, step_of
 from lmrecipes.cli import EXPORTED, RecipeCLI, open_recipe
 from lmrecipes.command_line import config_files, expand_names
+from lmrecipes.commands.arguments import Arguments
 from lmrecipes.commands.export import WEIGHTS
 from lmrecipes.commands.say import say
 from lmrecipes.data import load_vocabulary
@@ -30,12 +30,11 @@ from lmrecipes.strategies.checks import data_parallel_size
 
 def run(argv: list[str]) -> int:
     """Rehearses; returns 1 if a stage failed."""
-    parser = argparse.ArgumentParser(
+    parser = Arguments(
         prog="lmrecipes rehearse",
         description="All that a recipe will go through, in small, on CPU processes: steps, validation, a save, a kill, "
         "a resume, a test and an export, with its own strategy, mesh, precision, callbacks and data.",
         epilog="With --config RECIPE, and overrides as of `lmrecipes fit`. Nothing of it goes to runs/.",
-        allow_abbrev=False,
     )
     parser.add_argument("--keep", action="store_true", help="keep the rehearsal's files also if all passed")
     parser.add_argument("--stage_timeout_s", type=float, default=300.0, help="longest time that a stage may take")

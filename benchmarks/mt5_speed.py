@@ -221,9 +221,9 @@ def write(options):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=3, help="measured steps of each, in each round")
+    parser.add_argument("--steps", type=int, default=2, help="measured steps of each, in each round")
     parser.add_argument("--rounds", type=int, default=2, help="times that each kind is trained, in turn")
-    parser.add_argument("--rows", type=int, default=8, help="rows of a batch")
+    parser.add_argument("--rows", type=int, default=4, help="packed rows of a batch")
     parser.add_argument("--layers", type=int, default=2, help="layers of encoder and decoder; 8 are the 170M size")
     parser.add_argument("--vocab_size", type=int, default=250112, help="tokens of the vocabulary")
     parser.add_argument("--write_rows", type=int, nargs="*", default=[1, 8], help="texts written at once")

@@ -45,3 +45,15 @@ def test_weights_are_dropped():
     torch.manual_seed(0)
     q = torch.randn(B, N, T, H)
     assert (attend(q, q, q, None, scale=1.0, p=0.9) == 0).any()
+
+
+@pytest.mark.parametrize("name", masks())
+def test_autocasts_heads_are_taken_with_a_mask_in_float32(name):
+    torch.manual_seed(0)
+    mask, inputs = masks()[name], [torch.randn(B, N, length, H) for length in (T, S, S)]
+    exact = attend(*inputs, mask, scale=0.3)
+    with torch.autocast("cpu", torch.bfloat16):
+        for p in (0.0, ALMOST_NONE):
+            found = attend(*(x.bfloat16() for x in inputs), mask, scale=0.3, p=p)
+            assert found.dtype == torch.bfloat16
+            torch.testing.assert_close(found.float(), exact, rtol=0.05, atol=0.05)

@@ -43,7 +43,8 @@ def _in_steps(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
     bias = q.new_zeros(1, 1, 1)
     if mask is not None:
         added = q.new_zeros(mask.shape).masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else mask
-        bias = added.expand(B, n, *added.shape[-2:]).flatten(0, 1)
+        # Autocast rounds numbers that are added for torch's own attention, too.
+        bias = added.to(q.dtype).expand(B, n, *added.shape[-2:]).flatten(0, 1)
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
     # Autocast would make a float32 copy of the weights; softmax computes in float32 as it is.
     with torch.autocast("cpu", enabled=False):

@@ -7,11 +7,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from lmrecipes.models.common.linear import product, runs_on_onednn
+
 IGNORED = -100
 """A target that does not count."""
 
 # Numbers in the logits that are there at once: 128 MiB of float32.
 _AT_ONCE = 2**25
+# Rows of the table whose gradient a CPU adds to at once: little beside the table, and in its cache.
+_PIECE = 2**13
 
 
 def vocabulary_loss(
@@ -33,6 +37,12 @@ def vocabulary_loss(
     Returns:
         The mean over rows that count, 0 if there are none; and each row's loss (N,), without gradient.
     """
+    if hidden.is_cpu:
+        # Elsewhere the number of rows would be waited for.
+        counted = (targets != IGNORED).nonzero().squeeze(1)
+        if len(counted) < len(targets):
+            mean, losses = vocabulary_loss(hidden[counted], weight, targets[counted], bias, at_once)
+            return mean, losses.new_zeros(targets.shape).index_copy(0, counted, losses)
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
     mean, rows = _VocabularyLoss.apply(hidden, weight, targets, bias, dtype, max(at_once // weight.shape[0], 1))
@@ -58,40 +68,51 @@ class _VocabularyLoss(torch.autograd.Function):
                 wanted = targets[part]
                 counts = wanted != IGNORED
                 index = wanted.clamp(min=0)[:, None]
-                logits = (x[part] @ table.t()).float()
+                logits = product(x[part], table).float()
                 if bias is not None:
                     logits += bias
-                normalizer = logits.logsumexp(-1)
-                losses[part] = (normalizer - logits.gather(1, index).squeeze(1)) * counts
+                own = logits.gather(1, index).squeeze(1)
                 if not (needs_hidden or needs_weight or needs_bias):
+                    losses[part] = (logits.logsumexp(-1) - own) * counts
                     continue
-                # What was the logits is now their gradient.
-                grad = logits.sub_(normalizer[:, None]).exp_()
+                # The normalizer is read off the likeliest token.
+                likeliest = logits.amax(-1)
+                grad = logits.softmax(-1)
+                del logits
+                losses[part] = (likeliest - grad.amax(-1).log() - own) * counts
                 grad.scatter_add_(1, index, grad.new_full((1, 1), -1).expand_as(index))
-                grad *= (counts / counted)[:, None]
+                # Rows that do not count are taken out where they are short, not over the whole vocabulary.
+                real = counts[:, None].to(dtype)
                 if d_bias is not None:
-                    d_bias += grad.sum(0)
+                    d_bias += (real.float().t() @ grad).squeeze(0)
                 low = grad.to(dtype)
+                del grad
                 if d_hidden is not None:
-                    d_hidden[part] = low @ table
+                    d_hidden[part] = product(low, table.t()) * real
                 if d_weight is not None:
-                    _add_product(d_weight, low, x[part])
-        ctx.save_for_backward(d_hidden, d_weight, d_bias)
+                    _add_product(d_weight, low, x[part] * real)
+        ctx.save_for_backward(counted, d_hidden, d_weight, d_bias)
         ctx.dtypes = hidden.dtype, weight.dtype, None if bias is None else bias.dtype
         ctx.mark_non_differentiable(losses)
         return losses.sum() / counted, losses
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
+        counted, *gradients = ctx.saved_tensors
+        # So far they are those of the losses' sum.
         d_hidden, d_weight, d_bias = (
-            None if gradient is None else gradient.mul_(grad).to(dtype)
-            for gradient, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
+            None if gradient is None else gradient.mul_(grad / counted).to(dtype)
+            for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
         )
         return d_hidden, d_weight, None, d_bias, None, None
 
 
 def _add_product(total: Tensor, grad: Tensor, x: Tensor) -> None:
-    if grad.dtype == total.dtype:
+    """Adds the product of grad's transpose and x."""
+    if grad.dtype == total.dtype and not runs_on_onednn(grad, x):
         total.addmm_(grad.t(), x)
-    else:
-        total += grad.t() @ x
+        return
+    step = _PIECE if total.is_cpu else len(total)
+    for start in range(0, len(total), step):
+        piece = slice(start, start + step)
+        total[piece] += product(grad[:, piece].contiguous().t(), x.t())

@@ -161,10 +161,10 @@ class InventedPassages:
 
 
 class InventedFacts:
-    """Facts one by one, each told, asked for and answered, about the entities of the training split."""
+    """Facts one by one, each asked for, told and answered, about the entities of the training split."""
 
     NUMBER = 8000
-    VERSION = 1
+    VERSION = 2
 
     def describe(self) -> dict[str, Any]:
         """How they are made."""
@@ -178,7 +178,8 @@ class InventedFacts:
             name, fact = _entity(chance, kind, "train", set()), chance.choice(_KINDS[kind])
             value = _value(chance, fact.value, {name})
             told = _told(chance, fact, name).replace("{v}", value)
-            yield str(number), [told, f"{_asked(chance, fact, name, 'train')} {_capital(value)}."]
+            # As T5 puts questions to a model.
+            yield str(number), [f"question: {_asked(chance, fact, name, 'train')} context: {told}", _capital(value)]
 
 
 def _passage(chance: random.Random, split: str, number: int, unanswerable: bool) -> dict[str, Any]:

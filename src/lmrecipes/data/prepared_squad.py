@@ -24,6 +24,7 @@ from lmrecipes.data.vocabularies import Vocabulary
 # Other arrays, other embedded questions or another way of cutting: other number.
 _VERSION = 5
 _EMBEDDED = "embedded:"
+_ANSWERED = "1.1/"
 _PASSAGES = {"train": 4000, "val": 100, "test": 100}
 
 
@@ -83,7 +84,8 @@ class SquadSource:
 
     path: str
     """A file in SQuAD format (.json, .parquet, also .gz), `hf://datasets/OWNER/NAME/FILE` on the Hugging Face hub, or
-    `embedded:train`, `embedded:val` and `embedded:test` for made-up ones; with {language} one of each language."""
+    `embedded:train`, `embedded:val` and `embedded:test` for made-up ones, `embedded:1.1/train` and so on for such as
+    all have an answer; with {language} one of each language."""
     on_malformed: OnMalformed = "refuse"
     languages: tuple[str, ...] = ()
     """Languages whose files are read, one after the other; none: the path is one file's."""
@@ -131,10 +133,11 @@ class SquadSource:
 
     def _read(self, path: str) -> SquadFile:
         if path.startswith(_EMBEDDED):
-            split = path.removeprefix(_EMBEDDED)
+            split = path.removeprefix(_EMBEDDED).removeprefix(_ANSWERED)
             if split not in _PASSAGES:
-                raise ValueError(f"{path} is not there; embedded are {', '.join(_EMBEDDED + s for s in _PASSAGES)}")
-            return read_content(make_squad(split, _PASSAGES[split]), path)
+                known = (f"{_EMBEDDED}{version}{s}" for version in ("", _ANSWERED) for s in _PASSAGES)
+                raise ValueError(f"{path} is not there; embedded are {', '.join(known)}")
+            return read_content(make_squad(split, _PASSAGES[split], unanswerable=_ANSWERED not in path), path)
         return read_squad(local_file(path), self.on_malformed)
 
 

@@ -74,7 +74,8 @@ class SquadDataModule(LightningDataModule):
         Args:
             batch: a recipe's `batch:` group. seq_len is a window's length; an evaluation's batch_size says how many
                 windows of full length take the room of one batch over all devices, of shorter ones there are more.
-            train: file to train on: .json or .parquet, also .gz; hf://datasets/OWNER/NAME/FILE; embedded:train.
+            train: file to train on: .json or .parquet, also .gz; hf://datasets/OWNER/NAME/FILE; embedded:train,
+                or embedded:1.1/train for questions that all have an answer.
             val: file to validate on.
             test: file to test on.
             language: of val and test, for normalizing answers as MLQA does, and for {language} in the files' names;

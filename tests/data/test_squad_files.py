@@ -10,6 +10,7 @@ import pytest
 
 from conftest import requires
 from lmrecipes.data.embedded_squad import make_squad
+from lmrecipes.data.prepared_squad import SquadSource
 from lmrecipes.data.squad import Answer, Question, local_file, read_content, read_squad
 
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
@@ -201,6 +202,11 @@ def test_embedded_questions_are_sound_and_those_of_a_split_are_in_no_other():
     assert make_squad("val", 5) != make_squad("val", 5, seed=2)
     answerable = read_content(make_squad("train", 30, unanswerable=False), "train").questions
     assert not any(q.is_impossible for q in answerable)
+    named = {name: SquadSource(f"embedded:{name}").read().questions for name in ("val", "1.1/val")}
+    assert any(q.is_impossible for q in named["val"])
+    assert not any(q.is_impossible for q in named["1.1/val"])
+    with pytest.raises(ValueError, match=r"embedded:1.1/dev is not there; embedded are embedded:train, .*1.1/test"):
+        SquadSource("embedded:1.1/dev").read()
 
 
 @real_data

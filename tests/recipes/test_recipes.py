@@ -27,7 +27,16 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 def test_the_promised_recipes_are_there():
     wanted = {"tiny", "wt2_cpu", "wt103_base", "wt103_large", "wt103_large_multinode", "wt103_paper_base"}
     assert {f"transformer_xl/{name}" for name in wanted | {"enwik8", "text8", "lm1b"}} == set(SYSTEM)
-    wanted = {"tiny_pretrain", "small", "google_small", "google_base", "google_large", "base_phase1", "base_phase2"}
+    wanted = {
+        "tiny_pretrain",
+        "text_cpu",
+        "small",
+        "google_small",
+        "google_base",
+        "google_large",
+        "base_phase1",
+        "base_phase2",
+    }
     wanted |= {"large_phase1", "large_phase2", "tiny_squad", "squad11_small", "squad11_base", "squad11_large"}
     assert {f"electra/{name}" for name in wanted | {"squad20_base", "squad20_large"}} == set(ELECTRA)
 

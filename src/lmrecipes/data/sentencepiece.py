@@ -9,8 +9,8 @@ import json
 import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from functools import cached_property
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np

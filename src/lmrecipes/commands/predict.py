@@ -19,6 +19,8 @@ from lmrecipes.data.answers import write_answers
 from lmrecipes.data.squad import Question, local_file, read_squad
 from lmrecipes.models.common.generation import PromptBatch
 
+_FORMATS = (".json", ".jsonl", ".parquet", ".gz", ".zst")
+
 
 def run(argv: list[str]) -> int:
     """Prints what the model writes for each text, in the form that the model gives it, or the answers to questions."""
@@ -99,7 +101,7 @@ def _answer(cli: RecipeCLI) -> int:
     trainer.predict(trained.module, cli.datamodule, return_predictions=False)
     if cli.config.file is not None:
         assert cli.run_dir is not None
-        folder = cli.run_dir / "answers" / "predict" / Path(cli.config.file).name.partition(".")[0]
+        folder = cli.run_dir / "answers" / "predict" / _stem(cli.config.file)
         write_answers(folder, answers.answered, may_lack=cli.datamodule.may_lack("predict"))
         say(f"{len(answers.answered):,} answers: {short(folder)}")
         return 0
@@ -108,6 +110,14 @@ def _answer(cli: RecipeCLI) -> int:
     for candidate in answered.nbest[:3]:
         say(f"{candidate['probability']:.3f}  {candidate['text'] or 'no answer'}")
     return 0
+
+
+def _stem(file: str) -> str:
+    """A file's name without what says its format: xquad.de of xquad.de.json."""
+    path = Path(file)
+    while path.suffix in _FORMATS:
+        path = path.with_suffix("")
+    return path.name
 
 
 def _questions(cli: RecipeCLI) -> tuple[Question, ...]:

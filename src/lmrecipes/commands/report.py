@@ -35,8 +35,9 @@ def report(cli: RecipeCLI, command: str, figures: dict[str, float], checkpoint: 
     """
     settings = published.flatten(yaml.safe_load(cli.settings()))
     targets = list(cli.config_init.published)
+    width = max((len(name) + 2 for name in figures), default=0)
     for name, value in sorted(figures.items()):
-        say(f"{name:<26}{value:.4f}")
+        say(f"{name:<{max(width, 26)}}{value:.4f}")
     for line in published.compare(targets, figures, settings):
         say(line)
     if cli.run_dir is not None and runs.is_main_process():

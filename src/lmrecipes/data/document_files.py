@@ -239,7 +239,13 @@ def _json_text(line: str, key: str) -> str:
     if not isinstance(row, dict) or key not in row:
         there = ", ".join(map(str, row)) if isinstance(row, dict) else f"{type(row).__name__}, not keys and values"
         raise ValueError(f"has no key {key!r}; it has {there}")
-    return _text_of(row[key], key)
+    text = _text_of(row[key], key)
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        # JSON can say what no file in UTF-8 can: one half of a pair of surrogates.
+        raise ValueError(f"has half a character in {key}: {error.object[error.start]!r}") from None
+    return text
 
 
 def _text_of(value: Any, key: str) -> str:

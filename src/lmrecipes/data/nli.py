@@ -81,7 +81,7 @@ def read_nli(path: str, on_malformed: OnMalformedLine = "refuse", *, language: s
         premise, hypothesis = _first(row, "sentence1", "premise"), _first(row, "sentence2", "hypothesis")
         problem = _problem(premise, hypothesis, label)
         if problem:
-            flaws.wrong("malformed line", f"{path}:{number} {problem} (on_malformed: skip leaves such lines out)")
+            flaws.wrong("malformed line", f"{path}:{number} {problem}")
             continue
         pairs.append(Inference(str(premise), str(hypothesis), _WORDS[str(label)], language or str(said or "en")))
     if not pairs:

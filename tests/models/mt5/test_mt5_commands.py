@@ -46,6 +46,9 @@ def test_questions_are_answered(runs, capsys):
     assert best.removeprefix("1.000  ") == answer
     assert main(["predict", f"--run={runs}/reader", f"--file={runs}/test.json"]) == 0, capsys.readouterr().err
     written = json.loads((runs / "reader/answers/predict/test/predictions.json").read_text())
+    (runs / "test.de.json").write_text((runs / "test.json").read_text())
+    assert main(["predict", f"--run={runs}/reader", f"--file={runs}/test.de.json"]) == 0, capsys.readouterr().err
+    assert (runs / "reader/answers/predict/test.de/predictions.json").exists()
     paragraphs = json.loads((runs / "test.json").read_text())["data"][0]["paragraphs"]
     assert set(written) == {qa["id"] for paragraph in paragraphs for qa in paragraph["qas"]}
 
@@ -58,6 +61,7 @@ def test_questions_are_answered(runs, capsys):
         ("reader", ["--question=Who?"], "--context is missing"),
         ("blanks", ["--text=<mask>"], "the text has no token beside its blanks"),
         ("reader", ["--question=Who?", "--context=Ada.", "--temperature=-1"], "error: --temperature is -1.0; it must"),
+        ("blanks", ["--text=a <mask>", "--top_k=5"], "error: --top_k is 5, but at temperature 0 no token is drawn"),
     ],
 )
 def test_what_cannot_be_written_is_said(runs, capsys, run, options, message):

@@ -14,7 +14,8 @@ from lmrecipes.callbacks import SquadAnswers
 from lmrecipes.data.answers import Candidate, Evidence
 from lmrecipes.data.squad import Answer, Question
 from lmrecipes.models.common.generation import PromptBatch
-from lmrecipes.models.mt5 import Decoding, MT5Config, MT5Module
+from lmrecipes.models.mt5 import MT5, Decoding, MT5Config, MT5Module
+from lmrecipes.models.mt5.folders import load_published
 from lmrecipes.models.mt5.tuning import Tuning
 from lmrecipes.optim import Constant
 
@@ -215,3 +216,9 @@ def test_googles_settings_are_taken(tmp_path):
     made = module(config=MT5Config(**{**SMALL, **GOOGLE, "vocab_size": 0}))
     trainer(tmp_path, max_steps=2).fit(made, datamodule=Pairs())
     assert made.network.config.is_google
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path):
+    config = MT5Config(**{**SMALL, **GOOGLE})
+    with pytest.raises(ValueError, match=r"model\.pretrained .*gone cannot be taken: there is no such folder"):
+        load_published(MT5(config), str(tmp_path / "gone"))

@@ -42,6 +42,11 @@ class Decoding:
         for name, least in (("max_new_tokens", 1), ("beams", 1), ("temperature", 0), ("top_k", 0)):
             if getattr(self, name) < least:
                 raise ValueError(f"model.decoding.{name} is {getattr(self, name)}; it must be {least} or more")
+        if self.top_k and not self.temperature:
+            raise ValueError(
+                f"model.decoding.top_k is {self.top_k}, but at temperature 0 no token is drawn; set temperature to 1, "
+                f"or top_k to 0"
+            )
         if self.beams > 1 and self.temperature:
             raise ValueError(
                 f"model.decoding has beams {self.beams} and temperature {self.temperature}; beam search draws nothing: "

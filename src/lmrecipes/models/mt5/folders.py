@@ -92,6 +92,8 @@ def load_published(network: MT5, name: str) -> None:
 def _folder(name: str) -> Path:
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        raise ValueError("there is no such folder")
     files = ["config.json", *_WEIGHTS, *(f"{file}.index.json" for file in _WEIGHTS), "model-*.safetensors"]
     return Path(snapshot_download(name, allow_patterns=files))
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
 import json
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -17,7 +18,6 @@ import numpy as np
 from lmrecipes.data.learn_pieces import learn_pieces
 from lmrecipes.data.sentencepiece_file import PieceModel, read_model
 from lmrecipes.data.vocabularies import Ids, Vocabulary, load_vocabulary
-from lmrecipes.data.vocabulary_settings import VocabularySettings
 
 SENTINELS = 100
 _MULTIPLE = 128
@@ -152,11 +152,8 @@ def _tokenizer(model: PieceModel, n: int, words_begin: Literal["always", "never"
 
 
 @dataclass(frozen=True, kw_only=True)
-class SentencePieceSettings(VocabularySettings[SentencePiece]):
+class SentencePieceSettings:
     """Which SentencePiece vocabulary a corpus gets."""
-
-    group = "sentencepiece"
-    fewest = 300
 
     name: str | None = None
     """A SentencePiece `.model` file, a folder with spiece.model, tokenizer.json or a run's vocabulary, or a name on
@@ -165,6 +162,8 @@ class SentencePieceSettings(VocabularySettings[SentencePiece]):
     """Tokens to learn at most, without the sentinels."""
     character_coverage: float = 0.99999
     """Share of the text whose characters become tokens; the rarest are spelled in bytes."""
+    sample_mb: int = 100
+    """Text to learn from at most, in millions of characters."""
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be.
@@ -172,25 +171,48 @@ class SentencePieceSettings(VocabularySettings[SentencePiece]):
         Raises:
             ValueError: naming the field and what would work.
         """
-        super().__post_init__()
+        for field, least in (("vocab_size", 300), ("sample_mb", 1)):
+            if getattr(self, field) < least:
+                raise ValueError(f"data.sentencepiece.{field} is {getattr(self, field)}; it must be {least} or more")
         if not 0.9 <= self.character_coverage <= 1:
             raise ValueError(
                 f"data.sentencepiece.character_coverage is {self.character_coverage}; it must be 0.9 to 1, as 0.99999"
             )
 
-    @staticmethod
-    def files(path: Path) -> list[Path]:
-        """What a vocabulary may be read from, the path itself first, then the best."""
-        names = ("vocabulary.json", "spiece.model", "sentencepiece.model", "tokenizer.json")
-        return [path, *(path / name for name in names)]
+    def describe(self) -> dict[str, Any]:
+        """What identifies the vocabulary: the settings, and the content of the files that they name."""
+        return {**asdict(self), "content": self.content()}
 
-    def read(self, name: str) -> SentencePiece:
-        """The vocabulary of a file, a folder or a name on the hub."""
-        return load_sentencepiece(name)
+    def content(self) -> str | None:
+        """A hash of the files that it is read from; None if they are on the hub, gone, or there are none."""
+        files = [] if self.name is None else [path for path in _files(Path(self.name).expanduser()) if path.is_file()]
+        if not files:
+            return None
+        return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:16]
 
-    def learn(self, texts: Sequence[str]) -> SentencePiece:
-        """A vocabulary of these texts."""
+    def make(self, sample: Callable[[int], Iterable[str]]) -> SentencePiece:
+        """The vocabulary.
+
+        Args:
+            sample: gives texts to learn from, of so many characters at most.
+
+        Raises:
+            ValueError: if it cannot be read or learned.
+        """
+        if self.name is not None:
+            return load_sentencepiece(self.name)
+        texts = list(sample(self.sample_mb * 1_000_000))
+        if not texts:
+            raise ValueError("data.sources have no text to learn a vocabulary from")
         return SentencePiece(learn_pieces(texts, self.vocab_size, self.character_coverage))
+
+
+def _files(path: Path) -> list[Path]:
+    """What a vocabulary may be read from, the best first."""
+    return [
+        path,
+        *(path / name for name in ("vocabulary.json", "spiece.model", "sentencepiece.model", "tokenizer.json")),
+    ]
 
 
 def load_sentencepiece(name: str) -> SentencePiece:
@@ -205,7 +227,7 @@ def load_sentencepiece(name: str) -> SentencePiece:
     path = Path(name).expanduser()
     if not path.exists():
         return _checked(lambda: _from_hub(name), name)
-    found = next((file for file in SentencePieceSettings.files(path) if file.is_file()), None)
+    found = next((file for file in _files(path) if file.is_file()), None)
     if found is None:
         raise ValueError(f"{path} has no vocabulary: no vocabulary.json, spiece.model or tokenizer.json")
     if found.name == "vocabulary.json":

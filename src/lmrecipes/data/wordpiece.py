@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import unicodedata
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmrecipes.data.vocabularies import Ids, Vocabulary, load_vocabulary
-from lmrecipes.data.vocabulary_settings import VocabularySettings
 
 SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 # Of other scripts' characters the rare ones would take the room of words.
@@ -110,11 +110,8 @@ def _tokenizer(ids: dict[str, int], lower_case: bool, strip_accents: bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
-class WordPieceSettings(VocabularySettings[WordPiece]):
+class WordPieceSettings:
     """Which WordPiece vocabulary a corpus gets."""
-
-    group = "wordpiece"
-    fewest = 100
 
     name: str | None = None
     """A vocab.txt, a tokenizer.json, a folder with one of them or with a run's vocabulary, or a name on the Hugging
@@ -123,20 +120,51 @@ class WordPieceSettings(VocabularySettings[WordPiece]):
     """Tokens to learn at most."""
     lower_case: bool | None = None
     """Whether text is lower-cased; left out, as the folder says, and else yes."""
+    sample_mb: int = 100
+    """Text to learn from at most, in millions of characters."""
 
-    @staticmethod
-    def files(path: Path) -> list[Path]:
-        """What a vocabulary may be read from, the path itself first, then the best."""
-        names = ("vocabulary.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json")
-        return [path, *(path / name for name in names)]
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be.
 
-    def read(self, name: str) -> WordPiece:
-        """The vocabulary of a file, a folder or a name on the hub."""
-        return load_wordpiece(name, self.lower_case)
+        Raises:
+            ValueError: naming the field and what would work.
+        """
+        for field, least in (("vocab_size", 100), ("sample_mb", 1)):
+            if getattr(self, field) < least:
+                raise ValueError(f"data.wordpiece.{field} is {getattr(self, field)}; it must be {least} or more")
 
-    def learn(self, texts: Sequence[str]) -> WordPiece:
-        """A vocabulary of these texts."""
+    def describe(self) -> dict[str, Any]:
+        """What identifies the vocabulary: the settings, and the content of the files that they name."""
+        return {**asdict(self), "content": self.content()}
+
+    def content(self) -> str | None:
+        """A hash of the files that it is read from; None if they are on the hub, gone, or there are none."""
+        files = [] if self.name is None else [path for path in _files(Path(self.name).expanduser()) if path.is_file()]
+        if not files:
+            return None
+        return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:16]
+
+    def make(self, sample: Callable[[int], Iterable[str]]) -> WordPiece:
+        """The vocabulary.
+
+        Args:
+            sample: gives texts to learn from, of so many characters at most.
+
+        Raises:
+            ValueError: if it cannot be read or learned.
+        """
+        if self.name is not None:
+            return load_wordpiece(self.name, self.lower_case)
+        texts = list(sample(self.sample_mb * 1_000_000))
+        if not texts:
+            raise ValueError("data.sources have no text to learn a vocabulary from")
         return train_wordpiece(texts, self.vocab_size, self.lower_case is not False)
+
+
+def _files(path: Path) -> list[Path]:
+    """What a vocabulary may be read from, the best first."""
+    names = ("vocabulary.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json")
+    return [path, *(path / name for name in names)]
 
 
 def load_wordpiece(name: str, lower_case: bool | None = None) -> WordPiece:
@@ -150,7 +178,7 @@ def load_wordpiece(name: str, lower_case: bool | None = None) -> WordPiece:
         ValueError: if there is none that can be read.
     """
     path = Path(name).expanduser()
-    saved, tokenizer, vocab, config = (path / file.name for file in WordPieceSettings.files(path)[1:])
+    saved, tokenizer, vocab, config = (path / file.name for file in _files(path)[1:])
     if path.is_file():
         return _from_json(path, lower_case) if path.suffix == ".json" else _from_lines(path, lower_case)
     if saved.is_file():

@@ -30,6 +30,8 @@ class Letters:
     def encode(self, text):
         return [3 + ord(letter) % 100 for letter in text]
 
+    encode_inside = encode
+
     def decode(self, ids):
         return "".join(self.piece(i) for i in ids if i > 1)
 

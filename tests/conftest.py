@@ -88,7 +88,7 @@ def command(tmp_path):
             env=environment(**more),
             capture_output=True,
             text=True,
-            timeout=900,
+            timeout=300,
         )
 
     return run

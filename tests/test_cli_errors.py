@@ -115,6 +115,10 @@ def refused(capsys, arguments):
         (["plot"], ["error: name a run", "lmrecipes plot RUN"]),
         (["plot", "nowhere"], ["no run 'nowhere'"]),
         (["list", "nowhere"], ["nowhere"]),
+        (
+            ["fit", "--config", "mt5/tiny_mc4", "--trainer.precision=16-mixed"],
+            ["mT5's activations overflow", "bf16-mixed"],
+        ),
         (["list", "--words"], ["unrecognized arguments: --words; see lmrecipes list --help"]),
         (["rehearse", "--stage_timeout_s", "x"], ["--stage_timeout_s: invalid float value: 'x'"]),
         (["evaluate"], ["error: the following arguments are required: squad; see lmrecipes evaluate --help"]),

@@ -27,10 +27,7 @@ def shapes():
             model, trainer = recipe["model"], recipe["trainer"]
             sizes = model["init_args"]["config"]
             clusters = (bool(sizes.get("cutoffs")), sizes.get("div_val", 1) > 1)
-            # Of a mesh, a rehearsal keeps the axes and not the sizes.
-            named = trainer.get("strategy")
-            strategy = (named["class_path"], *named["init_args"]) if isinstance(named, dict) else named
-            kind = (model["class_path"], strategy, trainer["devices"] > 1, *clusters)
+            kind = (model["class_path"], str(trainer.get("strategy")), trainer["devices"] > 1, *clusters)
             first.setdefault(kind, name)
     return sorted(first.values())
 

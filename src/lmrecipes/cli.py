@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import importlib
 import os
 from collections.abc import Sequence
 from enum import Enum
@@ -164,6 +165,12 @@ class RecipeCLI(LightningCLI):
         config, root = self.config, Path(self.config.runs_root)
         if self.command not in _PARTS or self.command == "predict":
             asked = config.trainer
+            if "model" in config:
+                # What a model cannot do anywhere comes before what this machine cannot do.
+                module, _, name = config.model.class_path.rpartition(".")
+                model = getattr(importlib.import_module(module), name)
+                if hasattr(model, "check_precision"):
+                    model.check_precision(str(asked.precision))
             check_hardware(asked.accelerator, asked.devices, asked.precision, asked.strategy)
         if self.command != "fit" and "trainer" in config:
             # Nothing else logs, nor needs what the loggers need.

@@ -154,9 +154,14 @@ def answer(evidence: Evidence, null_threshold: float | None = None, *, may_lack:
 
 
 def _listed(evidence: Evidence, may_lack: bool) -> list[dict[str, Any]]:
-    """Candidates with their probabilities: a softmax of scores; a classifier of its own has its share first."""
+    """Candidates with their probabilities: a softmax of scores; a classifier of its own has its share first.
+
+    Of written answers, which know nothing of a null, scores are log-probabilities of the whole texts.
+    """
     rows = [(c.text, c.start_score, c.end_score) for c in evidence.candidates]
     null, nothing = evidence.null, 0.0
+    if null is None and rows:
+        return [_row(text, math.exp(start + end), start, end) for text, start, end in rows]
     if null is not None and may_lack:
         if evidence.null_is_odds:
             nothing = 0.5 * (1 + math.tanh(null / 2)) if rows else 1.0

@@ -43,7 +43,9 @@ def test_questions_are_answered(runs, capsys):
     asked = ["predict", f"--run={runs}/reader", "--question=Who has what?", "--context=Ada has three ships."]
     assert main([*asked, "--max_new_tokens=3"]) == 0, capsys.readouterr().err
     answer, best = capsys.readouterr().out.splitlines()
-    assert best.removeprefix("1.000  ") == answer
+    assert best[5:] == f"  {answer}"
+    # Two steps of training make no model sure of what it writes.
+    assert 0 <= float(best[:5]) < 0.9
     assert main(["predict", f"--run={runs}/reader", f"--file={runs}/test.json"]) == 0, capsys.readouterr().err
     written = json.loads((runs / "reader/answers/predict/test/predictions.json").read_text())
     (runs / "test.de.json").write_text((runs / "test.json").read_text())

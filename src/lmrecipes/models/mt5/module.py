@@ -98,7 +98,8 @@ class MT5Module(LightningModule):
         """
         if hasattr(self, "network"):
             return
-        self._check_precision()
+        if self._trainer or self._fabric:
+            self.check_precision(str(self.trainer.precision))
         corpus = corpus_of(self)
         self.config = with_vocabulary(self.config, corpus)
         self.network = MT5(self.config)
@@ -142,8 +143,13 @@ class MT5Module(LightningModule):
         check_weights(found, own, given)
         return dict(found)
 
-    def _check_precision(self) -> None:
-        precision = str(self.trainer.precision) if self._trainer or self._fabric else ""
+    @staticmethod
+    def check_precision(precision: str) -> None:
+        """Refuses half precision.
+
+        Raises:
+            ValueError: with the reason.
+        """
         if precision in ("16-mixed", "16-true", "16"):
             raise ValueError(
                 f"trainer.precision is {precision}, in which mT5's activations overflow and the loss becomes NaN: it "

@@ -4,15 +4,18 @@ import os
 import random
 import signal
 import subprocess
-import sys
 from inspect import signature
 from pathlib import Path
 
 # Before torch is imported: sums are made in one order here and in the commands that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
+# And nothing is asked of the network.
+os.environ["HF_HUB_OFFLINE"] = "1"
 
 import hypothesis
 import pytest
+
+import warm
 
 # Commands that tests start listen to Ctrl-C, also where these tests run in the background.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -83,7 +86,7 @@ def command(tmp_path):
 
     def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, "-m", "lmrecipes", *arguments],
+            [warm.python(), "-m", "lmrecipes", *arguments],
             cwd=tmp_path,
             env=environment(**more),
             capture_output=True,

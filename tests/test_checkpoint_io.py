@@ -4,11 +4,11 @@ import errno
 import os
 import signal
 import subprocess
-import sys
 
 import pytest
 import torch
 
+import warm
 from lmrecipes.checkpoint_io import AtomicCheckpointIO, load_checkpoint, newest_readable
 
 
@@ -40,7 +40,7 @@ io.save_checkpoint({"state_dict": {}, "global_step": 2}, path)
 
 def test_a_kill_in_the_middle_of_a_save_leaves_the_earlier_one(tmp_path):
     path = tmp_path / "last-step=1.ckpt"
-    killed = subprocess.run([sys.executable, "-c", KILLED, path])
+    killed = subprocess.run([warm.python(), "-c", KILLED, path])
     assert killed.returncode == -signal.SIGKILL
     assert load_checkpoint(path)["global_step"] == 1
     AtomicCheckpointIO().save_checkpoint(content(3), path)

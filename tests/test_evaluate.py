@@ -4,12 +4,12 @@ import gzip
 import json
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import naive_squad as naive
 import pytest
 
+import warm
 from conftest import environment, requires
 from lmrecipes.__main__ import main
 
@@ -114,7 +114,7 @@ def test_it_starts_without_torch(written):
         f"code = main(['evaluate', 'squad', '--data', {file!r}, '--predictions', {predictions!r}]); "
         "sys.exit(code or 'torch' in sys.modules or 'numpy' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, timeout=60)
+    done = subprocess.run([warm.python(), "-c", program], env=environment(), capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 

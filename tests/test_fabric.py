@@ -14,6 +14,7 @@ import torch
 
 import hearing
 import lmrecipes.fabric
+import warm
 from conftest import environment
 from lmrecipes.__main__ import main
 from lmrecipes.checkpoint_io import load_checkpoint
@@ -101,7 +102,7 @@ def test_two_nodes_train_as_one_process(launcher, command, small, tmp_path):
     for rank in ("0", "1"):
         if launcher == "torchrun":
             begin = [
-                sys.executable,
+                warm.python(),
                 "-m",
                 "torch.distributed.run",
                 "--nnodes=2",

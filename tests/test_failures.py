@@ -4,21 +4,21 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+import warm
 from conftest import environment
 from test_signals import same_weights
 
 KEEP = '{"class_path": "lmrecipes.callbacks.LastCheckpoint", "init_args": {"every_n_steps": 5}}'
 TWO_RANKS = ["--trainer.strategy=ddp", "--trainer.devices=2"]
 LAUNCHERS = {
-    "lightning": [sys.executable, "-m", "lmrecipes"],
+    "lightning": [warm.python(), "-m", "lmrecipes"],
     "torchrun": [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
+        *(warm.python(), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"),
         *("-m", "lmrecipes"),
     ],
 }

@@ -3,10 +3,10 @@
 import os
 import signal
 import subprocess
-import sys
 
 import pytest
 
+import warm
 from conftest import environment
 
 KEEP = '[{"class_path": "lmrecipes.callbacks.LastCheckpoint", "init_args": {"every_n_steps": %d}}]'
@@ -15,7 +15,7 @@ KEEP = '[{"class_path": "lmrecipes.callbacks.LastCheckpoint", "init_args": {"eve
 def interrupted(arguments, folder, after):
     """Exit code, output from `after` on, and error output of a command that gets Ctrl-C when it has printed `after`."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "lmrecipes", *arguments],
+        [warm.python(), "-m", "lmrecipes", *arguments],
         cwd=folder,
         env=environment(),
         stdout=subprocess.PIPE,

@@ -4,12 +4,12 @@ import json
 import random
 import signal
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 
+import warm
 from conftest import environment
 from lmrecipes.checkpoint_io import load_checkpoint
 from test_resume import rows
@@ -59,7 +59,7 @@ def attempts(folder: Path, plan: list[dict], seconds: float = 300) -> list[list[
     path.write_text(json.dumps(plan))
     script = Path(__file__).with_name("restarter.py")
     done = subprocess.run(
-        [sys.executable, script, path, log],
+        [warm.python(), script, path, log],
         cwd=folder,
         env=environment(),
         capture_output=True,

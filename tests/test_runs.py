@@ -5,11 +5,11 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 
 import pytest
 import yaml
 
+import warm
 from conftest import environment
 from lmrecipes import runs
 from lmrecipes.__main__ import main
@@ -151,7 +151,7 @@ def test_a_run_is_tested_on_other_text_and_on_its_own_where_that_is_gone(trained
 def test_torchrun_trains_into_one_directory(small, tmp_path):
     done = subprocess.run(
         [
-            *(sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lmrecipes"),
+            *(warm.python(), "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "lmrecipes"),
             *("fit", *small, "--trainer.strategy=ddp", "--trainer.devices=2", "--trainer.max_steps=3"),
         ],
         cwd=tmp_path,

@@ -4,12 +4,12 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
+import warm
 from conftest import environment
 from test_resume import rows, weights
 
@@ -97,7 +97,7 @@ def test_a_job_says_that_it_is_requeued_and_when_it_is_not(command, small, tmp_p
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_before_training_a_signal_ends_the_command_at_once(small, tmp_path, name):
     process = subprocess.Popen(
-        [sys.executable, "-m", "lmrecipes", "fit", *small, "--run_dir=a"],
+        [warm.python(), "-m", "lmrecipes", "fit", *small, "--run_dir=a"],
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,
@@ -114,7 +114,7 @@ def test_before_training_a_signal_ends_the_command_at_once(small, tmp_path, name
 @pytest.mark.slow
 def test_a_signal_after_the_end_changes_nothing(small, tmp_path):
     with subprocess.Popen(
-        [sys.executable, "-m", "lmrecipes", "fit", *small, "--run_dir=a"],
+        [warm.python(), "-m", "lmrecipes", "fit", *small, "--run_dir=a"],
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,

@@ -4,10 +4,10 @@ import os
 import pty
 import re
 import subprocess
-import sys
 
 import pytest
 
+import warm
 from conftest import environment
 
 
@@ -15,7 +15,7 @@ def on_a_terminal(arguments, folder):
     """What `lmrecipes ...` shows on a terminal 160 columns wide, without colours, as one text per redrawn line."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "lmrecipes", *arguments],
+        [warm.python(), "-m", "lmrecipes", *arguments],
         cwd=folder,
         env=environment(TERM="xterm", COLUMNS="160", LINES="40"),
         stdin=theirs,

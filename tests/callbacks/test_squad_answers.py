@@ -2,12 +2,12 @@
 
 import json
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from answering import Scrambled, data_of, evaluate_on, trainer_of
 
+import warm
 from conftest import environment
 from lmrecipes.__main__ import main
 from lmrecipes.callbacks import BestCheckpoint, SquadAnswers
@@ -65,7 +65,7 @@ def test_one_rank_and_three_give_the_same_figures_and_files(file, tmp_path, monk
     monkeypatch.chdir(tmp_path)
     program = Path(__file__).with_name("answering.py")
     done = subprocess.run(
-        [sys.executable, program, file, "cache3", "ranks3", "3"],
+        [warm.python(), program, file, "cache3", "ranks3", "3"],
         cwd=tmp_path,
         env=environment(),
         capture_output=True,

@@ -2,13 +2,13 @@
 
 import os
 import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+import warm
 from conftest import requires
 from lmrecipes.data import Folder, Tokenizing, load_vocabulary
 from lmrecipes.data.cache import folder_for
@@ -141,7 +141,7 @@ prepare(source, how, folder_for(source, how, "test", Path(sys.argv[2])), report)
 
 
 def start(folder, cache, mode="go"):
-    return subprocess.Popen([sys.executable, "-c", SCRIPT, folder, cache, mode], stdout=subprocess.PIPE, text=True)
+    return subprocess.Popen([warm.python(), "-c", SCRIPT, folder, cache, mode], stdout=subprocess.PIPE, text=True)
 
 
 def test_two_at_once_share_the_work_and_a_killed_one_is_continued(tmp_path):

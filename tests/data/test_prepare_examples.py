@@ -4,12 +4,12 @@ import hashlib
 import json
 import random
 import subprocess
-import sys
 import time
 
 import numpy as np
 import pytest
 
+import warm
 from conftest import environment
 from lmrecipes.data import documents
 from lmrecipes.data.cache import folder_for
@@ -196,7 +196,7 @@ prepare_examples.prepare_examples(what, settings, folder_for(what, settings, "te
 
 
 def start(folder, cache, workers=1, stop=10**6):
-    command = [sys.executable, "-c", SCRIPT, folder, cache, str(workers), str(stop)]
+    command = [warm.python(), "-c", SCRIPT, folder, cache, str(workers), str(stop)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
 
 

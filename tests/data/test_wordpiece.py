@@ -4,11 +4,11 @@ import json
 import os
 import pickle
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+import warm
 from conftest import environment, requires
 from lmrecipes.data import load_vocabulary
 from lmrecipes.data.wordpiece import SPECIAL, WordPiece, load_wordpiece, train_wordpiece
@@ -86,7 +86,7 @@ def test_learning_is_repeatable_and_begins_with_the_special_tokens(tmp_path):
     (tmp_path / "text").write_text("\n".join([words, words.upper(), "日本 hapax"] * 30), encoding="utf-8")
     learned = [
         subprocess.run(
-            [sys.executable, "-c", LEARN, tmp_path / "text"],
+            [warm.python(), "-c", LEARN, tmp_path / "text"],
             capture_output=True, text=True, check=True, env=environment(),
         ).stdout
         for _ in range(2)

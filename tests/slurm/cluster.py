@@ -6,7 +6,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import warm
 from conftest import environment, requires
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "srun", "sbatch")
@@ -250,6 +250,6 @@ def job_variables() -> dict[str, str]:
     path = environment()["PYTHONPATH"]
     return {
         **{"PYTHONPATH": f"{Path(__file__).parent}:{path}", "OMP_NUM_THREADS": "1"},
-        **{"LMRECIPES_COMMAND": f"{sys.executable} -m lmrecipes", "MASTER_ADDR": "127.0.0.1"},
+        **{"LMRECIPES_COMMAND": f"{warm.python()} -m lmrecipes", "MASTER_ADDR": "127.0.0.1"},
         "LMRECIPES_SITE": "/dev/null",
     }

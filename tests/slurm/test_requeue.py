@@ -4,12 +4,12 @@ import csv
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from cluster import MARKS, job_variables, running_cluster, wait_until
 
+import warm
 from conftest import environment
 from lmrecipes.checkpoint_io import load_checkpoint
 
@@ -73,7 +73,7 @@ def undisturbed(small, tmp_path_factory):
     """The run of one process that nothing happened to."""
     folder = tmp_path_factory.mktemp("undisturbed")
     arguments = ["fit", "--config", "transformer_xl/tiny", *options(small), "--run_dir=alone"]
-    command = [sys.executable, "-m", "lmrecipes", *arguments]
+    command = [warm.python(), "-m", "lmrecipes", *arguments]
     done = subprocess.run(command, cwd=folder, env=environment() | job_variables(), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder / "alone"

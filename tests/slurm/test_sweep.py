@@ -2,13 +2,13 @@
 
 import json
 import re
-import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from cluster import MARKS, job_variables, running_cluster, wait_until
 
+import warm
 from conftest import environment
 from wandb_files import parts
 
@@ -31,7 +31,7 @@ def submit(cluster, small, tmp_path):
     for folder in (programs, points):
         folder.mkdir()
     agent = programs / "wandb"
-    agent.write_text(f'#!/bin/bash\nexec {sys.executable} {ROOT}/tests/sweeps/scripted_wandb.py "$@"\n')
+    agent.write_text(f'#!/bin/bash\nexec {warm.python()} {ROOT}/tests/sweeps/scripted_wandb.py "$@"\n')
     agent.chmod(0o755)
     (points / "aa.json").write_text(json.dumps({"model.config.dropout": 0.25, "model.config.cutoffs": [20, 40]}))
     sweep = yaml.safe_load((ROOT / "recipes/sweeps/transformer_xl_random.yaml").read_text())

@@ -2,13 +2,13 @@
 
 import csv
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 import torch
 from ways import ADAMW, SENSITIVE, STRATEGIES, in_two_passes, spread, weights
 
+import warm
 from conftest import environment
 
 # Sums over processes are taken in another order, and Adam's steps enlarge what differs.
@@ -52,7 +52,7 @@ def references(small, tmp_path_factory):
                 "--run_dir=run",
             ]
             done = subprocess.run(
-                [sys.executable, "-m", "lmrecipes", *words],
+                [warm.python(), "-m", "lmrecipes", *words],
                 cwd=folder,
                 env=environment(),
                 capture_output=True,

@@ -5,7 +5,6 @@ import json
 import pickle
 import shutil
 import subprocess
-import sys
 import threading
 import zlib
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 import torch.distributed as dist
 from ways import ADAMW, SENSITIVE, in_two_passes, spread, weights
 
+import warm
 from conftest import environment
 from lmrecipes import sharded_checkpoint
 from lmrecipes.__main__ import main
@@ -65,7 +65,7 @@ def sharded(small, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sharded")
     words = ["fit", *small, *spread("2 fsdp2"), "--trainer.max_steps=4", "--run_dir=run"]
     words.append(f"--trainer.callbacks={json.dumps([{**LAST, 'init_args': {'every_n_steps': 2}}])}")
-    subprocess.run([sys.executable, "-m", "lmrecipes", *words], cwd=folder, env=environment(), check=True, timeout=300)
+    subprocess.run([warm.python(), "-m", "lmrecipes", *words], cwd=folder, env=environment(), check=True, timeout=300)
     return folder / "run"
 
 
@@ -167,7 +167,7 @@ def test_all_ranks_take_the_checkpoint_that_the_first_one_chose(launcher, sharde
     _flip_a_bit(damaged)
     words = ["fit", "--resume=run", *spread("2 ddp"), "--trainer.max_steps=5"]
     done = subprocess.run(
-        [sys.executable, *launcher, "-m", "lmrecipes", *words],
+        [warm.python(), *launcher, "-m", "lmrecipes", *words],
         cwd=tmp_path,
         env=environment(),
         capture_output=True,

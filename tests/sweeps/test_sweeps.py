@@ -7,7 +7,6 @@ import json
 import os
 import random
 import subprocess
-import sys
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import yaml
 from jsonschema import Draft7Validator
 from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_command_args
 
+import warm
 from conftest import environment
 from lmrecipes import collection
 from lmrecipes.__main__ import main
@@ -156,7 +156,7 @@ def scripted(folder: Path, sweep, tried) -> dict[str, str]:
     programs, script = folder / "bin", Path(__file__).with_name("scripted_wandb.py")
     programs.mkdir()
     for name, what in (("wandb", str(script)), ("lmrecipes", "-m lmrecipes")):
-        (programs / name).write_text(f'#!/bin/bash\nexec {sys.executable} {what} "$@"\n')
+        (programs / name).write_text(f'#!/bin/bash\nexec {warm.python()} {what} "$@"\n')
         (programs / name).chmod(0o755)
     queue = folder / "points"
     queue.mkdir()

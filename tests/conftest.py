@@ -4,6 +4,10 @@ import os
 import random
 import signal
 import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
 
@@ -30,10 +34,55 @@ def requires(condition: bool, reason: str):
     return pytest.mark.skipif(not condition, reason=reason)
 
 
+def wait_until(what: str, holds: Callable[[], object], seconds: float) -> None:
+    """Waits until something holds.
+
+    Raises:
+        TimeoutError: saying what did not come.
+    """
+    end = time.monotonic() + seconds
+    while not holds():
+        if time.monotonic() > end:
+            raise TimeoutError(f"no {what} in {seconds:g} s")
+        time.sleep(0.1)
+
+
 def prepare_here(corpus) -> None:
     """Prepares a corpus in this process alone: others would take seconds to start."""
     alone = {"workers": 1} if "workers" in signature(corpus.prepare).parameters else {}
     corpus.prepare(progress=False, **alone)
+
+
+# What was started since a test began.
+_started: list[str] = []
+sys.addaudithook(
+    lambda event, arguments: _started.append(event) if event in ("subprocess.Popen", "os.fork", "os.forkpty") else None
+)
+
+
+@pytest.fixture(autouse=True)
+def only_slow_tests_start_processes(request):
+    """Keeps `make test-fast` fast: a test that starts a process is marked as slow."""
+    _started.clear()
+    yield
+    if _started and request.node.get_closest_marker("slow") is None:
+        pytest.fail(f"starts a process ({_started[0]}); mark it as slow")
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """Adds up the time of tests, with what they set up, by folder."""
+    seconds: dict[str, float] = defaultdict(float)
+    tests: dict[str, set[str]] = defaultdict(set)
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            if hasattr(report, "duration"):
+                folder = report.nodeid.partition("::")[0].rpartition("/")[0]
+                seconds[folder] += report.duration
+                tests[folder].add(report.nodeid)
+    terminalreporter.section("seconds by folder")
+    for folder in sorted(seconds, key=lambda folder: -seconds[folder]):
+        terminalreporter.line(f"{seconds[folder]:7.1f}  {len(tests[folder]):4} tests  {folder}")
+    terminalreporter.line(f"{sum(seconds.values()):7.1f}  {sum(map(len, tests.values())):4} tests  all")
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +119,15 @@ def small(small_corpus, tmp_path_factory) -> list[str]:
         *("--model.schedule.warmup_steps=2", "--trainer.max_steps=12", "--trainer.log_every_n_steps=1"),
         *("--trainer.val_check_interval=6", "--trainer.num_sanity_val_steps=0"),
     ]
+
+
+@pytest.fixture(scope="session")
+def cluster():
+    """A SLURM of two nodes, the same for all tests."""
+    from cluster import running_cluster
+
+    with running_cluster() as running:
+        yield running
 
 
 def environment(**more: str) -> dict[str, str]:

@@ -4,13 +4,13 @@ import json
 import os
 import signal
 import subprocess
-import time
+import sys
 from pathlib import Path
 
 import pytest
 
 import warm
-from conftest import environment
+from conftest import environment, wait_until
 from test_resume import rows, weights
 
 KEEP = '{"class_path": "lmrecipes.callbacks.LastCheckpoint", "init_args": {"every_n_steps": 50}}'
@@ -93,22 +93,29 @@ def test_a_job_says_that_it_is_requeued_and_when_it_is_not(command, small, tmp_p
     assert (tmp_path / "requeued").read_text() == "17\n"
 
 
+def listens(pid: int, number: int) -> bool:
+    """Whether a process has a handler for a signal."""
+    caught = Path(f"/proc/{pid}/status").read_text().split("SigCgt:")[1].split()[0]
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
 def test_before_training_a_signal_ends_the_command_at_once(small, tmp_path, name):
+    number = signal.Signals[name]
     process = subprocess.Popen(
-        [warm.python(), "-m", "lmrecipes", "fit", *small, "--run_dir=a"],
+        # With all imports before it.
+        [sys.executable, "-m", "lmrecipes", "fit", *small, "--run_dir=a"],
         cwd=tmp_path,
         env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-    time.sleep(1.5)
-    process.send_signal(signal.Signals[name])
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 128 + signal.Signals[name]
-    assert err == ""
+    wait_until("handler", lambda: listens(process.pid, number), 60)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (128 + number, "", "")
 
 
 @pytest.mark.slow

@@ -7,15 +7,14 @@ import signal
 import socket
 import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 import warm
-from conftest import environment, requires
+from conftest import environment, requires, wait_until
 
 PROGRAMS = ("slurmctld", "slurmd", "munged", "srun", "sbatch")
 MISSING = [name for name in PROGRAMS if shutil.which(name) is None]
@@ -65,19 +64,6 @@ NodeName=n2 NodeHostname={host} NodeAddr=127.0.0.1 Port={port2} CPUs=4 RealMemor
 PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP PriorityTier=1 GraceTime=60
 PartitionName=urgent Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier=2 PreemptMode=OFF
 """
-
-
-def wait_until(what: str, holds: Callable[[], object], seconds: float) -> None:
-    """Waits until something holds.
-
-    Raises:
-        TimeoutError: saying what did not come.
-    """
-    end = time.monotonic() + seconds
-    while not holds():
-        if time.monotonic() > end:
-            raise TimeoutError(f"no {what} in {seconds:g} s")
-        time.sleep(0.2)
 
 
 def _free_ports(number: int) -> list[int]:

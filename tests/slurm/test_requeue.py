@@ -7,10 +7,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from cluster import MARKS, job_variables, running_cluster, wait_until
+from cluster import MARKS, job_variables
 
 import warm
-from conftest import environment
+from conftest import environment, wait_until
 from lmrecipes.checkpoint_io import load_checkpoint
 
 SCRIPTS = Path(__file__).parents[2] / "slurm"
@@ -21,20 +21,14 @@ BEST = '{"class_path": "lmrecipes.callbacks.BestCheckpoint"}'
 pytestmark = MARKS
 
 
-@pytest.fixture(scope="module")
-def cluster():
-    with running_cluster() as running:
-        yield running
-
-
 @pytest.fixture
 def variables() -> dict[str, str]:
     return job_variables()
 
 
-def options(small, **slow):
-    """Of a run that takes some seconds."""
-    callback = json.dumps({"class_path": "slow.Slow", "init_args": slow})
+def options(small, **hold):
+    """Of a run that may be held."""
+    callback = json.dumps({"class_path": "hold.Hold", "init_args": hold})
     return [*small[2:], f"--trainer.max_steps={STEPS}", f"--trainer.callbacks=[{BEST}, {KEEP}, {callback}]"]
 
 
@@ -59,9 +53,9 @@ def reached(log: Path, step: int) -> bool:
 def submit(cluster, small, tmp_path, variables):
     """Submits a script; returns the job's number, its log and its run directory."""
 
-    def run(*sbatch: str, more: tuple[str, ...] = (), nodes: int = 1, name: str = "train", **slow):
+    def run(*sbatch: str, more: tuple[str, ...] = (), nodes: int = 1, name: str = "train", **hold):
         spread = ["--trainer.strategy=ddp", "--trainer.num_nodes=2"] if nodes == 2 else []
-        script = (str(SCRIPTS / f"{name}.sbatch"), "transformer_xl/tiny", *options(small, **slow), *spread, *more)
+        script = (str(SCRIPTS / f"{name}.sbatch"), "transformer_xl/tiny", *options(small, **hold), *spread, *more)
         job = cluster.submit(f"--nodes={nodes}", *sbatch, *script, cwd=tmp_path, **variables)
         return job, tmp_path / f"slurm-{job}.out", tmp_path / "runs/transformer_xl/tiny" / f"slurm-{job}"
 
@@ -81,7 +75,7 @@ def undisturbed(small, tmp_path_factory):
 
 @pytest.mark.parametrize("script", ["train", "fabric"])
 def test_a_signalled_job_of_two_nodes_comes_back(cluster, submit, command, small, variables, tmp_path, script):
-    job, log, run = submit("--ntasks-per-node=1", nodes=2, name=script)
+    job, log, run = submit("--ntasks-per-node=1", nodes=2, name=script, steps=[8])
     wait_until("step 8", lambda: reached(log, 8), 90)
     cluster.call("scancel", "--signal=USR1", job)
     wait_until("requeue", lambda: cluster.job(job)["Restarts"] == "1", 30)
@@ -100,7 +94,7 @@ def test_a_signalled_job_of_two_nodes_comes_back(cluster, submit, command, small
 
 
 def test_a_preempted_job_leaves_at_once_and_comes_back(cluster, submit, undisturbed, tmp_path):
-    job, log, run = submit()
+    job, log, run = submit(steps=[8])
     wait_until("step 8", lambda: reached(log, 8), 60)
     urgent = cluster.submit("--partition=urgent", "--nodes=2", "--exclusive", "--wrap=sleep 1", cwd=tmp_path)
     assert cluster.finish(urgent, 40)["JobState"] == "COMPLETED"
@@ -113,7 +107,7 @@ def test_a_preempted_job_leaves_at_once_and_comes_back(cluster, submit, undistur
 
 
 def test_a_job_whose_node_fails_comes_back(cluster, submit, undisturbed):
-    job, log, run = submit()
+    job, log, run = submit(steps=[8])
     wait_until("step 8", lambda: reached(log, 8), 60)
     node = cluster.job(job)["NodeList"]
     cluster.fail(node, job)
@@ -126,7 +120,7 @@ def test_a_job_whose_node_fails_comes_back(cluster, submit, undisturbed):
 
 def test_a_killed_job_goes_on_when_it_is_requeued_by_hand(cluster, submit, undisturbed):
     # Once before its first checkpoint, once after.
-    job, log, run = submit()
+    job, log, run = submit(steps=[2, 8])
     for times, step in enumerate((2, 8)):
         wait_until(f"step {step}", lambda step=step: reached(log, step), 60)
         cluster.call("scancel", "--signal=KILL", f"{job}.0")
@@ -140,7 +134,7 @@ def test_a_killed_job_goes_on_when_it_is_requeued_by_hand(cluster, submit, undis
 
 def test_a_job_that_fails_or_is_cancelled_stays_away(cluster, submit):
     failing, failed_log, _ = submit(fail_at=7)
-    cancelled, log, run = submit()
+    cancelled, log, run = submit(steps=[8])
     wait_until("step 8", lambda: reached(log, 8), 60)
     cluster.call("scancel", cancelled)
     wait_until("its end", lambda: "stopped by SIGTERM" in log.read_text(), 30)
@@ -172,14 +166,13 @@ def test_a_task_that_fails_ends_the_others_and_is_named(cluster, submit, kind, r
 
 def test_an_array_trains_one_run_per_seed_and_requeues_only_the_signalled(cluster, small, tmp_path, variables):
     array = cluster.submit(
-        *("--array=1-2", str(SCRIPTS / "array.sbatch"), "transformer_xl/tiny", *options(small)),
+        *("--array=1-2", str(SCRIPTS / "array.sbatch"), "transformer_xl/tiny", *options(small, steps=[8], task=2)),
         cwd=tmp_path,
         **variables,
     )
-    logs = {seed: tmp_path / f"slurm-{array}_{seed}.out" for seed in (1, 2)}
     # The last task has the number of the whole array.
-    for seed in logs:
-        wait_until("step 8", lambda seed=seed: reached(logs[seed], 8), 60)
+    logs = {seed: tmp_path / f"slurm-{array}_{seed}.out" for seed in (1, 2)}
+    wait_until("step 8", lambda: reached(logs[2], 8), 60)
     cluster.call("scancel", "--signal=USR1", f"{array}_2")
     ended = {seed: cluster.finish(f"{array}_{seed}") for seed in logs}
     for seed, log in logs.items():

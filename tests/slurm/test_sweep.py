@@ -6,22 +6,16 @@ from pathlib import Path
 
 import pytest
 import yaml
-from cluster import MARKS, job_variables, running_cluster, wait_until
+from cluster import MARKS, job_variables
 
 import warm
-from conftest import environment
+from conftest import environment, wait_until
 from wandb_files import parts
 
 ROOT = Path(__file__).parents[2]
 STEPS = 24
 
 pytestmark = MARKS
-
-
-@pytest.fixture(scope="module")
-def cluster():
-    with running_cluster() as running:
-        yield running
 
 
 @pytest.fixture
@@ -35,8 +29,9 @@ def submit(cluster, small, tmp_path):
     agent.chmod(0o755)
     (points / "aa.json").write_text(json.dumps({"model.config.dropout": 0.25, "model.config.cutoffs": [20, 40]}))
     sweep = yaml.safe_load((ROOT / "recipes/sweeps/transformer_xl_random.yaml").read_text())
-    slow = json.dumps([{"class_path": "lmrecipes.callbacks.LastCheckpoint"}, {"class_path": "slow.Slow"}])
-    more = [*small, f"--trainer.max_steps={STEPS}", f"--trainer.callbacks={slow}"]
+    hold = {"class_path": "hold.Hold", "init_args": {"steps": [8]}}
+    callbacks = json.dumps([{"class_path": "lmrecipes.callbacks.LastCheckpoint"}, hold])
+    more = [*small, f"--trainer.max_steps={STEPS}", f"--trainer.callbacks={callbacks}"]
     command = [*sweep["command"][:-1], *(word for word in more if "cutoffs" not in word), "${args}"]
     (points / "sweep.yaml").write_text(yaml.safe_dump(sweep | {"command": command}))
     variables = {

@@ -53,7 +53,7 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 JobCompType=jobcomp/none
 JobRequeue=1
-KillWait=20
+KillWait=10
 MinJobAge=600
 ReturnToService=2
 SlurmdTimeout=10
@@ -198,6 +198,13 @@ class Cluster:
         if done.returncode:
             raise RuntimeError(done.stderr)
         return done.stdout.strip()
+
+    def preempt(self, node: str, cwd: Path) -> str:
+        """Submits a more urgent job, which takes the whole of a node for a moment; returns its number."""
+        # Another node that is free would let the preempted job start there, and be preempted again.
+        return self.submit(
+            *("--partition=urgent", f"--nodelist={node}", "--exclusive", "--wrap=true", "--output=/dev/null"), cwd=cwd
+        )
 
     def job(self, job: str) -> dict[str, str]:
         """What the controller knows of a job."""

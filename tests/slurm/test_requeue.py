@@ -94,9 +94,9 @@ def test_a_signalled_job_of_two_nodes_comes_back(cluster, submit, command, small
 
 
 def test_a_preempted_job_leaves_at_once_and_comes_back(cluster, submit, undisturbed, tmp_path):
-    job, log, run = submit(steps=[8])
+    job, log, run = submit("--nodelist=n1", "--exclusive", steps=[8])
     wait_until("step 8", lambda: reached(log, 8), 60)
-    urgent = cluster.submit("--partition=urgent", "--nodes=2", "--exclusive", "--wrap=sleep 1", cwd=tmp_path)
+    urgent = cluster.preempt("n1", cwd=tmp_path)
     assert cluster.finish(urgent, 40)["JobState"] == "COMPLETED"
     ended = cluster.finish(job)
     text = log.read_text()

@@ -26,7 +26,12 @@ OTHER = ("PYTHONPATH", "PYTHONUNBUFFERED", "TORCH_NCCL")
 
 @functools.cache
 def python() -> str:
-    """The path of the program, whose server starts at the first call and ends with this process."""
+    """The path of the program, whose server starts at the first call and ends with this process.
+
+    With COLD_PYTHON in the environment, that of the real Python.
+    """
+    if os.environ.get("COLD_PYTHON"):
+        return sys.executable
     # Sockets need short names.
     folder = Path(tempfile.mkdtemp(prefix="warm"))
     address, program, ready = folder / "socket", folder / "python", folder / "ready"

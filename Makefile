@@ -8,10 +8,10 @@ STAMP  := $(VENV)/.installed
 CHECKED := src tests benchmarks
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check bench clean
+.PHONY: help setup demo test test-fast test-all check bench clean
 
 help:  ## show this
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
 
 setup: $(STAMP)  ## install lmrecipes and its development tools into .venv
 
@@ -27,8 +27,16 @@ demo: setup  ## train and test the tiny Transformer-XL on embedded text, about t
 	$(BIN)/lmrecipes fit --config transformer_xl/tiny
 	$(BIN)/lmrecipes test --run transformer_xl/tiny
 
-test: setup  ## run the tests
-	$(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
+
+test: setup  ## run the tests, at one of each kind where one more proves nothing new; about ten minutes
+	$(PYTEST) -p no:randomly -m "not exhaustive" --durations 20
+
+test-fast: setup  ## run the tests that start no process and train next to nothing, in two minutes: while writing
+	$(PYTEST) -p no:randomly -m "not exhaustive and not slow"
+
+test-all: setup  ## run every test, in random order (pytest prints the seed; SEED=1 chooses it): before a release
+	$(PYTEST) $(if $(SEED),--randomly-seed $(SEED)) --durations 20
 
 check: setup  ## formatting, lint, types, direction of imports
 	$(BIN)/ruff format --check $(CHECKED)

@@ -55,9 +55,14 @@ def prepare_here(corpus) -> None:
 
 # What was started since a test began.
 _started: list[str] = []
-sys.addaudithook(
-    lambda event, arguments: _started.append(event) if event in ("subprocess.Popen", "os.fork", "os.forkpty") else None
-)
+
+
+def _note_start(event: str, arguments: tuple) -> None:
+    if event in ("subprocess.Popen", "os.fork", "os.forkpty"):
+        _started.append(f"{event} {arguments[:2]}")
+
+
+sys.addaudithook(_note_start)
 
 
 @pytest.fixture(autouse=True)

@@ -38,6 +38,7 @@ io.save_checkpoint({"state_dict": {}, "global_step": 2}, path)
 """
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_middle_of_a_save_leaves_the_earlier_one(tmp_path):
     path = tmp_path / "last-step=1.ckpt"
     killed = subprocess.run([warm.python(), "-c", KILLED, path])

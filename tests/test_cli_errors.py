@@ -81,9 +81,10 @@ def refused(capsys, arguments):
         ),
         ([*FIT, "--trainer.strategy", "ddp_spawn"], ["trainer.strategy is ddp_spawn", "ddp works"]),
         ([*FIT, "--trainer.strategy", "ddp_notebook_find_unused_parameters_true"], ["begin by fork", "ddp works"]),
-        (
+        pytest.param(
             [*FIT, "--trainer.strategy", "DDPStrategy", "--trainer.strategy.start_method", "spawn"],
             ["trainer.strategy is DDPStrategy", "ddp works"],
+            marks=pytest.mark.slow,
         ),
         ([*FIT, "--trainer.max_steps", "-5"], ["max_steps", "-5"]),
         ([*FIT, "--trainer.limit_val_batches", "-1"], ["limit_val_batches", "-1"]),
@@ -279,6 +280,7 @@ def trained(small, in_an_empty_folder, tmp_path):
     return tmp_path / "a"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
@@ -379,6 +381,7 @@ def test_a_file_of_a_run_in_place_of_the_run_is_said(trained, capsys):
     assert message.endswith("last-step=3.ckpt is inside a run; give the run's directory: a")
 
 
+@pytest.mark.slow
 def test_the_list_imports_nothing_heavy():
     code = "import sys; from lmrecipes.__main__ import main; main(['list']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True)

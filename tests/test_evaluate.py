@@ -4,12 +4,12 @@ import gzip
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 import naive_squad as naive
 import pytest
 
-import warm
 from conftest import environment, requires
 from lmrecipes.__main__ import main
 
@@ -107,6 +107,7 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(
     assert message in errors
 
 
+@pytest.mark.slow
 def test_it_starts_without_torch(written):
     file, predictions = written("d.json", data(("a", ["cat"]))), written("p.json", {"a": "cat"})
     program = (
@@ -114,7 +115,7 @@ def test_it_starts_without_torch(written):
         f"code = main(['evaluate', 'squad', '--data', {file!r}, '--predictions', {predictions!r}]); "
         "sys.exit(code or 'torch' in sys.modules or 'numpy' in sys.modules)"
     )
-    done = subprocess.run([warm.python(), "-c", program], env=environment(), capture_output=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", program], env=environment(), capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
 
 

@@ -29,6 +29,7 @@ def losses(run):
     return [result["metrics"]["test/loss"] for result in json.loads((run / "results.json").read_text())]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "form",
     ["torch_export", pytest.param("aot_inductor", marks=requires(bool(shutil.which("g++")), "needs a C++ compiler"))],
@@ -49,6 +50,7 @@ def test_programs_give_the_loss_of_the_network(form, trained, tmp_path, capsys):
     assert scores[1] == pytest.approx(scores[0], abs=1.1e-4)
 
 
+@pytest.mark.slow
 def test_programs_refuse_settings_they_were_not_made_for(trained, tmp_path, capsys):
     assert main(["export", f"--run={trained}", f"--output={tmp_path}"]) == 0
     assert main(["score", f"--run={trained}", *TEXT, f"--runtime={tmp_path}", "--batch.test.mem_len=12"]) == 2

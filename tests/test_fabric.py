@@ -144,6 +144,7 @@ def callbacks(*more: dict) -> str:
     return f"--trainer.callbacks={json.dumps([*kept, *more])}"
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("first", "then"), [(["fit"], ["fabric", "fit"]), (["fabric", "fit"], ["fit"])])
 def test_a_better_checkpoint_from_before_the_change_stays_the_best(first, then, small, tmp_path, monkeypatch):

@@ -37,6 +37,7 @@ def settings_of(name, *options):
     return yaml.safe_load(open_recipe("rehearse", ["--config", name, "--no_runtime_tuning", *options]).settings())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
 def test_every_recipe_is_sound_in_full_size_and_in_small(name, tmp_path):
     settings = settings_of(name)

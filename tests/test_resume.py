@@ -84,6 +84,7 @@ def test_a_killed_run_logs_what_an_undisturbed_one_does(command, small, tmp_path
     assert (tmp_path / "b/checkpoints/last-step=15.ckpt").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("stops", [(4, 14), (10, 14), (20, 24), (23, 26)])
 def test_a_run_that_ended_and_is_gone_on_with_counts_its_epochs_right(small, tmp_path, monkeypatch, stops):

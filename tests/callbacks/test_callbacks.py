@@ -148,6 +148,7 @@ def test_tokens_are_counted_to_the_last_digit_and_further_after_a_resume(tmp_pat
     assert counted == [n * (2**24 + 1) for n in (1, 2, 3, 4)]
 
 
+@pytest.mark.slow
 def test_ranks_count_their_own_tokens(tmp_path):
     callback = Throughput()
     _, trainer = train(

@@ -61,6 +61,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("kind", "line_end"), [("word", "\n"), ("char", " ")])
 def test_memory_does_not_grow_with_the_text(tmp_path, kind, line_end):
     peaks = {}

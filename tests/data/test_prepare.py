@@ -144,6 +144,7 @@ def start(folder, cache, mode="go"):
     return subprocess.Popen([warm.python(), "-c", SCRIPT, folder, cache, mode], stdout=subprocess.PIPE, text=True)
 
 
+@pytest.mark.slow
 def test_two_at_once_share_the_work_and_a_killed_one_is_continued(tmp_path):
     folder = corpus(tmp_path / "c", train="a b c d\n" * 200_000, valid="a b\n" * 1000)
     killed = start(folder, tmp_path / "cache", "stop")

@@ -81,6 +81,7 @@ print(train_wordpiece(text.split("\\n"), 600).digest())
 """
 
 
+@pytest.mark.slow
 def test_learning_is_repeatable_and_begins_with_the_special_tokens(tmp_path):
     words = " ".join(f"{a}{b}{c}" for a in "bdfg" for b in ("an", "éo", "ui") for c in ("ing", "ed", "er", "!?"))
     (tmp_path / "text").write_text("\n".join([words, words.upper(), "日本 hapax"] * 30), encoding="utf-8")

@@ -105,6 +105,7 @@ def read(folder, cache, tmp_path, steps, micro, workers=0, start=None):
     return reader.read, data.train_dataloader().batches_per_epoch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("micro", "workers"), [(40, 0), (20, 2), (10, 3)])
 @pytest.mark.parametrize("shift", [-1, 0, 1])
 def test_a_resumed_training_reads_on_where_it_stopped(folder, cache, tmp_path, micro, workers, shift):
@@ -197,6 +198,7 @@ def test_another_seed_and_share_give_other_masks(folder, cache):
     assert more.positions.shape[1] == 8
 
 
+@pytest.mark.slow
 def test_training_needs_no_text_any_more_and_a_run_keeps_its_vocabulary(folder, tmp_path):
     place = tmp_path / "text"
     shutil.copytree(folder, place)
@@ -225,6 +227,7 @@ def test_training_needs_no_text_any_more_and_a_run_keeps_its_vocabulary(folder, 
     )
 
 
+@pytest.mark.slow
 def test_a_vocabulary_that_is_given_is_used_and_an_edited_one_read_anew(folder, tmp_path):
     vocabulary = WordPiece([*SPECIAL, *"abdefgiklmnou.", *(f"##{c}" for c in "aeiou")])
     vocabulary.save(tmp_path / "v")
@@ -270,6 +273,7 @@ def test_settings_that_cannot_be_are_refused(folder, cache, tmp_path):
 PRESETS = {"wikipedia", "wikipedia_bookcorpus", "documents_folder", "embedded_documents", "embedded_passages"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_presets_take_local_files_in_place_of_every_source(name, folder, tmp_path):
     import jsonargparse
@@ -287,6 +291,7 @@ def test_presets_take_local_files_in_place_of_every_source(name, folder, tmp_pat
     assert len(list(data.train_dataloader())) > 20
 
 
+@pytest.mark.slow
 def test_a_rehearsal_has_every_source_in_small(tmp_path):
     preset = yaml.safe_load(collection.preset_paths("datamodules")["wikipedia_bookcorpus"].read_text())["init_args"]
     small = {**preset, **DocumentsDataModule.tiny_data(preset, stand_in.write_made_up(tmp_path / "text"))}
@@ -302,6 +307,7 @@ def test_a_rehearsal_has_every_source_in_small(tmp_path):
     assert [len(list(loader)) > 4 for loader in (data.train_dataloader(), data.val_dataloader())] == [True, True]
 
 
+@pytest.mark.slow
 def test_the_embedded_documents_need_nothing_but_python(tmp_path):
     data = DocumentsDataModule(
         BatchPlan(global_batch_size=16, seq_len=64),

@@ -108,6 +108,7 @@ def rows_read(module, steps, size, workers):
     return found
 
 
+@pytest.mark.slow
 def test_nothing_is_lost_or_repeated_by_kills_with_other_workers_and_ranks(module):
     data = module()
     data.prepare(progress=False)
@@ -186,6 +187,7 @@ def test_tokens_are_counted_by_language_without_reading_them(module):
     assert module(rank=1, size=3).tokens_by_language(3, 9) == seen
 
 
+@pytest.mark.slow
 def test_what_was_prepared_is_read_when_the_text_is_gone(texts, vocabulary, tmp_path, module):
     gone = tmp_path / "gone"
     gone.mkdir()

@@ -114,6 +114,7 @@ def test_the_vocabulary_is_a_runs_or_a_files_or_learned(files, tmp_path):
     assert trained.vocab_size == learned.size
 
 
+@pytest.mark.slow
 def test_training_goes_on_at_any_step_with_any_number_of_workers(files, tmp_path):
     data = module(files, tmp_path, batch=BatchPlan(global_batch_size=8, micro_batch_size=2, seq_len=64))
     straight = list(at(data, 0).train_dataloader())

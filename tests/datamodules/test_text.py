@@ -46,6 +46,7 @@ def read(corpus, tmp_path, steps, workers, micro, start=None, **arguments):
     return module.read, data.train_dataloader().batches_per_epoch
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("carry_memory", [True, False])
 @pytest.mark.parametrize(("micro", "workers"), [(4, 0), (2, 0), (2, 2), (1, 3)])
 @pytest.mark.parametrize("stop", [7, 10, 11])

@@ -13,6 +13,7 @@ def curve(run, name):
     return events, [(event.step, event.value) for event in events.Scalars(name)]
 
 
+@pytest.mark.slow
 def test_tensorboard_has_the_figures_of_the_csv_log_also_after_steps_were_made_again(command, small, tmp_path):
     run, kept = tmp_path / "run", tmp_path / "kept"
     begun = command("fit", *small, "--trainer.logger=tensorboard", "--run_dir=run", "--trainer.max_steps=6")

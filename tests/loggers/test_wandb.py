@@ -37,6 +37,7 @@ def rows(run, name):
         return {int(row["step"]): float(row[name]) for row in csv.DictReader(file) if row[name]}
 
 
+@pytest.mark.slow
 def test_without_an_api_key_a_run_is_logged_offline_and_says_how_to_send_it(fit):
     done, run = fit()
     assert (done.returncode, done.stderr) == (0, "")
@@ -51,6 +52,7 @@ def test_without_an_api_key_a_run_is_logged_offline_and_says_how_to_send_it(fit)
     assert set(part.figures("train/loss")) == set(range(1, 13))
 
 
+@pytest.mark.slow
 def test_without_a_server_a_run_is_logged_offline(fit):
     done, run = fit(WANDB_API_KEY=KEY, WANDB_BASE_URL="http://127.0.0.1:9")
     assert (done.returncode, done.stderr) == (0, "")
@@ -58,6 +60,7 @@ def test_without_a_server_a_run_is_logged_offline(fit):
     assert len(parts(run)[0].figures("train/loss")) == 12
 
 
+@pytest.mark.slow
 def test_a_server_that_refuses_the_key_leaves_a_run_offline(fit):
     class Refuses(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
@@ -81,12 +84,14 @@ def test_a_server_that_refuses_the_key_leaves_a_run_offline(fit):
     assert len(parts(run)[0].figures("train/loss")) == 12
 
 
+@pytest.mark.slow
 def test_a_malformed_key_leaves_a_run_offline(fit):
     done, _ = fit("--trainer.max_steps=3", WANDB_API_KEY="short")
     assert (done.returncode, done.stderr) == (0, "")
     assert "wandb: offline, as the API key cannot be used" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_whole_configuration_is_logged_once_and_is_the_saved_one(fit):
     done, run = fit("--trainer.gradient_clip_val=null", "--model.config.tie_projections=[false,true,true]")
     assert done.returncode == 0, done.stderr
@@ -96,6 +101,7 @@ def test_the_whole_configuration_is_logged_once_and_is_the_saved_one(fit):
     assert config["model"]["init_args"]["config"]["tie_projections"] == [False, True, True]
 
 
+@pytest.mark.slow
 def test_a_continued_run_is_the_same_wandb_run_and_makes_no_step_twice(fit):
     done, run = fit()
     assert done.returncode == 0, done.stderr
@@ -107,12 +113,14 @@ def test_a_continued_run_is_the_same_wandb_run_and_makes_no_step_twice(fit):
     assert second.configs[-1]["trainer"]["max_steps"] == 20
 
 
+@pytest.mark.slow
 def test_two_new_runs_are_two_wandb_runs(fit, tmp_path):
     assert fit("--trainer.max_steps=3")[0].returncode == 0
     assert fit("--trainer.max_steps=3", "--run_dir=other")[0].returncode == 0
     assert parts(tmp_path / "run")[0].id != parts(tmp_path / "other")[0].id
 
 
+@pytest.mark.slow
 def test_the_id_that_an_agent_gives_wins(fit):
     done, run = fit("--trainer.max_steps=3", WANDB_RUN_ID="given1", WANDB_SWEEP_ID="sweep1")
     assert done.returncode == 0, done.stderr
@@ -122,6 +130,7 @@ def test_the_id_that_an_agent_gives_wins(fit):
     assert [part.id for part in parts(run)] == ["given1", "given1"]
 
 
+@pytest.mark.slow
 def test_only_the_first_rank_logs(fit):
     done, run = fit("--trainer.strategy=ddp", "--trainer.devices=2")
     assert done.returncode == 0, done.stderr
@@ -130,6 +139,7 @@ def test_only_the_first_rank_logs(fit):
     assert part.figures("val/loss") == pytest.approx(rows(run, "val/loss"))
 
 
+@pytest.mark.slow
 def test_project_and_names_can_be_given(fit):
     done, run = fit("--trainer.max_steps=3", "--trainer.logger.project=mine", "--trainer.logger.tags=[a,b]")
     assert done.returncode == 0, done.stderr

@@ -55,6 +55,7 @@ def test_a_recipe_fits_a_screen_and_says_what_it_is(name):
     assert len(text.splitlines()) <= 70
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SYSTEM)
 def test_a_recipe_trains_two_steps_and_tests(name, small_corpus, tmp_path, capsys):
     recipe = yaml.safe_load(collection.recipe_paths()[name].read_text())
@@ -72,6 +73,7 @@ def test_a_recipe_trains_two_steps_and_tests(name, small_corpus, tmp_path, capsy
     assert all(target["differences"] for target in result["published"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ELECTRA)
 def test_a_recipe_trains_in_small_on_its_own_kind_of_data(name, tmp_path, capsys):
     built = open_recipe("rehearse", ["--config", name, "--no_runtime_tuning"])

@@ -32,6 +32,7 @@ def test_a_preset_is_read(name, tmp_path, monkeypatch):
         assert cli.datamodule.languages == [*LANGUAGES, "facts"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["embedded_languages", "embedded_nli", "embedded_squad_text"])
 def test_what_is_embedded_is_prepared_by_the_command(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

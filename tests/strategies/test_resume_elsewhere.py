@@ -31,7 +31,7 @@ WAYS = [
 ]
 LAST = {"class_path": "lmrecipes.callbacks.LastCheckpoint"}
 BEST = {"class_path": "lmrecipes.callbacks.BestCheckpoint"}
-SIGNAL = {"class_path": "signaller.SignalAt", "init_args": {"step": 8, "name": "SIGTERM"}}
+SIGNAL = {"class_path": "signaller.SignalAt", "init_args": {"step": 4, "name": "SIGTERM"}}
 
 
 @pytest.fixture(scope="module")
@@ -49,10 +49,10 @@ def test_a_run_goes_on_under_another_strategy(before, after, command, small, alo
         assert done.returncode == 0, done.stderr
         alone.update(weights(tmp_path / "alone"))
     done = command("fit", *options, *spread(before), in_two_passes(before), "--run_dir=run", SEND="1")
-    assert "stopped by SIGTERM at step 9; last-step=9 is saved" in done.stdout, done.stdout + done.stderr
+    assert "stopped by SIGTERM at step 5; last-step=5 is saved" in done.stdout, done.stdout + done.stderr
     done = command("fit", "--resume=run", *spread(after), in_two_passes(after))
     assert done.returncode == 0, done.stderr
-    assert "done at step 20" in done.stdout
+    assert "done at step 10" in done.stdout
     again = weights(tmp_path / "run")
     assert again.keys() == alone.keys()
     for name, value in alone.items():

@@ -35,8 +35,8 @@ def spread(name: str) -> list[str]:
 
 # The small recipe so that mistakes show: high rate, clipping that bites, memory.
 SENSITIVE = [
-    *("--batch.global_batch_size=8", "--model.config.dropout=0", "--trainer.max_steps=20"),
-    *("--trainer.gradient_clip_val=0.1", "--trainer.val_check_interval=10"),
+    *("--batch.global_batch_size=8", "--model.config.dropout=0", "--trainer.max_steps=10"),
+    *("--trainer.gradient_clip_val=0.1", "--trainer.val_check_interval=5"),
 ]
 ADAMW = ["--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=0.01", "--model.optimizer.weight_decay=0.01"]
 

@@ -92,6 +92,7 @@ def test_a_sweep_runs_the_command_and_says_how_to_begin_it(name):
     collection.find_recipe(SWEEPS[name]["command"][4])
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("in_an_empty_folder")
 @pytest.mark.parametrize(("name", "point"), POINTS)
@@ -116,6 +117,7 @@ def test_every_point_trains_with_the_values_it_names(name, point, small, tmp_pat
         assert [row["step"] for row in csv.DictReader(file) if row[SWEEPS[name]["metric"]["name"]]] == ["1", "2"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("written", "read"),
     [
@@ -167,6 +169,7 @@ def scripted(folder: Path, sweep, tried) -> dict[str, str]:
     return {"PATH": path, "SCRIPTED_POINTS": str(queue), "HOME": str(folder), "WANDB_SILENT": "true"}
 
 
+@pytest.mark.slow
 def test_an_agent_gives_every_point_a_run_of_its_own(small, tmp_path):
     sweep = SWEEPS["transformer_xl_grid"]
     command = [*sweep["command"][:-1], *small[2:], *FEW, "${args}"]
@@ -186,6 +189,7 @@ def test_an_agent_gives_every_point_a_run_of_its_own(small, tmp_path):
         assert config["model"]["init_args"]["config"]["n_layers"] == point["model.config.n_layers"]
 
 
+@pytest.mark.slow
 def test_a_run_that_its_sweep_ends_is_saved_and_did_not_fail(small, tmp_path):
     sweep = SWEEPS["transformer_xl_bayes"]
     steps = ["--config", "transformer_xl/tiny", "--trainer.max_steps=100000", "--trainer.val_check_interval=5000"]

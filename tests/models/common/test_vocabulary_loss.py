@@ -79,6 +79,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 
 
+@pytest.mark.slow
 @requires(sys.platform == "linux", "peak memory is read as Linux gives it")
 def test_the_logits_never_stand_in_memory_at_once():
     done = subprocess.run([sys.executable, "-c", _PEAK], env=environment(), capture_output=True, text=True, check=True)

@@ -83,8 +83,8 @@ def test_of_a_refused_run_nothing_is_left_and_an_empty_folder_stays(how, mistake
 
 def test_an_empty_folder_is_trained_into(small, here):
     (here / "empty").mkdir()
-    assert main(["fit", *small, "--trainer.max_steps=2", "--run_dir=empty"]) == 0
-    assert (here / "empty/checkpoints/last-step=2.ckpt").is_file()
+    assert main(["fit", *small, "--trainer.max_steps=3", "--run_dir=empty"]) == 0
+    assert (here / "empty/checkpoints/last-step=3.ckpt").is_file()
 
 
 def test_what_was_put_into_a_new_run_meanwhile_stays(here, monkeypatch):
@@ -157,7 +157,7 @@ def test_a_run_that_inherits_a_directory_has_one_of_its_own(small, here, monkeyp
     put_files(here / "precious")
     before = everything(here / "precious")
     monkeypatch.setenv(runs.RUN_DIR_VARIABLE, str(here / "precious"))
-    assert main(["fit", *small, "--trainer.max_steps=2"]) == 0
+    assert main(["fit", *small, "--trainer.max_steps=3"]) == 0
     assert everything(here / "precious") == before
     assert len(list(here.glob("runs/transformer_xl/tiny/*/config.yaml"))) == 1
 
@@ -178,7 +178,7 @@ def test_a_rank_that_finds_what_the_first_has_written_goes_on(here, monkeypatch)
 
 @pytest.mark.parametrize("how", FITS, ids=" ".join)
 def test_a_run_that_cannot_be_continued_stays_whole(how, small, here, capsys):
-    assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=2"]) == 0
+    assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
     for path in [*(here / "a/checkpoints").iterdir(), here / "a/metrics.csv"]:
         path.unlink()
     (here / "a/checkpoints").rmdir()
@@ -223,12 +223,12 @@ def test_a_requeued_job_begins_anew_in_its_own_run_only(here, monkeypatch):
 
 
 def test_settings_that_a_continued_run_had_before_replace_no_file(small, here):
-    assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=2"]) == 0
+    assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
     first = (here / "a/config.yaml").read_text()
     (here / "a/config.2.yaml").write_text("mine")
-    assert main(["fit", "--resume=a", "--trainer.max_steps=3"]) == 0
-    second = (here / "a/config.yaml").read_text()
     assert main(["fit", "--resume=a", "--trainer.max_steps=4"]) == 0
+    second = (here / "a/config.yaml").read_text()
+    assert main(["fit", "--resume=a", "--trainer.max_steps=5"]) == 0
     kept = [(here / f"a/config.{number}.yaml").read_text() for number in (1, 2, 3)]
     assert kept == [first, "mine", second]
 
@@ -248,7 +248,7 @@ def test_files_beside_checkpoints_stay_when_these_are_replaced(how, small, here)
         {"class_path": "lmrecipes.callbacks.LastCheckpoint", "init_args": {"every_n_steps": 2}},
     ]
     often = [f"--trainer.callbacks={json.dumps(callbacks)}", "--trainer.val_check_interval=2"]
-    assert main([*how, *small, *often, "--run_dir=a", "--trainer.max_steps=2"]) == 0
+    assert main([*how, *small, *often, "--run_dir=a", "--trainer.max_steps=3"]) == 0
     are_there = put_files(here / "a/checkpoints", *NAMES)
     assert main([*how, "--resume=a", "--trainer.max_steps=8"]) == 0
     assert are_there()
@@ -289,7 +289,7 @@ def test_a_link_in_the_place_of_a_checkpoint_is_not_followed(here):
 
 def test_a_cache_in_a_folder_with_files_leaves_them(small, here):
     are_there = put_files(here / "stuff", "notes.txt", "train.bin", "manifest.json", ".lock", "mine.part", "a/.lock")
-    words = [*small, "--trainer.max_steps=2", "--data.cache_dir=stuff"]
+    words = [*small, "--trainer.max_steps=3", "--data.cache_dir=stuff"]
     assert main(["prepare", *small, "--data.cache_dir=stuff"]) == 0
     assert main(["fit", *words, "--run_dir=a"]) == 0
     assert main(["test", "--run=a"]) == 0
@@ -309,7 +309,7 @@ def test_a_lock_empties_no_file(here):
 @pytest.fixture(scope="module")
 def trained(small, tmp_path_factory):
     folder = tmp_path_factory.mktemp("trained") / "run"
-    assert main(["fit", *small, f"--run_dir={folder}", "--trainer.max_steps=2"]) == 0
+    assert main(["fit", *small, f"--run_dir={folder}", "--trainer.max_steps=3"]) == 0
     return folder
 
 
@@ -386,7 +386,7 @@ def test_figures_are_not_drawn_over_other_files(trained, here, capsys):
     ):
         assert "was not drawn by lmrecipes" in refused(capsys, ["plot", *words])
     assert everything(here) == before
-    for name in ("a.png", "a.pdf", "a.svg", "a.ps", "a"):
+    for name in ("a.pdf", "a"):
         for _ in range(2):
             assert main(["plot", f"{trained}", f"--output={name}"]) == 0
 

@@ -13,10 +13,11 @@ from lmrecipes import failures, runs, sharded_checkpoint
 from lmrecipes.__main__ import main
 from lmrecipes.callbacks import FailTogether
 from lmrecipes.checkpoint_io import AtomicCheckpointIO, remove, remove_others
+from lmrecipes.cli import open_recipe
 from lmrecipes.data.locks import locked
 from lmrecipes.exports import exporting
 from lmrecipes.lifeline import End
-from lmrecipes.loggers import WandbLogger
+from lmrecipes.loggers import RunCSVLogger, WandbLogger
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 FITS = [["fit"], ["fabric", "fit"]]
@@ -94,8 +95,10 @@ def test_what_was_put_into_a_new_run_meanwhile_stays(here, monkeypatch):
     WandbLogger().begin(run_dir, "{}")
     (run_dir / "wandb/run-1").mkdir(parents=True)
     (run_dir / "wandb/run-1/log").write_text("ours")
+    RunCSVLogger(run_dir).log_hyperparams({"ours": 1})
     (run_dir / "errors").mkdir()
     (run_dir / "errors/.said-x").touch()
+    assert (run_dir / "hparams.yaml").is_file()
     are_there = put_files(run_dir)
     runs.discard_if_unused()
     assert are_there()
@@ -162,6 +165,13 @@ def test_a_run_that_inherits_a_directory_has_one_of_its_own(small, here, monkeyp
     assert len(list(here.glob("runs/transformer_xl/tiny/*/config.yaml"))) == 1
 
 
+def test_no_failure_is_written_into_an_inherited_run_directory(here, monkeypatch):
+    monkeypatch.setenv(runs.RUN_DIR_VARIABLE, str(here / "precious"))
+    with pytest.raises(ValueError, match="name a recipe"):
+        open_recipe("validate", [])
+    assert failures.folder() is None
+
+
 def test_all_ranks_of_a_launcher_take_its_directory_and_not_an_inherited_one(here, monkeypatch):
     monkeypatch.setenv(runs.RUN_DIR_VARIABLE, str(here / "precious"))
     for name, value in {"RANK": "1", "TORCHELASTIC_RUN_ID": "mine", "WORLD_SIZE": "2"}.items():
@@ -206,6 +216,7 @@ def test_a_requeued_job_begins_anew_in_its_own_run_only(here, monkeypatch):
     (here / "other").mkdir()
     (here / "other" / runs.CONFIG).write_text("somebody's")
     before = everything(here)
+    runs.forget()
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     with pytest.raises(ValueError, match="holds a run already"):
         runs.new_run_dir("r", root=here, asked=here / "other")
@@ -218,7 +229,9 @@ def test_a_requeued_job_begins_anew_in_its_own_run_only(here, monkeypatch):
     assert {path.name for path in run_dir.iterdir()} == {runs.ABOUT, "wandb.json"}
     # Refused this time, it may still begin anew the next.
     runs.write_text(run_dir / runs.CONFIG, "of the second start")
+    runs.write_text(run_dir / "wandb.json", "of the second start")
     runs.discard_if_unused()
+    assert {path.name for path in run_dir.iterdir()} == {runs.ABOUT, "wandb.json"}
     assert runs.new_run_dir("r", root=here, asked=run_dir) == run_dir
 
 

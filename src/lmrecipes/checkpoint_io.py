@@ -79,7 +79,7 @@ def remove_others(path: Path) -> None:
 
 def remove(path: Path) -> None:
     """Removes a checkpoint, plain or sharded, if it is there."""
-    if path.is_dir() and not path.is_symlink():
+    if path.is_dir():
         # Under another name first, so that what is left by a kill is no checkpoint any more.
         doomed = path.with_name(f".{path.name}.part")
         discard(doomed)

@@ -121,7 +121,7 @@ def test_what_is_refused_before_training_takes_one_line_and_leaves_no_run(failin
     assert code == 2
     assert err == line + "\n"
     assert line.endswith("that number will not do")
-    assert not (tmp_path / "a/errors/rank1.txt").exists()
+    assert not (tmp_path / "a").exists()
 
 
 @pytest.mark.slow

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 import warnings
 import zipfile
 from pathlib import Path
@@ -16,7 +15,8 @@ import torch.distributed as dist
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from lmrecipes import runs, sharded_checkpoint
-from lmrecipes.sharded_checkpoint import ALIASES, STATES, WEIGHTS, causes, discard
+from lmrecipes.ledger import discard
+from lmrecipes.sharded_checkpoint import ALIASES, STATES, WEIGHTS, causes
 
 # In a checkpoint whose optimizer states are by parameter names.
 BY_NAME = "optimizer_states_by_name"
@@ -30,8 +30,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Writes a checkpoint; a full disk is warned about and does not end training."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in target.parent.glob(".*.part"):
-            discard(leftover)
+        sharded_checkpoint.discard_leftovers(target)
         temporary = target.with_name(f".{target.name}.part")
         try:
             with temporary.open("wb") as file:
@@ -42,7 +41,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             former = target.rename(target.with_name(f".{target.name}.former.part")) if target.is_dir() else None
             os.replace(temporary, target)
             if former is not None:
-                shutil.rmtree(former, ignore_errors=True)
+                discard(former)
             _sync_folder(target.parent)
         except (OSError, RuntimeError) as error:
             temporary.unlink(missing_ok=True)
@@ -68,6 +67,14 @@ def is_full_disk(error: BaseException) -> bool:
     """Whether something could not be written because there is no space left."""
     # torch reports some write errors as its own, with the cause behind them.
     return any(getattr(cause, "errno", None) in _FULL for cause in causes(error))
+
+
+def remove_others(path: Path) -> None:
+    """Removes the other checkpoints of a kind, best or last; files that only begin like them are not ours."""
+    kind = path.name.split("-")[0]
+    for other in sorted(path.parent.iterdir()):
+        if other != path and re.fullmatch(rf"{kind}-step=\d+\.ckpt", other.name):
+            remove(other)
 
 
 def remove(path: Path) -> None:

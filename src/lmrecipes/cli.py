@@ -117,7 +117,7 @@ class RecipeCLI(LightningCLI):
             parser.add_argument(
                 "--init_optimizer", type=bool, default=False, help="With --init_from: take the optimizer's state too."
             )
-            parser.add_argument("--run_dir", type=str | None, help="Directory of the new run.")
+            parser.add_argument("--run_dir", type=str | None, help="Directory of the new run, a new or an empty one.")
             parser.add_argument(
                 "--max_requeues", type=int, default=100, help="How often a SLURM job may requeue itself."
             )
@@ -135,7 +135,11 @@ class RecipeCLI(LightningCLI):
         if self.command == "export":
             forms = Literal["torch_export", "aot_inductor", "state_dict", "hf"]
             parser.add_argument("--format", type=forms, default="torch_export", help="What to write.")
-            parser.add_argument("--output", type=str | None, help=f"Folder to write to; left out: RUN/{EXPORTED}.")
+            parser.add_argument(
+                "--output",
+                type=str | None,
+                help=f"New or empty folder, or that of an earlier export; left out: RUN/{EXPORTED}.",
+            )
         if self.command == "predict":
             parser.add_argument("--question", type=str | None, help="A question, for a model that answers such.")
             parser.add_argument("--context", type=str | None, help="The text that has its answer.")
@@ -402,6 +406,7 @@ def open_recipe(command: str, argv: Sequence[str], cli_class: type[RecipeCLI] = 
     Raises:
         ValueError: for whatever cannot be used, in one line.
     """
+    runs.forget()
     quiet()
     atexit.register(_leave_group)
     if "--no_runtime_tuning" not in argv:

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple, NoReturn, Protocol
 from lmrecipes import runs
 
 FOLDER = "errors"
-# Exit codes beside 2, for what a user can mend, and 3, of LossGuard.
-FAILED, HUNG = 1, 4
+# Exit codes beside 3, of LossGuard; refused is what a user can mend.
+FAILED, REFUSED, HUNG = 1, 2, 4
 
 
 class Others(Protocol):
@@ -152,7 +152,7 @@ def report(error: BaseException, rank: int, where: str, *, refused: bool) -> int
         The exit code.
     """
     global _ended
-    _ended = 2 if refused else FAILED
+    _ended = REFUSED if refused else FAILED
     details = ""
     if not refused and (path := _file(f"rank{rank}.txt")) is not None:
         path.write_text("".join(traceback.format_exception(error)), encoding="utf-8")

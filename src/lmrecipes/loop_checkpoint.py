@@ -11,7 +11,7 @@ from lightning import __version__ as lightning_version
 
 from lmrecipes.callbacks import BestCheckpoint, LossGuard
 from lmrecipes.callbacks.resume import FIGURES
-from lmrecipes.checkpoint_io import BY_NAME, AtomicCheckpointIO, check, remove
+from lmrecipes.checkpoint_io import BY_NAME, AtomicCheckpointIO, check, remove, remove_others
 from lmrecipes.loggers import RunLogger
 from lmrecipes.optimizer_states import from_named, names_in_order
 
@@ -34,9 +34,8 @@ def save(loop: Loop, kind: str) -> Path | None:
             # Not to be taken for saved where the disk is full.
             remove(path)
         AtomicCheckpointIO().save_checkpoint(content, path)
-        for older in path.parent.glob(f"{kind}-*.ckpt") if path.exists() else ():
-            if older != path:
-                remove(older)
+        if path.exists():
+            remove_others(path)
     loop.written.add(path)
     loop.barrier()
     return path if path.exists() else None

@@ -6,8 +6,8 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-# Room for titles and labels, in parts of the figure: matplotlib's own layouts measure every tick, which takes as long as
-# drawing.
+# Room for titles and labels, in parts of the figure. matplotlib's own layouts measure every tick, which takes as long
+# as drawing.
 _ROOM = {"left": 0.07, "right": 0.98, "bottom": 0.07, "top": 0.9, "hspace": 0.33, "wspace": 0.2}
 _PANELS = (
     ("loss (nats per token)", ("train/loss", "val/loss"), "linear"),
@@ -15,6 +15,20 @@ _PANELS = (
     ("learning rate", ("train/lr",), "linear"),
     ("throughput (tokens/s)", ("throughput/tokens_per_s",), "linear"),
 )
+# How figures are marked that were drawn here, in the formats that can hold a mark.
+_MARK = "lmrecipes plot"
+_LARGEST = 2**26
+_MARKED = ("png", "pdf", "svg", "ps", "eps")
+
+
+def check_replaceable(path: Path) -> None:
+    """Refuses to write over a file that was not drawn here.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if path.is_file() and (path.stat().st_size > _LARGEST or _MARK.encode() not in path.read_bytes()):
+        raise ValueError(f"{path} is there and was not drawn by lmrecipes; name another file with --output")
 
 
 def read_metrics(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
@@ -77,7 +91,8 @@ def plot_runs(run_dirs: Sequence[Path], output: Path) -> Path:
     figure.suptitle(next(iter(runs)) if len(runs) == 1 else f"{len(runs)} runs")
     output.parent.mkdir(parents=True, exist_ok=True)
     # Given a name without suffix, matplotlib would write another file than the one asked for.
-    figure.savefig(output, dpi=110, format=output.suffix[1:] or "png")
+    form = output.suffix[1:] or "png"
+    figure.savefig(output, dpi=110, format=form, metadata={"Creator": _MARK} if form in _MARKED else None)
     return output
 
 

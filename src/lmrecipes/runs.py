@@ -4,20 +4,33 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
+import platform
+import sys
 import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lmrecipes import collection
+from lmrecipes import __version__, collection
+from lmrecipes.ledger import Ledger
 
 RUN_DIR_VARIABLE = "LMRECIPES_RUN_DIR"
+ABOUT = "run.json"
 CONFIG = "config.yaml"
 RESULTS = "results.json"
 VOCABULARY = "vocabulary"
-# Folders made for this process's run to lie in, the innermost first.
-_made: list[Path] = []
+# The new run of this command, and what the command has made for it.
+_claimed: Path | None = None
+_ledger = Ledger()
+
+
+def forget() -> None:
+    """Begins a command: a run of this process's earlier command, or one that its parent had, is none of its own."""
+    global _claimed
+    _claimed = None
+    _ledger.clear()
+    if is_main_process():
+        os.environ.pop(RUN_DIR_VARIABLE, None)
 
 
 def is_main_process() -> bool:
@@ -32,16 +45,15 @@ def new_run_dir(recipe: str, *, root: Path, asked: Path | None = None) -> Path:
     Args:
         recipe: name of the recipe.
         root: folder of all runs; the run goes to `<root>/<recipe>/<id>`.
-        asked: a directory asked for by name instead.
+        asked: a directory asked for by name instead; it may exist if it is empty.
 
     Raises:
-        ValueError: if the directory asked for holds a run already.
+        ValueError: if the directory cannot be made, or holds a run or anything else already.
     """
-    inherited = os.environ.get(RUN_DIR_VARIABLE)
-    if inherited and asked is None and not is_main_process():
-        return Path(inherited)
     shared_id = None if asked is not None else _sweep_id() or _launcher_id()
-    missing = [folder for folder in (asked or root / recipe / "id").absolute().parents if not folder.exists()]
+    inherited = os.environ.get(RUN_DIR_VARIABLE)
+    if inherited and asked is None and shared_id is None and not is_main_process():
+        return Path(inherited)
     if asked is not None:
         directory = asked
     elif shared_id is not None:
@@ -49,27 +61,75 @@ def new_run_dir(recipe: str, *, root: Path, asked: Path | None = None) -> Path:
     else:
         directory = _unused(root / recipe / time.strftime("%Y%m%d-%H%M%S"))
     if is_main_process():
-        _clear_failed_start(directory)
-        if (directory / CONFIG).exists():
-            raise ValueError(
-                f"run directory {directory} holds a run already; "
-                f"continue it with --resume {directory}, or name another with --run_dir"
-            )
-        try:
-            directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ValueError(f"run directory {directory} cannot be made: {error.strerror}") from error
-    _made[:] = missing
+        _claim(directory)
     directory = directory.resolve()
     os.environ[RUN_DIR_VARIABLE] = str(directory)
     return directory
 
 
-def _clear_failed_start(directory: Path) -> None:
-    """Lets a requeued job begin anew where its own run ended before the first checkpoint."""
-    if int(os.environ.get("SLURM_RESTART_COUNT", "0")) > 0 and not any((directory / "checkpoints").glob("*.ckpt")):
-        for name in (CONFIG, "metrics.csv"):
-            (directory / name).unlink(missing_ok=True)
+def _claim(directory: Path) -> None:
+    """Makes a directory this process's run, by the first file in it, which says what the run was begun by.
+
+    Raises:
+        ValueError: if it cannot be made, or is not empty.
+    """
+    from importlib.metadata import version
+
+    global _claimed
+    again = _clear_failed_start(directory)
+    if (directory / CONFIG).exists():
+        raise ValueError(
+            f"run directory {directory} holds a run already; "
+            f"continue it with --resume {directory}, or name another with --run_dir"
+        )
+    about = {
+        "command": ["lmrecipes", *sys.argv[1:]],
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "lmrecipes": __version__,
+        "torch": version("torch"),
+        "lightning": version("lightning"),
+        "python": platform.python_version(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+    }
+    text = json.dumps(about, indent=2) + "\n"
+    taken = (
+        f"run directory {directory} is taken by a run that is starting, or was killed as it started; "
+        f"name another with --run_dir"
+    )
+    try:
+        _ledger.make_folder(directory)
+        if again:
+            write_text(directory / ABOUT, text)
+        elif (directory / ABOUT).exists():
+            raise ValueError(taken)
+        elif any(directory.iterdir()):
+            raise ValueError(
+                f"run directory {directory} is not empty and holds no run; name a new or an empty one with --run_dir"
+            )
+        else:
+            # Of two runs that find the same directory empty, one fails here.
+            _ledger.write_new(directory / ABOUT, text)
+    except OSError as error:
+        _ledger.undo()
+        lost = isinstance(error, FileExistsError) and (directory / ABOUT).exists()
+        raise ValueError(taken if lost else f"run directory {directory} cannot be made: {error.strerror}") from error
+    _claimed = directory.resolve()
+
+
+def _clear_failed_start(directory: Path) -> bool:
+    """Lets a requeued job begin anew where its own run ended before the first checkpoint; returns whether it does."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if int(os.environ.get("SLURM_RESTART_COUNT", "0")) == 0 or any((directory / "checkpoints").glob("*.ckpt")):
+        return False
+    try:
+        about = json.loads((directory / ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    if job is None or not isinstance(about, dict) or about.get("slurm_job") != job:
+        return False
+    for name in (CONFIG, "metrics.csv"):
+        (directory / name).unlink(missing_ok=True)
+    return True
 
 
 def _unused(directory: Path) -> Path:
@@ -77,7 +137,7 @@ def _unused(directory: Path) -> Path:
     for number in range(1, 1000):
         candidate = directory if number == 1 else directory.with_name(f"{directory.name}-{number}")
         try:
-            candidate.mkdir(parents=True)
+            _ledger.make_folder(candidate, exist_ok=False)
         except FileExistsError:
             continue
         except OSError as error:
@@ -136,8 +196,14 @@ def find_run(name: str, *, root: Path) -> Path:
     raise ValueError(f"no run {name!r}, neither as a directory nor as a recipe that was run; {hint}")
 
 
+def note(path: Path) -> None:
+    """Notes a file or folder that is about to be made in a run, to be removed should the run be refused."""
+    _ledger.note(path)
+
+
 def write_text(path: Path, text: str) -> None:
     """Writes a small file so that readers see the old or the new one, never a part."""
+    note(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.write_text(text, encoding="utf-8")
     os.replace(temporary, path)
@@ -151,19 +217,20 @@ def add_result(run_dir: Path, result: dict[str, Any]) -> None:
 
 
 def discard_if_unused() -> None:
-    """Removes the directory of a run that was refused before it trained, so that only runs are in `runs/`."""
-    directory = os.environ.get(RUN_DIR_VARIABLE)
-    if directory is None or not is_main_process():
+    """Takes back what this command has made for a run that was refused before it trained; what else is there stays."""
+    global _claimed
+    run_dir, _claimed = _claimed, None
+    if run_dir is None or (run_dir / "checkpoints").exists() or (run_dir / "metrics.csv").exists():
         return
-    run_dir = Path(directory)
-    if any((run_dir / "errors").glob("[!.]*")):
+    errors = run_dir / "errors"
+    if any(errors.glob("[!.]*")):
         return
-    if run_dir.is_dir() and not (run_dir / "checkpoints").exists() and not (run_dir / "metrics.csv").exists():
-        shutil.rmtree(run_dir, ignore_errors=True)
-        with suppress(OSError):
-            while _made:
-                _made.pop(0).rmdir()
-    _made.clear()
+    # Any rank's, that it was the first to speak.
+    for mark in errors.glob(".said-*"):
+        mark.unlink(missing_ok=True)
+    with suppress(OSError):
+        errors.rmdir()
+    _ledger.undo()
 
 
 def recipe_of(config_paths: list[Path]) -> str:

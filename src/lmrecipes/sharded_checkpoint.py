@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import shutil
+import re
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
@@ -24,6 +24,8 @@ from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadat
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
+from lmrecipes.ledger import discard
+
 # How the names of weights and of the optimizer's states begin; and in the rest, which weights have further names.
 WEIGHTS = "state_dict."
 STATES = "optimizer."
@@ -33,6 +35,8 @@ REST = "rest.pt"
 _METADATA = ".metadata"
 _CODE = "checkpoint {path} cannot be read: it holds more than tensors and plain values"
 _PIECE = 2**24
+# What a kill leaves of a checkpoint that was being written or removed.
+_LEFTOVER = re.compile(r"\..*step=\d+.*\.ckpt(\.former)?\.part")
 _INDEX_CLASSES = (
     dcp.filesystem._StorageInfo,
     dcp.metadata._MEM_FORMAT_ENCODING,
@@ -79,8 +83,7 @@ def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, gr
     rank = dist.get_rank(group)
 
     def begin() -> None:
-        for leftover in path.parent.glob(".*.part"):
-            discard(leftover)
+        discard_leftovers(path)
         part.mkdir(parents=True)
 
     def write_part() -> dict[str, list[int]]:
@@ -117,12 +120,12 @@ def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, gr
         raise
 
 
-def discard(path: Path) -> None:
-    """Removes a file or folder, if it is there."""
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
+def discard_leftovers(path: Path) -> None:
+    """Removes what a kill has left of this checkpoint and of other steps' beside it; other files are not ours."""
+    own = {f".{path.name}.part", f".{path.name}.former.part"}
+    for leftover in sorted(path.parent.glob(".*.part")):
+        if leftover.name in own or _LEFTOVER.fullmatch(leftover.name):
+            discard(leftover)
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

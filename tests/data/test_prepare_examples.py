@@ -12,6 +12,7 @@ import pytest
 
 import warm
 from conftest import environment, wait_until
+from foreign_files import put_files
 from lmrecipes.data import documents
 from lmrecipes.data.cache import folder_for
 from lmrecipes.data.documents import Corpus, DocumentSource
@@ -152,6 +153,30 @@ def test_text_that_changes_while_it_is_prepared_is_not_kept(tmp_path):
     with pytest.raises(ValueError, match="changed while it was being prepared; prepare it again"):
         prepared(what, tmp_path / "cache", progress=lambda *_: write(tmp_path / "c", seed=2))
     assert sum(prepared(corpus(tmp_path / "c"), tmp_path / "cache").manifest["splits"]["train"]["examples"]) > 10
+
+
+def test_other_files_beside_the_parts_stay(tmp_path):
+    write(tmp_path / "c")
+    what = corpus(tmp_path / "c")
+    folder = folder_for(what, SETTINGS, "test", tmp_path / "cache")
+    mine = ("notes.txt", "parts/notes.txt", "parts/000000.txt", "parts/a/000000.json", "vocabulary/mine.json")
+    checks = [put_files(folder, *mine)]
+
+    def change(*_):
+        if len(checks) == 1:
+            checks.append(put_files(folder / "parts", "mine.part"))
+        write(tmp_path / "c", seed=2)
+
+    with pytest.raises(ValueError, match="changed while it was being prepared; prepare it again"):
+        prepare_examples(what, SETTINGS, folder, change)
+    ours = {"plan.json", "parts/000000.json", "vocabulary/vocabulary.json"}
+    assert not any((folder / name).exists() for name in ours)
+    found = prepare_examples(what, SETTINGS, folder)
+    assert found is not None
+    assert find_prepared(folder)
+    assert len(checks) == 2
+    assert all(are_there() for are_there in checks)
+    assert not [path for path in (folder / "parts").iterdir() if path.name.endswith((".tokens", ".claim", ".json"))]
 
 
 def test_a_source_without_text_is_named(tmp_path):

@@ -4,8 +4,10 @@ import shutil
 
 import pytest
 
+from foreign_files import put_files
 from lmrecipes.batches import BatchPlan
 from lmrecipes.data import Tokenizing
+from lmrecipes.data.prepare import _Writer
 from lmrecipes.data.tokenizing import train_bpe
 from lmrecipes.datamodules import TextFolder
 
@@ -106,3 +108,17 @@ def test_a_manifest_that_cannot_be_read_is_named(tmp_path):
     (prepared(tmp_path).folder / "manifest.json").write_text('{"splits": ')
     with pytest.raises(ValueError, match=r"manifest.json cannot be read; delete .* and run `lmrecipes prepare` again"):
         prepared(tmp_path)
+
+
+def test_a_preparation_that_was_cut_off_goes_on_and_leaves_other_files(tmp_path, monkeypatch):
+    write(tmp_path / "text")
+    with monkeypatch.context() as patch:
+        patch.setattr(_Writer, "write", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            prepared(tmp_path)
+    (folder,) = (tmp_path / "cache").iterdir()
+    are_there = put_files(folder, "notes.txt", "mine.part", "old.part/figures", "vocabulary/mine.json")
+    (folder / "test.part").touch()
+    assert prepared(tmp_path).folder == folder
+    assert are_there()
+    assert sorted(path.name for path in folder.glob("*.part")) == ["mine.part", "old.part"]

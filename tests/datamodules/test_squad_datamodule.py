@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from conftest import requires
+from foreign_files import put_files
 from lmrecipes import collection
 from lmrecipes.batches import BatchPlan, EvalBatchPlan
 from lmrecipes.data.buckets import padding_share
@@ -87,6 +88,18 @@ def test_a_preparation_that_was_cut_off_is_begun_anew(files, tmp_path, monkeypat
         data.prepared("train")
     monkeypatch.setattr(preparing, "_write_json", write)
     assert len(data.prepared("train").pieces)
+
+
+def test_questions_prepared_once_more_leave_other_files(files, tmp_path):
+    put = [put_files(tmp_path / "cache", "notes.txt", "squad/a")]
+    folder = module(files, tmp_path).prepared("val").folder
+    put.append(put_files(folder, "notes.txt", "figures/one.npy", "mine.part"))
+    (folder / "manifest.json").unlink()
+    again = module(files, tmp_path).prepared("val")
+    assert again.folder == folder
+    assert len(again.pieces)
+    assert all(are_there() for are_there in put)
+    assert "notes.txt" not in again.manifest["bytes"]
 
 
 def test_the_vocabulary_is_a_runs_or_a_files_or_learned(files, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
+from foreign_files import put_files
 from lmrecipes.batches import BatchPlan, EvalBatchPlan, WrittenTexts
 from lmrecipes.callbacks import TextAccuracy
 from lmrecipes.data.embedded_nli import make_nli
@@ -102,6 +103,20 @@ def test_a_missing_language_is_named(tmp_path, module):
         module(languages=["fi"]).prepare(progress=False)
     with pytest.raises(ValueError, match=r"training is in one language"):
         module(train="a.{language}.tsv")
+
+
+def test_pairs_are_prepared_beside_other_files(module, tmp_path):
+    are_there = put_files(tmp_path / "cache")
+    data = module()
+    assert data.vocab_size
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.replace", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            data.pairs("val")
+    # What was cut off is written over.
+    assert len(data.pairs("val"))
+    assert are_there()
+    assert not list((tmp_path / "cache").glob(".xnli-*.part"))
 
 
 def test_training_goes_on_where_it_was(module):

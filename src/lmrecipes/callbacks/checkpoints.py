@@ -13,7 +13,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from lmrecipes.callbacks.loss_guard import LossGuard
-from lmrecipes.checkpoint_io import remove
+from lmrecipes.checkpoint_io import remove_others
 
 _PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 _PROGRESS = (
@@ -52,7 +52,7 @@ class _WholeCheckpoint(ModelCheckpoint):
             self._on_its_way = False
             if trainer.is_global_zero:
                 # A resumed run does not know of files that were written after the state it began from.
-                _keep_only(path)
+                remove_others(path)
 
         def failed() -> None:
             self._on_its_way = False
@@ -96,13 +96,6 @@ def _is_writing(trainer: Trainer, path: Path) -> bool:
 def finish_saving(trainer: Trainer) -> None:
     """Waits for a checkpoint that is being written."""
     getattr(trainer.strategy, "finish_saving", lambda: None)()
-
-
-def _keep_only(path: Path) -> None:
-    """Removes the other checkpoints of this kind."""
-    for older in path.parent.glob(f"{path.name.split('-')[0]}-*.ckpt"):
-        if older != path:
-            remove(older)
 
 
 def _renamed(state: dict[str, Any], rename: Callable[[str], str]) -> dict[str, Any]:

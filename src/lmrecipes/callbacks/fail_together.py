@@ -17,7 +17,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import CSVLogger
 
-from lmrecipes import failures
+from lmrecipes import failures, runs
 from lmrecipes.lifeline import Address, End, Hub, Member
 
 # What the ranks that are left meet with when another is gone.
@@ -119,6 +119,8 @@ class FailTogether(Callback):
             if failures.claim():
                 who = failures.name_of(end.rank, end.host)
                 failures.say(f"{who} {how}, at about step {trainer.global_step}{failures.onward()}")
+        elif end.code == failures.REFUSED:
+            runs.discard_if_unused()
         if end.stacks:
             failures.write_stacks(trainer.global_rank)
         for logger in trainer.loggers:

@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import json
-import platform
 import sys
-import time
+from itertools import count
 from pathlib import Path
 
-import lightning
-import torch
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmrecipes import __version__, failures, published, runs
+from lmrecipes import failures, published, runs
 from lmrecipes.checkpoint_io import newest_readable, step_of
 from lmrecipes.cli import RecipeCLI
 from lmrecipes.commands.say import say, short
@@ -37,7 +33,7 @@ def begin(cli: RecipeCLI, run_dir: Path) -> tuple[Path | None, list[Callback]]:
         checkpoint = _checkpoint_to_resume(run_dir)
         keeping = _note_changes(cli, run_dir, checkpoint)
     elif runs.is_main_process():
-        _save_settings(cli, run_dir)
+        runs.write_text(run_dir / runs.CONFIG, cli.settings())
     if runs.is_main_process():
         failures.begin()
     say(f"run directory: {short(run_dir)}")
@@ -54,20 +50,6 @@ def _checkpoint_to_resume(run_dir: Path) -> Path:
     if checkpoint is None:
         raise ValueError(f"run {short(run_dir)} has no readable checkpoint to resume from")
     return checkpoint
-
-
-def _save_settings(cli: RecipeCLI, run_dir: Path) -> None:
-    """Keeps the configuration with the run, and by what it was begun."""
-    runs.write_text(run_dir / runs.CONFIG, cli.settings())
-    about = {
-        "command": ["lmrecipes", *sys.argv[1:]],
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "lmrecipes": __version__,
-        "torch": torch.__version__,
-        "lightning": lightning.__version__,
-        "python": platform.python_version(),
-    }
-    runs.write_text(run_dir / "run.json", json.dumps(about, indent=2) + "\n")
 
 
 def _note_changes(cli: RecipeCLI, run_dir: Path, checkpoint: Path) -> list[Callback]:
@@ -117,7 +99,8 @@ class _KeepSettings(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes both."""
         path = self.run_dir / runs.CONFIG
-        earlier = self.run_dir / f"config.{len(list(self.run_dir.glob('config.*.yaml'))) + 1}.yaml"
+        numbered = (self.run_dir / f"config.{number}.yaml" for number in count(1))
+        earlier = next(name for name in numbered if not name.exists())
         # Never without settings, so that a run killed here can be continued.
         runs.write_text(earlier, path.read_text(encoding="utf-8"))
         runs.write_text(path, self.text)
@@ -134,6 +117,7 @@ def save_vocabulary(cli: RecipeCLI, run_dir: Path) -> None:
     cli.datamodule.prepare(progress=sys.stderr.isatty())
     saved, vocabulary = run_dir / runs.VOCABULARY, cli.datamodule.vocabulary
     if not saved.is_dir():
+        runs.note(saved)
         vocabulary.save(saved)
     elif load_vocabulary(saved).digest() != vocabulary.digest():
         raise ValueError(f"data has another vocabulary now than when {short(run_dir)} was begun; start a new run")

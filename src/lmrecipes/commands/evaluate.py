@@ -17,6 +17,8 @@ from lmrecipes.metrics.squad import LANGUAGES, Gold, squad11, squad20
 def run(argv: list[str]) -> int:
     """Prints the figures as JSON, laid out as by the official script of the data's version."""
     options = _parser().parse_args(argv)
+    if options.output is not None:
+        _check_replaceable(options.output)
     data, predictions = _read(options.data), _numbered(options.predictions, str, "an answer's text")
     golds = _golds(data, options.data)
     version = options.version or _version(data)
@@ -37,6 +39,22 @@ def run(argv: list[str]) -> int:
         except OSError as error:
             raise ValueError(f"--output {options.output} cannot be written: {error.strerror}") from None
     return 0
+
+
+def _check_replaceable(output: Path) -> None:
+    """Refuses to write over a file that holds no figures.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if not output.is_file() or not output.stat().st_size:
+        return
+    try:
+        found = json.loads(output.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict) or "f1" not in found or not {"exact", "exact_match"} & found.keys():
+        raise ValueError(f"--output {output} is there and holds no figures of an evaluation; name another file")
 
 
 def _check_predicted(golds: list[Gold], predictions: dict[str, Any], options: argparse.Namespace, version: str) -> None:
@@ -67,7 +85,9 @@ def _parser() -> Arguments:
         "--language", choices=sorted(LANGUAGES), help="normalize as MLQA does; left out: as SQuAD does, for English"
     )
     squad.add_argument("--version", choices=("1.1", "2.0"), help="left out: as the data's questions have it")
-    squad.add_argument("--output", type=Path, help="write the figures to this file too")
+    squad.add_argument(
+        "--output", type=Path, help="write the figures to this file too, a new one or one of earlier figures"
+    )
     return parser
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from tempfile import TemporaryFile
 from typing import Any
 
 import torch
 
-from lmrecipes.cli import EXPORTED, open_recipe
+from lmrecipes.cli import EXPORTED, RecipeCLI, open_recipe
 from lmrecipes.commands.say import say, short
-from lmrecipes.commands.trained import built, load_trained
-from lmrecipes.models.common.programs import COMPILED
+from lmrecipes.commands.trained import Trained, built, load_trained
+from lmrecipes.exports import exporting
+from lmrecipes.models.common.programs import COMPILED, GRAPH
 
 WEIGHTS = "weights.pt"
 
@@ -19,45 +19,35 @@ WEIGHTS = "weights.pt"
 def run(argv: list[str]) -> int:
     """Writes what --format names, loads it again and compares before saying so."""
     cli = open_recipe("export", argv)
-    if cli.run_dir is not None:
-        folder = Path(cli.config.output) if cli.config.output else cli.run_dir / EXPORTED
-        _check_writable(folder)
-    trained = load_trained(cli)
-    assert cli.run_dir is not None
-    form = cli.config.format
-    if form == "state_dict":
-        path = write_weights(trained.module, built(cli.another_model(), trained.vocabulary), folder)
-        count = len(trained.module.network.state_dict())
-        say(f"{short(path)}: {count} tensors, loaded again into a new network and compared with the run's")
-        return 0
-    if form == "hf":
-        write = getattr(trained.module, "export_hf", None)
-        if write is None:
-            raise ValueError(f"--format hf: transformers has no {type(trained.module.network).__name__}")
-        for path in write(folder, trained.vocabulary):
-            say(f"{short(path)}: a folder for transformers, loaded again and compared with the network")
-        return 0
-    if form == COMPILED:
-        say("compiling, which takes a minute or so")
-    trained.module.export(folder, form)
-    say(f"{short(folder)}: programs for inference, loaded again and compared with the network")
-    for command in ("test --run RUN", 'score --run RUN --text "..."'):
+    if cli.run_dir is None:
+        raise ValueError(f"lmrecipes {cli.command} needs a run: --run RUN")
+    folder, form = Path(cli.config.output or cli.run_dir / EXPORTED), cli.config.format
+    with exporting(folder, form) as part:
+        written = _write(cli, load_trained(cli), part)
+    for path, what in written.items():
+        say(f"{short(folder / path.relative_to(part))}: {what}")
+    for command in ("test --run RUN", 'score --run RUN --text "..."') if form in (GRAPH, COMPILED) else ():
         say(f"use them with: lmrecipes {command.replace('RUN', short(cli.run_dir))} --runtime {short(folder)}")
     return 0
 
 
-def _check_writable(folder: Path) -> None:
-    """Makes the folder.
-
-    Raises:
-        ValueError: if it cannot be made or written to, naming the option.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(f"{folder} cannot be written to ({error.strerror}); name another with --output") from error
+def _write(cli: RecipeCLI, trained: Trained, folder: Path) -> dict[Path, str]:
+    """Writes what --format names to a folder; returns what to say of which path."""
+    form = cli.config.format
+    if form == "state_dict":
+        path = write_weights(trained.module, built(cli.another_model(), trained.vocabulary), folder)
+        count = len(trained.module.network.state_dict())
+        return {path: f"{count} tensors, loaded again into a new network and compared with the run's"}
+    if form == "hf":
+        write = getattr(trained.module, "export_hf", None)
+        if write is None:
+            raise ValueError(f"--format hf: transformers has no {type(trained.module.network).__name__}")
+        what = "a folder for transformers, loaded again and compared with the network"
+        return dict.fromkeys(write(folder, trained.vocabulary), what)
+    if form == COMPILED:
+        say("compiling, which takes a minute or so")
+    trained.module.export(folder, form)
+    return {folder: "programs for inference, loaded again and compared with the network"}
 
 
 def write_weights(module: Any, anew: Any, folder: Path) -> Path:

@@ -18,10 +18,10 @@ def run(argv: list[str]) -> int:
     """Trains; returns 130 if interrupted by the keyboard, 128 and its number if stopped by a signal."""
     cli = open_recipe("fit", argv)
     assert cli.run_dir is not None
-    checkpoint, keeping = begin(cli, cli.run_dir)
-    cli.trainer.callbacks += keeping  # type: ignore[attr-defined]
     resume = f"lmrecipes fit --resume {short(cli.run_dir)}"
     try:
+        checkpoint, keeping = begin(cli, cli.run_dir)
+        cli.trainer.callbacks += keeping  # type: ignore[attr-defined]
         save_vocabulary(cli, cli.run_dir)
         with naming_misfits(cli.model, checkpoint, f"--resume {short(checkpoint)}" if checkpoint else ""):
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)

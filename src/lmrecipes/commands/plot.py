@@ -7,7 +7,7 @@ from pathlib import Path
 from lmrecipes import runs
 from lmrecipes.commands.arguments import Arguments
 from lmrecipes.commands.say import say, short
-from lmrecipes.plots import plot_runs
+from lmrecipes.plots import check_replaceable, plot_runs
 
 
 def run(argv: list[str]) -> int:
@@ -24,6 +24,10 @@ def run(argv: list[str]) -> int:
     if not options.runs:
         raise ValueError("name a run, or several: lmrecipes plot RUN")
     found = [runs.find_run(name, root=options.runs_root) for name in options.runs]
-    default = found[0] / "plots" / "run.png" if len(found) == 1 else Path("runs.png")
-    say(f"written to {short(plot_runs(found, options.output or default).resolve())}")
+    output = options.output or Path("runs.png")
+    if options.output is None and len(found) == 1:
+        output = found[0] / "plots" / "run.png"
+    else:
+        check_replaceable(output)
+    say(f"written to {short(plot_runs(found, output).resolve())}")
     return 0

@@ -11,6 +11,7 @@ from pathlib import Path
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Waits until no other process holds the lock of this name, and holds it."""
-    with path.open("w") as file:
+    # Appending, so that a file of this name that is none of ours keeps what it holds.
+    with path.open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -59,8 +59,8 @@ def prepare(
         found = find_prepared(folder)
         if found is not None:
             return found
-        for leftover in folder.glob("*.part"):
-            leftover.unlink()
+        for name in (*SPLITS, "provisional", "manifest", "state"):
+            (folder / f"{name}.part").unlink(missing_ok=True)
         described = source.describe()
         writer = _Writer(source, folder, progress)
         vocabulary = writer.vocabulary(tokenizing) if given is None else given

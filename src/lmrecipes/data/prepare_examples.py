@@ -7,12 +7,12 @@ import hashlib
 import json
 import os
 import random
-import shutil
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,10 @@ from lmrecipes.data.making import Make, making
 from lmrecipes.data.prepare import Progress
 from lmrecipes.data.prepared import Prepared, find_prepared
 from lmrecipes.data.sources import SPLITS
-from lmrecipes.data.vocabularies import Vocabulary, load_vocabulary
+from lmrecipes.data.vocabularies import FILE, Vocabulary, load_vocabulary
+
+# Names of a part's files, finished or with the number of the process that writes them.
+_OF_A_PART = re.compile(rf"\d{{6,}}\.(claim|json|({'|'.join(SPLITS)})\.(tokens|lengths|seconds))(\.\d+)?")
 
 
 @dataclass(frozen=True)
@@ -101,7 +104,7 @@ def prepare_examples(
         if found is not None:
             return found
         plan = _Plan.read(folder) or _Plan.make(corpus, folder)
-        if not any((folder / "vocabulary").glob("*.json")):
+        if not (folder / "vocabulary" / FILE).is_file():
             vocabulary = given or settings.make(partial(_sample, plan))
             vocabulary.save(folder / "vocabulary")
     with _helpers(folder, share, min(workers, len(plan.own(share))) - 1):
@@ -138,6 +141,15 @@ class _Plan:
         plan = cls.read(folder)
         assert plan is not None
         return plan
+
+    def discard(self) -> None:
+        """Removes the plan and the parts, and whatever else is there it leaves."""
+        (self.folder / "plan.json").unlink(missing_ok=True)
+        for path in sorted((self.folder / "parts").glob("*")):
+            if _OF_A_PART.fullmatch(path.name):
+                path.unlink(missing_ok=True)
+        with suppress(OSError):
+            (self.folder / "parts").rmdir()
 
     def own(self, share: Share) -> range:
         """Numbers of the parts of a share."""
@@ -236,9 +248,8 @@ def _sample(plan: _Plan, characters: int) -> Iterator[str]:
 def _join(plan: _Plan, corpus: Corpus, settings: VocabularySettings) -> Prepared:
     folder = plan.folder
     if corpus.describe() != plan.content["described"]:
-        (folder / "plan.json").unlink(missing_ok=True)
-        shutil.rmtree(folder / "parts", ignore_errors=True)
-        shutil.rmtree(folder / "vocabulary", ignore_errors=True)
+        plan.discard()
+        (folder / "vocabulary" / FILE).unlink(missing_ok=True)
         raise ValueError("text of data.sources changed while it was being prepared; prepare it again")
     vocabulary = load_vocabulary(folder / "vocabulary")
     abouts = [json.loads(plan.stem(number, "json").read_text(encoding="utf-8")) for number in range(len(plan.parts))]
@@ -275,8 +286,7 @@ def _join(plan: _Plan, corpus: Corpus, settings: VocabularySettings) -> Prepared
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     _write_json(folder / "manifest.json", manifest)
-    shutil.rmtree(folder / "parts", ignore_errors=True)
-    (folder / "plan.json").unlink(missing_ok=True)
+    plan.discard()
     return Prepared(folder, manifest)
 
 
@@ -300,7 +310,7 @@ def _write_json(path: Path, content: Any) -> None:
 def _claimed(path: Path, wait: bool) -> Iterator[bool]:
     """Holds a claim that no other process has; gives it back when the process ends, however it does."""
     path.parent.mkdir(exist_ok=True)
-    with path.open("w") as file:
+    with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -36,8 +35,8 @@ class Pieces(Protocol):
     def lengths(self) -> NDArray[Any]:
         """Tokens of each piece."""
 
-    def save(self, folder: Path) -> None:
-        """Writes them to a folder."""
+    def save(self, folder: Path) -> list[Path]:
+        """Writes them to a folder; returns the files."""
 
 
 class Layout(Protocol):
@@ -186,29 +185,29 @@ def _write(
     described: dict[str, Any],
     progress: Callable[[int, int], None],
 ) -> None:
-    part = folder.with_name(f".{folder.name}.part")
-    shutil.rmtree(part, ignore_errors=True)
     read = source.read()
     if source.describe() != described["source"]:
         raise ValueError(f"{source.path} changed while it was being prepared; prepare it again")
-    how.cut(read.questions, vocabulary, progress).save(part)
+    folder.mkdir(exist_ok=True)
+    files = how.cut(read.questions, vocabulary, progress).save(folder)
     numbers: dict[str, int] = {}
     questions = [
         (q.id, q.question, numbers.setdefault(q.context, len(numbers)), q.answers, q.is_impossible, q.title, q.language)
         for q in read.questions
     ]
-    _write_json(part / "questions.json", {"contexts": list(numbers), "questions": questions})
+    files.append(folder / "questions.json")
+    _write_json(files[-1], {"contexts": list(numbers), "questions": questions})
     manifest = {
         **described,
         "complaint": read.complaint(source.path),
         "questions": len(questions),
         "impossible": sum(q.is_impossible for q in read.questions),
-        "bytes": {file.name: file.stat().st_size for file in part.iterdir()},
+        "bytes": {file.name: file.stat().st_size for file in files},
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    _write_json(part / "manifest.json", manifest)
-    shutil.rmtree(folder, ignore_errors=True)
-    os.replace(part, folder)
+    # Last and at once: what has a manifest is whole.
+    _write_json(folder / "manifest.part", manifest)
+    os.replace(folder / "manifest.part", folder / "manifest.json")
 
 
 def _write_json(path: Path, content: Any) -> None:

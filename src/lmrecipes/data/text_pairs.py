@@ -66,11 +66,13 @@ class TextPairs:
         of_input, of_target = self.input_bounds[number : number + 2], self.target_bounds[number : number + 2]
         return Pair(self.inputs[of_input[0] : of_input[1]], self.targets[of_target[0] : of_target[1]])
 
-    def save(self, folder: Path) -> None:
-        """Writes every array to a file of its own."""
+    def save(self, folder: Path) -> list[Path]:
+        """Writes every array to a file of its own; returns the files."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name in fields(self):
-            np.save(folder / f"{name.name}.npy", getattr(self, name.name))
+        files = [folder / f"{name.name}.npy" for name in fields(self)]
+        for name, file in zip(fields(self), files, strict=True):
+            np.save(file, getattr(self, name.name))
+        return files
 
     @classmethod
     def load(cls, folder: Path) -> TextPairs:

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from lmrecipes.data.wikitext_style import split_words
 
 Ids = NDArray[np.unsignedinteger[Any]]
-_FILE = "vocabulary.json"
+FILE = "vocabulary.json"
 EOS, UNK = "<eos>", "<unk>"
 _PROBE = "Straße ÀÉ naïve, Ελληνικά 日本語 한국어 🙂"
 
@@ -56,9 +56,9 @@ class Vocabulary(ABC):
         """Writes the vocabulary to a folder, all of it or nothing."""
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"kind": self.kind, **self._content()}, ensure_ascii=False)
-        temporary = folder / f"{_FILE}.{os.getpid()}.part"
+        temporary = folder / f"{FILE}.{os.getpid()}.part"
         temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, folder / _FILE)
+        os.replace(temporary, folder / FILE)
 
     def digest(self) -> str:
         """A hash that changes with the vocabulary."""
@@ -236,7 +236,7 @@ def load_vocabulary(folder: Path) -> Vocabulary:
     Raises:
         ValueError: if there is none, or it cannot be read.
     """
-    path = folder / _FILE
+    path = folder / FILE
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         kind = content.pop("kind")

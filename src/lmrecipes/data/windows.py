@@ -153,11 +153,13 @@ class Windows:
         shift = first - self.context_position(np.array(window))
         return self.context_offsets[starts + shift, 0], self.context_offsets[ends + shift, 1]
 
-    def save(self, folder: Path) -> None:
-        """Writes every array to a file of its own."""
+    def save(self, folder: Path) -> list[Path]:
+        """Writes every array to a file of its own; returns the files."""
         folder.mkdir(parents=True, exist_ok=True)
-        for name in fields(self):
-            np.save(folder / f"{name.name}.npy", getattr(self, name.name))
+        files = [folder / f"{name.name}.npy" for name in fields(self)]
+        for name, file in zip(fields(self), files, strict=True):
+            np.save(file, getattr(self, name.name))
+        return files
 
     @classmethod
     def load(cls, folder: Path) -> Windows:

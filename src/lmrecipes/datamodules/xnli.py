@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -219,8 +218,8 @@ class XNLIDataModule(LightningDataModule):
         for number, pair in enumerate(self._read(split)):
             language = languages.index(pair.language) if split != "train" else 0
             texts.append(TextPair(*asked(pair, self.prompt), number, language))
+        # Where a kill has left one, its files are written over.
         part = folder.with_name(f".{folder.name}.part")
-        shutil.rmtree(part, ignore_errors=True)
         tokenized(texts, self.vocabulary, input_len, target_len, input_eos=self.input_eos).save(part)
         os.replace(part, folder)
 

@@ -12,6 +12,7 @@ from lightning.fabric.loggers.csv_logs import _ExperimentWriter
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
+from lmrecipes import runs
 from lmrecipes.loggers.run_logger import RunLogger
 
 
@@ -23,6 +24,7 @@ class RunCSVLogger(RunLogger, CSVLogger):
 
     def __init__(self, run_dir: Path) -> None:
         super().__init__(save_dir=run_dir, name="", version="", flush_logs_every_n_steps=10)
+        runs.note(run_dir / ExperimentWriter.NAME_HPARAMS_FILE)
 
     @property
     def experiment(self) -> Any:

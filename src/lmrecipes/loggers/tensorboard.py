@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch.loggers import TensorBoardLogger as Lightnings
 from lightning.pytorch.utilities import rank_zero_only
 
+from lmrecipes import runs
 from lmrecipes.loggers.run_logger import RunLogger, require
 
 
@@ -22,6 +23,7 @@ class TensorBoardLogger(RunLogger, Lightnings):
 
     def begin(self, run_dir: Path, config: str) -> None:
         """Settles where to write."""
+        runs.note(run_dir / "tensorboard")
         self._root_dir = str(run_dir / "tensorboard")
         self._config = config
 

@@ -82,6 +82,7 @@ class WandbLogger(RunLogger, Lightnings):
         self._save_dir = str(run_dir)
         self._wandb_init.update(kept, dir=self._save_dir)
         self._wandb_init["name"] = self._name or os.environ.get("WANDB_NAME") or f"{run_dir.parent.name}/{run_dir.name}"
+        runs.note(run_dir / "wandb")
         if runs.is_main_process():
             # Before training, lest a run that is killed early begins another one.
             runs.write_text(path, json.dumps(kept) + "\n")

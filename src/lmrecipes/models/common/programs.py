@@ -44,7 +44,6 @@ def write_programs(programs: Mapping[str, Program], folder: Path, form: str, set
         ValueError: if there is no compiler.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / _MANIFEST).unlink(missing_ok=True)
     for name, program in programs.items():
         path = folder / f"{name}.pt2"
         here = export_for_this_machine() if form == COMPILED else nullcontext()
@@ -105,7 +104,7 @@ def load_programs(folder: Path, form: str) -> dict[str, Callable[..., Any]]:
         ValueError: if a file cannot be loaded.
     """
     calls: dict[str, Callable[..., Any]] = {}
-    for path in sorted(folder.glob("*.pt2")):
+    for path in (folder / f"{name}.pt2" for name in read_manifest(folder)["programs"]):
         try:
             with _quietly():
                 if form == GRAPH:

@@ -1,0 +1,65 @@
+"""What a command makes on disk, noted so that it can be taken back: what was there before is never removed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+
+
+class Ledger:
+    """Files and folders that this process has made."""
+
+    def __init__(self) -> None:
+        self._written: list[Path] = []
+        self._folders: list[Path] = []
+
+    def make_folder(self, folder: Path, *, exist_ok: bool = True) -> None:
+        """Makes a folder and its parents, and notes those that were not there.
+
+        Raises:
+            OSError: if it cannot be made.
+        """
+        folder = folder.absolute()
+        missing = [path for path in (folder, *folder.parents) if not path.exists()]
+        folder.mkdir(parents=True, exist_ok=exist_ok)
+        self._folders += reversed(missing)
+
+    def note(self, path: Path) -> None:
+        """Notes a file, or a folder with all in it, that is about to be written; one that is there is not ours."""
+        if not os.path.lexists(path):
+            self._written.append(path.absolute())
+
+    def write_new(self, path: Path, text: str) -> None:
+        """Writes a file that must not be there, also if another process tries the same, and notes it.
+
+        Raises:
+            FileExistsError: if it is there.
+        """
+        with path.open("x", encoding="utf-8") as file:
+            self._written.append(path.absolute())
+            file.write(text)
+
+    def undo(self) -> None:
+        """Removes what was written, and the folders that were made unless something else is in them by now."""
+        for path in self._written:
+            with suppress(OSError):
+                discard(path)
+        for folder in reversed(self._folders):
+            with suppress(OSError):
+                folder.rmdir()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forgets everything, which then stays."""
+        self._written.clear()
+        self._folders.clear()
+
+
+def discard(path: Path) -> None:
+    """Removes a file or folder, if it is there; of a link, the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

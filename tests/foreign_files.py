@@ -1,0 +1,33 @@
+"""Somebody's files in a folder that the program writes to."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+
+def everything(folder: Path) -> dict[Path, bytes | str | None]:
+    """All that is in a folder, by path: a file's content, where a link leads, None for a folder."""
+    found: dict[Path, bytes | str | None] = {}
+    for path in sorted(folder.rglob("*")):
+        found[path] = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+    return found
+
+
+def put_files(folder: Path, *names: str) -> Callable[[], bool]:
+    """Puts files into a folder, and a link to a folder elsewhere with another; returns a check that all are there."""
+    elsewhere = folder.parent / f"elsewhere-{folder.name}"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "precious.txt").write_text("precious")
+    mine = {elsewhere / "precious.txt", folder / "link"}
+    for name in names or ("notes.txt", "figures/one.svg", ".hidden", "mine.part"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(f"mine: {name}")
+        mine.add(folder / name)
+    (folder / "link").symlink_to(elsewhere)
+
+    def now() -> dict[Path, bytes | str | None]:
+        found = {**everything(folder), **everything(elsewhere)}
+        return {path: found.get(path) for path in mine}
+
+    before = now()
+    return lambda: now() == before

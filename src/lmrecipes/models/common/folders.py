@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import transformers
 from lightning.pytorch import LightningModule
 
 
@@ -20,6 +19,9 @@ def begins(module: LightningModule) -> bool:
 @contextmanager
 def quietly() -> Iterator[None]:
     """transformers draws bars and warns of heads that it does not load."""
+    # For those who read or write a folder: the commands of every mT5 recipe import this module.
+    import transformers
+
     level = transformers.logging.get_verbosity()
     bars = transformers.logging.is_progress_bar_enabled()
     transformers.logging.set_verbosity_error()

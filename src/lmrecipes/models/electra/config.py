@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import transformers
 from torch import Tensor
+
+if TYPE_CHECKING:
+    import transformers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,8 @@ class EncoderConfig:
 
     def transformers(self) -> transformers.ElectraConfig:
         """The same for transformers."""
+        import transformers
+
         return transformers.ElectraConfig(
             vocab_size=self.n_embeddings,
             embedding_size=self.d_embedding,
@@ -232,3 +236,13 @@ class ReaderConfig(EncoderConfig):
     def flops_per_token(self, seq_len: int) -> float:
         """Floating-point operations to train on one token, forward and backward; heads are left out."""
         return self.encoder_flops_per_token(seq_len)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """Published networks to begin pretraining with."""
+
+    discriminator: str
+    """Folder or hub name."""
+    generator: str
+    """Folder or hub name."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from lmrecipes.models.common.folders import quietly
 from lmrecipes.models.common.packing import Packing
-from lmrecipes.models.electra.config import EncoderConfig
+from lmrecipes.models.electra.config import EncoderConfig, Pretrained
 from lmrecipes.models.electra.encoder import embed, encode
 from lmrecipes.models.electra.heads import SimpleHead
 from lmrecipes.models.electra.network import Electra
@@ -28,16 +27,6 @@ _SIZES = {
     "d_ff": "intermediate_size",
     "max_positions": "max_position_embeddings",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pretrained:
-    """Published networks to begin pretraining with."""
-
-    discriminator: str
-    """Folder or hub name."""
-    generator: str
-    """Folder or hub name."""
 
 
 def load_pretraining(network: Electra, pretrained: Pretrained) -> None:

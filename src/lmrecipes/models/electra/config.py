@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Any, Literal
 
 from torch import Tensor
-
-if TYPE_CHECKING:
-    import transformers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +60,8 @@ class EncoderConfig:
         """Rows of the table of tokens."""
         return math.ceil(self.vocab_size / self.vocab_multiple) * self.vocab_multiple
 
-    def transformers(self) -> transformers.ElectraConfig:
-        """The same for transformers."""
+    def transformers(self) -> Any:
+        """The same as transformers' ElectraConfig."""
         import transformers
 
         return transformers.ElectraConfig(
@@ -167,8 +164,8 @@ class ElectraConfig(EncoderConfig):
         """Layers of the generator."""
         return max(1, round(self.generator_layers * self.n_layers))
 
-    def generator_transformers(self) -> transformers.ElectraConfig:
-        """The generator's sizes for transformers."""
+    def generator_transformers(self) -> Any:
+        """The generator's sizes as transformers' ElectraConfig."""
         config = self.transformers()
         config.hidden_size = self.generator_d_model
         config.num_hidden_layers = self.generator_n_layers
@@ -236,13 +233,3 @@ class ReaderConfig(EncoderConfig):
     def flops_per_token(self, seq_len: int) -> float:
         """Floating-point operations to train on one token, forward and backward; heads are left out."""
         return self.encoder_flops_per_token(seq_len)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pretrained:
-    """Published networks to begin pretraining with."""
-
-    discriminator: str
-    """Folder or hub name."""
-    generator: str
-    """Folder or hub name."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -17,14 +17,12 @@ from lmrecipes.metrics.replaced_tokens import ReplacedTokens
 from lmrecipes.models.common.corpus import corpus_of, with_vocabulary
 from lmrecipes.models.common.folders import begins
 from lmrecipes.models.common.parallel import ParallelPlan
-from lmrecipes.models.electra.config import ElectraConfig, Pretrained
+from lmrecipes.models.electra import folders
+from lmrecipes.models.electra.config import ElectraConfig
+from lmrecipes.models.electra.network import Electra, PretrainingOutput
 from lmrecipes.models.electra.parallel import pretraining_plan
 from lmrecipes.models.electra.tiny import tiny
 from lmrecipes.optim import GroupSettings, Schedule, StepSchedule, build_optimizer, parameter_groups
-
-# transformers takes seconds to import, and is imported with a network.
-if TYPE_CHECKING:
-    from lmrecipes.models.electra.network import Electra, PretrainingOutput
 
 _LOSSES = ("generator_loss", "discriminator_loss")
 
@@ -42,7 +40,7 @@ class ElectraModule(LightningModule):
         schedule: Schedule,
         batch: BatchPlan,
         groups: GroupSettings | None = None,
-        pretrained: Pretrained | None = None,
+        pretrained: folders.Pretrained | None = None,
         compile: bool = False,
     ) -> None:
         """Holds the settings; the network is built by `configure_model`, when the vocabulary is known.
@@ -73,13 +71,9 @@ class ElectraModule(LightningModule):
         if hasattr(self, "network"):
             return
         self.config = with_vocabulary(self.config, corpus_of(self))
-        from lmrecipes.models.electra.network import Electra
-
         self.network = Electra(self.config)
         if self._pretrained is not None and begins(self):
-            from lmrecipes.models.electra.folders import load_pretraining
-
-            load_pretraining(self.network, self._pretrained)
+            folders.load_pretraining(self.network, self._pretrained)
         if self._compile:
             self.network.compile()
 
@@ -151,9 +145,7 @@ class ElectraModule(LightningModule):
 
     def example(self) -> dict[str, Any]:
         """Made-up arguments of one call of the network."""
-        from lmrecipes.models.electra.folders import made_up
-
-        ids, first = made_up(self.config), torch.zeros(2, 1, dtype=torch.long)
+        ids, first = folders.made_up(self.config), torch.zeros(2, 1, dtype=torch.long)
         return {
             "input_ids": ids,
             "token_type_ids": torch.zeros_like(ids),
@@ -169,9 +161,7 @@ class ElectraModule(LightningModule):
 
     def export_hf(self, folder: Path, vocabulary: Any) -> list[Path]:
         """Writes `discriminator` and `generator`, which transformers loads, with the vocabulary."""
-        from lmrecipes.models.electra.folders import write_pretraining
-
-        return write_pretraining(self.network, folder, vocabulary)
+        return folders.write_pretraining(self.network, folder, vocabulary)
 
     def count(self, batch: MaskedBatch) -> tuple[int, int]:
         """Sequences and real tokens of a batch, for throughput."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
@@ -18,15 +18,13 @@ from lmrecipes.metrics.perplexity import TokenLoss
 from lmrecipes.models.common.corpus import corpus_of, with_vocabulary
 from lmrecipes.models.common.folders import begins
 from lmrecipes.models.common.parallel import ParallelPlan
+from lmrecipes.models.electra import folders
 from lmrecipes.models.electra.config import ReaderConfig
 from lmrecipes.models.electra.parallel import reader_plan
+from lmrecipes.models.electra.reader import ElectraReader
 from lmrecipes.models.electra.tiny import tiny
 from lmrecipes.optim import GroupSettings, Schedule, StepSchedule, build_optimizer, parameter_groups
 from lmrecipes.weights import check_weights, own_weights
-
-# transformers takes seconds to import, and is imported with a network.
-if TYPE_CHECKING:
-    from lmrecipes.models.electra.reader import ElectraReader
 
 
 class ElectraReaderModule(LightningModule):
@@ -71,13 +69,9 @@ class ElectraReaderModule(LightningModule):
         if hasattr(self, "network"):
             return
         self.config = with_vocabulary(self.config, corpus_of(self))
-        from lmrecipes.models.electra.reader import ElectraReader
-
         self.network = ElectraReader(self.config)
         if self._pretrained is not None and begins(self):
-            from lmrecipes.models.electra.folders import load_reader
-
-            load_reader(self.network, self._pretrained)
+            folders.load_reader(self.network, self._pretrained)
         if self._compile:
             self.network.compile()
 
@@ -171,9 +165,7 @@ class ElectraReaderModule(LightningModule):
 
     def example(self) -> dict[str, Any]:
         """Made-up arguments of one call of the network."""
-        from lmrecipes.models.electra.folders import made_up
-
-        ids, first = made_up(self.config), torch.zeros(2, dtype=torch.long)
+        ids, first = folders.made_up(self.config), torch.zeros(2, dtype=torch.long)
         return {
             "input_ids": ids,
             "token_type_ids": torch.zeros_like(ids),
@@ -190,9 +182,7 @@ class ElectraReaderModule(LightningModule):
 
     def export_hf(self, folder: Path, vocabulary: Any) -> list[Path]:
         """Writes a folder that transformers loads, with the vocabulary."""
-        from lmrecipes.models.electra.folders import write_reader
-
-        return write_reader(self.network, folder, vocabulary)
+        return folders.write_reader(self.network, folder, vocabulary)
 
     def count(self, batch: SpanBatch) -> tuple[int, int]:
         """Windows and real tokens of a batch, for throughput."""

@@ -21,6 +21,7 @@ from lmrecipes.models.common.corpus import corpus_of, with_vocabulary
 from lmrecipes.models.common.folders import begins
 from lmrecipes.models.common.generation import PromptBatch
 from lmrecipes.models.common.parallel import ParallelPlan
+from lmrecipes.models.mt5 import folders
 from lmrecipes.models.mt5.blanks import completion, masked
 from lmrecipes.models.mt5.config import MT5Config
 from lmrecipes.models.mt5.decoding import Decoding, Generated, generate
@@ -114,10 +115,7 @@ class MT5Module(LightningModule):
     def _begin(self) -> None:
         tuning = self._tuning
         if self._pretrained is not None and (begins(self) or tuning.in_part):
-            # transformers takes seconds to import, and is for folders alone.
-            from lmrecipes.models.mt5.folders import load_published
-
-            load_published(self.network, self._pretrained)
+            folders.load_published(self.network, self._pretrained)
         if tuning.in_part and tuning.base is not None:
             load_base(self.network, tuning.base)
         has_base = self._pretrained is not None or tuning.base is not None
@@ -249,9 +247,7 @@ class MT5Module(LightningModule):
 
     def example(self) -> dict[str, Any]:
         """Made-up arguments of one call of the network."""
-        from lmrecipes.models.mt5.folders import made_up
-
-        ids = made_up(self.config)
+        ids = folders.made_up(self.config)
         one = torch.ones_like(ids)
         return {
             "input_ids": ids,
@@ -267,9 +263,7 @@ class MT5Module(LightningModule):
 
     def export_hf(self, folder: Path, vocabulary: Any) -> list[Path]:
         """Writes a folder that transformers loads."""
-        from lmrecipes.models.mt5.folders import write_published
-
-        return write_published(self.network, folder, vocabulary)
+        return folders.write_published(self.network, folder, vocabulary)
 
     def count(self, batch: TextPairBatch) -> tuple[int, int]:
         """Pairs, and tokens of inputs and targets without padding, for throughput."""

@@ -28,6 +28,7 @@ def run(*words, folder, **variables):
     )
 
 
+@pytest.mark.slow
 def test_a_training_step_of_transformer_xl_imports_nothing_heavy(small, tmp_path):
     imported = tmp_path / "imported.json"
     leave = "--trainer.callbacks+=imported.LeaveAfterAStep"
@@ -47,6 +48,7 @@ print(*sys.modules)
 """
 
 
+@pytest.mark.slow
 def test_a_misspelt_key_is_told_without_a_heavy_import_whatever_the_model(tmp_path):
     recipes = "transformer_xl/tiny electra/tiny_pretrain electra/tiny_squad mt5/tiny_mc4 mt5/tiny_squad"
     done = run("-c", MISSPELT, recipes, folder=tmp_path)
@@ -102,6 +104,7 @@ def bert(tmp_path):
     return str(tmp_path / "bert")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_text_metrics_and_plots_of_torchmetrics_work_as_ever(bert, tmp_path):
     done = run("-c", USER, bert, folder=tmp_path)
@@ -180,6 +183,7 @@ assert calls == [["add"], ["mul"]], calls
 """
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_what_is_compiled_after_steps_without_a_compiler_learns_the_same(tmp_path):
     run("-W", "ignore", "-c", COMPILED, folder=tmp_path)

@@ -55,6 +55,7 @@ bench: setup  ## measure speed beside reference implementations in the same run
 	$(BIN)/python benchmarks/text_pairs_speed.py
 	$(BIN)/python benchmarks/training_overhead.py
 	$(BIN)/python benchmarks/loops.py
+	$(BIN)/python benchmarks/startup.py
 
 clean:  ## remove .venv and caches (runs/ stays)
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -12,6 +12,7 @@ import traceback
 from collections.abc import Callable, Sequence
 
 from lmrecipes import __version__, failures, signals
+from lmrecipes.postponed import postpone
 from lmrecipes.runs import RUN_DIR_VARIABLE
 
 COMMANDS = {
@@ -96,6 +97,7 @@ def command() -> None:
     Where ranks talked to each other, without taking the interpreter apart: threads of theirs may still hold tensors,
     and would abort the process when they let go of one after that.
     """
+    postpone()
     try:
         code: str | int | None = main()
     except SystemExit as leaving:

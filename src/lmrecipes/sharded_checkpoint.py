@@ -13,18 +13,21 @@ import re
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
-from pathlib import Path, PosixPath
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-import torch.distributed.checkpoint as dcp
 from torch import Tensor
-from torch.distributed.checkpoint.metadata import Metadata, TensorStorageMetadata
-from torch.distributed.tensor import DTensor
-from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from lmrecipes.ledger import discard
+from lmrecipes.pieces import is_split
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.metadata import Metadata
+
+# DCP and DTensors are imported where a sharded checkpoint is written or read: with them, every command would begin most
+# of a second later.
 
 # How the names of weights and of the optimizer's states begin; and in the rest, which weights have further names.
 WEIGHTS = "state_dict."
@@ -37,34 +40,6 @@ _CODE = "checkpoint {path} cannot be read: it holds more than tensors and plain 
 _PIECE = 2**24
 # What a kill leaves of a checkpoint that was being written or removed.
 _LEFTOVER = re.compile(r"\..*step=\d+.*\.ckpt(\.former)?\.part")
-_INDEX_CLASSES = (
-    dcp.filesystem._StorageInfo,
-    dcp.metadata._MEM_FORMAT_ENCODING,
-    dcp.metadata.ChunkStorageMetadata,
-    dcp.metadata.Metadata,
-    dcp.metadata.MetadataIndex,
-    dcp.metadata.StorageMeta,
-    dcp.metadata.TensorProperties,
-    dcp.metadata.TensorStorageMetadata,
-)
-
-
-def _memory_format(kind: Any, name: str) -> Any:
-    """How some Pythons write a member of an enumeration; theirs would give any attribute of anything."""
-    if kind is not dcp.metadata._MEM_FORMAT_ENCODING or name not in kind.__members__:
-        raise pickle.UnpicklingError("builtins.getattr")
-    return kind[name]
-
-
-# What DCP's index consists of, by module and name; nothing else is looked up, let alone imported.
-_INDEX: dict[tuple[str, str], Any] = {
-    **{(kind.__module__, kind.__name__): kind for kind in _INDEX_CLASSES},
-    **{("torch", name): value for name, value in vars(torch).items() if isinstance(value, torch.dtype | torch.layout)},
-    **{(module, "PosixPath"): PosixPath for module in ("pathlib", "pathlib._local")},
-    ("torch", "Size"): torch.Size,
-    ("torch.serialization", "_get_layout"): torch.serialization._get_layout,
-    ("builtins", "getattr"): _memory_format,
-}
 
 
 def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, group: dist.ProcessGroup) -> None:
@@ -79,6 +54,10 @@ def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, gr
     Raises:
         OSError: in all processes, if one of them could not write.
     """
+    import torch.distributed.checkpoint as dcp
+
+    from lmrecipes.dcp_files import Writer
+
     part = path.with_name(f".{path.name}.part")
     rank = dist.get_rank(group)
 
@@ -106,7 +85,7 @@ def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, gr
         _together(begin if rank == 0 else _nothing, group)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            writer = _Writer(part, sync_files=True)
+            writer = Writer(part, sync_files=True)
             dcp.save(dict(tensors), storage_writer=writer, process_group=group)
         files = _together(write_part, group)
         _together((lambda: end(files)) if rank == 0 else _nothing, group)
@@ -136,7 +115,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
         cause = cause.__cause__ or cause.__context__
 
 
-def _sendable(error: Exception) -> OSError:
+def sendable(error: Exception) -> OSError:
     """An error in a form that arrives in other processes: what it follows from is lost on the way.
 
     torch reports a full disk in words of its own, with the system's error behind them.
@@ -145,22 +124,6 @@ def _sendable(error: Exception) -> OSError:
     for cause in numbered:
         return OSError(cause.errno, cause.strerror, cause.filename)
     return OSError(f"{type(error).__name__}: {error}")
-
-
-class _Writer(dcp.FileSystemWriter):
-    """Fails by errors that arrive in other processes."""
-
-    def write_data(self, plan: Any, planner: Any) -> Any:
-        try:
-            return super().write_data(plan, planner)
-        except Exception as error:
-            raise _sendable(error) from error
-
-    def finish(self, metadata: Metadata, results: Any) -> None:
-        try:
-            super().finish(metadata, results)
-        except Exception as error:
-            raise _sendable(error) from error
 
 
 def _nothing() -> None:
@@ -173,7 +136,7 @@ def _together(work: Any, group: dist.ProcessGroup) -> list[Any]:
     try:
         result = work()
     except Exception as caught:
-        error = _sendable(caught)
+        error = sendable(caught)
     everyone: list[Any] = [None] * dist.get_world_size(group)
     dist.all_gather_object(everyone, (result, error), group=group)
     for _, failed in everyone:
@@ -213,20 +176,12 @@ def verify(path: Path) -> None:
     _index(path)
 
 
-class _IndexUnpickler(pickle.Unpickler):
-    """Reads DCP's index, and refuses anything that is no part of one."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return _INDEX[module, name]
-        except KeyError:
-            raise pickle.UnpicklingError(f"{module}.{name}") from None
-
-
 def _index(path: Path) -> Metadata:
+    from lmrecipes.dcp_files import IndexUnpickler, Metadata
+
     try:
         with (path / _METADATA).open("rb") as file:
-            index = _IndexUnpickler(file).load()
+            index = IndexUnpickler(file).load()
     except pickle.UnpicklingError as error:
         raise ValueError(f"{_CODE.format(path=path)} ({error}), which is not loaded") from error
     except Exception as error:
@@ -238,6 +193,8 @@ def _index(path: Path) -> Metadata:
 
 def sizes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
     """Shape and type of every tensor in a checkpoint."""
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
     entries = _index(path).state_dict_metadata.items()
     return {name: (e.size, e.properties.dtype) for name, e in entries if isinstance(e, TensorStorageMetadata)}
 
@@ -263,6 +220,8 @@ def read_into(tensors: Mapping[str, Tensor], path: Path, group: dist.ProcessGrou
         path: the checkpoint.
         group: processes that do so at once; None reads in this process alone.
     """
+    import torch.distributed.checkpoint as dcp
+
     _index(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -281,9 +240,11 @@ def read_whole(path: Path, prefix: str = "") -> dict[str, Tensor]:
 @torch.no_grad()
 def fill(target: Tensor, whole: Tensor) -> None:
     """Copies a whole tensor into one of which this process may hold a part only."""
-    if not isinstance(target, DTensor):
+    if not is_split(target):
         target.copy_(whole)
         return
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
     shape, offset = compute_local_shape_and_global_offset(target.shape, target.device_mesh, target.placements)
     here = tuple(slice(start, start + length) for start, length in zip(offset, shape, strict=True))
     target.to_local().copy_(whole[here])
@@ -297,10 +258,10 @@ def staged(tensor: Tensor, room: Tensor | None = None) -> Tensor:
         room: an earlier copy, that is written over if it fits: fresh memory costs more than copying.
     """
     tensor = tensor.detach()
-    own = tensor.to_local() if isinstance(tensor, DTensor) else tensor
-    earlier = room.to_local() if isinstance(room, DTensor) else room
+    own = tensor.to_local() if is_split(tensor) else tensor
+    earlier = room.to_local() if is_split(room) else room
     if earlier is not None and (earlier.shape, earlier.dtype) == (own.shape, own.dtype):
         copy = earlier.copy_(own)
     else:
         copy = own.to("cpu", copy=True)
-    return DTensor(copy, tensor._spec, requires_grad=False) if isinstance(tensor, DTensor) else copy
+    return type(tensor)(copy, tensor._spec, requires_grad=False) if is_split(tensor) else copy

@@ -9,10 +9,10 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from lmrecipes.data.passes import completes_step
+from lmrecipes.pieces import is_split
 
 _REASONS = ("", "the loss is {loss:g}", "a gradient is not finite (loss {loss:g})", "the loss jumped to {loss:g}")
 _LOSS, _GRADIENT, _SPIKE = 1.0, 2.0, 3.0
@@ -170,7 +170,7 @@ class LossGuard(Callback):
 
     @staticmethod
     def _skip(optimizer: Any, bad: Tensor, on_device: bool) -> None:
-        split = any(isinstance(p, DTensor) for group in optimizer.param_groups for p in group["params"])
+        split = any(is_split(p) for group in optimizer.param_groups for p in group["params"])
         if on_device and not split and getattr(optimizer, "_step_supports_amp_scaling", False):
             # What a GradScaler tells fused optimizers.
             optimizer.found_inf = bad.to(torch.float32)
@@ -241,5 +241,5 @@ def _gradients(optimizer: Optimizer) -> Iterator[Tensor]:
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if (gradient := parameter.grad) is not None:
-                own = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+                own = gradient.to_local() if is_split(gradient) else gradient
                 yield own.float() if own.dtype == torch.float16 else own

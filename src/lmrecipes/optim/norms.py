@@ -7,19 +7,20 @@ from collections.abc import Iterable, Sequence
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.tensor import DTensor, Replicate
+
+from lmrecipes.pieces import is_split
 
 
 def local(tensor: Tensor) -> Tensor:
     """What this process holds of a tensor, sharing its memory."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_split(tensor) else tensor
 
 
 def like(part: Tensor, tensor: Tensor) -> Tensor:
     """Takes `part` for what this process holds of a tensor that is split as `tensor` is."""
-    if not isinstance(tensor, DTensor):
+    if not is_split(tensor):
         return part
-    return DTensor.from_local(
+    return type(tensor).from_local(
         part, tensor.device_mesh, tensor.placements, run_check=False, shape=tensor.shape, stride=tensor.stride()
     )
 
@@ -36,7 +37,7 @@ def norms(tensors: Sequence[Tensor]) -> Tensor:
     squares = torch.stack([part.to(torch.float32) for part in parts]).square()
     split: dict[str, tuple[dist.ProcessGroup, list[int]]] = {}
     for i, t in enumerate(whole):
-        if isinstance(t, DTensor):
+        if is_split(t):
             for dimension, placement in enumerate(t.placements):
                 if not placement.is_replicate():
                     group = t.device_mesh.get_group(dimension)
@@ -50,8 +51,10 @@ def norms(tensors: Sequence[Tensor]) -> Tensor:
 
 
 def _without_sums(tensor: Tensor) -> Tensor:
-    if not isinstance(tensor, DTensor) or not any(p.is_partial() for p in tensor.placements):
+    if not is_split(tensor) or not any(p.is_partial() for p in tensor.placements):
         return tensor
+    from torch.distributed.tensor import Replicate
+
     return tensor.redistribute(placements=[Replicate() if p.is_partial() else p for p in tensor.placements])
 
 

@@ -6,14 +6,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy
 from torch.optim import Optimizer
 
 from lmrecipes import sharded_checkpoint
@@ -21,9 +20,12 @@ from lmrecipes.checkpoint_io import load_checkpoint
 from lmrecipes.optim.norms import clip_by_global_norm, local
 from lmrecipes.optimizer_states import fill_states, named_states, parameters_of, room_for, to_named
 from lmrecipes.sharded_checkpoint import STATES, WEIGHTS
-from lmrecipes.strategies.parallelize import recompute, shard, split_tensors, synchronize_gradients
 from lmrecipes.strategies.sharded import ShardedCheckpoints, check_names, distinct
 
+if TYPE_CHECKING:
+    from torch.distributed.fsdp import OffloadPolicy
+
+# FSDP2 and DTensors are imported where a model is split: every command looks at this class.
 _TYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -65,6 +67,8 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
         self._asked_tensor, self._asked_shard = tensor_parallel_size, shard_size
         self._settings: dict[str, Any] = {"reshard_after_forward": reshard_after_forward}
         if param_dtype is not None:
+            from torch.distributed.fsdp import MixedPrecisionPolicy
+
             self._settings["mp_policy"] = MixedPrecisionPolicy(
                 param_dtype=_TYPES[param_dtype], reduce_dtype=_TYPES[reduce_dtype]
             )
@@ -132,6 +136,8 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
 
     def setup(self, trainer: Trainer) -> None:
         """Splits the model by its plan, then sets up the rest."""
+        from lmrecipes.strategies.parallelize import recompute, shard, split_tensors
+
         module: Any = self.lightning_module
         network, plan = module.network, module.parallel_plan
         plan.check(self._tensor_size)
@@ -148,6 +154,8 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
         super().setup(trainer)
 
     def _offload_policy(self) -> OffloadPolicy:
+        from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
+
         # From a CPU there is nowhere to go, and the policy would look for a GPU.
         return CPUOffloadPolicy() if self._offloading and self.root_device.type != "cpu" else OffloadPolicy()
 
@@ -166,6 +174,8 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
         """Adds up gradients within the process, until the last pass of an accumulated step."""
+        from lmrecipes.strategies.parallelize import synchronize_gradients
+
         synchronize_gradients(self._network, False)
         try:
             yield

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-import transformers
 from lightning.pytorch import LightningModule
+
+
+def transformers() -> Any:
+    """The package of that name, which takes seconds to import and is for those who read or write a folder."""
+    import transformers
+
+    return transformers
 
 
 def begins(module: LightningModule) -> bool:
@@ -20,13 +27,14 @@ def begins(module: LightningModule) -> bool:
 @contextmanager
 def quietly() -> Iterator[None]:
     """transformers draws bars and warns of heads that it does not load."""
-    level = transformers.logging.get_verbosity()
-    bars = transformers.logging.is_progress_bar_enabled()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
+    logging = transformers().logging
+    level = logging.get_verbosity()
+    bars = logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     try:
         yield
     finally:
-        transformers.logging.set_verbosity(level)
+        logging.set_verbosity(level)
         if bars:
-            transformers.logging.enable_progress_bar()
+            logging.enable_progress_bar()

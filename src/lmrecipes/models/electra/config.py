@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
-import transformers
 from torch import Tensor
 
 
@@ -61,8 +60,10 @@ class EncoderConfig:
         """Rows of the table of tokens."""
         return math.ceil(self.vocab_size / self.vocab_multiple) * self.vocab_multiple
 
-    def transformers(self) -> transformers.ElectraConfig:
-        """The same for transformers."""
+    def transformers(self) -> Any:
+        """The same as transformers' ElectraConfig."""
+        import transformers
+
         return transformers.ElectraConfig(
             vocab_size=self.n_embeddings,
             embedding_size=self.d_embedding,
@@ -163,8 +164,8 @@ class ElectraConfig(EncoderConfig):
         """Layers of the generator."""
         return max(1, round(self.generator_layers * self.n_layers))
 
-    def generator_transformers(self) -> transformers.ElectraConfig:
-        """The generator's sizes for transformers."""
+    def generator_transformers(self) -> Any:
+        """The generator's sizes as transformers' ElectraConfig."""
         config = self.transformers()
         config.hidden_size = self.generator_d_model
         config.num_hidden_layers = self.generator_n_layers

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, ElectraConfig, ElectraModel
 
 from lmrecipes.models.common.attention import attend
 from lmrecipes.models.common.dropout import Dropout
@@ -17,8 +16,17 @@ from lmrecipes.models.common.packing import Packing
 _ATTENTION = "lmrecipes_packed"
 
 
-def build_encoder(config: ElectraConfig, init_std: float) -> ElectraModel:
-    """An encoder with new weights. Names of parameters are transformers'."""
+def build_encoder(config: Any, init_std: float) -> Any:
+    """An encoder with new weights, transformers' ElectraModel. Names of parameters are theirs.
+
+    Args:
+        config: transformers' ElectraConfig.
+        init_std: of the weights.
+    """
+    # transformers takes seconds to import, and is imported when a network is built.
+    from transformers import AttentionInterface, ElectraModel
+
+    AttentionInterface.register(_ATTENTION, _attend)
     config._attn_implementation = _ATTENTION
     model = ElectraModel(config)
     initialize(model, init_std)
@@ -48,14 +56,14 @@ def faster(module: nn.Module) -> Any:
     return module
 
 
-def embed(model: ElectraModel, ids_N: Tensor, types_N: Tensor, packing: Packing) -> Tensor:
+def embed(model: Any, ids_N: Tensor, types_N: Tensor, packing: Packing) -> Tensor:
     """Embeddings of packed tokens (N, E)."""
     positions = packing.positions(ids_N.device)
     out: Tensor = model.embeddings(ids_N[None], types_N[None], positions[None])
     return out[0]
 
 
-def encode(model: ElectraModel, x_NE: Tensor, packing: Packing) -> Tensor:
+def encode(model: Any, x_NE: Tensor, packing: Packing) -> Tensor:
     """Embeddings (N, E) through the encoder's layers: (N, D)."""
     x = x_NE[None]
     if hasattr(model, "embeddings_project"):
@@ -83,6 +91,3 @@ def _attend(
     mask = None if packing.real is None else packing.real[:, None, None, :]
     out = attend(q, k, v, mask, scale=scaling, p=dropout)
     return packing.pack(out.transpose(1, 2))[None], None
-
-
-AttentionInterface.register(_ATTENTION, _attend)

@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 
-from lmrecipes.models.common.folders import quietly
+from lmrecipes.models.common.folders import quietly, transformers
 from lmrecipes.models.common.packing import Packing
 from lmrecipes.models.electra.config import EncoderConfig
 from lmrecipes.models.electra.encoder import embed, encode
@@ -57,13 +56,13 @@ def load_pretraining(network: Electra, pretrained: Pretrained) -> None:
     }
     sizes = {**_SIZES, "generator_size": "hidden_size", "generator_layers": "num_hidden_layers"}
     sizes["generator_d_head"] = "num_attention_heads"
-    found = _read(transformers.ElectraForMaskedLM, pretrained.generator, "generator", generator, sizes)
+    found = _read(transformers().ElectraForMaskedLM, pretrained.generator, "generator", generator, sizes)
     weights = found.electra.state_dict()
     network.generator.load_state_dict({k: v for k, v in weights.items() if not k.startswith("embeddings.")})
     network.generator_head.load_state_dict(found.generator_predictions.state_dict())
     with torch.no_grad():
         network.generator_bias.copy_(found.generator_lm_head.bias)
-    found = _read(transformers.ElectraForPreTraining, pretrained.discriminator, "discriminator", _sizes(config))
+    found = _read(transformers().ElectraForPreTraining, pretrained.discriminator, "discriminator", _sizes(config))
     network.discriminator.load_state_dict(found.electra.state_dict())
     network.discriminator_head.load_state_dict(found.discriminator_predictions.state_dict())
 
@@ -74,7 +73,7 @@ def load_reader(network: ElectraReader, name: str) -> None:
     Raises:
         ValueError: if the folder cannot be read, or is of another size.
     """
-    found = _read(transformers.ElectraForQuestionAnswering, name, None, _sizes(network.config), head="qa_outputs.")
+    found = _read(transformers().ElectraForQuestionAnswering, name, None, _sizes(network.config), head="qa_outputs.")
     network.electra.load_state_dict(found.electra.state_dict())
     if isinstance(network.head, SimpleHead) and not found.lmrecipes_new_head:
         network.head.outputs.load_state_dict(found.qa_outputs.state_dict())
@@ -105,8 +104,8 @@ def _read(
     given = f"model.pretrained{f'.{field}' if field else ''} {name}"
     try:
         with quietly():
-            published = transformers.ElectraConfig.from_pretrained(name)
-            model_type = transformers.PreTrainedConfig.get_config_dict(name)[0].get("model_type")
+            published = transformers().ElectraConfig.from_pretrained(name)
+            model_type = transformers().PreTrainedConfig.get_config_dict(name)[0].get("model_type")
             if model_type != "electra":
                 raise ValueError(f"its model is {model_type}, not electra")
             for ours, size in sizes.items():
@@ -131,10 +130,10 @@ def write_pretraining(network: Electra, folder: Path, vocabulary: Any) -> list[P
         ValueError: if what is read does not compute what the network does.
     """
     config = network.config
-    discriminator = transformers.ElectraForPreTraining(config.transformers())
+    discriminator = transformers().ElectraForPreTraining(config.transformers())
     discriminator.electra.load_state_dict(network.discriminator.state_dict())
     discriminator.discriminator_predictions.load_state_dict(network.discriminator_head.state_dict())
-    generator = transformers.ElectraForMaskedLM(config.generator_transformers())
+    generator = transformers().ElectraForMaskedLM(config.generator_transformers())
     shared = network.discriminator.embeddings.state_dict(prefix="embeddings.")
     generator.electra.load_state_dict({**network.generator.state_dict(), **shared})
     generator.generator_predictions.load_state_dict(network.generator_head.state_dict())
@@ -170,7 +169,7 @@ def write_reader(network: ElectraReader, folder: Path, vocabulary: Any) -> list[
         raise ValueError(
             f"--format hf: transformers has no model with the joint head {config.head}; --format state_dict writes it"
         )
-    found = transformers.ElectraForQuestionAnswering(config.transformers())
+    found = transformers().ElectraForQuestionAnswering(config.transformers())
     found.electra.load_state_dict(network.electra.state_dict())
     found.qa_outputs.load_state_dict(network.head.outputs.state_dict())
     with torch.no_grad():
@@ -207,7 +206,7 @@ def _write(
         tokenizer = vocabulary.fast
         tokenizer.model_max_length = config.max_positions
         tokenizer.save_pretrained(folder)
-        again = getattr(transformers, kind).from_pretrained(folder).eval()
+        again = getattr(transformers(), kind).from_pretrained(folder).eval()
     with torch.no_grad():
         out = again(input_ids=ids)
     for name, value in wanted:

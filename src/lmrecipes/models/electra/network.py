@@ -11,10 +11,6 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers.models.electra.modeling_electra import (
-    ElectraDiscriminatorPredictions,
-    ElectraGeneratorPredictions,
-)
 
 from lmrecipes.models.common.linear import linear
 from lmrecipes.models.common.packing import Packing
@@ -51,6 +47,11 @@ class Electra(nn.Module):
 
     def __init__(self, config: ElectraConfig) -> None:
         super().__init__()
+        from transformers.models.electra.modeling_electra import (
+            ElectraDiscriminatorPredictions,
+            ElectraGeneratorPredictions,
+        )
+
         self.config = config
         self.discriminator = build_encoder(config.transformers(), config.init_std)
         self.discriminator_head = ElectraDiscriminatorPredictions(config.transformers())

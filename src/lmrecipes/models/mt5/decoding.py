@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.fsdp import FSDPModule
 
 from lmrecipes.models.common.generation import Sampling
+from lmrecipes.pieces import is_sharded
 
 # Of what cannot be chosen.
 _NEVER = -1e9
@@ -183,7 +183,7 @@ def _rows(values: Tensor, index: Tensor) -> Tensor:
 
 def _everywhere(network: Any, done: bool) -> bool:
     """Whether all processes are done, where none can compute without the others."""
-    if not isinstance(network, FSDPModule):
+    if not is_sharded(network):
         return done
     parameters: Any = network.parameters  # type: ignore[attr-defined]
     open_ = torch.tensor(float(not done), device=next(parameters()).device)

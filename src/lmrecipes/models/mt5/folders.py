@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
-from huggingface_hub import snapshot_download
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lmrecipes.models.common.folders import quietly
+from lmrecipes.models.common.folders import quietly, transformers
 from lmrecipes.models.mt5.config import MT5Config
 from lmrecipes.models.mt5.network import MT5
 from lmrecipes.models.mt5.tuning import merged
@@ -94,6 +92,9 @@ def _folder(name: str) -> Path:
         return Path(name).expanduser()
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise ValueError("there is no such folder")
+    # For a name on the hub alone: it takes as long to import as all of this package.
+    from huggingface_hub import snapshot_download
+
     files = ["config.json", *_WEIGHTS, *(f"{file}.index.json" for file in _WEIGHTS), "model-*.safetensors"]
     return Path(snapshot_download(name, allow_patterns=files))
 
@@ -142,7 +143,7 @@ def write_published(network: MT5, folder: Path, vocabulary: Any) -> list[Path]:
             f"--format hf: transformers has no mT5 of the family {config.family} with {config.positions} positions; "
             f"--format state_dict writes it"
         )
-    about = transformers.MT5Config(
+    published = transformers().MT5Config(
         **{theirs: getattr(config, ours) for ours, theirs in _SIZES.items()},
         relative_attention_max_distance=config.max_distance,
         dropout_rate=config.dropout,
@@ -150,7 +151,8 @@ def write_published(network: MT5, folder: Path, vocabulary: Any) -> list[Path]:
         pad_token_id=getattr(vocabulary, "pad_id", 0),
         decoder_start_token_id=getattr(vocabulary, "pad_id", 0),
         architectures=["MT5ForConditionalGeneration"],
-    ).to_dict()
+    )
+    about = published.to_dict()
     folder.mkdir(parents=True, exist_ok=True)
     # transformers sets it whatever is asked for; the weights are not tied.
     (folder / "config.json").write_text(json.dumps({**about, "tie_word_embeddings": False}, indent=2) + "\n")
@@ -173,7 +175,7 @@ def made_up(config: MT5Config) -> Tensor:
 def _compare(network: MT5, folder: Path) -> None:
     ids = made_up(network.config)
     with quietly():
-        again = transformers.AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
+        again = transformers().AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
     theirs = again(input_ids=ids, decoder_input_ids=ids[:, :8]).logits[:, -1].float()
     pairs = torch.ones_like(ids)
     encoded, pairs = network.encode(ids, pairs)

@@ -1,0 +1,182 @@
+"""Postpones what other packages import at their top, and most commands never use, to its first use.
+
+Lightning imports torch's compiler, and by torchmetrics matplotlib and transformers: half of the time that a command
+takes to begin. It has no switch for that. Nothing is hidden or changed: who imports one of those packages gets it, and
+what needs one, such as `torch.compile`, torchmetrics' BERTScore or a metric's plot, has it imported then.
+"""
+
+from __future__ import annotations
+
+import builtins
+import functools
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from importlib.machinery import ModuleSpec
+from types import FunctionType, ModuleType
+from typing import Any
+
+_COMPILER = "torch._dynamo"
+# Modules that import a package for few of their functions, or to ask what is of its classes.
+_POSTPONED = {
+    "lightning.fabric.wrappers": _COMPILER,
+    "lightning.pytorch.utilities.compile": _COMPILER,
+    "torchmetrics.functional.text.bert": "transformers",
+    "torchmetrics.utilities.plot": "matplotlib",
+}
+
+
+def postpone() -> None:
+    """Does so for what this process is yet to import."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _Finder())
+
+
+def _is_loaded(package: str) -> bool:
+    module = sys.modules.get(package)
+    return module is not None and not isinstance(module, NoCompiler)
+
+
+class _Finder:
+    """Finds what the others find, and has some of it begin with less."""
+
+    def __init__(self) -> None:
+        self.compiler: NoCompiler | None = None
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        """How a module is loaded that begins with less; None for every other."""
+        package = _POSTPONED.get(name)
+        if package is not None and not _is_loaded(package):
+            spec = self._found(name, path, target)
+            if spec is not None and spec.loader is not None:
+                loading = functools.partial(_run_without, package, spec.loader.exec_module)
+                spec.loader.exec_module = loading  # type: ignore[method-assign]
+            return spec
+        if name == _COMPILER and self.compiler is None:
+            spec = self._found(name, path, target)
+            if spec is not None:
+                self.compiler = NoCompiler(name)
+                spec.loader = _There(self.compiler)  # type: ignore[assignment]
+            return spec
+        if name.startswith(f"{_COMPILER}.") and isinstance(standing_in := sys.modules.get(_COMPILER), NoCompiler):
+            # A part of the compiler comes with the whole, and is not to be loaded twice.
+            standing_in.give_way()
+            module = sys.modules.get(name)
+            return None if module is None else ModuleSpec(name, _There(module))  # type: ignore[arg-type]
+        return None
+
+    def _found(self, name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
+        found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        return next((spec for spec in found if spec is not None), None)
+
+
+class _There:
+    """Loads a module that is there, and leaves it as it is."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self.module, self.own = module, module.__spec__
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        """The module."""
+        return self.module
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Gives back what the import took from it."""
+        module.__spec__ = self.own or module.__spec__
+
+
+class NoCompiler(ModuleType):
+    """Stands in for torch's compiler while nothing is compiled: optimizers tell it at every step to keep off them."""
+
+    def give_way(self) -> ModuleType:
+        """The compiler, imported in place of this."""
+        if sys.modules.get(_COMPILER) is self:
+            sys.modules.pop(_COMPILER, None)
+        return importlib.import_module(_COMPILER)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            # Asked of every module by those who look at all.
+            raise AttributeError(f"module {_COMPILER!r} has no attribute {name!r}")
+        return getattr(self.give_way(), name)
+
+    def graph_break(self, msg: str = "") -> None:
+        """Ends what is compiled as one piece."""
+        if _is_loaded(_COMPILER):
+            self.give_way().graph_break(msg)
+
+    def disable(self, fn: Any = None, *arguments: Any, **more: Any) -> Any:
+        """Keeps the compiler, once there is one, off a function."""
+        if not isinstance(fn, FunctionType):
+            return self.give_way().disable(fn, *arguments, **more)
+        disabled: Any = None
+
+        @functools.wraps(fn)
+        def run(*its: Any, **named: Any) -> Any:
+            nonlocal disabled
+            if disabled is None and _is_loaded(_COMPILER):
+                disabled = self.give_way().disable(fn, *arguments, **more)
+            return (disabled or fn)(*its, **named)
+
+        return run
+
+
+def _run_without(package: str, run: Callable[[ModuleType], None], module: ModuleType) -> None:
+    """Runs a module's statements without importing a package."""
+    top = _Top(package)
+    # The statements of this module alone import by what stands here.
+    its_builtins = {**vars(builtins), "__import__": top.importing}
+    vars(module)["__builtins__"] = its_builtins
+    try:
+        run(module)
+    except Exception:
+        # It does more with the package than can be postponed, or would have failed anyway.
+        top.runs = False
+        run(module)
+    finally:
+        top.runs = False
+        # Its functions keep them.
+        its_builtins["__import__"] = builtins.__import__
+
+
+class _Top:
+    """The statements at the top of a module, while they run."""
+
+    def __init__(self, package: str) -> None:
+        self.package, self.runs = package, True
+
+    def importing(self, name: str, globals: Any = None, locals: Any = None, names: Any = (), level: int = 0) -> Any:
+        """What an import statement is given."""
+        find = functools.partial(builtins.__import__, name, globals, locals, names, level)
+        return self.later(find) if f"{name}.".startswith(f"{self.package}.") else find()
+
+    def later(self, find: Callable[[], Any]) -> Any:
+        """What can be found, but not yet."""
+        return Later(self, find) if self.runs else find()
+
+
+class Later:
+    """A package or something of it, or what was made of that at the top of a module, found when it is used."""
+
+    def __init__(self, top: _Top, find: Callable[[], Any]) -> None:
+        self._top, self._find = top, functools.cache(find)
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):
+            # Asked of everything in an annotation, to know its kind.
+            raise AttributeError(name)
+        return self._top.later(lambda: getattr(self._find(), name))
+
+    def __call__(self, *arguments: Any, **more: Any) -> Any:
+        """The same of what is called, so that decorators are found later too."""
+        return self._top.later(lambda: self._find()(*arguments, **more))
+
+    def __instancecheck__(self, instance: Any) -> bool:
+        # Nothing is of a class that nobody has imported.
+        return _is_loaded(self._top.package) and isinstance(instance, self._find())
+
+    def __subclasscheck__(self, subclass: type) -> bool:
+        return _is_loaded(self._top.package) and issubclass(subclass, self._find())
+
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
+        return (self._find(),)

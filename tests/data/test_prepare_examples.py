@@ -95,6 +95,7 @@ def test_segments_carry_types_and_special_tokens(tmp_path):
     assert lengths.max() == 32
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part_bytes", [300, 1000, 1 << 20])
 def test_examples_do_not_depend_on_parts_workers_or_shards(tmp_path, monkeypatch, part_bytes):
     for i in range(2):

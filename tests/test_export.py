@@ -15,6 +15,7 @@ from lmrecipes.cli import RecipeCLI
 from lmrecipes.models.transformer_xl import TransformerXL, TransformerXLConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+COMPILER = requires(bool(shutil.which("g++")), "needs a C++ compiler")
 TEXT = ["--text", "w1 w2 w3 w4 w5 w6 w7 w8 w9 w10 w11 w12 w13 w14 w15 w16 w17 w18 w19 w20"]
 
 
@@ -25,6 +26,20 @@ def trained(small, tmp_path_factory):
     return folder
 
 
+@pytest.fixture(scope="module")
+def programs(trained, tmp_path_factory):
+    """The folder of the run's programs of a form, exported when it is first asked for."""
+    made = {}
+
+    def of(form):
+        if form not in made:
+            made[form] = tmp_path_factory.mktemp("exported") / form
+            assert main(["export", f"--run={trained}", f"--format={form}", f"--output={made[form]}"]) == 0
+        return made[form]
+
+    return of
+
+
 def losses(run):
     return [result["metrics"]["test/loss"] for result in json.loads((run / "results.json").read_text())]
 
@@ -32,18 +47,17 @@ def losses(run):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "form",
-    ["torch_export", pytest.param("aot_inductor", marks=requires(bool(shutil.which("g++")), "needs a C++ compiler"))],
+    ["torch_export", pytest.param("aot_inductor", marks=[pytest.mark.exhaustive, COMPILER])],
 )
-def test_programs_give_the_loss_of_the_network(form, trained, tmp_path, capsys):
-    programs = f"--runtime={tmp_path / form}"
-    assert main(["export", f"--run={trained}", f"--format={form}", f"--output={tmp_path / form}"]) == 0
+def test_programs_give_the_loss_of_the_network(form, trained, programs, capsys):
+    runtime_option = f"--runtime={programs(form)}"
     (trained / "results.json").unlink(missing_ok=True)
-    for runtime in ([], [programs]):
+    for runtime in ([], [runtime_option]):
         assert main(["test", f"--run={trained}", *runtime]) == 0, capsys.readouterr().err
     own, exported = losses(trained)
     assert exported == pytest.approx(own, rel=1e-5)
     scores = []
-    for runtime in ([], [programs]):
+    for runtime in ([], [runtime_option]):
         capsys.readouterr()
         assert main(["score", f"--run={trained}", *TEXT, *runtime]) == 0
         scores.append(float(re.search(r"loss ([\d.]+)", capsys.readouterr().out).group(1)))
@@ -51,12 +65,12 @@ def test_programs_give_the_loss_of_the_network(form, trained, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_programs_refuse_settings_they_were_not_made_for(trained, tmp_path, capsys):
-    assert main(["export", f"--run={trained}", f"--output={tmp_path}"]) == 0
-    assert main(["score", f"--run={trained}", *TEXT, f"--runtime={tmp_path}", "--batch.test.mem_len=12"]) == 2
-    assert f"batch.test.mem_len is 12, but {tmp_path} was exported for 16" in capsys.readouterr().err
-    assert main(["validate", f"--run={trained}", f"--runtime={tmp_path}", "--batch.val.mem_len=12"]) == 2
-    assert f"batch.val.mem_len is 12, but {tmp_path} was exported for 16" in capsys.readouterr().err
+def test_programs_refuse_settings_they_were_not_made_for(trained, programs, capsys):
+    folder = programs("torch_export")
+    assert main(["score", f"--run={trained}", *TEXT, f"--runtime={folder}", "--batch.test.mem_len=12"]) == 2
+    assert f"batch.test.mem_len is 12, but {folder} was exported for 16" in capsys.readouterr().err
+    assert main(["validate", f"--run={trained}", f"--runtime={folder}", "--batch.val.mem_len=12"]) == 2
+    assert f"batch.val.mem_len is 12, but {folder} was exported for 16" in capsys.readouterr().err
 
 
 def test_a_folder_without_programs_is_refused(trained, tmp_path, capsys):

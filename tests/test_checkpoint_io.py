@@ -48,6 +48,25 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_earlier_one(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == [path.name]
 
 
+def test_a_checkpoint_is_on_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    path, done = tmp_path / "last-step=1.ckpt", []
+    sync, replace = os.fsync, os.replace
+
+    def synced(handle):
+        done.append(("synced", os.fstat(handle).st_ino))
+        sync(handle)
+
+    def replaced(source, target):
+        done.append(("replaced", os.stat(source).st_ino))
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    AtomicCheckpointIO().save_checkpoint(content(), path)
+    file, folder = path.stat().st_ino, tmp_path.stat().st_ino
+    assert done == [("synced", file), ("replaced", file), ("synced", folder)]
+
+
 def test_a_full_disk_does_not_end_training(tmp_path, monkeypatch):
     path = tmp_path / "last-step=1.ckpt"
     AtomicCheckpointIO().save_checkpoint(content(1), path)

@@ -27,6 +27,7 @@ WAYS = {
         *("--trainer.accelerator=cpu", "--trainer.strategy=ddp", "--trainer.devices=2", "--batch.micro_batch_size=1"),
     ],
 }
+CLIPPED = ["--trainer.gradient_clip_algorithm=value", "--trainer.gradient_clip_val=0.001"]
 
 
 def figures(run: Path) -> dict[tuple[str, str], float]:
@@ -66,6 +67,14 @@ def test_losses_are_those_of_the_trainer_step_by_step(way, command, small, tmp_p
     shown = [done.stdout.splitlines()[:2] for done in tested]
     assert shown[0] == shown[1]
     assert shown[0][0].startswith("test/loss")
+
+
+@pytest.mark.slow
+def test_gradients_are_clipped_by_value_as_by_the_trainer(command, small, tmp_path):
+    for words, run in ((["fit"], "trainer"), (["fabric", "fit"], "fabric")):
+        done = command(*words, *small, *CLIPPED, f"--run_dir={run}")
+        assert (done.returncode, done.stderr) == (0, "")
+    assert figures(tmp_path / "fabric") == figures(tmp_path / "trainer")
 
 
 @pytest.mark.slow

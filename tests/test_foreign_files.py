@@ -422,9 +422,10 @@ def test_figures_of_an_evaluation_are_not_written_over_other_files(here, capsys)
     (here / "data.json").write_text(json.dumps(data))
     (here / "answers.json").write_text(json.dumps({"1": "a"}))
     (here / "notes.txt").write_text("mine")
+    (here / "table.json").write_text(json.dumps({"f1": 0.5, "recall": 0.25}))
     before = everything(here)
     words = ["evaluate", "squad", "--data=data.json", "--predictions=answers.json"]
-    for name in ("answers.json", "data.json", "notes.txt"):
+    for name in ("answers.json", "data.json", "notes.txt", "table.json"):
         message = refused(capsys, [*words, f"--output={name}"])
         assert message.startswith(f"error: --output {name} is there and holds no figures")
     assert everything(here) == before

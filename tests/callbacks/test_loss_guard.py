@@ -159,6 +159,13 @@ def test_a_spike_is_judged_by_the_losses_before_it(tmp_path):
     fit(tmp_path / "off", Toy(losses), LossGuard(), 20)
 
 
+def test_losses_that_are_all_alike_may_rise_by_hundredths_of_their_mean(tmp_path):
+    trainer, _ = fit(tmp_path, Toy({10: 1.05}), LossGuard(spike_sigma=6, spike_window_steps=8), 12)
+    assert trainer.global_step == 12
+    with pytest.raises(StoppedByLossGuard, match=r"at step 11: the loss jumped to 1\.07"):
+        fit(tmp_path / "above", Toy({10: 1.07}), LossGuard(spike_sigma=6, spike_window_steps=8), 12)
+
+
 def test_a_resumed_run_judges_as_one_that_was_not_stopped(tmp_path):
     losses = {n: 1 + n % 2 / 10 for n in range(20)} | dict.fromkeys([10, 11, 12], 9.0)
 

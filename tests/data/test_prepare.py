@@ -42,6 +42,25 @@ def test_words_are_numbered_by_frequency_and_lines_end_in_eos(tmp_path):
     assert found.tokens("train").dtype == np.uint16
 
 
+def test_tokens_are_on_disk_before_they_take_their_place(tmp_path, monkeypatch):
+    done, sync, replace = [], os.fsync, os.replace
+
+    def synced(handle):
+        sync(handle)
+        done.append(os.fstat(handle).st_ino)
+
+    def replaced(source, target):
+        if Path(target).suffix == ".bin":
+            assert os.stat(source).st_ino in done, target
+            done.append(Path(target).name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    prepared(corpus(tmp_path / "c"), tmp_path)
+    assert [name for name in done if isinstance(name, str)] == ["train.bin", "val.bin", "test.bin"]
+
+
 def test_rare_and_unseen_words_become_unk(tmp_path):
     found = prepared(corpus(tmp_path / "c", valid="a nowhere\n"), tmp_path, min_freq=2)
     assert found.vocabulary.words == ["<eos>", "<unk>", "a", "b"]

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 from lmrecipes.batches import TextStatistics
+from lmrecipes.metrics.group_loss import GroupLoss
 from lmrecipes.metrics.perplexity import TokenLoss, text_figures
+from lmrecipes.metrics.replaced_tokens import ReplacedTokens
 
 
 def test_portions_of_any_size_give_the_mean_over_tokens():
@@ -23,6 +25,13 @@ def test_millions_of_tokens_lose_nothing_to_rounding():
     for _ in range(300):
         metric.update(torch.full((100_000,), 0.1))
     assert metric.compute().item() == pytest.approx(0.1, rel=1e-7)
+
+
+@pytest.mark.parametrize("metric", [TokenLoss(), GroupLoss(2), ReplacedTokens()], ids=lambda m: type(m).__name__)
+def test_sums_stay_exact_whatever_the_model_is_cast_to(metric):
+    torch.nn.ModuleDict({"sums": metric}).bfloat16()
+    metric.set_dtype(torch.float16)
+    assert {getattr(metric, name).dtype for name in metric._defaults} == {torch.float64}
 
 
 def test_figures_in_the_units_of_the_field():

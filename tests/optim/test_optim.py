@@ -56,6 +56,12 @@ def test_rates_at_the_corners():
     assert InverseSquareRoot(warmup_steps=4).lr(15, 1.0, 0) == pytest.approx(0.5)
 
 
+def test_a_cosine_may_end_before_training_does():
+    cosine = Cosine(warmup_steps=10, min_lr=0.1, max_steps=110)
+    assert cosine.lr(60, 1.0, 1000) == pytest.approx(0.55)
+    assert cosine.lr(110, 1.0, 1000) == cosine.lr(999, 1.0, 1000) == pytest.approx(0.1)
+
+
 def test_a_warm_up_longer_than_training_is_refused():
     with pytest.raises(ValueError, match="warmup_steps is 50, not below the 40 steps"):
         Cosine(warmup_steps=50).lr(0, 1.0, 40)

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import pickle
 import shutil
 import subprocess
@@ -144,6 +145,34 @@ def test_a_damaged_part_is_noticed_and_the_checkpoint_before_taken(harm, checkpo
         (checkpoint / "manifest.json").unlink()
     with pytest.warns(UserWarning, match="cannot be read.*taking an earlier one"):
         assert newest_readable(checkpoint.parent) == earlier
+
+
+@pytest.mark.parametrize("name", ["rest.pt", ".metadata"])
+def test_damage_beside_the_parts_is_noticed_too(name, alone_saved):
+    content = bytearray((alone_saved / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (alone_saved / name).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{name} is damaged"):
+        load_checkpoint(alone_saved)
+
+
+def test_every_file_is_on_disk_before_the_folder_takes_its_place(group, tmp_path, monkeypatch):
+    path, done = tmp_path / "last-step=1.ckpt", []
+    sync, replace = os.fsync, os.replace
+
+    def synced(handle):
+        sync(handle if isinstance(handle, int) else handle.fileno())
+        done.append(os.fstat(handle if isinstance(handle, int) else handle.fileno()).st_ino)
+
+    def replaced(source, target):
+        replace(source, target)
+        done.append(target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(os, "replace", replaced)
+    sharded_checkpoint.write({"state_dict.w": torch.arange(3.0)}, {"global_step": 1}, path, group)
+    before = done[: done.index(path)]
+    assert [file.name for file in path.iterdir() if file.stat().st_ino not in before] == []
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from conftest import environment, requires
-from lmrecipes.models.common.vocabulary_loss import IGNORED, vocabulary_loss
+from lmrecipes.models.common.vocabulary_loss import IGNORED, _VocabularyLoss, vocabulary_loss
 
 
 def example(bias: bool, n: int = 21, width: int = 12, vocabulary: int = 50):
@@ -37,6 +37,19 @@ def test_loss_and_gradients_are_torchs(bias, at_once, vocabulary, scale):
     assert not losses.requires_grad
     for ours, theirs in zip(torch.autograd.grad(loss * 3, leaves), wanted, strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1.3e-6, atol=1e-5 * scale)
+
+
+# A CPU leaves rows that do not count out before; a GPU masks them.
+@pytest.mark.parametrize("at_once", [4, 21])
+def test_masked_rows_have_no_loss_and_no_gradient(at_once):
+    leaves, targets = example(bias=True)
+    expected = F.cross_entropy(F.linear(*leaves), targets)
+    loss, losses = _VocabularyLoss.apply(leaves[0], leaves[1], targets, leaves[2], torch.float32, at_once)
+    torch.testing.assert_close(loss, expected)
+    assert not losses[targets == IGNORED].any()
+    wanted = torch.autograd.grad(expected, leaves)
+    for ours, theirs in zip(torch.autograd.grad(loss, leaves), wanted, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 @requires(hasattr(F, "linear_cross_entropy"), "this torch has no F.linear_cross_entropy")

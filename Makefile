@@ -29,10 +29,10 @@ demo: setup  ## train and test the tiny Transformer-XL on embedded text, about t
 
 PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-test: setup  ## run the tests, at one of each kind where one more proves nothing new; about ten minutes
+test: setup  ## run the tests, at one of each kind where one more proves nothing new; about 13 minutes on two cores
 	$(PYTEST) -p no:randomly -m "not exhaustive" --durations 20
 
-test-fast: setup  ## run the tests that start no process and train next to nothing, in two minutes: while writing
+test-fast: setup  ## run the tests that start no process, in two minutes: while writing
 	$(PYTEST) -p no:randomly -m "not exhaustive and not slow"
 
 test-all: setup  ## run every test, in random order (pytest prints the seed; SEED=1 chooses it): before a release

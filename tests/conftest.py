@@ -147,14 +147,14 @@ def environment(**more: str) -> dict[str, str]:
 def command(tmp_path):
     """Runs `lmrecipes ...` as a process in an empty folder; returns the finished process."""
 
-    def run(*arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, seconds: float = 300, **more: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
             [warm.python(), "-m", "lmrecipes", *arguments],
             cwd=tmp_path,
             env=environment(**more),
             capture_output=True,
             text=True,
-            timeout=300,
+            timeout=seconds,
         )
 
     return run

@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from conftest import requires
+from conftest import prepare_here, requires
 from lmrecipes.batches import BatchPlan
 from lmrecipes.callbacks import LanguageTokens
 from lmrecipes.data import hub
@@ -63,25 +63,25 @@ def vocabulary(texts, tmp_path_factory):
     return folder
 
 
+def settings(texts, vocabulary, cache):
+    return {
+        **{"batch": PLAN, "languages": ["aa", "bb", "cc"], "path": f"{texts}/c4-{{language}}.*.json*"},
+        **{"held_out": 0.05, "cache_dir": str(cache), "vocabulary_dir": str(vocabulary)},
+    }
+
+
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
+def cache(texts, vocabulary, tmp_path_factory):
+    """The texts, prepared."""
+    folder = tmp_path_factory.mktemp("cache")
+    prepare_here(MC4DataModule(**settings(texts, vocabulary, folder)))
+    return folder
 
 
 @pytest.fixture
 def module(texts, vocabulary, cache):
     def make(step=0, rank=0, size=1, **given):
-        data = MC4DataModule(
-            **{
-                "batch": PLAN,
-                "languages": ["aa", "bb", "cc"],
-                "path": f"{texts}/c4-{{language}}.*.json*",
-                "held_out": 0.05,
-                "cache_dir": str(cache),
-                "vocabulary_dir": str(vocabulary),
-                **given,
-            }
-        )
+        data = MC4DataModule(**{**settings(texts, vocabulary, cache), **given})
         ranks = {"rank": rank, "num_replicas": size}
         data.trainer = SimpleNamespace(global_step=step, distributed_sampler_kwargs=ranks)
         return data

@@ -68,12 +68,20 @@ def last(tmp_path):
     return path.stem, load_checkpoint(path)
 
 
-def test_no_checkpoint_is_the_best_whose_figure_is_not_finite(tmp_path):
+@pytest.mark.parametrize(
+    ("mode", "figures", "kept"),
+    [
+        ("min", [torch.nan, torch.inf, 2.0, torch.inf], ["best-step=3.ckpt"]),
+        ("max", [torch.nan, -torch.inf, 2.0, torch.inf], ["best-step=3.ckpt"]),
+        ("min", [torch.nan, torch.inf, -torch.inf, torch.nan], []),
+    ],
+)
+def test_no_checkpoint_is_the_best_whose_figure_is_not_finite(tmp_path, mode, figures, kept):
     class Validated(Toy):
         def validation_step(self, batch, batch_idx):
-            self.log("val/loss", [torch.nan, torch.inf, 2.0, torch.inf][self.trainer.global_step - 1])
+            self.log("val/loss", figures[self.trainer.global_step - 1])
 
-    best, loader = BestCheckpoint(), torch.utils.data.DataLoader(torch.arange(1000.0))
+    best, loader = BestCheckpoint(mode=mode), torch.utils.data.DataLoader(torch.arange(1000.0))
     trainer = Trainer(
         max_steps=4,
         accelerator="cpu",
@@ -89,8 +97,8 @@ def test_no_checkpoint_is_the_best_whose_figure_is_not_finite(tmp_path):
         logger=False,
     )
     trainer.fit(Validated(), loader, loader)
-    assert best.best_model_score == 2.0
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["best-step=3.ckpt"]
+    assert best.best_model_score == (2.0 if kept else None)
+    assert [path.name for path in tmp_path.glob("checkpoints/*")] == kept
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

@@ -114,6 +114,21 @@ def test_examples_do_not_depend_on_parts_workers_or_shards(tmp_path, monkeypatch
         assert contents(prepared(what, tmp_path / "two", workers=2)) == expected
 
 
+def test_a_vocabulary_is_learned_from_training_documents_alone(tmp_path, monkeypatch):
+    write(tmp_path / "c")
+    read, make = [], WordPieceSettings.make
+
+    def noted(settings, sample):
+        read.extend(sample(1 << 20))
+        return make(settings, sample)
+
+    monkeypatch.setattr(WordPieceSettings, "make", noted)
+    found = prepared(corpus(tmp_path / "c"), tmp_path / "cache")
+    splits = json.loads((found.folder / "manifest.json").read_text())["splits"]
+    assert len(read) == splits["train"]["documents"]
+    assert splits["val"]["documents"] > 0
+
+
 def test_a_last_call_without_a_shard_does_what_is_left(tmp_path, monkeypatch):
     monkeypatch.setattr(documents, "PART_BYTES", 500)
     write(tmp_path / "c")

@@ -47,3 +47,13 @@ def test_a_run_with_a_checkpoint_goes_on_with_its_own_settings(started, script, 
     assert started(script, "./mine.yaml", "--a=1", **job).endswith("--run_dir elsewhere/mine/slurm-7 --a=1")
     (run / "checkpoints/last-step=5.ckpt").touch()
     assert started(script, "./mine.yaml", "--a=1", **job) == f"{COMMANDS[script]} --resume elsewhere/mine/slurm-7"
+
+
+@pytest.mark.parametrize("signal", ["TERM", "USR1"])
+@pytest.mark.parametrize("script", COMMANDS)
+def test_a_signal_to_the_shell_leaves_the_end_to_the_tasks(started, script, signal, tmp_path):
+    srun = tmp_path / "bin/srun"
+    srun.write_text(f"#!/bin/sh\nkill -{signal} $PPID\nsleep 0.1\nexit 7\n")
+    with pytest.raises(subprocess.CalledProcessError) as ended:
+        started(script, "electra/small", SLURM_JOB_ID="7")
+    assert ended.value.returncode == 7

@@ -4,9 +4,11 @@ import pytest
 import torch
 from masked import masked_batch, small_config
 
+from lmrecipes.batches import BatchPlan
 from lmrecipes.models.common.packing import Packing
-from lmrecipes.models.electra import Electra, ElectraConfig
+from lmrecipes.models.electra import Electra, ElectraConfig, ElectraModule
 from lmrecipes.models.electra.network import sample
+from lmrecipes.optim import Constant
 
 
 def test_sequences_do_not_see_each_other_or_padding():
@@ -52,6 +54,21 @@ def test_a_token_that_is_drawn_as_it_was_counts_as_original():
     assert int(out.replaced.sum()) == int((out.originals != 7).sum())
     same = network(**batch._replace(originals=torch.full_like(batch.originals, 7))._asdict())
     assert not same.replaced.any()
+
+
+def test_every_validation_has_figures_of_its_own(monkeypatch):
+    logged = []
+    monkeypatch.setattr(ElectraModule, "log_dict", lambda _, figures, **__: logged.append(figures))
+    module = ElectraModule(small_config(), torch.optim.Adam, Constant(), BatchPlan(global_batch_size=3, seq_len=12))
+    module.network = Electra(small_config())
+    for seed in (0, 1, 0):
+        torch.manual_seed(0)
+        module.validation_step(masked_batch(seed=seed), 0)
+        module.on_validation_epoch_end()
+    first, other, again = ({name: float(value) for name, value in figures.items()} for figures in logged)
+    assert first == pytest.approx(again, nan_ok=True)
+    for name in ("val/loss", "val/generator_loss", "val/discriminator_loss"):
+        assert first[name] != other[name]
 
 
 def test_every_parameter_is_used():

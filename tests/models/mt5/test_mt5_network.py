@@ -45,6 +45,14 @@ def test_a_target_depends_on_no_later_one(family):
     assert not torch.isclose(before[6:], after[6:]).any()
 
 
+# Its input fills the row: padding of the target has none of the input to look at.
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_spoils_no_gradient_under_dropout(family):
+    network = small_network(dropout=0.2, **FAMILIES[family])
+    network(**inputs_of(pair_batch([[(20, 4)], [(8, 12)]]))).loss.backward()
+    assert [name for name, p in network.named_parameters() if not p.grad.isfinite().all()] == []
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_recomputing_layers_changes_nothing(family):
     batch = inputs_of(PACKED)

@@ -37,12 +37,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            # A sharded one of the same step, which a file cannot replace.
-            former = target.rename(target.with_name(f".{target.name}.former.part")) if target.is_dir() else None
-            os.replace(temporary, target)
-            if former is not None:
-                discard(former)
-            _sync_folder(target.parent)
+            sharded_checkpoint.put_in_place(temporary, target)
         except (OSError, RuntimeError) as error:
             temporary.unlink(missing_ok=True)
             if not is_full_disk(error):
@@ -87,14 +82,6 @@ def remove(path: Path) -> None:
         discard(doomed)
     else:
         discard(path)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:

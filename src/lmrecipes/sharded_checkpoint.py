@@ -78,8 +78,8 @@ def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, gr
             json.dump(listed, text, indent=1)
             text.flush()
             _sync(text.fileno())
-        discard(path)
-        os.replace(part, path)
+        _sync_folder(part)
+        put_in_place(part, path)
 
     try:
         _together(begin if rank == 0 else _nothing, group)
@@ -97,6 +97,17 @@ def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, gr
             written = next((cause for cause in causes if isinstance(cause, OSError)), None)
             raise (written or OSError(str(causes[0]) if causes else str(error))) from error
         raise
+
+
+def put_in_place(part: Path, path: Path) -> None:
+    """Gives a written checkpoint, plain or sharded, its name, in place of one of that name, and has that on disk."""
+    # A folder replaces nothing, and is replaced by nothing.
+    crosswise = path.exists() and (part.is_dir() or path.is_dir())
+    former = path.rename(path.with_name(f".{path.name}.former.part")) if crosswise else None
+    os.replace(part, path)
+    _sync_folder(path.parent)
+    if former is not None:
+        discard(former)
 
 
 def discard_leftovers(path: Path) -> None:
@@ -147,6 +158,14 @@ def _together(work: Any, group: dist.ProcessGroup) -> list[Any]:
 
 def _sync(handle: int) -> None:
     os.fsync(handle)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        _sync(handle)
+    finally:
+        os.close(handle)
 
 
 def _checksum(file: Path) -> list[int]:

@@ -29,7 +29,7 @@ def test_millions_of_tokens_lose_nothing_to_rounding():
 
 @pytest.mark.parametrize("metric", [TokenLoss(), GroupLoss(2), ReplacedTokens()], ids=lambda m: type(m).__name__)
 def test_sums_stay_exact_whatever_the_model_is_cast_to(metric):
-    torch.nn.ModuleDict({"sums": metric}).bfloat16()
+    torch.nn.ModuleDict({"sums": metric}).bfloat16().to(torch.bfloat16)
     metric.set_dtype(torch.float16)
     assert {getattr(metric, name).dtype for name in metric._defaults} == {torch.float64}
 

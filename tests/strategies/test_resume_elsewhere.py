@@ -172,7 +172,17 @@ def test_every_file_is_on_disk_before_the_folder_takes_its_place(group, tmp_path
     monkeypatch.setattr(os, "replace", replaced)
     sharded_checkpoint.write({"state_dict.w": torch.arange(3.0)}, {"global_step": 1}, path, group)
     before = done[: done.index(path)]
-    assert [file.name for file in path.iterdir() if file.stat().st_ino not in before] == []
+    assert [file.name for file in (path, *path.iterdir()) if file.stat().st_ino not in before] == []
+    assert done[-1] == tmp_path.stat().st_ino
+
+
+def test_a_sharded_checkpoint_takes_the_place_of_any_of_its_name(group, tmp_path):
+    path = tmp_path / "last-step=1.ckpt"
+    path.write_bytes(b"a plain one")
+    for value in (1.0, 2.0):
+        sharded_checkpoint.write({"state_dict.w": torch.tensor([value])}, {"global_step": 1}, path, group)
+        assert load_checkpoint(path)["state_dict"]["w"].item() == value
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.slow

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from lmrecipes.metrics.exact_sums import ExactSums
 
 
-class GroupLoss(Metric):
+class GroupLoss(ExactSums):
     """Mean negative log-likelihood of each group's tokens, summed in float64 over batches and ranks."""
 
-    full_state_update = False
     totals: Tensor
     counts: Tensor
 
@@ -38,7 +38,3 @@ class GroupLoss(Metric):
     def compute(self) -> Tensor:
         """Mean of each group; nan for one without tokens."""
         return self.totals / self.counts
-
-    def set_dtype(self, dst_type: Any) -> GroupLoss:
-        """Stays in float64 whatever the model is cast to."""
-        return self

@@ -7,15 +7,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from lmrecipes.batches import TextStatistics
+from lmrecipes.metrics.exact_sums import ExactSums
 
 
-class TokenLoss(Metric):
+class TokenLoss(ExactSums):
     """Mean negative log-likelihood over all tokens seen, summed in float64 over batches and ranks."""
 
-    full_state_update = False
     total: Tensor
     count: Tensor
 
@@ -39,10 +38,6 @@ class TokenLoss(Metric):
     def compute(self) -> Tensor:
         """Mean over all tokens; nan before the first."""
         return self.total / self.count
-
-    def set_dtype(self, dst_type: Any) -> TokenLoss:
-        """Stays in float64 whatever the model is cast to."""
-        return self
 
 
 def text_figures(loss: Tensor, statistics: TextStatistics | None) -> dict[str, Tensor]:

@@ -6,7 +6,8 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
+
+from lmrecipes.metrics.exact_sums import ExactSums
 
 # Logits are counted in so many steps up to the bound, which gives the area under the curve to four digits.
 _BOUND, _STEPS = 20.0, 4000
@@ -33,10 +34,9 @@ def histograms(logits: Tensor, positive: Tensor) -> Tensor:
     return counts.view(2, _STEPS)
 
 
-class ReplacedTokens(Metric):
+class ReplacedTokens(ExactSums):
     """Accuracies, precision, recall and area under the curve over all tokens seen, on all ranks."""
 
-    full_state_update = False
     masked: Tensor
     generated: Tensor
     drawn: Tensor
@@ -85,7 +85,3 @@ class ReplacedTokens(Metric):
             "discriminator_recall": hit / (hit + missed),
             "discriminator_auc": area_under_curve(positives, negatives),
         }
-
-    def set_dtype(self, dst_type: Any) -> ReplacedTokens:
-        """Stays in float64 whatever the model is cast to."""
-        return self

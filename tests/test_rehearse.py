@@ -59,8 +59,9 @@ def test_a_recipe_passes_its_rehearsal(name, rehearse, tmp_path):
     done, rows = rehearse("--config", name)
     assert (done.returncode, set(rows.values())) == (0, {"ok"}), done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].startswith("8 of 8 stages passed")
-    # Not even an empty runs/ is left, nor the temporary files.
-    assert [path.name for path in tmp_path.rglob("*")] == ["temporary"]
+    # Not even an empty runs/ is left, nor the temporary files; torch keeps what it compiled.
+    left = [path for path in tmp_path.rglob("*") if "/torchinductor_" not in str(path)]
+    assert left == [tmp_path / "temporary"]
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ import torch
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 
-from conftest import requires
+from conftest import prepare_here, requires
 from lmrecipes import collection, stand_in
 from lmrecipes.batches import BatchPlan, EvalBatchPlan, MaskedBatch
 from lmrecipes.data import load_vocabulary
@@ -55,8 +55,11 @@ def module(folder, cache, batch=8, micro=None, weights=(1.0, 1.0), eval_batch=16
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory):
-    return tmp_path_factory.mktemp("cache")
+def cache(folder, tmp_path_factory):
+    """Has the corpus prepared already."""
+    place = tmp_path_factory.mktemp("cache")
+    prepare_here(module(folder, place))
+    return place
 
 
 def on_rank(data, rank, size):

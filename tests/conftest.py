@@ -135,6 +135,16 @@ def cluster():
         yield running
 
 
+@pytest.fixture
+def group():
+    """This process as a group of its own, over the CPU."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield dist.group.WORLD
+    dist.destroy_process_group()
+
+
 def environment(**more: str) -> dict[str, str]:
     """Variables of a process that runs the command: this code and the tests' own callbacks are found."""
     path = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import warm
+from lmrecipes import checkpoint_list, sharded_checkpoint
 from lmrecipes.checkpoint_io import AtomicCheckpointIO, load_checkpoint, newest_readable
 
 
@@ -19,7 +20,7 @@ def content(step=1):
 def test_what_was_saved_is_read(tmp_path):
     AtomicCheckpointIO().save_checkpoint(content(), tmp_path / "a" / "last-step=1.ckpt")
     assert load_checkpoint(tmp_path / "a" / "last-step=1.ckpt")["global_step"] == 1
-    assert os.listdir(tmp_path / "a") == ["last-step=1.ckpt"]
+    assert {*os.listdir(tmp_path / "a")} == {"last-step=1.ckpt", checkpoint_list.FILE}
 
 
 KILLED = """
@@ -45,7 +46,7 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_earlier_one(tmp_path):
     assert killed.returncode == -signal.SIGKILL
     assert load_checkpoint(path)["global_step"] == 1
     AtomicCheckpointIO().save_checkpoint(content(3), path)
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, checkpoint_list.FILE}
 
 
 def test_a_checkpoint_is_on_disk_before_it_takes_its_place(tmp_path, monkeypatch):
@@ -64,7 +65,8 @@ def test_a_checkpoint_is_on_disk_before_it_takes_its_place(tmp_path, monkeypatch
     monkeypatch.setattr(os, "replace", replaced)
     AtomicCheckpointIO().save_checkpoint(content(), path)
     file, folder = path.stat().st_ino, tmp_path.stat().st_ino
-    assert done == [("synced", file), ("replaced", file), ("synced", folder)]
+    # What comes before is the list of checkpoints.
+    assert done[-3:] == [("synced", file), ("replaced", file), ("synced", folder)]
 
 
 def test_a_full_disk_does_not_end_training(tmp_path, monkeypatch):
@@ -120,10 +122,9 @@ def test_a_damaged_byte_is_noticed(tmp_path):
         load_checkpoint(path)
 
 
-def test_a_sharded_checkpoint_of_the_same_step_is_replaced(tmp_path):
+def test_a_sharded_checkpoint_of_the_same_step_is_replaced(group, tmp_path):
     path = tmp_path / "last-step=1.ckpt"
-    path.mkdir()
-    (path / "part").touch()
+    sharded_checkpoint.write({"w": torch.ones(3)}, {}, path, group)
     AtomicCheckpointIO().save_checkpoint(content(1), path)
     assert load_checkpoint(path)["global_step"] == 1
-    assert [p.name for p in tmp_path.iterdir()] == [path.name]
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, checkpoint_list.FILE}

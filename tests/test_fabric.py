@@ -16,6 +16,7 @@ import hearing
 import lmrecipes.fabric
 import warm
 from conftest import environment
+from lmrecipes import checkpoint_list
 from lmrecipes.__main__ import main
 from lmrecipes.checkpoint_io import load_checkpoint
 from lmrecipes.fabric import HOOKS
@@ -58,8 +59,8 @@ def test_losses_are_those_of_the_trainer_step_by_step(way, command, small, tmp_p
     assert sum(name == "train/loss" for _, name in ours) == 12
     assert ours == figures(tmp_path / "trainer")
     assert_equal(state(tmp_path / "fabric"), state(tmp_path / "trainer"))
-    assert {p.name for p in (tmp_path / "fabric/checkpoints").iterdir()} == {
-        p.name for p in (tmp_path / "trainer/checkpoints").iterdir()
+    assert {p.name for p in (tmp_path / "fabric/checkpoints").glob("*.ckpt")} == {
+        p.name for p in (tmp_path / "trainer/checkpoints").glob("*.ckpt")
     }
     assert (tmp_path / "fabric/plots/run.png").is_file()
     tested = [command(*words, "test", "--run=fabric") for words in ([], ["fabric"])]
@@ -277,9 +278,10 @@ def test_a_broken_checkpoint_is_replaced_when_its_step_is_made_again(small, tmp_
     saved = Path("run/checkpoints")
     (saved / "last-step=6.ckpt").rename("whole.ckpt")
     assert main(["fabric", "fit", "--resume=run", "--trainer.max_steps=12"]) == 0
-    for path in saved.iterdir():
+    for path in saved.glob("*.ckpt"):
         path.write_bytes(path.read_bytes()[:5000])
     Path("whole.ckpt").rename(saved / "last-step=6.ckpt")
+    checkpoint_list.note(saved, ["last-step=6.ckpt"])
     assert main(["fabric", "fit", "--resume=run"]) == 0
     assert load_checkpoint(saved / "last-step=12.ckpt")["global_step"] == 12
     assert not (saved / "last-step=6.ckpt").exists()

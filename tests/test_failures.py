@@ -177,7 +177,7 @@ def test_a_bad_loss_of_one_rank_stops_all_before_the_step(failing, command, tmp_
         "error: stopped by LossGuard at step 8: the loss is nan; last-step=5 is the last good checkpoint; continue "
         "from it with other settings, such as a lower learning rate: lmrecipes fit --resume a --model.optimizer.lr ..."
     )
-    assert [path.name for path in (tmp_path / "a/checkpoints").iterdir()] == ["last-step=5.ckpt"]
+    assert [path.name for path in (tmp_path / "a/checkpoints").glob("*.ckpt")] == ["last-step=5.ckpt"]
     resumed = command("fit", "--resume=a", WELL="1")
     assert resumed.returncode == 0, resumed.stderr
 
@@ -190,7 +190,7 @@ def test_a_bad_gradient_of_one_rank_stops_all_under_any_strategy(failing, tmp_pa
     assert code == 3
     assert line.startswith("error: stopped by LossGuard at step 8: a gradient is not finite (loss ")
     assert "; last-step=5 is the last good checkpoint; " in line
-    assert [path.name for path in (tmp_path / "a/checkpoints").iterdir()] == ["last-step=5.ckpt"]
+    assert [path.name for path in (tmp_path / "a/checkpoints").glob("*.ckpt")] == ["last-step=5.ckpt"]
 
 
 @pytest.mark.slow

@@ -1,7 +1,10 @@
 """Whatever a command removes or replaces it has made itself: other people's files stay, byte for byte."""
 
+import errno
 import json
 import os
+import shutil
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,11 +12,12 @@ import pytest
 import torch
 
 from foreign_files import everything, put_files
-from lmrecipes import failures, runs, sharded_checkpoint
+from lmrecipes import checkpoint_list, failures, runs, sharded_checkpoint
 from lmrecipes.__main__ import main
 from lmrecipes.callbacks import FailTogether
-from lmrecipes.checkpoint_io import AtomicCheckpointIO, remove, remove_others
+from lmrecipes.checkpoint_io import AtomicCheckpointIO, remove_others
 from lmrecipes.cli import open_recipe
+from lmrecipes.commands.predict import answers_folder
 from lmrecipes.data.locks import locked
 from lmrecipes.exports import exporting
 from lmrecipes.lifeline import End
@@ -33,6 +37,14 @@ def here(tmp_path, monkeypatch):
         monkeypatch.delenv(name, raising=False)
     runs.forget()
     return tmp_path
+
+
+@pytest.fixture
+def warned(monkeypatch):
+    """What is warned of."""
+    said = []
+    monkeypatch.setattr(warnings, "warn", lambda message, *_, **__: said.append(str(message)))
+    return said
 
 
 def refused(capsys, arguments):
@@ -103,6 +115,24 @@ def test_what_was_put_into_a_new_run_meanwhile_stays(here, monkeypatch):
     runs.discard_if_unused()
     assert are_there()
     assert {path.name for path in run_dir.iterdir()} == {"notes.txt", "figures", ".hidden", "mine.part", "link"}
+
+
+def test_what_was_put_in_the_place_of_a_new_runs_files_or_among_them_stays(here):
+    run_dir = runs.new_run_dir("r", root=here, asked=here / "run")
+    for name in (runs.CONFIG, "b.json", "c.json"):
+        runs.write_text(run_dir / name, "ours")
+    runs.note(run_dir / "vocabulary")
+    (run_dir / "vocabulary/pieces").mkdir(parents=True)
+    (run_dir / "vocabulary/pieces/a").write_text("ours")
+    (run_dir / "vocabulary/words.json").write_text("ours")
+    runs.seal(run_dir / "vocabulary")
+    (run_dir / "vocabulary/thesis.tex").write_text("mine")
+    (run_dir / runs.CONFIG).rename(run_dir / "old.yaml")
+    (run_dir / runs.CONFIG).write_text("mine")
+    (run_dir / "b.json").write_text("mine: b")
+    runs.discard_if_unused()
+    left = {path.relative_to(run_dir).as_posix() for path in run_dir.rglob("*") if path.is_file()}
+    assert left == {runs.CONFIG, "old.yaml", "b.json", "vocabulary/thesis.tex"}
 
 
 def test_what_ranks_left_of_an_error_stays_with_the_run(here):
@@ -189,9 +219,9 @@ def test_a_rank_that_finds_what_the_first_has_written_goes_on(here, monkeypatch)
 @pytest.mark.parametrize("how", FITS, ids=" ".join)
 def test_a_run_that_cannot_be_continued_stays_whole(how, small, here, capsys):
     assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
-    for path in [*(here / "a/checkpoints").iterdir(), here / "a/metrics.csv"]:
+    for path in [*(here / "a/checkpoints").glob("*.ckpt"), here / "a/metrics.csv"]:
         path.unlink()
-    (here / "a/checkpoints").rmdir()
+    shutil.rmtree(here / "a/checkpoints")
     before = everything(here)
     assert "has no readable checkpoint" in refused(capsys, [*how, "--resume=a"])
     refused(capsys, [*how, "--resume=a", "--model.config.n_layer=2"])
@@ -248,19 +278,20 @@ def test_settings_that_a_continued_run_had_before_replace_no_file(small, here):
 
 # Checkpoints.
 
+_OFTEN = [
+    {"class_path": "lmrecipes.callbacks.BestCheckpoint"},
+    {"class_path": "lmrecipes.callbacks.LastCheckpoint", "init_args": {"every_n_steps": 2}},
+]
 NAMES = (
     *("my-best.ckpt", "best-of-all.ckpt", "last-good.ckpt", "best-step=2-copy.ckpt", "notes.txt", ".mine.part"),
     *("last-words.ckpt/a", ".best-of-all.ckpt.part"),
 )
+LIKE_LEFTOVERS = (".thesis step=3.ckpt.part", ".last-step=40.ckpt.part", ".best-step=8.ckpt.former.part")
 
 
 @pytest.mark.parametrize("how", FITS, ids=" ".join)
 def test_files_beside_checkpoints_stay_when_these_are_replaced(how, small, here):
-    callbacks = [
-        {"class_path": "lmrecipes.callbacks.BestCheckpoint"},
-        {"class_path": "lmrecipes.callbacks.LastCheckpoint", "init_args": {"every_n_steps": 2}},
-    ]
-    often = [f"--trainer.callbacks={json.dumps(callbacks)}", "--trainer.val_check_interval=2"]
+    often = [f"--trainer.callbacks={json.dumps(_OFTEN)}", "--trainer.val_check_interval=2"]
     assert main([*how, *small, *often, "--run_dir=a", "--trainer.max_steps=3"]) == 0
     are_there = put_files(here / "a/checkpoints", *NAMES)
     assert main([*how, "--resume=a", "--trainer.max_steps=8"]) == 0
@@ -270,22 +301,26 @@ def test_files_beside_checkpoints_stay_when_these_are_replaced(how, small, here)
 
 def test_only_leftovers_of_checkpoints_are_removed_beside_a_new_one(here):
     folder = here / "checkpoints"
-    are_there = put_files(folder, *NAMES)
+    are_there = put_files(folder, *NAMES, *LIKE_LEFTOVERS)
     leftovers = [".last-step=1.ckpt.part", ".epoch=0-step=2.ckpt.part", ".last-step=3.ckpt.former.part"]
     for name in leftovers[1:]:
         (folder / name).mkdir()
     (folder / leftovers[0]).touch()
     (folder / ".last-step=4.ckpt.part").symlink_to("link")
+    checkpoint_list.note(
+        folder, [f"{name}.ckpt" for name in ("last-step=1", "epoch=0-step=2", "last-step=3", "last-step=4")]
+    )
     AtomicCheckpointIO().save_checkpoint({"state_dict": {}}, folder / "last-step=3.ckpt")
     assert are_there()
-    assert not list(folder.glob(".*step*"))
+    assert {path.name for path in folder.glob(".*step*")} == set(LIKE_LEFTOVERS)
 
 
 def test_a_link_in_the_place_of_a_checkpoint_is_not_followed(here):
     are_there = put_files(here / "checkpoints")
     one, other = (here / "checkpoints" / f"last-step={step}.ckpt" for step in (1, 2))
+    checkpoint_list.note(one.parent, [one.name])
     for replace in (
-        lambda: remove(one),
+        lambda: sharded_checkpoint.remove(one),
         lambda: remove_others(other),
         lambda: AtomicCheckpointIO().save_checkpoint({"state_dict": {}}, one),
         lambda: sharded_checkpoint.discard(one),
@@ -295,6 +330,68 @@ def test_a_link_in_the_place_of_a_checkpoint_is_not_followed(here):
         replace()
         assert not one.is_symlink()
     assert are_there()
+
+
+OTHERS = ("last-step=2.ckpt/thesis.txt", "last-step=1.ckpt", "last-step=9.ckpt", "best-step=1.ckpt")
+
+
+@pytest.mark.parametrize("how", FITS, ids=" ".join)
+def test_checkpoints_that_a_run_has_not_written_stay_whatever_they_are_called(how, small, here):
+    often = ["--trainer.val_check_interval=2", "--trainer.callbacks=" + json.dumps(_OFTEN)]
+    assert main([*how, *small, *often, "--run_dir=a", "--trainer.max_steps=3"]) == 0
+    are_there = put_files(here / "a/checkpoints", *OTHERS)
+    assert main([*how, "--resume=a", "--trainer.max_steps=6"]) == 0
+    assert are_there()
+    assert torch.load(here / "a/checkpoints/last-step=6.ckpt")["global_step"] == 6
+    assert not (here / "a/checkpoints/last-step=3.ckpt").exists()
+
+
+@pytest.mark.parametrize("how", FITS, ids=" ".join)
+def test_what_has_the_name_of_a_new_checkpoint_is_kept_beside_it(how, small, here, warned):
+    assert main([*how, *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
+    (here / "a/checkpoints/last-step=5.ckpt").write_text("mine")
+    assert main([*how, "--resume=a", "--trainer.max_steps=5"]) == 0
+    assert any("holds what this run has not written; it is now last-step=5.ckpt.kept" in said for said in warned)
+    assert (here / "a/checkpoints/last-step=5.ckpt.kept").read_text() == "mine"
+    assert torch.load(here / "a/checkpoints/last-step=5.ckpt")["global_step"] == 5
+
+
+def test_files_within_a_sharded_checkpoint_stay_when_it_is_removed_or_replaced(here, group):
+    one, other = (here / "checkpoints" / f"last-step={step}.ckpt" for step in (1, 2))
+    for path in (one, other):
+        sharded_checkpoint.write({"w": torch.ones(3)}, {}, path, group)
+        (path / "notes.txt").write_text("mine")
+    remove_others(other)
+    assert [path.name for path in one.iterdir()] == ["notes.txt"]
+    with pytest.warns(UserWarning, match=r"is now last-step=2\.ckpt\.kept"):
+        sharded_checkpoint.write({"w": torch.ones(3)}, {}, other, group)
+    assert (here / "checkpoints/last-step=2.ckpt.kept/notes.txt").read_text() == "mine"
+    assert not (other / "notes.txt").exists()
+
+
+def test_a_run_of_an_earlier_version_still_keeps_one_checkpoint(small, here):
+    assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
+    (here / "a/checkpoints" / checkpoint_list.FILE).unlink()
+    assert main(["fit", "--resume=a", "--trainer.max_steps=5"]) == 0
+    assert [path.name for path in (here / "a/checkpoints").glob("last-*")] == ["last-step=5.ckpt"]
+
+
+# Ranks that are none.
+
+
+@pytest.mark.parametrize("how", FITS, ids=" ".join)
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK"])
+def test_a_variable_of_another_launch_lets_no_run_write_into_a_folder_with_files(
+    how, name, small, here, capsys, monkeypatch
+):
+    (here / "victim").mkdir()
+    put_files(here / "victim", "config.yaml", "run.json", "checkpoints/last-step=2.ckpt")
+    before = everything(here)
+    monkeypatch.setenv(name, "1")
+    assert f"the environment has {name}=1" in refused(capsys, [*how, *small, "--run_dir=victim"])
+    monkeypatch.setenv(runs.RUN_DIR_VARIABLE, str(here / "victim"))
+    assert f"unset {name}" in refused(capsys, [*how, *small])
+    assert everything(here) == before
 
 
 # Prepared data; that of other kinds is tested beside them.
@@ -431,3 +528,100 @@ def test_figures_of_an_evaluation_are_not_written_over_other_files(here, capsys)
     assert everything(here) == before
     for version in ("1.1", "2.0", "1.1"):
         assert main([*words, f"--version={version}", "--output=figures.json"]) == 0
+
+
+# Files of a run that somebody has put there.
+
+
+def test_a_runs_plot_is_drawn_over_no_other_file(trained, here, capsys, warned):
+    shutil.copytree(trained, here / "a")
+    (here / "a/plots/run.png").unlink()
+    for put in (lambda path: path.write_bytes(b"mine"), lambda path: path.symlink_to(here / "thesis.png")):
+        (here / "thesis.png").write_bytes(b"mine")
+        put(here / "a/plots/run.png")
+        assert "was not drawn by lmrecipes; move it away" in refused(capsys, ["plot", "a"])
+        assert main(["fit", "--resume=a", f"--trainer.max_steps={4 + len(list(here.glob('a/config.*')))}"]) == 0
+        assert any("the run's plot was not drawn" in said for said in warned)
+        warned.clear()
+        assert (here / "a/plots/run.png").read_bytes() == (here / "thesis.png").read_bytes() == b"mine"
+        (here / "a/plots/run.png").unlink()
+
+
+def test_a_plot_that_cannot_be_written_leaves_the_one_before(trained, here, capsys, monkeypatch):
+    assert main(["plot", f"{trained}", "--output=a.png"]) == 0
+    before = everything(here)
+
+    def full(self, file, **_):
+        file.write(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    assert "No space left" in refused(capsys, ["plot", f"{trained}", "--output=a.png"])
+    assert everything(here) == before
+
+
+def test_a_small_file_that_cannot_be_written_leaves_nothing(here, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    runs.write_text(here / "a.json", "1")
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space"):
+        runs.write_text(here / "a.json", "2")
+    assert everything(here) == {here / "a.json": b"1"}
+
+
+@pytest.mark.parametrize("content", [b"mine", b"a,b\n1,2\n", b"\x89PNG\r\n"])
+@pytest.mark.parametrize("how", FITS, ids=" ".join)
+def test_other_files_in_the_place_of_metrics_are_not_continued(how, content, trained, here, capsys):
+    shutil.copytree(trained, here / "a")
+    (here / "a/metrics.csv").write_bytes(content)
+    before = everything(here)
+    assert "metrics.csv holds no metrics of a run" in refused(capsys, [*how, "--resume=a", "--trainer.max_steps=4"])
+    assert everything(here) == before
+
+
+@pytest.mark.parametrize("content", [b"mine", b'{"mine": 1}', b"[1]", b"\x89PNG\r\n"])
+@pytest.mark.parametrize("how", [["test"], ["fabric", "validate"]], ids=" ".join)
+def test_other_files_in_the_place_of_results_are_named_before_anything_is_measured(
+    how, content, trained, here, capsys, monkeypatch
+):
+    shutil.copytree(trained, here / "a")
+    (here / "a/results.json").write_bytes(content)
+    before = everything(here)
+    monkeypatch.setattr("lmrecipes.commands.report.report", lambda *_: pytest.fail("it is evaluated"))
+    assert "results.json is no list of a run's results; move it away" in refused(capsys, [*how, "--run=a"])
+    assert everything(here) == before
+
+
+def test_answers_to_different_files_of_one_name_go_to_different_folders(here):
+    for name in ("q.json", "other/q.json", "q.jsonl"):
+        (here / name).parent.mkdir(exist_ok=True)
+        (here / name).touch()
+    are_there = put_files(here / "predict/q", "predictions.json")
+    for _ in range(2):
+        found = [answers_folder(here / "predict", name).name for name in ("q.json", "other/q.json", "q.jsonl")]
+        assert found == ["q-2", "q-3", "q-4"]
+    assert are_there()
+
+
+@pytest.mark.parametrize("name", ["train.bin", "state.part", "state.json", "manifest.part", "notes.txt"])
+def test_a_cache_entry_that_nobody_prepared_is_refused(name, small, here, capsys):
+    assert main(["prepare", *small, "--data.cache_dir=cache"]) == 0
+    (entry,) = (path for path in (here / "cache").iterdir() if path.is_dir())
+    shutil.rmtree(entry)
+    are_there = put_files(entry, name)
+    message = refused(capsys, ["prepare", *small, "--data.cache_dir=cache"])
+    assert message.endswith(f"{entry.name} is not empty and holds no prepared data; move it away")
+    assert are_there()
+
+
+def test_the_state_of_a_preparation_that_cannot_be_read_is_named(small, here, capsys):
+    assert main(["prepare", *small, "--data.cache_dir=cache"]) == 0
+    (entry,) = (path for path in (here / "cache").iterdir() if path.is_dir())
+    (entry / "manifest.json").unlink()
+    (entry / "state.json").write_text("mine")
+    assert f"{entry.name}/state.json cannot be read; move" in refused(
+        capsys, ["prepare", *small, "--data.cache_dir=cache"]
+    )
+    assert (entry / "state.json").read_text() == "mine"

@@ -46,7 +46,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_run_goes_on(small, tmp_path, command, 
     assert code == 130, err
     assert err == ""
     last = out.strip().splitlines()[-1]
-    (checkpoint,) = (path.stem for path in (tmp_path / "a/checkpoints").iterdir())
+    (checkpoint,) = (path.stem for path in (tmp_path / "a/checkpoints").glob("*.ckpt"))
     assert last.startswith("interrupted at step ")
     assert last.endswith(f"continue from {checkpoint} with: lmrecipes fit --resume a")
     saved = int(checkpoint.removeprefix("last-step="))

@@ -94,8 +94,8 @@ def same(one: Path, other: Path, step: int) -> None:
     assert expected.keys() == got.keys()
     equal = {k: torch.equal(v, got[k]) if isinstance(v, torch.Tensor) else v == got[k] for k, v in expected.items()}
     assert [name for name, as_expected in equal.items() if not as_expected] == []
-    assert sorted(p.name for p in (other / "checkpoints").iterdir()) == sorted(
-        p.name for p in (one / "checkpoints").iterdir()
+    assert sorted(p.name for p in (other / "checkpoints").glob("*.ckpt")) == sorted(
+        p.name for p in (one / "checkpoints").glob("*.ckpt")
     )
     for name in ("train/loss", "val/loss"):
         assert rows(other, name) == rows(one, name)

@@ -112,7 +112,7 @@ def test_a_moved_run_is_tested_and_continued_with_its_best_checkpoint(command, s
     resumed = command("fit", "--resume=elsewhere", "--trainer.max_steps=18", "--model.optimizer.lr=100")
     assert resumed.returncode == 0, resumed.stderr
     assert "dirpath" not in resumed.stderr
-    assert sorted(path.name for path in (tmp_path / "elsewhere/checkpoints").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "elsewhere/checkpoints").glob("*.ckpt")) == [
         "best-step=12.ckpt",
         "last-step=18.ckpt",
     ]

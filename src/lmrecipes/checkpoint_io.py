@@ -14,9 +14,8 @@ import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
-from lmrecipes import runs, sharded_checkpoint
-from lmrecipes.ledger import discard
-from lmrecipes.sharded_checkpoint import ALIASES, STATES, WEIGHTS, causes
+from lmrecipes import checkpoint_list, runs, sharded_checkpoint
+from lmrecipes.sharded_checkpoint import ALIASES, STATES, WEIGHTS, causes, remove
 
 # In a checkpoint whose optimizer states are by parameter names.
 BY_NAME = "optimizer_states_by_name"
@@ -30,9 +29,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         """Writes a checkpoint; a full disk is warned about and does not end training."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
-        sharded_checkpoint.discard_leftovers(target)
         temporary = target.with_name(f".{target.name}.part")
         try:
+            sharded_checkpoint.begin_writing(target)
             with temporary.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
@@ -65,23 +64,12 @@ def is_full_disk(error: BaseException) -> bool:
 
 
 def remove_others(path: Path) -> None:
-    """Removes the other checkpoints of a kind, best or last; files that only begin like them are not ours."""
+    """Removes the other checkpoints of a kind, best or last, that were written here."""
     kind = path.name.split("-")[0]
-    for other in sorted(path.parent.iterdir()):
-        if other != path and re.fullmatch(rf"{kind}-step=\d+\.ckpt", other.name):
-            remove(other)
-
-
-def remove(path: Path) -> None:
-    """Removes a checkpoint, plain or sharded, if it is there."""
-    if path.is_dir():
-        # Under another name first, so that what is left by a kill is no checkpoint any more.
-        doomed = path.with_name(f".{path.name}.part")
-        discard(doomed)
-        path.rename(doomed)
-        discard(doomed)
-    else:
-        discard(path)
+    for name in sorted(checkpoint_list.written(path.parent)):
+        if name != path.name and re.fullmatch(rf"{kind}-step=\d+\.ckpt", name):
+            remove(path.with_name(name))
+    checkpoint_list.forget(path.parent)
 
 
 def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:

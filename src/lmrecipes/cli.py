@@ -184,6 +184,8 @@ class RecipeCLI(LightningCLI):
         if self.command == "fit" and config.trainer.max_steps == 0:
             raise ConfigError("trainer.max_steps is 0; it must be 1 or more")
         if self.command == "fit" and config.resume is None:
+            if config.run_dir == "":
+                raise ConfigError("--run_dir is empty; name a directory, or leave it out")
             given = Path(config.run_dir) if config.run_dir else None
             self.run_dir = runs.new_run_dir(runs.recipe_of(config_files(self.argv)), root=root, asked=given)
         elif run := config.get("resume") or config.get("run"):
@@ -261,6 +263,7 @@ class RecipeCLI(LightningCLI):
         given = asked.callbacks if isinstance(asked.callbacks, list) else [asked.callbacks] if asked.callbacks else []
         kwargs["callbacks"] = [FailTogether(), CheckMonitors(), *given, *self._own_callbacks()]
         trainer = super().instantiate_trainer(**kwargs)
+        runs.check_rank(trainer.global_rank)
         set_group_timeout(trainer, self.config.group_timeout_minutes)
         optimizer = self.config.model.init_args.get("optimizer") or {}
         check_strategy(trainer, self.model, optimizer.get("class_path", ""))

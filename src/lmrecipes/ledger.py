@@ -12,7 +12,8 @@ class Ledger:
     """Files and folders that this process has made."""
 
     def __init__(self) -> None:
-        self._written: list[Path] = []
+        # With what marks each file as the one that was written, once it is whole.
+        self._written: dict[Path, dict[Path, _Identity] | None] = {}
         self._folders: list[Path] = []
 
     def make_folder(self, folder: Path, *, exist_ok: bool = True) -> None:
@@ -29,7 +30,14 @@ class Ledger:
     def note(self, path: Path) -> None:
         """Notes a file, or a folder with all in it, that is about to be written; one that is there is not ours."""
         if not os.path.lexists(path):
-            self._written.append(path.absolute())
+            self._written.setdefault(path.absolute(), None)
+
+    def seal(self, path: Path) -> None:
+        """Notes that a noted file or folder is as it was meant to be: what changes from now on is another's."""
+        path = path.absolute()
+        if path in self._written:
+            files = [path, *path.rglob("*")] if path.is_dir() else [path]
+            self._written[path] = {file: _identity(file) for file in files if not file.is_dir()}
 
     def write_new(self, path: Path, text: str) -> None:
         """Writes a file that must not be there, also if another process tries the same, and notes it.
@@ -38,14 +46,18 @@ class Ledger:
             FileExistsError: if it is there.
         """
         with path.open("x", encoding="utf-8") as file:
-            self._written.append(path.absolute())
+            self._written[path.absolute()] = None
             file.write(text)
+        self.seal(path)
 
     def undo(self) -> None:
         """Removes what was written, and the folders that were made unless something else is in them by now."""
-        for path in self._written:
+        for path, files in self._written.items():
             with suppress(OSError):
-                discard(path)
+                if files is None:
+                    discard(path)
+                else:
+                    _discard_same(path, files)
         for folder in reversed(self._folders):
             with suppress(OSError):
                 folder.rmdir()
@@ -55,6 +67,25 @@ class Ledger:
         """Forgets everything, which then stays."""
         self._written.clear()
         self._folders.clear()
+
+
+_Identity = tuple[int, int, int]
+
+
+def _identity(path: Path) -> _Identity:
+    status = path.lstat()
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _discard_same(path: Path, files: dict[Path, _Identity]) -> None:
+    """Removes files that are still the same, and the folders that they leave empty."""
+    for file, identity in files.items():
+        if os.path.lexists(file) and _identity(file) == identity:
+            file.unlink()
+    if path.is_dir() and not path.is_symlink():
+        for folder in (*sorted((p for p in path.rglob("*") if p.is_dir()), reverse=True), path):
+            with suppress(OSError):
+                folder.rmdir()
 
 
 def discard(path: Path) -> None:

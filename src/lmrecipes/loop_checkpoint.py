@@ -11,9 +11,11 @@ from lightning import __version__ as lightning_version
 
 from lmrecipes.callbacks import BestCheckpoint, LossGuard
 from lmrecipes.callbacks.resume import FIGURES
-from lmrecipes.checkpoint_io import BY_NAME, AtomicCheckpointIO, check, remove, remove_others
+from lmrecipes.checkpoint_io import BY_NAME, AtomicCheckpointIO, check, remove_others
+from lmrecipes.checkpoint_list import make_way
 from lmrecipes.loggers import RunLogger
 from lmrecipes.optimizer_states import from_named, names_in_order
+from lmrecipes.sharded_checkpoint import remove
 
 if TYPE_CHECKING:
     from lmrecipes.fabric import Loop
@@ -30,6 +32,7 @@ def save(loop: Loop, kind: str) -> Path | None:
     path = loop.run_dir / "checkpoints" / f"{kind}-step={loop.global_step}.ckpt"
     content = _state(loop)
     if loop.is_global_zero and path not in loop.written:
+        make_way(path)
         if not _is_whole(path):
             # Not to be taken for saved where the disk is full.
             remove(path)

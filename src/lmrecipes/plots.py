@@ -6,6 +6,8 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
+from lmrecipes.atomic_write import replacing
+
 # Room for titles and labels, in parts of the figure. matplotlib's own layouts measure every tick, which takes as long
 # as drawing.
 _ROOM = {"left": 0.07, "right": 0.98, "bottom": 0.07, "top": 0.9, "hspace": 0.33, "wspace": 0.2}
@@ -22,13 +24,17 @@ _MARKED = ("png", "pdf", "svg", "ps", "eps")
 
 
 def check_replaceable(path: Path) -> None:
-    """Refuses to write over a file that was not drawn here.
+    """Refuses to write over what was not drawn here.
 
     Raises:
         ValueError: naming it.
     """
+    if path.is_dir():
+        raise ValueError(f"{path} is a folder; name another file with --output")
     if path.is_file() and (path.stat().st_size > _LARGEST or _MARK.encode() not in path.read_bytes()):
-        raise ValueError(f"{path} is there and was not drawn by lmrecipes; name another file with --output")
+        raise ValueError(
+            f"{path} is there and was not drawn by lmrecipes; move it away, or name another file with --output"
+        )
 
 
 def read_metrics(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
@@ -59,8 +65,9 @@ def plot_runs(run_dirs: Sequence[Path], output: Path) -> Path:
     """Draws loss, perplexity, learning rate and throughput of one or more runs into a PNG.
 
     Raises:
-        ValueError: if a run has no metrics.
+        ValueError: if a run has no metrics, or the file is there and was not drawn here.
     """
+    check_replaceable(output)
     from matplotlib.figure import Figure
 
     runs = {_label(run_dir, run_dirs): read_metrics(run_dir) for run_dir in run_dirs}
@@ -92,7 +99,9 @@ def plot_runs(run_dirs: Sequence[Path], output: Path) -> Path:
     output.parent.mkdir(parents=True, exist_ok=True)
     # Given a name without suffix, matplotlib would write another file than the one asked for.
     form = output.suffix[1:] or "png"
-    figure.savefig(output, dpi=110, format=form, metadata={"Creator": _MARK} if form in _MARKED else None)
+    # Where the name is a link, the plot that it leads to is drawn anew.
+    with replacing(output.resolve(), "wb") as file:
+        figure.savefig(file, dpi=110, format=form, metadata={"Creator": _MARK} if form in _MARKED else None)
     return output
 
 

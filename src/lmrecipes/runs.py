@@ -11,7 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lmrecipes import __version__, collection
+from lmrecipes import __version__, atomic_write, collection
 from lmrecipes.ledger import Ledger
 
 RUN_DIR_VARIABLE = "LMRECIPES_RUN_DIR"
@@ -19,6 +19,7 @@ ABOUT = "run.json"
 CONFIG = "config.yaml"
 RESULTS = "results.json"
 VOCABULARY = "vocabulary"
+_RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
 # The new run of this command, and what the command has made for it.
 _claimed: Path | None = None
 _ledger = Ledger()
@@ -35,8 +36,25 @@ def forget() -> None:
 
 def is_main_process() -> bool:
     """Whether this process, among those the launcher started, is the one that writes."""
-    ranks = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
-    return all(os.environ.get(name, "0") == "0" for name in ranks)
+    return all(os.environ.get(name, "0") == "0" for name in _RANKS)
+
+
+def check_rank(rank: int) -> None:
+    """Refuses to go on as the first process of a run of which this should be another one: it would claim no directory.
+
+    Args:
+        rank: of this process, as Lightning has it.
+
+    Raises:
+        ValueError: naming the variables that say otherwise.
+    """
+    if rank == 0 and not is_main_process():
+        names = [name for name in _RANKS if os.environ.get(name, "0") != "0"]
+        told = " and ".join(f"{name}={os.environ[name]}" for name in names)
+        raise ValueError(
+            f"the environment has {told}, but a run with these trainer.devices and trainer.num_nodes has no such "
+            f"process; unset {' and '.join(names)}, or set trainer.devices to the number of processes that are launched"
+        )
 
 
 def new_run_dir(recipe: str, *, root: Path, asked: Path | None = None) -> Path:
@@ -77,6 +95,9 @@ def _claim(directory: Path) -> None:
 
     global _claimed
     again = _clear_failed_start(directory)
+    if os.path.lexists(directory) and not directory.is_dir():
+        kind = "a link that leads nowhere" if directory.is_symlink() and not directory.exists() else "no folder"
+        raise ValueError(f"run directory {directory} is {kind}; name another with --run_dir")
     if (directory / CONFIG).exists():
         raise ValueError(
             f"run directory {directory} holds a run already; "
@@ -201,19 +222,41 @@ def note(path: Path) -> None:
     _ledger.note(path)
 
 
+def seal(path: Path) -> None:
+    """Notes that what was noted is written: what is added to it, or put in its place, is not this command's."""
+    _ledger.seal(path)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Writes a small file so that readers see the old or the new one, never a part."""
+    """Writes a small file of a run, whole or not at all."""
     note(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    atomic_write.write_text(path, text)
+    seal(path)
+
+
+def results(run_dir: Path) -> list[dict[str, Any]]:
+    """The run's evaluations so far.
+
+    Raises:
+        ValueError: if what is there is no list of them.
+    """
+    path = run_dir / RESULTS
+    if not os.path.lexists(path):
+        return []
+    with suppress(OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, list) and all(isinstance(one, dict) and "metrics" in one for one in found):
+            return found
+    raise ValueError(f"{path} is no list of a run's results; move it away")
 
 
 def add_result(run_dir: Path, result: dict[str, Any]) -> None:
-    """Appends one evaluation to the run's results."""
-    path = run_dir / RESULTS
-    earlier = json.loads(path.read_text()) if path.is_file() else []
-    write_text(path, json.dumps([*earlier, result], indent=2) + "\n")
+    """Appends one evaluation to the run's results.
+
+    Raises:
+        ValueError: if what is there is no list of them.
+    """
+    write_text(run_dir / RESULTS, json.dumps([*results(run_dir), result], indent=2) + "\n")
 
 
 def discard_if_unused() -> None:

@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import os
 import pickle
-import re
 import warnings
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lmrecipes import checkpoint_list
 from lmrecipes.ledger import discard
 from lmrecipes.pieces import is_split
 
@@ -38,8 +39,6 @@ REST = "rest.pt"
 _METADATA = ".metadata"
 _CODE = "checkpoint {path} cannot be read: it holds more than tensors and plain values"
 _PIECE = 2**24
-# What a kill leaves of a checkpoint that was being written or removed.
-_LEFTOVER = re.compile(r"\..*step=\d+.*\.ckpt(\.former)?\.part")
 
 
 def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, group: dist.ProcessGroup) -> None:
@@ -62,8 +61,9 @@ def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, gr
     rank = dist.get_rank(group)
 
     def begin() -> None:
-        discard_leftovers(path)
-        part.mkdir(parents=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        begin_writing(path)
+        part.mkdir()
 
     def write_part() -> dict[str, list[int]]:
         return {file.name: _checksum(file) for file in sorted(part.glob(f"__{rank}_*"))}
@@ -101,6 +101,8 @@ def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, gr
 
 def put_in_place(part: Path, path: Path) -> None:
     """Gives a written checkpoint, plain or sharded, its name, in place of one of that name, and has that on disk."""
+    if path.is_dir() and not _has_own_files_alone(path):
+        checkpoint_list.keep(path)
     # A folder replaces nothing, and is replaced by nothing.
     crosswise = path.exists() and (part.is_dir() or path.is_dir())
     former = path.rename(path.with_name(f".{path.name}.former.part")) if crosswise else None
@@ -110,12 +112,45 @@ def put_in_place(part: Path, path: Path) -> None:
         discard(former)
 
 
-def discard_leftovers(path: Path) -> None:
-    """Removes what a kill has left of this checkpoint and of other steps' beside it; other files are not ours."""
-    own = {f".{path.name}.part", f".{path.name}.former.part"}
-    for leftover in sorted(path.parent.glob(".*.part")):
-        if leftover.name in own or _LEFTOVER.fullmatch(leftover.name):
-            discard(leftover)
+def remove(path: Path) -> None:
+    """Removes a checkpoint, plain or sharded, if it is there; a folder's files that are none of it stay in it."""
+    if not path.is_dir() or path.is_symlink():
+        discard(path)
+        return
+    if _has_own_files_alone(path):
+        # Under another name first, so that what is left by a kill is no checkpoint any more.
+        doomed = path.with_name(f".{path.name}.part")
+        discard(doomed)
+        path.rename(doomed)
+        discard(doomed)
+    else:
+        for name in _files(path):
+            (path / name).unlink(missing_ok=True)
+
+
+def _has_own_files_alone(path: Path) -> bool:
+    own = _files(path)
+    return all(file.name in own for file in path.iterdir())
+
+
+def _files(path: Path) -> list[str]:
+    """The files of a sharded checkpoint, the list of them first; none if it is not whole."""
+    with suppress(OSError, ValueError):
+        listed = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        return [MANIFEST, *(name for name in listed if Path(name).name == name)] if isinstance(listed, dict) else []
+    return []
+
+
+def begin_writing(path: Path) -> None:
+    """Makes room for a checkpoint: what is there of other runs is kept, and what a kill has left of ours removed."""
+    for name in checkpoint_list.written(path.parent):
+        for leftover in (f".{name}.part", f".{name}.former.part"):
+            discard(path.with_name(leftover))
+    checkpoint_list.make_way(path)
+    if os.path.lexists(part := path.with_name(f".{path.name}.part")):
+        checkpoint_list.keep(part)
+    # Before the first byte, so that what a kill leaves is known for ours.
+    checkpoint_list.note(path.parent, [path.name])
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:

@@ -141,7 +141,7 @@ class Many(Toy):
 def test_tokens_are_counted_to_the_last_digit_and_further_after_a_resume(tmp_path):
     logger = RunCSVLogger(tmp_path)
     train(tmp_path, [Throughput(), LastCheckpoint()], steps=3, module=Many(), logger=logger)
-    path = next((tmp_path / "checkpoints").iterdir())
+    path = next((tmp_path / "checkpoints").glob("*.ckpt"))
     train(tmp_path, [Throughput(), LastCheckpoint()], steps=4, module=Many(), logger=logger, ckpt_path=path)
     with (tmp_path / "metrics.csv").open() as file:
         counted = [float(row["train/tokens"]) for row in csv.DictReader(file) if row["train/tokens"]]
@@ -173,7 +173,7 @@ def test_randomness_depends_on_the_step_and_not_on_what_came_before(tmp_path):
 
 
 def names(tmp_path):
-    return sorted(path.name for path in (tmp_path / "checkpoints").iterdir())
+    return sorted(path.name for path in (tmp_path / "checkpoints").glob("*.ckpt"))
 
 
 @pytest.mark.parametrize("passes", [1, 3])

@@ -98,7 +98,7 @@ def test_no_checkpoint_is_the_best_whose_figure_is_not_finite(tmp_path, mode, fi
     )
     trainer.fit(Validated(), loader, loader)
     assert best.best_model_score == (2.0 if kept else None)
-    assert [path.name for path in tmp_path.glob("checkpoints/*")] == kept
+    assert [path.name for path in tmp_path.glob("checkpoints/*.ckpt")] == kept
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

@@ -106,7 +106,9 @@ def test_text_that_changes_while_it_is_prepared_is_not_kept(tmp_path, monkeypatc
 def test_a_manifest_that_cannot_be_read_is_named(tmp_path):
     write(tmp_path / "text")
     (prepared(tmp_path).folder / "manifest.json").write_text('{"splits": ')
-    with pytest.raises(ValueError, match=r"manifest.json cannot be read; delete .* and run `lmrecipes prepare` again"):
+    with pytest.raises(
+        ValueError, match=r"manifest.json cannot be read; move .* away and run `lmrecipes prepare` again"
+    ):
         prepared(tmp_path)
 
 

@@ -12,12 +12,11 @@ from pathlib import Path
 
 import pytest
 import torch
-import torch.distributed as dist
 from ways import ADAMW, SENSITIVE, in_two_passes, spread, weights
 
 import warm
 from conftest import environment
-from lmrecipes import sharded_checkpoint
+from lmrecipes import checkpoint_list, sharded_checkpoint
 from lmrecipes.__main__ import main
 from lmrecipes.checkpoint_io import load_checkpoint, newest_readable
 from lmrecipes.strategies.sharded import CheckpointWriter
@@ -73,16 +72,8 @@ def sharded(small, tmp_path_factory) -> Path:
 @pytest.fixture
 def checkpoint(sharded, tmp_path) -> Path:
     """A copy of its checkpoint, to be damaged."""
-    (path,) = (sharded / "checkpoints").iterdir()
+    (path,) = (sharded / "checkpoints").glob("*.ckpt")
     return Path(shutil.copytree(path, tmp_path / "checkpoints" / path.name))
-
-
-@pytest.fixture
-def group():
-    """This process as a group of its own, over the CPU."""
-    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
-    yield dist.group.WORLD
-    dist.destroy_process_group()
 
 
 @pytest.fixture
@@ -96,6 +87,7 @@ def alone_saved(group, tmp_path) -> Path:
 def test_a_file_left_by_a_kill_does_not_stand_in_the_way(group, alone_saved):
     leftover = alone_saved.with_name(".last-step=2.ckpt.part")
     leftover.write_text("half")
+    checkpoint_list.note(leftover.parent, ["last-step=2.ckpt"])
     later = alone_saved.with_name("last-step=2.ckpt")
     sharded_checkpoint.write({"state_dict.w": torch.zeros(3)}, {"global_step": 2}, later, group)
     assert load_checkpoint(later)["global_step"] == 2
@@ -104,7 +96,7 @@ def test_a_file_left_by_a_kill_does_not_stand_in_the_way(group, alone_saved):
 
 @pytest.mark.slow
 def test_one_sharded_checkpoint_is_kept(sharded):
-    (path,) = (sharded / "checkpoints").iterdir()
+    (path,) = (sharded / "checkpoints").glob("*.ckpt")
     assert path.is_dir()
     assert path.name == "last-step=4.ckpt"
     assert load_checkpoint(path)["global_step"] == 4
@@ -112,7 +104,7 @@ def test_one_sharded_checkpoint_is_kept(sharded):
 
 @pytest.mark.slow
 def test_export_writes_one_plain_file_of_a_sharded_checkpoint(command, sharded, tmp_path):
-    (path,) = (sharded / "checkpoints").iterdir()
+    (path,) = (sharded / "checkpoints").glob("*.ckpt")
     words = ["export", f"--run={sharded}", f"--checkpoint={path}", "--format=state_dict", f"--output={tmp_path}"]
     done = command(*words)
     assert done.returncode == 0, done.stderr
@@ -176,18 +168,20 @@ def test_every_file_is_on_disk_before_the_folder_takes_its_place(group, tmp_path
     assert done[-1] == tmp_path.stat().st_ino
 
 
-def test_a_sharded_checkpoint_takes_the_place_of_any_of_its_name(group, tmp_path):
+@pytest.mark.filterwarnings("ignore:.*is now last-step")
+def test_a_sharded_checkpoint_takes_the_place_of_one_of_its_name(group, tmp_path):
     path = tmp_path / "last-step=1.ckpt"
-    path.write_bytes(b"a plain one")
+    path.write_bytes(b"somebody's")
     for value in (1.0, 2.0):
         sharded_checkpoint.write({"state_dict.w": torch.tensor([value])}, {"global_step": 1}, path, group)
         assert load_checkpoint(path)["state_dict"]["w"].item() == value
-    assert list(tmp_path.iterdir()) == [path]
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, f"{path.name}.kept", checkpoint_list.FILE}
+    assert path.with_name(f"{path.name}.kept").read_bytes() == b"somebody's"
 
 
 @pytest.mark.slow
 def test_a_folder_is_a_checkpoint_by_path(sharded, small, tmp_path, capsys):
-    (path,) = (sharded / "checkpoints").iterdir()
+    (path,) = (sharded / "checkpoints").glob("*.ckpt")
     assert main(["validate", f"--run={sharded}", f"--checkpoint={path}", *spread("1 process")]) == 0
     still = ["--model.optimizer.lr=1e-9", "--trainer.max_steps=3", "--trainer.val_check_interval=3"]
     assert main(["fit", *small, *still, f"--init_from={path}", f"--run_dir={tmp_path / 'run'}"]) == 0
@@ -201,7 +195,7 @@ def test_a_folder_is_a_checkpoint_by_path(sharded, small, tmp_path, capsys):
 @pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]])
 def test_all_ranks_take_the_checkpoint_that_the_first_one_chose(launcher, sharded, tmp_path):
     run = Path(shutil.copytree(sharded, tmp_path / "run"))
-    (damaged,) = (run / "checkpoints").iterdir()
+    (damaged,) = (run / "checkpoints").glob("*.ckpt")
     shutil.copytree(damaged, damaged.with_name("best-step=2.ckpt"))
     _flip_a_bit(damaged)
     words = ["fit", "--resume=run", *spread("2 ddp"), "--trainer.max_steps=5"]
@@ -231,7 +225,7 @@ def test_a_full_disk_ends_no_run_and_counts_for_no_checkpoint(part, rank, backgr
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert set(done.stderr.splitlines()) == {"warning: no checkpoint written: the disk is full; training goes on"}
-    kept = {path.name: load_checkpoint(path) for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    kept = {path.name: load_checkpoint(path) for path in (tmp_path / "run" / "checkpoints").glob("*.ckpt")}
     assert kept.keys() == {"best-step=2.ckpt", "last-step=3.ckpt"}
     assert all(f"step={content['global_step']}.ckpt" in name for name, content in kept.items())
     for number in (0, 1):

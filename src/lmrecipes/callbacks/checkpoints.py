@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from copy import copy
 from datetime import timedelta
 from pathlib import Path
@@ -12,8 +13,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
+from lmrecipes import checkpoint_list, runs
 from lmrecipes.callbacks.loss_guard import LossGuard
 from lmrecipes.checkpoint_io import remove_others
+from lmrecipes.sharded_checkpoint import begin_writing
 
 _PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 _PROGRESS = (
@@ -41,8 +44,13 @@ class _WholeCheckpoint(ModelCheckpoint):
             return
         # So that this checkpoint's state of the callbacks counts none that failed.
         finish_saving(trainer)
-        super()._save_checkpoint(trainer, filepath)
         path, before = Path(filepath), self._before
+        if trainer.is_global_zero:
+            # Also where checkpoints are written by Lightning's own plugin. A full disk is met there.
+            with suppress(OSError):
+                path.parent.mkdir(parents=True, exist_ok=True)
+                begin_writing(path)
+        super()._save_checkpoint(trainer, filepath)
         self._on_its_way = _is_writing(trainer, path)
         self._failed = not (self._on_its_way or self.file_exists(filepath, trainer))
         if self._failed:
@@ -85,6 +93,8 @@ class _WholeCheckpoint(ModelCheckpoint):
         folder = Path(self.dirpath or "")
         here = _renamed(state_dict, lambda path: str(folder / Path(path).name))
         super().load_state_dict({**here, "dirpath": self.dirpath})
+        if runs.is_main_process():
+            checkpoint_list.adopt(folder, {Path(state_dict[name]).name for name in _PATHS if state_dict.get(name)})
 
 
 def _is_writing(trainer: Trainer, path: Path) -> bool:

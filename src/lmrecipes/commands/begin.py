@@ -48,7 +48,10 @@ def _checkpoint_to_resume(run_dir: Path) -> Path:
     """
     checkpoint = newest_readable(run_dir / "checkpoints")
     if checkpoint is None:
-        raise ValueError(f"run {short(run_dir)} has no readable checkpoint to resume from")
+        raise ValueError(
+            f"run {short(run_dir)} has no readable checkpoint to resume from; begin it anew: the same fit with another "
+            f"--run_dir"
+        )
     return checkpoint
 
 
@@ -119,5 +122,6 @@ def save_vocabulary(cli: RecipeCLI, run_dir: Path) -> None:
     if not saved.is_dir():
         runs.note(saved)
         vocabulary.save(saved)
+        runs.seal(saved)
     elif load_vocabulary(saved).digest() != vocabulary.digest():
         raise ValueError(f"data has another vocabulary now than when {short(run_dir)} was begun; start a new run")

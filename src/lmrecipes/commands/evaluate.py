@@ -10,6 +10,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+from lmrecipes.atomic_write import write_text
 from lmrecipes.commands.arguments import Arguments
 from lmrecipes.metrics.squad import LANGUAGES, Gold, squad11, squad20
 
@@ -35,7 +36,7 @@ def run(argv: list[str]) -> int:
     print(text)
     if options.output is not None:
         try:
-            options.output.write_text(text + "\n", encoding="utf-8")
+            write_text(options.output.resolve(), text + "\n")
         except OSError as error:
             raise ValueError(f"--output {options.output} cannot be written: {error.strerror}") from None
     return 0

@@ -14,7 +14,7 @@ from lmrecipes.callbacks import FailTogether, KeepOptimizerSettings, LeftBySigna
 from lmrecipes.cli import RecipeCLI, open_recipe
 from lmrecipes.commands.begin import begin, save_vocabulary
 from lmrecipes.commands.leave import exit_code, onward, stop
-from lmrecipes.commands.report import check_limit, report
+from lmrecipes.commands.report import check_evaluation, report
 from lmrecipes.commands.say import say, short
 from lmrecipes.fabric import HOOKS, Loop, started_by_fabric_run
 from lmrecipes.requeueing import requeue
@@ -94,6 +94,7 @@ def _loop(cli: RecipeCLI, more: list[Any]) -> Loop:
     callbacks = [FailTogether(), *(c for c in given if not _needs_the_trainer(c)), *more]
     run_dir = cli.run_dir if cli.command == "fit" else None
     loop = Loop(cli.datamodule, settings, callbacks, run_dir, **where)
+    runs.check_rank(loop.global_rank)
     loop.default_root_dir = cli.run_dir or Path.cwd()
     loop.accumulate_grad_batches = cli.config_init.batch.accumulation(loop.world_size)
     if not started_by_fabric_run():
@@ -160,7 +161,7 @@ def _leave(cli: RecipeCLI, loop: Loop, run_dir: Path, resume: str) -> int:
 
 
 def _measure(cli: RecipeCLI, command: str) -> int:
-    check_limit(cli, command)
+    check_evaluation(cli, command)
     split = "val" if command == "validate" else command
     checkpoint: Path | None = cli.checkpoint()
     if cli.config.runtime is not None:

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmrecipes.callbacks.throughput import Countable
 from lmrecipes.cli import open_recipe
-from lmrecipes.commands.report import check_limit, report
+from lmrecipes.commands.report import check_evaluation, report
 from lmrecipes.commands.say import short
 from lmrecipes.strategies.checks import data_parallel_size
 from lmrecipes.weights import naming_misfits
@@ -24,7 +24,7 @@ def evaluate(command: str, argv: list[str]) -> int:
     if cli.config.runtime is not None:
         cli.model.use_programs(Path(cli.config.runtime), split)
         checkpoint = None
-    check_limit(cli, command)
+    check_evaluation(cli, command)
     counted = _CountTokens()
     cli.trainer.callbacks.append(counted)  # type: ignore[attr-defined]
     began = time.perf_counter()

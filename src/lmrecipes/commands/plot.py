@@ -7,7 +7,7 @@ from pathlib import Path
 from lmrecipes import runs
 from lmrecipes.commands.arguments import Arguments
 from lmrecipes.commands.say import say, short
-from lmrecipes.plots import check_replaceable, plot_runs
+from lmrecipes.plots import plot_runs
 
 
 def run(argv: list[str]) -> int:
@@ -27,7 +27,5 @@ def run(argv: list[str]) -> int:
     output = options.output or Path("runs.png")
     if options.output is None and len(found) == 1:
         output = found[0] / "plots" / "run.png"
-    else:
-        check_replaceable(output)
     say(f"written to {short(plot_runs(found, output).resolve())}")
     return 0

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from contextlib import suppress
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +104,7 @@ def _answer(cli: RecipeCLI) -> int:
     trainer.predict(trained.module, cli.datamodule, return_predictions=False)
     if cli.config.file is not None:
         assert cli.run_dir is not None
-        folder = cli.run_dir / "answers" / "predict" / _stem(cli.config.file)
+        folder = answers_folder(cli.run_dir / "answers" / "predict", cli.config.file)
         write_answers(folder, answers.answered, may_lack=cli.datamodule.may_lack("predict"))
         say(f"{len(answers.answered):,} answers: {short(folder)}")
         return 0
@@ -110,6 +113,21 @@ def _answer(cli: RecipeCLI) -> int:
     for candidate in answered.nbest[:3]:
         say(f"{candidate['probability']:.3f}  {candidate['text'] or 'no answer'}")
     return 0
+
+
+def answers_folder(folder: Path, file: str) -> Path:
+    """Where the answers to a file's questions go: a folder of its name, or with a number where others are there."""
+    asked = str(Path(file).resolve()) if Path(file).exists() else file
+    for number in count(1):
+        own = folder / (_stem(file) if number == 1 else f"{_stem(file)}-{number}")
+        note = own / "file.txt"
+        if not os.path.lexists(own):
+            own.mkdir(parents=True)
+            note.write_text(f"{asked}\n", encoding="utf-8")
+        with suppress(OSError, ValueError):
+            if note.read_text(encoding="utf-8") == f"{asked}\n":
+                return own
+    raise AssertionError
 
 
 def _stem(file: str) -> str:

@@ -12,12 +12,14 @@ from lmrecipes.cli import RecipeCLI
 from lmrecipes.commands.say import say, short
 
 
-def check_limit(cli: RecipeCLI, command: str) -> None:
-    """Refuses to evaluate nothing.
+def check_evaluation(cli: RecipeCLI, command: str) -> None:
+    """Refuses to evaluate nothing, or where the results could not be kept.
 
     Raises:
-        ValueError: naming the setting.
+        ValueError: naming the setting or the file.
     """
+    if cli.run_dir is not None and runs.is_main_process():
+        runs.results(cli.run_dir)
     limit = f"limit_{'val' if command == 'validate' else command}_batches"
     if cli.config.trainer[limit] == 0:
         raise ValueError(f"trainer.{limit} is 0, which leaves nothing to {command}; leave it out")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from lmrecipes.atomic_write import write_text
 from lmrecipes.batches import SpanScores
 from lmrecipes.data.squad import Question
 from lmrecipes.data.windows import Windows
@@ -201,6 +201,4 @@ def write_answers(folder: Path, answered: Mapping[str, Answered], *, may_lack: b
 
 def _write(path: Path, content: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, ensure_ascii=False, indent=4) + "\n", encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(content, ensure_ascii=False, indent=4) + "\n")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
+from lmrecipes.atomic_write import write_text
 from lmrecipes.data.prepared import Prepared, find_prepared
 
 _VERSION = 2
@@ -46,9 +46,7 @@ def remember(prepared: Prepared, path: Path | None, tokenizing: Vocabularies, na
     if note.is_file() and note.read_text() == prepared.folder.name:
         return
     with suppress(OSError):
-        temporary = note.with_suffix(f".{os.getpid()}.part")
-        temporary.write_text(prepared.folder.name)
-        os.replace(temporary, note)
+        write_text(note, prepared.folder.name)
 
 
 def recall(

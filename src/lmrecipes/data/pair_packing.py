@@ -158,7 +158,7 @@ def index_rows(path: Path, starts: Ints, documents: Sequence[int], how: Packing)
     how = Packing(**{**vars(how), "target_len": about["target_len"]})
     bounds = mapped(_beside(path, "bin"), np.int64)
     if len(bounds) != sum(about["counts"]) + 1:
-        raise ValueError(f"prepared data {path.with_suffix('.bin')} is damaged; delete it and {found.name}")
+        raise ValueError(f"prepared data {path.with_suffix('.bin')} is damaged; move it away and {found.name}")
     return Rows(bounds, about["counts"], how, Filling(**about["filling"]))
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lmrecipes.data.locks import locked
+from lmrecipes.data.locks import preparing
 from lmrecipes.data.prepared import Prepared, find_prepared
 from lmrecipes.data.sources import SPLITS, Source
 from lmrecipes.data.tokenizing import Tokenizing, load_pretrained, train_bpe
@@ -54,8 +54,7 @@ def prepare(
     found = find_prepared(folder)
     if found is not None:
         return found
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".lock"):
+    with preparing(folder):
         found = find_prepared(folder)
         if found is not None:
             return found
@@ -94,7 +93,10 @@ class _Writer:
     def __init__(self, source: Source, folder: Path, progress: Progress) -> None:
         self.source, self.folder, self.progress = source, folder, progress
         state = folder / "state.json"
-        self.splits: dict[str, Any] = json.loads(state.read_text()) if state.is_file() else {}
+        try:
+            self.splits: dict[str, Any] = json.loads(state.read_text()) if state.is_file() else {}
+        except ValueError:
+            raise ValueError(f"{state} cannot be read; move {folder} away and prepare again") from None
 
     def _blocks(self, split: str) -> Iterator[str]:
         done, total = 0, self.source.size(split)

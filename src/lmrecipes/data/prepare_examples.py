@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
-import os
 import random
 import re
 import subprocess
@@ -20,12 +19,13 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lmrecipes.atomic_write import write_text
 from lmrecipes.data.cache import Vocabularies
 from lmrecipes.data.document_files import Span
 from lmrecipes.data.documents import Corpus, DocumentSource, Part
 from lmrecipes.data.examples import ExampleWriter, join
 from lmrecipes.data.flaws import Flaws
-from lmrecipes.data.locks import locked
+from lmrecipes.data.locks import locked, preparing
 from lmrecipes.data.making import Make, making
 from lmrecipes.data.prepare import Progress
 from lmrecipes.data.prepared import Prepared, find_prepared
@@ -98,8 +98,7 @@ def prepare_examples(
     found = find_prepared(folder)
     if found is not None:
         return found
-    folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".lock"):
+    with preparing(folder):
         found = find_prepared(folder)
         if found is not None:
             return found
@@ -301,9 +300,7 @@ def _flaws(plan: _Plan, abouts: Sequence[dict[str, Any]]) -> dict[str, dict[str,
 
 
 def _write_json(path: Path, content: Any) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(content, indent=2), encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, json.dumps(content, indent=2))
 
 
 @contextmanager

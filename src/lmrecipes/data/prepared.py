@@ -90,4 +90,4 @@ def find_prepared(folder: Path) -> Prepared | None:
 
 
 def _again(folder: Path) -> str:
-    return f"delete {folder} and run `lmrecipes prepare` again"
+    return f"move {folder} away and run `lmrecipes prepare` again"

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Protocol, cast
 from numpy.typing import NDArray
 
 from lmrecipes.data.embedded_squad import make_squad
-from lmrecipes.data.locks import locked
+from lmrecipes.data.locks import preparing
 from lmrecipes.data.squad import Answer, OnMalformed, Question, SquadFile, local_file, read_content, read_squad
 from lmrecipes.data.vocabularies import Vocabulary
 
@@ -167,8 +167,7 @@ def prepare_squad(
     digest = hashlib.sha256(json.dumps([_VERSION, described], sort_keys=True).encode()).hexdigest()[:12]
     folder = cache_dir / f"squad-{digest}"
     if not (folder / "manifest.json").is_file():
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        with locked(cache_dir / f".squad-{digest}.lock"):
+        with preparing(folder):
             if not (folder / "manifest.json").is_file():
                 _write(folder, source, vocabulary, how, described, progress)
     found = _load(folder, how)
@@ -188,7 +187,6 @@ def _write(
     read = source.read()
     if source.describe() != described["source"]:
         raise ValueError(f"{source.path} changed while it was being prepared; prepare it again")
-    folder.mkdir(exist_ok=True)
     files = how.cut(read.questions, vocabulary, progress).save(folder)
     numbers: dict[str, int] = {}
     questions = [
@@ -222,13 +220,13 @@ def _load(folder: Path, how: Layout) -> PreparedSquad:
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
         expected = manifest["bytes"]
     except (json.JSONDecodeError, KeyError, TypeError):
-        raise ValueError(f"{folder / 'manifest.json'} cannot be read; delete {folder} and prepare again") from None
+        raise ValueError(f"{folder / 'manifest.json'} cannot be read; move {folder} away and prepare again") from None
     for name, size in expected.items():
         there = (folder / name).stat().st_size if (folder / name).is_file() else 0
         if there != size:
             raise ValueError(
-                f"prepared data {folder / name} has {there} bytes where its manifest says {size}; delete {folder} and "
-                f"run `lmrecipes prepare` again"
+                f"prepared data {folder / name} has {there} bytes where its manifest says {size}; move {folder} away "
+                f"and run `lmrecipes prepare` again"
             )
     return PreparedSquad(how.load(folder), manifest, folder)
 

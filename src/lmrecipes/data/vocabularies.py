@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
@@ -15,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lmrecipes.atomic_write import write_text
 from lmrecipes.data.wikitext_style import split_words
 
 Ids = NDArray[np.unsignedinteger[Any]]
@@ -56,9 +56,7 @@ class Vocabulary(ABC):
         """Writes the vocabulary to a folder, all of it or nothing."""
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"kind": self.kind, **self._content()}, ensure_ascii=False)
-        temporary = folder / f"{FILE}.{os.getpid()}.part"
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, folder / FILE)
+        write_text(folder / FILE, text)
 
     def digest(self) -> str:
         """A hash that changes with the vocabulary."""

@@ -13,6 +13,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 from lmrecipes import runs
+from lmrecipes.atomic_write import replacing
 from lmrecipes.loggers.run_logger import RunLogger
 
 
@@ -23,6 +24,9 @@ class RunCSVLogger(RunLogger, CSVLogger):
     """
 
     def __init__(self, run_dir: Path) -> None:
+        path = run_dir / "metrics.csv"
+        if os.path.lexists(path):
+            _check(path)
         super().__init__(save_dir=run_dir, name="", version="", flush_logs_every_n_steps=10)
         runs.note(run_dir / ExperimentWriter.NAME_HPARAMS_FILE)
 
@@ -65,14 +69,29 @@ class RunCSVLogger(RunLogger, CSVLogger):
         self.save()
 
 
+def _check(path: Path) -> None:
+    """Refuses to continue a file that is no run's log.
+
+    Raises:
+        ValueError: naming it.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            first = next(csv.reader(file), ["step"])
+    except (OSError, ValueError, csv.Error):
+        first = []
+    if "step" not in first:
+        raise ValueError(f"{path} holds no metrics of a run (its first line names no step); move it away")
+
+
 def _write(path: Path, names: Sequence[str], rows: list[dict[str, str]]) -> None:
     """Writes the file anew; a kill at any moment leaves the old or the new one."""
-    temporary = path.with_name(f".{path.name}.part")
-    with temporary.open("w", newline="") as file:
+    # A link stays one.
+    path = path.resolve()
+    with replacing(path, newline="") as file:
         writer = csv.DictWriter(file, names)
         writer.writeheader()
         writer.writerows(rows)
-    os.replace(temporary, path)
 
 
 class _Continued(ExperimentWriter):

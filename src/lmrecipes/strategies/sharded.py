@@ -15,8 +15,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lmrecipes import sharded_checkpoint
-from lmrecipes.checkpoint_io import is_full_disk, remove
-from lmrecipes.sharded_checkpoint import ALIASES, STATES, WEIGHTS
+from lmrecipes.checkpoint_io import is_full_disk
+from lmrecipes.sharded_checkpoint import ALIASES, STATES, WEIGHTS, remove
 
 
 def _nothing() -> None:

@@ -29,7 +29,7 @@ demo: setup  ## train and test the tiny Transformer-XL on embedded text, about t
 
 PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-test: setup  ## run the tests, at one of each kind where one more proves nothing new; about 13 minutes on two cores
+test: setup  ## run the tests, at one of each kind where one more proves nothing new; about a quarter of an hour on two cores
 	$(PYTEST) -p no:randomly -m "not exhaustive" --durations 20
 
 test-fast: setup  ## run the tests that start no process, in two minutes: while writing

@@ -69,7 +69,7 @@ def test_what_cannot_be_written_takes_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = run_with(tmp_path / "a", METRICS)
     for output, part in (
-        ("a", "directory"),
+        ("a", "a is a folder"),
         ("x.docx", "'docx' is not supported"),
         ("a/config.yaml/x.png", "a/config"),
     ):

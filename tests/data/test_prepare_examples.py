@@ -176,6 +176,8 @@ def test_other_files_beside_the_parts_stay(tmp_path):
     what = corpus(tmp_path / "c")
     folder = folder_for(what, SETTINGS, "test", tmp_path / "cache")
     mine = ("notes.txt", "parts/notes.txt", "parts/000000.txt", "parts/a/000000.json", "vocabulary/mine.json")
+    folder.mkdir(parents=True)
+    (folder / ".lock").touch()
     checks = [put_files(folder, *mine)]
 
     def change(*_):

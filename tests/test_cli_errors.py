@@ -265,6 +265,7 @@ def test_no_run_is_overwritten(small, capsys):
     assert "--checkpoint x is no checkpoint" in refused(capsys, ["test", "--run=a", "--checkpoint=x"])
 
 
+@pytest.mark.slow
 def test_weights_of_another_network_are_refused_by_name(small, capsys):
     assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
     assert main(["fit", *small, "--run_dir=b", "--trainer.max_steps=3", "--init_from=a"]) == 0

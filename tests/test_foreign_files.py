@@ -185,6 +185,7 @@ def test_an_inherited_run_directory_is_never_touched(arguments, small, here, cap
     assert {path: content for path, content in everything(here).items() if path.parts[-1] != "runs"} == before
 
 
+@pytest.mark.slow
 def test_a_run_that_inherits_a_directory_has_one_of_its_own(small, here, monkeypatch):
     (here / "precious").mkdir()
     put_files(here / "precious")
@@ -216,6 +217,7 @@ def test_a_rank_that_finds_what_the_first_has_written_goes_on(here, monkeypatch)
     assert runs.new_run_dir("r", root=here, asked=here / "run") == run_dir
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", FITS, ids=" ".join)
 def test_a_run_that_cannot_be_continued_stays_whole(how, small, here, capsys):
     assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
@@ -265,6 +267,7 @@ def test_a_requeued_job_begins_anew_in_its_own_run_only(here, monkeypatch):
     assert runs.new_run_dir("r", root=here, asked=run_dir) == run_dir
 
 
+@pytest.mark.slow
 def test_settings_that_a_continued_run_had_before_replace_no_file(small, here):
     assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
     first = (here / "a/config.yaml").read_text()
@@ -289,6 +292,7 @@ NAMES = (
 LIKE_LEFTOVERS = (".thesis step=3.ckpt.part", ".last-step=40.ckpt.part", ".best-step=8.ckpt.former.part")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", FITS, ids=" ".join)
 def test_files_beside_checkpoints_stay_when_these_are_replaced(how, small, here):
     often = [f"--trainer.callbacks={json.dumps(_OFTEN)}", "--trainer.val_check_interval=2"]
@@ -335,6 +339,7 @@ def test_a_link_in_the_place_of_a_checkpoint_is_not_followed(here):
 OTHERS = ("last-step=2.ckpt/thesis.txt", "last-step=1.ckpt", "last-step=9.ckpt", "best-step=1.ckpt")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", FITS, ids=" ".join)
 def test_checkpoints_that_a_run_has_not_written_stay_whatever_they_are_called(how, small, here):
     often = ["--trainer.val_check_interval=2", "--trainer.callbacks=" + json.dumps(_OFTEN)]
@@ -346,6 +351,7 @@ def test_checkpoints_that_a_run_has_not_written_stay_whatever_they_are_called(ho
     assert not (here / "a/checkpoints/last-step=3.ckpt").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", FITS, ids=" ".join)
 def test_what_has_the_name_of_a_new_checkpoint_is_kept_beside_it(how, small, here, warned):
     assert main([*how, *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
@@ -369,6 +375,7 @@ def test_files_within_a_sharded_checkpoint_stay_when_it_is_removed_or_replaced(h
     assert not (other / "notes.txt").exists()
 
 
+@pytest.mark.slow
 def test_a_run_of_an_earlier_version_still_keeps_one_checkpoint(small, here):
     assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
     (here / "a/checkpoints" / checkpoint_list.FILE).unlink()
@@ -397,6 +404,7 @@ def test_a_variable_of_another_launch_lets_no_run_write_into_a_folder_with_files
 # Prepared data; that of other kinds is tested beside them.
 
 
+@pytest.mark.slow
 def test_a_cache_in_a_folder_with_files_leaves_them(small, here):
     are_there = put_files(here / "stuff", "notes.txt", "train.bin", "manifest.json", ".lock", "mine.part", "a/.lock")
     words = [*small, "--trainer.max_steps=3", "--data.cache_dir=stuff"]
@@ -571,6 +579,7 @@ def test_a_small_file_that_cannot_be_written_leaves_nothing(here, monkeypatch):
     assert everything(here) == {here / "a.json": b"1"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"mine", b"a,b\n1,2\n", b"\x89PNG\r\n"])
 @pytest.mark.parametrize("how", FITS, ids=" ".join)
 def test_other_files_in_the_place_of_metrics_are_not_continued(how, content, trained, here, capsys):
@@ -581,6 +590,7 @@ def test_other_files_in_the_place_of_metrics_are_not_continued(how, content, tra
     assert everything(here) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", [b"mine", b'{"mine": 1}', b"[1]", b"\x89PNG\r\n"])
 @pytest.mark.parametrize("how", [["test"], ["fabric", "validate"]], ids=" ".join)
 def test_other_files_in_the_place_of_results_are_named_before_anything_is_measured(

@@ -113,6 +113,7 @@ def no_text(*_):
     raise AssertionError("the text is read")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_run_is_tested_with_its_own_vocabulary_whatever_the_training_text_is_now(trained, tmp_path, monkeypatch):
     test_loss, text = trained

@@ -68,6 +68,7 @@ def test_loading_leaves_torchs_random_numbers_alone(small_corpus, tmp_path):
     assert torch.equal(torch.rand(1), expected)
 
 
+@pytest.mark.slow
 def test_the_embedded_text_needs_nothing_but_python(tmp_path):
     data = EmbeddedText(BatchPlan(global_batch_size=4, seq_len=8), cache_dir=str(tmp_path))
     data.prepare(progress=False)

@@ -89,6 +89,7 @@ def test_a_recipe_trains_in_small_on_its_own_kind_of_data(name, tmp_path, capsys
     assert "eval at step 2" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_the_saved_configuration_is_a_recipe_again(small, tmp_path, capsys):
     assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0, capsys.readouterr().err
     assert "check_val_every_n_epoch: null" in (tmp_path / "a/config.yaml").read_text()

@@ -4,17 +4,15 @@ import platform
 import queue
 import socket
 
-import pytest
-
 from lmrecipes.lifeline import End, Hub, Member
 
 
-@pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 def test_who_does_not_know_the_runs_word_ends_nothing():
     ended: queue.Queue[End] = queue.Queue()
     hub = Hub(ended.put, lambda: None)
     with socket.create_connection(("localhost", hub.address.port), timeout=30) as stranger:
         stranger.sendall(b"hello guessed 1 there\nfailed 3 0\n")
+        assert stranger.recv(1) == b""
         member = Member(2, "localhost", hub.address, ended.put, lambda: None)
         member.fail(4)
         assert ended.get(timeout=30) == End(2, platform.node() or "?", 4)

@@ -131,6 +131,7 @@ class Hub:
     def _forget(self, peer: _Peer) -> None:
         self._selector.unregister(peer.connection)
         del self._peers[peer.connection]
+        peer.connection.close()
 
     def _end(self, peer: _Peer, end: End) -> None:
         self._forget(peer)
@@ -193,6 +194,10 @@ class Member:
         threading.Thread(target=self._listen, name="lifeline", daemon=True).start()
 
     def _listen(self) -> None:
+        with self._hub.connection:
+            self._hear()
+
+    def _hear(self) -> None:
         while True:
             said = self._hub.receive()
             if self._done.is_set():

@@ -376,11 +376,15 @@ def test_files_within_a_sharded_checkpoint_stay_when_it_is_removed_or_replaced(h
 
 
 @pytest.mark.slow
-def test_a_run_of_an_earlier_version_still_keeps_one_checkpoint(small, here):
-    assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
+@pytest.mark.parametrize("how", FITS, ids=" ".join)
+def test_a_run_of_an_earlier_version_still_keeps_one_checkpoint_of_a_kind(how, small, here):
+    often = ["--trainer.val_check_interval=2", "--trainer.callbacks=" + json.dumps(_OFTEN)]
+    assert main([*how, *small, *often, "--run_dir=a", "--trainer.max_steps=3"]) == 0
     (here / "a/checkpoints" / checkpoint_list.FILE).unlink()
-    assert main(["fit", "--resume=a", "--trainer.max_steps=5"]) == 0
-    assert [path.name for path in (here / "a/checkpoints").glob("last-*")] == ["last-step=5.ckpt"]
+    assert main([*how, "--resume=a", "--trainer.max_steps=6"]) == 0
+    kinds = sorted(path.name.partition("-")[0] for path in (here / "a/checkpoints").glob("*.ckpt"))
+    assert kinds == ["best", "last"]
+    assert [path.name for path in here.iterdir()] == ["a"]
 
 
 # Ranks that are none.

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from lmrecipes import checkpoint_list, runs
+from lmrecipes import checkpoint_list
 from lmrecipes.callbacks.loss_guard import LossGuard
 from lmrecipes.checkpoint_io import remove_others
 from lmrecipes.sharded_checkpoint import begin_writing
@@ -93,8 +93,16 @@ class _WholeCheckpoint(ModelCheckpoint):
         folder = Path(self.dirpath or "")
         here = _renamed(state_dict, lambda path: str(folder / Path(path).name))
         super().load_state_dict({**here, "dirpath": self.dirpath})
-        if runs.is_main_process():
-            checkpoint_list.adopt(folder, {Path(state_dict[name]).name for name in _PATHS if state_dict.get(name)})
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Takes over what a run wrote before there was a list: the checkpoint itself, and those that it names."""
+        if trainer.is_global_zero:
+            states = [state for state in checkpoint["callbacks"].values() if isinstance(state, dict)]
+            named = {Path(state[name]).name for state in states for name in _PATHS if state.get(name)}
+            own = {f"{kind}-step={checkpoint['global_step']}.ckpt" for kind in ("best", "last")}
+            # The loop under Fabric has no use for `dirpath`.
+            folder = Path(self.dirpath or Path(trainer.default_root_dir) / "checkpoints")
+            checkpoint_list.adopt(folder, named | own)
 
 
 def _is_writing(trainer: Trainer, path: Path) -> bool:

@@ -49,8 +49,7 @@ def _checkpoint_to_resume(run_dir: Path) -> Path:
     checkpoint = newest_readable(run_dir / "checkpoints")
     if checkpoint is None:
         raise ValueError(
-            f"run {short(run_dir)} has no readable checkpoint to resume from; begin it anew: the same fit with another "
-            f"--run_dir"
+            f"run {short(run_dir)} has no readable checkpoint to resume from; start over with another --run_dir"
         )
     return checkpoint
 

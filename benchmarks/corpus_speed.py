@@ -22,19 +22,20 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import torch
 
 from lmrecipes.batches import BatchPlan
-from lmrecipes.data.documents import Corpus, DocumentSource
-from lmrecipes.data.embedded import PythonText
-from lmrecipes.data.prepare_examples import prepare_examples
-from lmrecipes.data.wordpiece import WordPieceSettings, load_wordpiece, train_wordpiece
+from lmrecipes.data.corpora.documents import Corpus, DocumentSource
+from lmrecipes.data.corpora.python_text import PythonText
+from lmrecipes.data.prepared.shards import prepare_examples
+from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings, load_wordpiece
+from lmrecipes.data.tokenizers.wordpiece_trainer import train_wordpiece
 from lmrecipes.datamodules import DocumentsDataModule
 from reporting import write_json
 
 PREPARE = """
 import json, resource, sys, time
 from pathlib import Path
-from lmrecipes.data.documents import Corpus, DocumentSource
-from lmrecipes.data.prepare_examples import prepare_examples
-from lmrecipes.data.wordpiece import WordPieceSettings, load_wordpiece
+from lmrecipes.data.corpora.documents import Corpus, DocumentSource
+from lmrecipes.data.prepared.shards import prepare_examples
+from lmrecipes.data.tokenizers.wordpiece import WordPieceSettings, load_wordpiece
 path, folder, vocabulary, workers = sys.argv[1:]
 corpus = Corpus(sources=[DocumentSource(name="text", path=path)], seq_len=128)
 began = time.perf_counter()

@@ -12,9 +12,9 @@ from pathlib import Path
 
 from lmrecipes.batches import BatchPlan
 from lmrecipes.data import Folder, Tokenizing
-from lmrecipes.data.cache import folder_for
-from lmrecipes.data.embedded import PythonText
-from lmrecipes.data.prepare import prepare
+from lmrecipes.data.corpora.python_text import PythonText
+from lmrecipes.data.prepared.cache import folder_for
+from lmrecipes.data.prepared.tokenize_text import prepare
 from lmrecipes.datamodules import TextFolder
 from reporting import write_json
 
@@ -22,7 +22,7 @@ PREPARE = """
 import resource, sys
 from pathlib import Path
 from lmrecipes.data import Folder, Tokenizing
-from lmrecipes.data.prepare import prepare
+from lmrecipes.data.prepared.tokenize_text import prepare
 prepare(Folder(Path(sys.argv[1])), Tokenizing(kind=sys.argv[3]), Path(sys.argv[2]))
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

@@ -14,7 +14,7 @@ import transformers
 from lmrecipes.batches import MaskedBatch
 from lmrecipes.models.electra import Electra, ElectraConfig
 from lmrecipes.optim import GroupSettings, build_optimizer, parameter_groups
-from lmrecipes.runtime import tune_process
+from lmrecipes.runtime.allocator import tune_process
 from reporting import write_json
 
 V, MASK, N_PREDICTIONS = 30522, 103, {128: 19, 512: 79}

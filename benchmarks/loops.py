@@ -20,7 +20,7 @@ from lmrecipes.__main__ import main
 from lmrecipes.cli import open_recipe
 from lmrecipes.commands.fabric import FabricCLI
 from lmrecipes.models.transformer_xl import TransformerXL
-from lmrecipes.runtime import tune_process
+from lmrecipes.runtime.allocator import tune_process
 from reporting import write_json
 
 WARM_UP = 5

@@ -17,13 +17,13 @@ import numpy as np
 import torch
 import transformers
 
-from lmrecipes.data.counter_random import keys
-from lmrecipes.data.pair_batches import pair_batch
-from lmrecipes.data.span_corruption import SpanCorruption, corrupt_pieces
+from lmrecipes.data.objectives.seq2seq_lm import pair_batch
+from lmrecipes.data.objectives.span_corruption import SpanCorruption, corrupt_pieces
+from lmrecipes.data.sampling.counter_random import keys
 from lmrecipes.models.mt5 import MT5, Decoding, MT5Config, generate
-from lmrecipes.models.mt5.folders import published_names
+from lmrecipes.models.mt5.hf import published_names
 from lmrecipes.optim import build_optimizer
-from lmrecipes.runtime import tune_process
+from lmrecipes.runtime.allocator import tune_process
 from reporting import write_json
 
 INPUT, TARGET = 512, 128

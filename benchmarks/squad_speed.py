@@ -24,12 +24,12 @@ import transformers
 
 import squad_data
 from lmrecipes.batches import BatchPlan, EvalBatchPlan
-from lmrecipes.data.spans import best_spans
-from lmrecipes.data.wordpiece import WordPieceSettings
+from lmrecipes.data.tasks.squad.best_spans import best_spans
+from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings
 from lmrecipes.datamodules import SquadDataModule
 from lmrecipes.models.electra import ElectraReader, ReaderConfig
 from lmrecipes.optim import GroupSettings, build_optimizer, parameter_groups
-from lmrecipes.runtime import tune_process
+from lmrecipes.runtime.allocator import tune_process
 from reporting import write_json
 
 SEQ_LEN, MAX_ANSWER_LEN = 384, 30

@@ -13,14 +13,14 @@ from pathlib import Path
 
 import numpy as np
 
-from lmrecipes.data.embedded import PythonText
-from lmrecipes.data.interleaving import Interleaving
-from lmrecipes.data.learn_pieces import learn_pieces
-from lmrecipes.data.pair_batches import Corruptor, PairTrainingBatches
-from lmrecipes.data.pair_packing import Packing, index_rows
-from lmrecipes.data.ranks import DataRank
-from lmrecipes.data.sentencepiece import SentencePiece
-from lmrecipes.data.span_corruption import SpanCorruption
+from lmrecipes.data.corpora.python_text import PythonText
+from lmrecipes.data.objectives.row_packing import Packing, index_rows
+from lmrecipes.data.objectives.seq2seq_lm import Corruptor, PairTrainingBatches
+from lmrecipes.data.objectives.span_corruption import SpanCorruption
+from lmrecipes.data.sampling.interleaving import Interleaving
+from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
+from lmrecipes.data.tokenizers.spm_trainer import learn_pieces
+from lmrecipes.trainer_state import DataRank
 from reporting import write_json
 
 SETTINGS = {

@@ -10,8 +10,8 @@ import torch
 
 from lmrecipes.batches import Segmenting
 from lmrecipes.models.transformer_xl import TransformerXL, TransformerXLConfig
-from lmrecipes.models.transformer_xl.exported import ExportedTransformerXL, export, settings_of
-from lmrecipes.runtime import tune_process
+from lmrecipes.models.transformer_xl.export import ExportedTransformerXL, export, settings_of
+from lmrecipes.runtime.allocator import tune_process
 from reporting import write_json
 
 PLAN = Segmenting(batch_size=1, seq_len=64, mem_len=640, clamp_len=400, same_length=True)

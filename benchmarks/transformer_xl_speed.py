@@ -11,7 +11,7 @@ from conventional_transformer_xl import ConventionalTransformerXL
 from lmrecipes.models.common.linear import product
 from lmrecipes.models.transformer_xl import TransformerXL, TransformerXLConfig
 from lmrecipes.optim import build_optimizer
-from lmrecipes.runtime import tune_process
+from lmrecipes.runtime.allocator import tune_process
 from reporting import write_json
 
 V, D, LAYERS, N, H, FF, P, CUTOFFS, B, T = 33278, 512, 6, 8, 64, 2048, 0.1, [2000, 10000], 4, 192

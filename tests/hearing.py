@@ -2,7 +2,7 @@
 
 from lightning.pytorch import Callback
 
-from lmrecipes.fabric import HOOKS
+from lmrecipes.fabric.loop import HOOKS
 
 HEARD = set()
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 
 import warm
-from lmrecipes import checkpoint_list, sharded_checkpoint
-from lmrecipes.checkpoint_io import AtomicCheckpointIO, load_checkpoint, newest_readable
+from lmrecipes.checkpoints import listing, sharded
+from lmrecipes.checkpoints.io import AtomicCheckpointIO, load_checkpoint, newest_readable
 
 
 def content(step=1):
@@ -20,13 +20,13 @@ def content(step=1):
 def test_what_was_saved_is_read(tmp_path):
     AtomicCheckpointIO().save_checkpoint(content(), tmp_path / "a" / "last-step=1.ckpt")
     assert load_checkpoint(tmp_path / "a" / "last-step=1.ckpt")["global_step"] == 1
-    assert {*os.listdir(tmp_path / "a")} == {"last-step=1.ckpt", checkpoint_list.FILE}
+    assert {*os.listdir(tmp_path / "a")} == {"last-step=1.ckpt", listing.FILE}
 
 
 KILLED = """
 import os, signal, sys, torch
 from pathlib import Path
-from lmrecipes.checkpoint_io import AtomicCheckpointIO
+from lmrecipes.checkpoints.io import AtomicCheckpointIO
 io, path = AtomicCheckpointIO(), Path(sys.argv[1])
 io.save_checkpoint({"state_dict": {}, "global_step": 1}, path)
 save = torch.save
@@ -46,7 +46,7 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_earlier_one(tmp_path):
     assert killed.returncode == -signal.SIGKILL
     assert load_checkpoint(path)["global_step"] == 1
     AtomicCheckpointIO().save_checkpoint(content(3), path)
-    assert {p.name for p in tmp_path.iterdir()} == {path.name, checkpoint_list.FILE}
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, listing.FILE}
 
 
 def test_a_checkpoint_is_on_disk_before_it_takes_its_place(tmp_path, monkeypatch):
@@ -124,7 +124,7 @@ def test_a_damaged_byte_is_noticed(tmp_path):
 
 def test_a_sharded_checkpoint_of_the_same_step_is_replaced(group, tmp_path):
     path = tmp_path / "last-step=1.ckpt"
-    sharded_checkpoint.write({"w": torch.ones(3)}, {}, path, group)
+    sharded.write({"w": torch.ones(3)}, {}, path, group)
     AtomicCheckpointIO().save_checkpoint(content(1), path)
     assert load_checkpoint(path)["global_step"] == 1
-    assert {p.name for p in tmp_path.iterdir()} == {path.name, checkpoint_list.FILE}
+    assert {p.name for p in tmp_path.iterdir()} == {path.name, listing.FILE}

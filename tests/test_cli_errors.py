@@ -10,12 +10,12 @@ import pytest
 import yaml
 from lightning.pytorch.accelerators import CUDAAccelerator
 
-from lmrecipes import collection
 from lmrecipes.__main__ import main
-from lmrecipes.checkpoint_io import load_checkpoint
-from lmrecipes.config_errors import ConfigError
+from lmrecipes.checkpoints.io import load_checkpoint
+from lmrecipes.config import catalog
+from lmrecipes.config.errors import ConfigError
+from lmrecipes.config.hardware import check_hardware
 from lmrecipes.models.transformer_xl.memory import StreamMemory
-from lmrecipes.trainer_settings import check_hardware
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 FIT = ["fit", "--config", "transformer_xl/tiny"]
@@ -112,7 +112,7 @@ def refused(capsys, arguments):
         ([*FIT, "--model.config", "5"], ["model.config: expected a group of keys and values, got 5"]),
         ([*FIT, "--data.tokenizing.kind", "wrd"], ["expected one of 'word', 'char', 'byte'", "got wrd"]),
         ([*FIT, "--trainer.max_steps=0"], ["trainer.max_steps is 0; it must be 1 or more"]),
-        (["fit", "--config", str(collection.root() / "recipes/transformer_xl/tiny")], ["did you mean", "tiny.yaml?"]),
+        (["fit", "--config", str(catalog.root() / "recipes/transformer_xl/tiny")], ["did you mean", "tiny.yaml?"]),
         (["plot"], ["error: name a run", "lmrecipes plot RUN"]),
         (["plot", "nowhere"], ["no run 'nowhere'"]),
         (["list", "nowhere"], ["nowhere"]),
@@ -175,7 +175,7 @@ def test_bad_input_takes_one_line(arguments, parts, capsys, tmp_path):
     ],
 )
 def test_bad_recipes_take_one_line(change, parts, capsys, tmp_path):
-    recipe = yaml.safe_load(collection.recipe_paths()["transformer_xl/tiny"].read_text())
+    recipe = yaml.safe_load(catalog.recipe_paths()["transformer_xl/tiny"].read_text())
     recipe["data"] = {"class_path": "lmrecipes.datamodules.EmbeddedText"}
     recipe["trainer"].pop("callbacks")
     change(recipe)
@@ -187,7 +187,7 @@ def test_bad_recipes_take_one_line(change, parts, capsys, tmp_path):
 
 
 def test_a_key_given_twice_is_named_with_its_line(tmp_path, capsys):
-    recipe = collection.recipe_paths()["transformer_xl/tiny"].read_text() + "  max_steps: 7\n"
+    recipe = catalog.recipe_paths()["transformer_xl/tiny"].read_text() + "  max_steps: 7\n"
     (tmp_path / "mine.yaml").write_text(recipe)
     number = len(recipe.splitlines())
     message = refused(capsys, ["fit", "--config", "mine.yaml"])
@@ -351,7 +351,7 @@ def test_an_evaluation_of_nothing_is_refused(trained, capsys):
 
 def test_the_speed_of_an_evaluation_is_that_of_what_it_evaluated(trained, monkeypatch):
     # Two segments of 8 tokens in 4 streams, in as long as the whole takes.
-    monkeypatch.setattr("lmrecipes.commands.figures.time.perf_counter", iter([0.0, 2.0] * 9).__next__)
+    monkeypatch.setattr("lmrecipes.commands.common.evaluation.time.perf_counter", iter([0.0, 2.0] * 9).__next__)
     assert main(["validate", "--run=a", "--trainer.limit_val_batches=3"]) == 0
     (result,) = json.loads((trained / "results.json").read_text())
     assert result["metrics"]["val/tokens_per_s"] == 2 * 8 * 4 / 2

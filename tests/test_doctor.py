@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from lmrecipes import checks, slurm_checks
 from lmrecipes.__main__ import main
+from lmrecipes.diagnostics import machine, slurm
 
 # What a job of two nodes with four tasks each looks like to its first task.
 JOB = {
@@ -27,7 +27,7 @@ def problems(monkeypatch, tmp_path):
         for name, value in {**JOB, **changed}.items():
             if value is not None:
                 monkeypatch.setenv(name, value)
-        return {finding.what: finding.fix for finding in slurm_checks.job(nodes, devices) if finding.fix}
+        return {finding.what: finding.fix for finding in slurm.job(nodes, devices) if finding.fix}
 
     return of
 
@@ -50,9 +50,9 @@ def test_what_does_not_fit_is_said_with_a_fix(problems):
 
 
 def test_a_full_disk_and_little_shared_memory_are_problems(monkeypatch, tmp_path):
-    monkeypatch.setattr(checks.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2**26}))
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: type("Usage", (), {"free": 2**26}))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    wrong = {finding.what for finding in checks.machine(tmp_path / "runs") if finding.fix}
+    wrong = {finding.what for finding in machine.machine(tmp_path / "runs") if finding.fix}
     assert wrong <= {"runs folder", "shared memory"}
     assert "runs folder" in wrong
 

@@ -13,13 +13,13 @@ import pytest
 import torch
 
 import hearing
-import lmrecipes.fabric
+import lmrecipes.fabric.__main__
 import warm
 from conftest import environment
-from lmrecipes import checkpoint_list
 from lmrecipes.__main__ import main
-from lmrecipes.checkpoint_io import load_checkpoint
-from lmrecipes.fabric import HOOKS
+from lmrecipes.checkpoints import listing
+from lmrecipes.checkpoints.io import load_checkpoint
+from lmrecipes.fabric.loop import HOOKS
 
 FIGURES = ("train/loss", "train/perplexity", "train/tokens", "val/loss", "val/perplexity")
 WAYS = {
@@ -106,7 +106,7 @@ def free_port() -> int:
 @pytest.mark.parametrize("launcher", ["torchrun", "fabric run"])
 def test_two_nodes_train_as_one_process(launcher, command, small, tmp_path):
     assert command("fit", *small, "--run_dir=alone", "--model.config.dropout=0").returncode == 0
-    script, port = lmrecipes.fabric.__file__, str(free_port())
+    script, port = lmrecipes.fabric.__main__.__file__, str(free_port())
     words = ["fit", *small, "--run_dir=run", "--trainer.accelerator=cpu", "--model.config.dropout=0"]
     nodes = []
     for rank in ("0", "1"):
@@ -281,7 +281,7 @@ def test_a_broken_checkpoint_is_replaced_when_its_step_is_made_again(small, tmp_
     for path in saved.glob("*.ckpt"):
         path.write_bytes(path.read_bytes()[:5000])
     Path("whole.ckpt").rename(saved / "last-step=6.ckpt")
-    checkpoint_list.note(saved, ["last-step=6.ckpt"])
+    listing.note(saved, ["last-step=6.ckpt"])
     assert main(["fabric", "fit", "--resume=run"]) == 0
     assert load_checkpoint(saved / "last-step=12.ckpt")["global_step"] == 12
     assert not (saved / "last-step=6.ckpt").exists()

@@ -12,21 +12,24 @@ import pytest
 import torch
 
 from foreign_files import everything, put_files
-from lmrecipes import checkpoint_list, failures, runs, sharded_checkpoint
+from lmrecipes import runs
 from lmrecipes.__main__ import main
 from lmrecipes.callbacks import FailTogether
-from lmrecipes.checkpoint_io import AtomicCheckpointIO, remove_others
+from lmrecipes.checkpoints import listing, sharded
+from lmrecipes.checkpoints.io import AtomicCheckpointIO, remove_others
 from lmrecipes.cli import open_recipe
+from lmrecipes.commands.common.export_folder import exporting
 from lmrecipes.commands.predict import answers_folder
-from lmrecipes.data.locks import locked
-from lmrecipes.exports import exporting
-from lmrecipes.lifeline import End
+from lmrecipes.data.prepared.lock import locked
 from lmrecipes.loggers import RunCSVLogger, WandbLogger
+from lmrecipes.resilience import failure_report
+from lmrecipes.resilience.heartbeat import End
+from lmrecipes.runtime import launcher
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 FITS = [["fit"], ["fabric", "fit"]]
 RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID", "WANDB_SWEEP_ID")
-SLURM = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_PROCID", "SLURM_RESTART_COUNT", runs.RUN_DIR_VARIABLE)
+SLURM = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_PROCID", "SLURM_RESTART_COUNT", launcher.RUN_DIR_VARIABLE)
 
 
 @pytest.fixture(autouse=True)
@@ -150,12 +153,12 @@ def test_a_refusal_by_another_rank_leaves_nothing_either(here, monkeypatch):
     run_dir = runs.new_run_dir("r", root=here, asked=here / "empty")
     runs.write_text(run_dir / runs.CONFIG, "ours")
     codes = []
-    monkeypatch.setattr(failures, "leave", codes.append)
+    monkeypatch.setattr(failure_report, "leave", codes.append)
     callback = FailTogether()
     strategy = SimpleNamespace(launcher=SimpleNamespace(procs=[]))
     callback._trainer = SimpleNamespace(strategy=strategy, loggers=[], global_rank=0, local_rank=0, global_step=0)
-    callback._other_ended(End(rank=1, host="", code=failures.REFUSED, stacks=False))
-    assert codes == [failures.REFUSED]
+    callback._other_ended(End(rank=1, host="", code=failure_report.REFUSED, stacks=False))
+    assert codes == [failure_report.REFUSED]
     assert list((here / "empty").iterdir()) == []
 
 
@@ -173,7 +176,7 @@ def test_a_refusal_by_another_rank_leaves_nothing_either(here, monkeypatch):
 def test_an_inherited_run_directory_is_never_touched(arguments, small, here, capsys, monkeypatch):
     (here / "precious").mkdir()
     put_files(here / "precious")
-    monkeypatch.setenv(runs.RUN_DIR_VARIABLE, str(here / "precious"))
+    monkeypatch.setenv(launcher.RUN_DIR_VARIABLE, str(here / "precious"))
     before = everything(here)
     command = 1 if arguments[0] != "fabric" else 2
     words = [*arguments[:command], *([] if "--run=nowhere" in arguments else small), *arguments[command:]]
@@ -190,21 +193,21 @@ def test_a_run_that_inherits_a_directory_has_one_of_its_own(small, here, monkeyp
     (here / "precious").mkdir()
     put_files(here / "precious")
     before = everything(here / "precious")
-    monkeypatch.setenv(runs.RUN_DIR_VARIABLE, str(here / "precious"))
+    monkeypatch.setenv(launcher.RUN_DIR_VARIABLE, str(here / "precious"))
     assert main(["fit", *small, "--trainer.max_steps=3"]) == 0
     assert everything(here / "precious") == before
     assert len(list(here.glob("runs/transformer_xl/tiny/*/config.yaml"))) == 1
 
 
 def test_no_failure_is_written_into_an_inherited_run_directory(here, monkeypatch):
-    monkeypatch.setenv(runs.RUN_DIR_VARIABLE, str(here / "precious"))
+    monkeypatch.setenv(launcher.RUN_DIR_VARIABLE, str(here / "precious"))
     with pytest.raises(ValueError, match="name a recipe"):
         open_recipe("validate", [])
-    assert failures.folder() is None
+    assert failure_report.folder() is None
 
 
 def test_all_ranks_of_a_launcher_take_its_directory_and_not_an_inherited_one(here, monkeypatch):
-    monkeypatch.setenv(runs.RUN_DIR_VARIABLE, str(here / "precious"))
+    monkeypatch.setenv(launcher.RUN_DIR_VARIABLE, str(here / "precious"))
     for name, value in {"RANK": "1", "TORCHELASTIC_RUN_ID": "mine", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
     assert runs.new_run_dir("r", root=here) == here / "r/torchrun-mine"
@@ -311,9 +314,7 @@ def test_only_leftovers_of_checkpoints_are_removed_beside_a_new_one(here):
         (folder / name).mkdir()
     (folder / leftovers[0]).touch()
     (folder / ".last-step=4.ckpt.part").symlink_to("link")
-    checkpoint_list.note(
-        folder, [f"{name}.ckpt" for name in ("last-step=1", "epoch=0-step=2", "last-step=3", "last-step=4")]
-    )
+    listing.note(folder, [f"{name}.ckpt" for name in ("last-step=1", "epoch=0-step=2", "last-step=3", "last-step=4")])
     AtomicCheckpointIO().save_checkpoint({"state_dict": {}}, folder / "last-step=3.ckpt")
     assert are_there()
     assert {path.name for path in folder.glob(".*step*")} == set(LIKE_LEFTOVERS)
@@ -322,12 +323,12 @@ def test_only_leftovers_of_checkpoints_are_removed_beside_a_new_one(here):
 def test_a_link_in_the_place_of_a_checkpoint_is_not_followed(here):
     are_there = put_files(here / "checkpoints")
     one, other = (here / "checkpoints" / f"last-step={step}.ckpt" for step in (1, 2))
-    checkpoint_list.note(one.parent, [one.name])
+    listing.note(one.parent, [one.name])
     for replace in (
-        lambda: sharded_checkpoint.remove(one),
+        lambda: sharded.remove(one),
         lambda: remove_others(other),
         lambda: AtomicCheckpointIO().save_checkpoint({"state_dict": {}}, one),
-        lambda: sharded_checkpoint.discard(one),
+        lambda: sharded.discard(one),
     ):
         one.unlink(missing_ok=True)
         one.symlink_to("link")
@@ -365,12 +366,12 @@ def test_what_has_the_name_of_a_new_checkpoint_is_kept_beside_it(how, small, her
 def test_files_within_a_sharded_checkpoint_stay_when_it_is_removed_or_replaced(here, group):
     one, other = (here / "checkpoints" / f"last-step={step}.ckpt" for step in (1, 2))
     for path in (one, other):
-        sharded_checkpoint.write({"w": torch.ones(3)}, {}, path, group)
+        sharded.write({"w": torch.ones(3)}, {}, path, group)
         (path / "notes.txt").write_text("mine")
     remove_others(other)
     assert [path.name for path in one.iterdir()] == ["notes.txt"]
     with pytest.warns(UserWarning, match=r"is now last-step=2\.ckpt\.kept"):
-        sharded_checkpoint.write({"w": torch.ones(3)}, {}, other, group)
+        sharded.write({"w": torch.ones(3)}, {}, other, group)
     assert (here / "checkpoints/last-step=2.ckpt.kept/notes.txt").read_text() == "mine"
     assert not (other / "notes.txt").exists()
 
@@ -380,7 +381,7 @@ def test_files_within_a_sharded_checkpoint_stay_when_it_is_removed_or_replaced(h
 def test_a_run_of_an_earlier_version_still_keeps_one_checkpoint_of_a_kind(how, small, here):
     often = ["--trainer.val_check_interval=2", "--trainer.callbacks=" + json.dumps(_OFTEN)]
     assert main([*how, *small, *often, "--run_dir=a", "--trainer.max_steps=3"]) == 0
-    (here / "a/checkpoints" / checkpoint_list.FILE).unlink()
+    (here / "a/checkpoints" / listing.FILE).unlink()
     assert main([*how, "--resume=a", "--trainer.max_steps=6"]) == 0
     kinds = sorted(path.name.partition("-")[0] for path in (here / "a/checkpoints").glob("*.ckpt"))
     assert kinds == ["best", "last"]
@@ -400,7 +401,7 @@ def test_a_variable_of_another_launch_lets_no_run_write_into_a_folder_with_files
     before = everything(here)
     monkeypatch.setenv(name, "1")
     assert f"the environment has {name}=1" in refused(capsys, [*how, *small, "--run_dir=victim"])
-    monkeypatch.setenv(runs.RUN_DIR_VARIABLE, str(here / "victim"))
+    monkeypatch.setenv(launcher.RUN_DIR_VARIABLE, str(here / "victim"))
     assert f"unset {name}" in refused(capsys, [*how, *small])
     assert everything(here) == before
 
@@ -603,7 +604,7 @@ def test_other_files_in_the_place_of_results_are_named_before_anything_is_measur
     shutil.copytree(trained, here / "a")
     (here / "a/results.json").write_bytes(content)
     before = everything(here)
-    monkeypatch.setattr("lmrecipes.commands.report.report", lambda *_: pytest.fail("it is evaluated"))
+    monkeypatch.setattr("lmrecipes.commands.common.report.report", lambda *_: pytest.fail("it is evaluated"))
     assert "results.json is no list of a run's results; move it away" in refused(capsys, [*how, "--run=a"])
     assert everything(here) == before
 

@@ -11,7 +11,7 @@ import torch
 
 import warm
 from conftest import environment
-from lmrecipes.checkpoint_io import load_checkpoint
+from lmrecipes.checkpoints.io import load_checkpoint
 from test_resume import rows
 
 CALLBACKS = [

@@ -4,7 +4,7 @@ import platform
 import queue
 import socket
 
-from lmrecipes.lifeline import End, Hub, Member
+from lmrecipes.resilience.heartbeat import End, Hub, Member
 
 
 def test_who_does_not_know_the_runs_word_ends_nothing():

@@ -3,7 +3,7 @@
 import pytest
 
 from lmrecipes.__main__ import main
-from lmrecipes.plots import read_metrics
+from lmrecipes.runs.plots import read_metrics
 
 METRICS = "step,epoch,train/loss,val/loss\n1,0,4.5,\n2,0,4.0,\n2,0,,4.2\n"
 

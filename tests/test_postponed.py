@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from conftest import environment
-from lmrecipes import postponed
+from lmrecipes.runtime import lazy_imports
 
 # What takes seconds to import, by a module of each that does not come without it.
 HEAVY = {
@@ -39,7 +39,7 @@ def test_a_training_step_of_transformer_xl_imports_nothing_heavy(small, tmp_path
 MISSPELT = """
 import sys
 from lmrecipes.__main__ import main
-from lmrecipes.postponed import postpone
+from lmrecipes.runtime.lazy_imports import postpone
 
 postpone()
 for recipe in sys.argv[1].split():
@@ -71,7 +71,7 @@ USER = (
     SCORE
     + """
 import json, sys
-from lmrecipes.postponed import postpone
+from lmrecipes.runtime.lazy_imports import postpone
 
 postpone()
 import lightning.pytorch, torchmetrics
@@ -118,7 +118,7 @@ def test_text_metrics_and_plots_of_torchmetrics_work_as_ever(bert, tmp_path):
 
 COMPILED = """
 import sys
-from lmrecipes.postponed import NoCompiler, postpone
+from lmrecipes.runtime.lazy_imports import NoCompiler, postpone
 
 postpone()
 import torch
@@ -198,8 +198,8 @@ def packages(tmp_path, monkeypatch):
     )
     (tmp_path / "late_package/part.py").write_text("class Other:\n    pass\n")
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(postponed, "_POSTPONED", {"early_module": "late_package"})
-    monkeypatch.setattr(sys, "meta_path", [postponed._Finder(), *sys.meta_path])
+    monkeypatch.setattr(lazy_imports, "_POSTPONED", {"early_module": "late_package"})
+    monkeypatch.setattr(sys, "meta_path", [lazy_imports._Finder(), *sys.meta_path])
 
     def early(text):
         (tmp_path / "early_module.py").write_text(text)
@@ -256,8 +256,8 @@ def test_a_failing_import_is_its_own_error(packages):
 def test_finding_specifications_begins_once():
     before = list(sys.meta_path)
     try:
-        postponed.postpone()
-        postponed.postpone()
+        lazy_imports.postpone()
+        lazy_imports.postpone()
         assert len(sys.meta_path) == len(before) + 1
     finally:
         sys.meta_path[:] = before

@@ -42,6 +42,7 @@ def test_evaluations_print_our_lines_and_nothing_else(command, small):
 
 @pytest.mark.slow
 def test_a_warning_takes_one_line_without_its_place_in_the_code():
-    code = "import warnings; from lmrecipes.quiet import quiet; quiet(); warnings.warn('what\\n a user can  mend')"
+    code = "import warnings; from lmrecipes.runtime import warning_filters; warning_filters.quiet(); "
+    code += "warnings.warn('what\\n a user can  mend')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stderr == "warning: what a user can mend\n"

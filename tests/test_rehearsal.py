@@ -7,14 +7,16 @@ import pytest
 import yaml
 
 from conftest import prepare_here
-from lmrecipes import collection, rehearsal, stand_in
 from lmrecipes.cli import open_recipe
-from lmrecipes.data.sources import Folder
-from lmrecipes.models.common import tiny as tiny_sizes
+from lmrecipes.config import catalog
+from lmrecipes.data.corpora.text_source import Folder
+from lmrecipes.models.common import tiny_config as tiny_sizes
 from lmrecipes.models.electra import ElectraConfig, ReaderConfig
 from lmrecipes.models.mt5 import MT5Config
 from lmrecipes.models.transformer_xl import TransformerXLConfig
-from lmrecipes.rehearsal import Spread, full_size_on_cpu, n_devices, shrink, smallest_spread
+from lmrecipes.rehearsal import shrink as shrinking
+from lmrecipes.rehearsal import synthetic_text
+from lmrecipes.rehearsal.shrink import Spread, full_size_on_cpu, n_devices, shrink, smallest_spread
 from lmrecipes.strategies import FSDP2Strategy
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -25,7 +27,7 @@ CHANGED = {
     ElectraConfig: {"vocab_size", "d_embedding", "generator_size", "generator_d_head"},
     ReaderConfig: {"vocab_size", "d_embedding"},
 }
-RECIPES = [name for name in collection.recipe_paths() if not name.startswith("overlays/")]
+RECIPES = [name for name in catalog.recipe_paths() if not name.startswith("overlays/")]
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +58,7 @@ def test_every_recipe_is_sound_in_full_size_and_in_small(name, tmp_path):
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
     rebuilt = open_recipe("test", ["--config", "small.yaml", "--no_runtime_tuning"])
     assert rebuilt.trainer.world_size == spread.devices
-    write = getattr(built.datamodule, "write_stand_in", stand_in.write_made_up)
+    write = getattr(built.datamodule, "write_stand_in", synthetic_text.write_made_up)
     write(tmp_path / "text")
     prepare_here(rebuilt.datamodule)
     assert small["data"]["class_path"] == settings["data"]["class_path"]
@@ -120,16 +122,16 @@ def test_devices_are_counted_however_they_are_asked_for():
 
 
 def test_a_warm_up_beyond_the_end_stays_beyond_it():
-    assert rehearsal.tiny_schedule({"warmup_steps": 1000, "min_lr": 0.1}, 40000) == {"warmup_steps": 2, "min_lr": 0.1}
-    assert rehearsal.tiny_schedule({"warmup_steps": 1000}, 500) == {"warmup_steps": rehearsal.STEPS}
-    assert rehearsal.tiny_schedule({"warmup_steps": 10, "max_steps": 50}, 20) == {"warmup_steps": 2, "max_steps": 6}
+    assert shrinking.tiny_schedule({"warmup_steps": 1000, "min_lr": 0.1}, 40000) == {"warmup_steps": 2, "min_lr": 0.1}
+    assert shrinking.tiny_schedule({"warmup_steps": 1000}, 500) == {"warmup_steps": shrinking.STEPS}
+    assert shrinking.tiny_schedule({"warmup_steps": 10, "max_steps": 50}, 20) == {"warmup_steps": 2, "max_steps": 6}
 
 
 def test_callbacks_have_their_turn_and_do_not_end_the_run():
     saving = {"class_path": "A", "init_args": {"every_n_steps": 500, "monitor": "val/loss"}}
-    assert rehearsal.tiny_callback(saving)["init_args"] == {"every_n_steps": 2, "monitor": "val/loss"}
-    assert rehearsal.tiny_callback({"class_path": "A", "init_args": {"patience": 1}})["init_args"]["patience"] == 6
-    assert rehearsal.tiny_callback({"class_path": "A"}) == {"class_path": "A"}
+    assert shrinking.tiny_callback(saving)["init_args"] == {"every_n_steps": 2, "monitor": "val/loss"}
+    assert shrinking.tiny_callback({"class_path": "A", "init_args": {"patience": 1}})["init_args"]["patience"] == 6
+    assert shrinking.tiny_callback({"class_path": "A"}) == {"class_path": "A"}
 
 
 def test_one_callback_may_stand_for_a_list():
@@ -142,15 +144,15 @@ def test_one_callback_may_stand_for_a_list():
 
 @pytest.mark.parametrize("words", [(), ("only", "these")])
 def test_a_made_up_text_holds_every_word_in_training(tmp_path, words):
-    stand_in.write_made_up(tmp_path, words)
+    synthetic_text.write_made_up(tmp_path, words)
     found = {split: set((tmp_path / f"{split}.txt").read_text().split()) for split in ("train", "valid", "test")}
     assert found["valid"] | found["test"] <= found["train"]
     assert found["train"] == set(words) or (not words and len(found["train"]) > 20)
 
 
 def test_a_sample_is_the_beginning_of_the_own_text(tmp_path, small_corpus):
-    stand_in.write_sample(tmp_path, Folder(small_corpus))
+    synthetic_text.write_sample(tmp_path, Folder(small_corpus))
     assert (small_corpus / "train.txt").read_text().startswith((tmp_path / "train.txt").read_text().rstrip())
     (tmp_path / "valid.txt").unlink()
     with pytest.raises(ValueError, match="no val text"):
-        stand_in.write_sample(tmp_path / "other", Folder(tmp_path))
+        synthetic_text.write_sample(tmp_path / "other", Folder(tmp_path))

@@ -7,9 +7,11 @@ import pytest
 import yaml
 
 from conftest import environment
-from lmrecipes import collection, stages
 from lmrecipes.__main__ import main
-from lmrecipes.stages import StageError, Stages, forget_launcher
+from lmrecipes.config import catalog
+from lmrecipes.rehearsal import stages
+from lmrecipes.rehearsal.stages import StageError, Stages
+from lmrecipes.runtime.launcher import forget_launcher
 
 STAGES = [
     *("configuration", "data", "steps, validation, save", "kill in a step", "resume to the end"),
@@ -21,7 +23,7 @@ FSDP2 = ["--trainer.strategy=fsdp2", "--trainer.devices=4", "--batch.micro_batch
 def rehearsed():
     """All recipes; `make test` takes the first of every kind: what they differ in beyond sizes and text."""
     first, names = {}, []
-    for name, path in collection.recipe_paths().items():
+    for name, path in catalog.recipe_paths().items():
         if not name.startswith("overlays/"):
             recipe = yaml.safe_load(path.read_text())
             model, trainer = recipe["model"], recipe["trainer"]
@@ -73,7 +75,7 @@ def test_any_strategy_is_rehearsed_by_an_override(rehearse):
 
 @pytest.mark.slow
 def test_a_recipe_that_cannot_train_fails_in_that_stage_and_its_files_are_kept(rehearse, tmp_path):
-    recipe = yaml.safe_load(collection.recipe_paths()["transformer_xl/tiny"].read_text())
+    recipe = yaml.safe_load(catalog.recipe_paths()["transformer_xl/tiny"].read_text())
     recipe["data"] = {"class_path": "lmrecipes.datamodules.EmbeddedText"}
     recipe["trainer"]["callbacks"] = [
         {"class_path": "lmrecipes.callbacks.LastCheckpoint"},

@@ -2,7 +2,7 @@
 
 from types import SimpleNamespace
 
-from lmrecipes.commands.report import report
+from lmrecipes.commands.common.report import report
 
 
 def test_a_long_name_does_not_touch_its_figure(capsys):

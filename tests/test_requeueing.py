@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from lmrecipes import requeueing
+from lmrecipes.resilience import requeue
 
 FAKE = """#!/bin/sh
 echo "$@" >> {folder}/calls
@@ -45,30 +45,30 @@ def slurm(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_a_running_job_is_requeued_once_and_that_is_kept_with_the_run(slurm, tmp_path):
-    assert requeueing.requeue(tmp_path, step=5, limit=100) is None
+    assert requeue.requeue(tmp_path, step=5, limit=100) is None
     assert slurm.requeued() == ["7"]
-    assert json.loads((tmp_path / requeueing.RECORD).read_text()) == {"requeues": 1, "step": 5}
+    assert json.loads((tmp_path / requeue.RECORD).read_text()) == {"requeues": 1, "step": 5}
 
 
 @pytest.mark.slow
 def test_a_task_of_an_array_is_requeued_without_the_others(slurm, tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "7")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "3")
-    assert requeueing.requeue(tmp_path, step=5, limit=100) is None
+    assert requeue.requeue(tmp_path, step=5, limit=100) is None
     assert slurm.requeued() == ["7_3"]
 
 
 @pytest.mark.slow
 def test_without_a_step_since_the_last_time_it_stays_away(slurm, tmp_path):
-    assert requeueing.requeue(tmp_path, step=5, limit=100) is None
-    assert requeueing.requeue(tmp_path, step=5, limit=100) == "no step was made since it was requeued at step 5"
+    assert requeue.requeue(tmp_path, step=5, limit=100) is None
+    assert requeue.requeue(tmp_path, step=5, limit=100) == "no step was made since it was requeued at step 5"
     assert len(slurm.requeued()) == 1
-    assert requeueing.requeue(tmp_path, step=6, limit=100) is None
+    assert requeue.requeue(tmp_path, step=6, limit=100) is None
 
 
 @pytest.mark.slow
 def test_the_limit_ends_it(slurm, tmp_path):
-    refusals = [requeueing.requeue(tmp_path, step=step, limit=2) for step in (1, 2, 3)]
+    refusals = [requeue.requeue(tmp_path, step=step, limit=2) for step in (1, 2, 3)]
     assert refusals == [None, None, "it was requeued 2 times, and --max_requeues is 2"]
     assert len(slurm.requeued()) == 2
 
@@ -77,24 +77,24 @@ def test_the_limit_ends_it(slurm, tmp_path):
 @pytest.mark.parametrize("says", [{"state": "PENDING"}, {"state": "COMPLETING", "restarts": 1}])
 def test_what_slurm_requeued_already_is_left_to_it(slurm, tmp_path, says):
     slurm.says(**says)
-    assert requeueing.requeue(tmp_path, step=5, limit=100) is None
+    assert requeue.requeue(tmp_path, step=5, limit=100) is None
     assert slurm.requeued() == []
 
 
 @pytest.mark.slow
 def test_a_cancelled_job_stays_away_but_not_one_out_of_time(slurm, tmp_path):
     slurm.says(state="COMPLETING")
-    assert requeueing.requeue(tmp_path, step=5, limit=100) == "SLURM is ending it, as scancel asks for"
+    assert requeue.requeue(tmp_path, step=5, limit=100) == "SLURM is ending it, as scancel asks for"
     slurm.says(state="COMPLETING", reason="TimeLimit")
-    assert requeueing.requeue(tmp_path, step=5, limit=100) is None
+    assert requeue.requeue(tmp_path, step=5, limit=100) is None
     assert slurm.requeued() == ["7"]
 
 
 @pytest.mark.slow
 def test_a_refusal_of_slurm_is_said_and_not_counted(slurm, tmp_path, monkeypatch):
     slurm.says(code=1)
-    assert requeueing.requeue(tmp_path, step=5, limit=100) == "scontrol requeue ended with 1"
+    assert requeue.requeue(tmp_path, step=5, limit=100) == "scontrol requeue ended with 1"
     slurm.says()
-    assert requeueing.requeue(tmp_path, step=5, limit=100) is None
+    assert requeue.requeue(tmp_path, step=5, limit=100) is None
     monkeypatch.setenv("PATH", "/nowhere")
-    assert "scontrol cannot be run" in str(requeueing.requeue(tmp_path, step=9, limit=100))
+    assert "scontrol cannot be run" in str(requeue.requeue(tmp_path, step=9, limit=100))

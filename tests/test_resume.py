@@ -101,7 +101,7 @@ def test_a_run_that_ended_and_is_gone_on_with_counts_its_epochs_right(small, tmp
 
 @pytest.mark.slow
 def test_a_moved_run_is_tested_and_continued_with_its_best_checkpoint(command, small, tmp_path):
-    from lmrecipes.checkpoint_io import load_checkpoint
+    from lmrecipes.checkpoints.io import load_checkpoint
 
     keep = f"--trainer.callbacks=[{BEST}, {KEEP_EVERY_5}]"
     assert command("fit", *small, keep, "--run_dir=a").returncode == 0

@@ -14,11 +14,12 @@ from conftest import environment
 from lmrecipes import runs
 from lmrecipes.__main__ import main
 from lmrecipes.cli import open_recipe
-from lmrecipes.data.sources import Folder
+from lmrecipes.data.corpora.text_source import Folder
+from lmrecipes.runtime import launcher
 
 VARIABLES = (
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID"),
-    *("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", runs.RUN_DIR_VARIABLE),
+    *("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", launcher.RUN_DIR_VARIABLE),
 )
 
 
@@ -68,13 +69,13 @@ def test_torchrun_over_nodes_without_a_name_is_refused(process, tmp_path):
 def test_processes_that_the_first_one_starts_inherit_its_directory(process, tmp_path):
     process()
     made = runs.new_run_dir("r", root=tmp_path)
-    process(LOCAL_RANK=1, **{runs.RUN_DIR_VARIABLE: made})
+    process(LOCAL_RANK=1, **{launcher.RUN_DIR_VARIABLE: made})
     assert runs.new_run_dir("r", root=tmp_path) == made
     assert [path.name for path in (tmp_path / "r").iterdir()] == [made.name]
 
 
 def test_runs_begun_in_the_same_second_have_directories_of_their_own(process, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs.time, "strftime", lambda _: "20261121-120000")
+    monkeypatch.setattr("lmrecipes.runs.run_dir.time.strftime", lambda _: "20261121-120000")
     made = []
     for _ in range(3):
         process()

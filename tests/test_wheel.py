@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from conftest import environment, requires
-from lmrecipes import collection
+from lmrecipes.config import catalog
 
 ROOT = Path(__file__).parents[1]
 
@@ -44,8 +44,8 @@ def test_what_is_installed_finds_its_recipes_and_trains(installed, small, tmp_pa
     listed = run(installed, tmp_path, "-m", "lmrecipes", "list")
     assert listed.returncode == 0, listed.stderr
     names = {line.split()[0] for line in listed.stdout.splitlines()[1:]}
-    assert names == {name for name in collection.recipe_paths() if not name.startswith("overlays/")}
-    where = "from lmrecipes.collection import find_recipe; print(find_recipe('transformer_xl/tiny'))"
+    assert names == {name for name in catalog.recipe_paths() if not name.startswith("overlays/")}
+    where = "from lmrecipes.config.catalog import find_recipe; print(find_recipe('transformer_xl/tiny'))"
     assert Path(run(installed, tmp_path, "-c", where).stdout.strip()).is_relative_to(installed)
     log = "--trainer.logger=loggers/tensorboard.yaml"
     fitted = run(installed, tmp_path, "-m", "lmrecipes", "fit", *small, log, "--trainer.max_steps=3", "--run_dir=a")

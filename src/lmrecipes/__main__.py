@@ -11,9 +11,10 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 
-from lmrecipes import __version__, failures, signals
-from lmrecipes.postponed import postpone
-from lmrecipes.runs import RUN_DIR_VARIABLE
+from lmrecipes import __version__
+from lmrecipes.resilience import failure_report, signals
+from lmrecipes.runtime.launcher import RUN_DIR_VARIABLE
+from lmrecipes.runtime.lazy_imports import postpone
 
 COMMANDS = {
     "fit": "train a recipe, or continue a run",
@@ -73,9 +74,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     except Exception as error:
-        if (code := failures.ended()) is not None:
+        if (code := failure_report.ended()) is not None:
             # Said by the first rank that failed; at an orderly end, ranks would wait for each other.
-            return code if argv is not None else failures.leave(code)
+            return code if argv is not None else failure_report.leave(code)
         # Lightning's refusals are known by their name: importing the class takes seconds.
         if not isinstance(error, ValueError | OSError) and type(error).__name__ != "MisconfigurationException":
             raise

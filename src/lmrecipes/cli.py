@@ -12,11 +12,11 @@ from typing import Any, Literal
 
 import torch.distributed as dist
 import yaml
-from jsonargparse import ArgumentError, Namespace
+from jsonargparse import ArgumentError, Namespace, get_loader, set_loader
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from lmrecipes import collection, published, runs, sharded_checkpoint
+from lmrecipes import runs
 from lmrecipes.batches import BatchPlan
 from lmrecipes.callbacks import (
     CheckMonitors,
@@ -31,18 +31,24 @@ from lmrecipes.callbacks import (
     set_group_timeout,
     take_signals_from,
 )
-from lmrecipes.checkpoint_io import AtomicCheckpointIO, newest_readable
-from lmrecipes.command_line import config_files, expand_names, given_options, value_of
-from lmrecipes.config_errors import ConfigError, condense, known_options, unknown_key
+from lmrecipes.checkpoints import sharded
+from lmrecipes.checkpoints.io import AtomicCheckpointIO, newest_readable
+from lmrecipes.config import catalog, published
+from lmrecipes.config.arguments import config_files, expand_names, given_options, value_of
+from lmrecipes.config.errors import ConfigError, condense, known_options, unknown_key
+from lmrecipes.config.hardware import check_hardware
+from lmrecipes.config.moved import with_current_paths
 from lmrecipes.data import load_vocabulary
 from lmrecipes.loggers import RunCSVLogger, RunLogger
-from lmrecipes.quiet import quiet
-from lmrecipes.runtime import tune_process
+from lmrecipes.runtime import launcher
+from lmrecipes.runtime.allocator import tune_process
+from lmrecipes.runtime.warning_filters import quiet
 from lmrecipes.strategies.checks import check_strategy, data_parallel_size
-from lmrecipes.trainer_settings import check_hardware
 
 # Some of Lightning's callbacks have names out of a list as defaults; YAML holds the names.
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, name: dumper.represent_data(name.value))
+
+set_loader("recipe", lambda text: with_current_paths(get_loader("yaml")(text)), exceptions=(yaml.YAMLError,))
 
 # What a recipe may hold at its top level.
 _GROUPS = {"seed_everything", "trainer", "model", "data", "batch", "published"}
@@ -87,7 +93,7 @@ class RecipeCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             parser_class=RecipeParser,
-            parser_kwargs={"prog": f"lmrecipes {command}", "allow_abbrev": False},
+            parser_kwargs={"prog": f"lmrecipes {command}", "allow_abbrev": False, "parser_mode": "recipe"},
             trainer_defaults={
                 "enable_model_summary": False,
                 # Our loaders give each rank its own share.
@@ -194,7 +200,7 @@ class RecipeCLI(LightningCLI):
                     raise ConfigError(f"--resume goes on with a run, and contradicts --{other}, {why}; leave one out")
             self.run_dir = runs.find_run(run, root=root)
             self.resumed = self.command == "fit"
-            os.environ[runs.RUN_DIR_VARIABLE] = str(self.run_dir)
+            os.environ[launcher.RUN_DIR_VARIABLE] = str(self.run_dir)
         self._settle_vocabulary()
         self._settle_base()
 
@@ -263,7 +269,7 @@ class RecipeCLI(LightningCLI):
         given = asked.callbacks if isinstance(asked.callbacks, list) else [asked.callbacks] if asked.callbacks else []
         kwargs["callbacks"] = [FailTogether(), CheckMonitors(), *given, *self._own_callbacks()]
         trainer = super().instantiate_trainer(**kwargs)
-        runs.check_rank(trainer.global_rank)
+        launcher.check_rank(trainer.global_rank)
         set_group_timeout(trainer, self.config.group_timeout_minutes)
         optimizer = self.config.model.init_args.get("optimizer") or {}
         check_strategy(trainer, self.model, optimizer.get("class_path", ""))
@@ -311,7 +317,7 @@ class RecipeCLI(LightningCLI):
         if not self.config.init_optimizer:
             return checkpoint_of(run, "best")
         # Moments go on where they are; another optimizer's mean something else.
-        of_run = collection.read_yaml(run / runs.CONFIG)["model"]["init_args"]["optimizer"]["class_path"]
+        of_run = catalog.read_yaml(run / runs.CONFIG)["model"]["init_args"]["optimizer"]["class_path"]
         own = self.config.model.init_args.optimizer.class_path
         if own != of_run:
             raise ConfigError(f"--init_optimizer: model.optimizer is {own}, but that of {run} is {of_run}")
@@ -342,7 +348,7 @@ class RecipeCLI(LightningCLI):
 
 def _is_checkpoint(path: Path) -> bool:
     """Whether this is one, plain or sharded, rather than a run."""
-    return path.is_file() or (path / sharded_checkpoint.MANIFEST).is_file()
+    return path.is_file() or (path / sharded.MANIFEST).is_file()
 
 
 def checkpoint_of(run_dir: Path, which: str) -> Path:
@@ -366,7 +372,7 @@ def _check_groups(files: Sequence[Path], given: set[str]) -> None:
         given: groups that options on the command line belong to.
     """
     for path in files:
-        content = collection.read_yaml(path)
+        content = catalog.read_yaml(path)
         if not isinstance(content, dict):
             raise ConfigError(f"{path} is no recipe: it holds {type(content).__name__}, not keys and values")
         if "config" in content:
@@ -388,12 +394,12 @@ def _written(files: Sequence[Path], argv: Sequence[str]) -> dict[str, Any]:
     """What files say, and the files that they or the command line name for a group."""
     groups: dict[str, Any] = {}
     for path in files:
-        own = collection.read_yaml(path) or {}
+        own = catalog.read_yaml(path) or {}
         groups |= {key: path.parent / value if isinstance(value, str) else value for key, value in own.items()}
     for key in ("model", "data"):
         groups |= {key: Path(value)} if (value := value_of(argv, f"--{key}")) else {}
         if isinstance(named := groups.get(key), Path):
-            groups[key] = collection.read_yaml(named) if named.is_file() else {}
+            groups[key] = catalog.read_yaml(named) if named.is_file() else {}
     return groups
 
 

@@ -9,8 +9,8 @@ from lightning.pytorch import LightningModule, Trainer
 
 from lmrecipes.batches import BatchPlan, EvalBatchPlan
 from lmrecipes.callbacks import SquadAnswers
-from lmrecipes.data.spans import best_spans
-from lmrecipes.data.wordpiece import WordPieceSettings
+from lmrecipes.data.tasks.squad.best_spans import best_spans
+from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings
 from lmrecipes.datamodules import SquadDataModule
 
 

@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 
 from lmrecipes.callbacks import BestCheckpoint, LastCheckpoint, PlainProgress, RunPlot, StepSeed, Throughput
-from lmrecipes.checkpoint_io import AtomicCheckpointIO
+from lmrecipes.checkpoints.io import AtomicCheckpointIO
 from lmrecipes.loggers import RunCSVLogger
 
 pytestmark = pytest.mark.filterwarnings("ignore")

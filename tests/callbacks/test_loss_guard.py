@@ -6,7 +6,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.plugins import MixedPrecision
 
 from lmrecipes.callbacks import BestCheckpoint, LastCheckpoint, LossGuard, StoppedByLossGuard
-from lmrecipes.checkpoint_io import AtomicCheckpointIO, load_checkpoint
+from lmrecipes.checkpoints.io import AtomicCheckpointIO, load_checkpoint
 from lmrecipes.optim import LAMB
 
 pytestmark = pytest.mark.filterwarnings("ignore")

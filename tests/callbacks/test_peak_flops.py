@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmrecipes.callbacks.peak_flops import peak_tflops
+from lmrecipes.runtime.peak_flops import peak_tflops
 
 # Name as the driver says it; dense peaks of bf16, fp16, TF32, fp32 and fp64 as the vendor states them.
 DEVICES = {

@@ -11,9 +11,9 @@ import warm
 from conftest import environment
 from lmrecipes.__main__ import main
 from lmrecipes.callbacks import BestCheckpoint, SquadAnswers
-from lmrecipes.data.answers import Candidate, Evidence
-from lmrecipes.data.embedded_squad import make_squad
-from lmrecipes.data.squad import Answer, Question
+from lmrecipes.data.embedded.squad import make_squad
+from lmrecipes.data.tasks.squad.answers import Candidate, Evidence
+from lmrecipes.data.tasks.squad.files import Answer, Question
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 NAMES = ("predictions.json", "nbest_predictions.json", "null_odds.json", "unthresholded_predictions.json")
@@ -106,7 +106,7 @@ def test_the_best_checkpoint_may_be_that_of_the_best_f1(file, tmp_path):
 def test_a_loop_of_fabric_gives_the_same_figures(file, tmp_path):
     from types import SimpleNamespace
 
-    from lmrecipes.fabric import Loop
+    from lmrecipes.fabric.loop import Loop
 
     data = data_of(file, str(tmp_path / "cache"))
     (expected,) = trainer_of(str(tmp_path)).test(Scrambled(), data, verbose=False)

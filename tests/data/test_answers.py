@@ -9,13 +9,21 @@ import pytest
 import torch
 
 from lmrecipes.batches import SpanScores
-from lmrecipes.data.answers import Candidate, Evidence, answer, best_candidates, evidence_of, merged, write_answers
-from lmrecipes.data.prepared_squad import prepare_questions
-from lmrecipes.data.spans import best_spans
-from lmrecipes.data.squad import Question
-from lmrecipes.data.squad_batches import SpanCollator
-from lmrecipes.data.windows import Windowing
-from lmrecipes.data.wordpiece import WordPiece
+from lmrecipes.data.tasks.squad.answers import (
+    Candidate,
+    Evidence,
+    answer,
+    best_candidates,
+    evidence_of,
+    merged,
+    write_answers,
+)
+from lmrecipes.data.tasks.squad.best_spans import best_spans
+from lmrecipes.data.tasks.squad.collators import SpanCollator
+from lmrecipes.data.tasks.squad.files import Question
+from lmrecipes.data.tasks.squad.prepared import prepare_questions
+from lmrecipes.data.tasks.squad.windows import Windowing
+from lmrecipes.data.tokenizers.wordpiece import WordPiece
 
 WORDS = WordPiece(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "where", "is", *(f"w{i}" for i in range(100))])
 WHOLE = Windowing(seq_len=30, max_query_len=2, doc_stride=3)

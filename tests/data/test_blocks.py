@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmrecipes.data import Folder, Tokenizing
-from lmrecipes.data.blocks import text_blocks
-from lmrecipes.data.prepare import prepare
+from lmrecipes.data.corpora.block_reader import text_blocks
+from lmrecipes.data.prepared.tokenize_text import prepare
 
 
 @given(text=st.text(alphabet="ab \néß日🙂", max_size=60), size=st.integers(8, 20))
@@ -55,7 +55,7 @@ PREPARE = """
 import resource, sys
 from pathlib import Path
 from lmrecipes.data import Folder, Tokenizing
-from lmrecipes.data.prepare import prepare
+from lmrecipes.data.prepared.tokenize_text import prepare
 prepare(Folder(Path(sys.argv[1])), Tokenizing(kind=sys.argv[2]), Path(sys.argv[1]) / "prepared")
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 """

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lmrecipes.data.buckets import ShuffledBuckets, budgeted, padding_share, width
+from lmrecipes.data.sampling.length_buckets import ShuffledBuckets, budgeted, padding_share, width
 
 LENGTHS = np.random.default_rng(0).gamma(4, 40, size=5003).astype(int).clip(10, 384)
 

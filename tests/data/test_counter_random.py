@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lmrecipes.data.counter_random import keys, permuted, uniforms
-from lmrecipes.data.mixture import Mixture
+from lmrecipes.data.sampling.counter_random import keys, permuted, uniforms
+from lmrecipes.data.sampling.mixture import Mixture
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 10, 16, 17, 100, 1000, 4097, 65_537])

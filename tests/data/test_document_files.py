@@ -9,8 +9,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from lmrecipes.data import document_files, documents
-from lmrecipes.data.documents import Corpus, DocumentSource
+from lmrecipes.data.corpora import document_files, documents
+from lmrecipes.data.corpora.documents import Corpus, DocumentSource
 
 
 def read(path, part_bytes=1 << 20, monkeypatch=None, **settings):

@@ -4,7 +4,7 @@ import unicodedata
 
 import pytest
 
-from lmrecipes.data.embedded_languages import LANGUAGES, SENTENCES, sentences_of
+from lmrecipes.data.embedded.languages import LANGUAGES, SENTENCES, sentences_of
 
 SCRIPTS = {
     "el": "GREEK",

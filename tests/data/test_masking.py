@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from lmrecipes.data.counter_random import keys, uniforms
-from lmrecipes.data.masking import Masking, mask
+from lmrecipes.data.objectives.masking import Masking, mask
+from lmrecipes.data.sampling.counter_random import keys, uniforms
 
 CLS, SEP, MASK = 1, 2, 3
 

@@ -10,14 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import requires
-from lmrecipes.data.interleaving import Interleaving
-from lmrecipes.data.learn_pieces import learn_pieces
-from lmrecipes.data.pair_batches import Corruptor, PairEvaluationBatches, PairTrainingBatches
-from lmrecipes.data.pair_packing import Filling, Packing, index_rows, row_starts
-from lmrecipes.data.ranks import DataRank
-from lmrecipes.data.sentencepiece import SentencePiece
-from lmrecipes.data.sentencepiece_file import PieceModel
-from lmrecipes.data.span_corruption import SpanCorruption, restored
+from lmrecipes.data.objectives.row_packing import Filling, Packing, index_rows, row_starts
+from lmrecipes.data.objectives.seq2seq_lm import Corruptor, PairEvaluationBatches, PairTrainingBatches
+from lmrecipes.data.objectives.span_corruption import SpanCorruption, restored
+from lmrecipes.data.sampling.interleaving import Interleaving
+from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
+from lmrecipes.data.tokenizers.spm_model import PieceModel
+from lmrecipes.data.tokenizers.spm_trainer import learn_pieces
+from lmrecipes.trainer_state import DataRank
 
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
 GOOGLE, NEMO = SpanCorruption(), SpanCorruption(spans="nemo", input_eos=False)

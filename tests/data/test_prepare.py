@@ -11,9 +11,9 @@ import pytest
 import warm
 from conftest import requires
 from lmrecipes.data import Folder, Tokenizing, load_vocabulary
-from lmrecipes.data.cache import folder_for
-from lmrecipes.data.prepare import prepare
-from lmrecipes.data.prepared import find_prepared
+from lmrecipes.data.prepared.cache import folder_for
+from lmrecipes.data.prepared.corpus import find_prepared
+from lmrecipes.data.prepared.tokenize_text import prepare
 
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
 real_data = requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
@@ -147,8 +147,8 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from lmrecipes.data import Folder, Tokenizing
-from lmrecipes.data.cache import folder_for
-from lmrecipes.data.prepare import prepare
+from lmrecipes.data.prepared.cache import folder_for
+from lmrecipes.data.prepared.tokenize_text import prepare
 source, how = Folder(Path(sys.argv[1])), Tokenizing()
 def report(split, done, total):
     print(split, flush=True)

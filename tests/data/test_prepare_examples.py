@@ -13,13 +13,13 @@ import pytest
 import warm
 from conftest import environment, wait_until
 from foreign_files import put_files
-from lmrecipes.data import documents
-from lmrecipes.data.cache import folder_for
-from lmrecipes.data.documents import Corpus, DocumentSource
-from lmrecipes.data.examples import Examples
-from lmrecipes.data.prepare_examples import Share, prepare_examples
-from lmrecipes.data.prepared import find_prepared
-from lmrecipes.data.wordpiece import WordPieceSettings
+from lmrecipes.data.corpora import documents
+from lmrecipes.data.corpora.documents import Corpus, DocumentSource
+from lmrecipes.data.prepared.cache import folder_for
+from lmrecipes.data.prepared.corpus import find_prepared
+from lmrecipes.data.prepared.examples import Examples
+from lmrecipes.data.prepared.shards import Share, prepare_examples
+from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings
 
 SETTINGS = WordPieceSettings(vocab_size=200)
 
@@ -220,9 +220,9 @@ SCRIPT = """
 import os, signal, sys
 from pathlib import Path
 from lmrecipes.data import documents, prepare_examples
-from lmrecipes.data.cache import folder_for
-from lmrecipes.data.documents import Corpus, DocumentSource
-from lmrecipes.data.wordpiece import WordPieceSettings
+from lmrecipes.data.prepared.cache import folder_for
+from lmrecipes.data.corpora.documents import Corpus, DocumentSource
+from lmrecipes.data.tokenizers.wordpiece import WordPieceSettings
 documents.PART_BYTES = 3000
 source, cache, workers, stop = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 what = Corpus(sources=[DocumentSource(name="c", path=str(source))], seq_len=32, held_out=0.1)
@@ -250,7 +250,7 @@ def helpers(folder) -> list[Path]:
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             words = path.read_bytes().split(b"\0")
-            if b"lmrecipes.data.prepare_helper" in words and str(folder).encode() in words:
+            if b"lmrecipes.data.prepared.shard_worker" in words and str(folder).encode() in words:
                 found.append(path.parent)
     return found
 

@@ -5,7 +5,7 @@ from itertools import chain
 
 import pytest
 
-from lmrecipes.data.segments import build_segments, with_special_tokens
+from lmrecipes.data.objectives.electra_segments import build_segments, with_special_tokens
 
 
 class Published:

@@ -9,10 +9,11 @@ from pathlib import Path
 import pytest
 
 from conftest import requires
-from lmrecipes.data.learn_pieces import covered_characters, learn_pieces
-from lmrecipes.data.sentencepiece import SentencePiece, SentencePieceSettings, load_sentencepiece
-from lmrecipes.data.sentencepiece_file import PieceModel, read_model
-from lmrecipes.data.vocabularies import load_vocabulary
+from lmrecipes.data.tokenizers.loading import load_vocabulary
+from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
+from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings, load_sentencepiece
+from lmrecipes.data.tokenizers.spm_model import PieceModel, read_model
+from lmrecipes.data.tokenizers.spm_trainer import covered_characters, learn_pieces
 
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
 BYTES = [(f"<0x{i:02X}>", 0.0) for i in range(256)]

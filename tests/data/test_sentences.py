@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import requires
-from lmrecipes.data.sentences import split_sentences
+from lmrecipes.data.corpora.sentence_splitter import split_sentences
 
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
 

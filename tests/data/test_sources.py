@@ -7,7 +7,7 @@ import pytest
 
 from lmrecipes.batches import BatchPlan
 from lmrecipes.data import Folder, HubRepository, TableFolder, Tokenizing, load_vocabulary
-from lmrecipes.data.prepare import prepare
+from lmrecipes.data.prepared.tokenize_text import prepare
 from lmrecipes.datamodules import TextFolder, WikiText2
 
 TEXTS = {"train": ["a b", "", "a é\n"], "validation": ["a"], "test": ["b b"]}

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import requires
-from lmrecipes.data.span_corruption import SpanCorruption, corrupt, restored
+from lmrecipes.data.objectives.span_corruption import SpanCorruption, corrupt, restored
 
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
 SENTINELS = np.arange(250_099, 249_999, -1)

@@ -7,9 +7,9 @@ import pytest
 
 from conftest import requires
 from lmrecipes.data import Folder, Tokenizing, load_vocabulary
-from lmrecipes.data.prepare import prepare
-from lmrecipes.data.tokenizing import train_bpe
-from lmrecipes.data.vocabularies import SubwordVocabulary, WordVocabulary
+from lmrecipes.data.prepared.tokenize_text import prepare
+from lmrecipes.data.tokenizers.bpe import SubwordVocabulary, train_bpe
+from lmrecipes.data.tokenizers.words import WordVocabulary
 
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
 
@@ -54,7 +54,7 @@ def test_bytes_spell_every_text_and_what_hides_some_does_not():
 def test_words_of_bert_do_not_spell_and_gpt2s_do():
     from tokenizers import BertWordPieceTokenizer
 
-    from lmrecipes.data.tokenizing import load_pretrained
+    from lmrecipes.data.tokenizers.bpe import load_pretrained
 
     assert load_pretrained(str(REAL / "vocab" / "gpt2")).spells
     bert = BertWordPieceTokenizer(str(REAL / "vocab" / "bert-base-uncased-vocab.txt"))

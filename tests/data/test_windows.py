@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from conftest import requires
-from lmrecipes.data.squad import Answer, Question, read_squad
-from lmrecipes.data.windows import Windowing, Windows, cut
-from lmrecipes.data.wordpiece import WordPiece, load_wordpiece
+from lmrecipes.data.tasks.squad.files import Answer, Question, read_squad
+from lmrecipes.data.tasks.squad.windows import Windowing, Windows, cut
+from lmrecipes.data.tokenizers.wordpiece import WordPiece
+from lmrecipes.data.tokenizers.wordpiece_config import load_wordpiece
 
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
 real_data = requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")

@@ -8,9 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conftest import requires
-from lmrecipes.data import word_cache
-from lmrecipes.data.word_cache import WordCache
-from lmrecipes.data.wordpiece import SPECIAL, WordPiece, load_wordpiece
+from lmrecipes.data.tokenizers import wordpiece_cache
+from lmrecipes.data.tokenizers.wordpiece import SPECIAL, WordPiece
+from lmrecipes.data.tokenizers.wordpiece_cache import WordCache
+from lmrecipes.data.tokenizers.wordpiece_config import load_wordpiece
 
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
 LETTERS = [*"abcdeéABÉxyz019.,!?-_$€°#“中文字ßŁİ", "\u2019", "\u0301", "\U0001f600", "\U00010100", "\U0001145b"]
@@ -42,7 +43,7 @@ def test_a_word_too_long_is_unknown_as_a_whole(pair):
 
 
 def test_memory_is_bounded(pair, monkeypatch):
-    monkeypatch.setattr(word_cache, "_MOST", 10)
+    monkeypatch.setattr(wordpiece_cache, "_MOST", 10)
     vocabulary, _ = pair
     words = WordCache(vocabulary)
     for text in (f"{a}{b}{c}" for a in "abc" for b in "abc" for c in "abc"):

@@ -11,7 +11,9 @@ import pytest
 import warm
 from conftest import environment, requires
 from lmrecipes.data import load_vocabulary
-from lmrecipes.data.wordpiece import SPECIAL, WordPiece, load_wordpiece, train_wordpiece
+from lmrecipes.data.tokenizers.wordpiece import SPECIAL, WordPiece
+from lmrecipes.data.tokenizers.wordpiece_config import load_wordpiece
+from lmrecipes.data.tokenizers.wordpiece_trainer import train_wordpiece
 
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
 real_data = requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
@@ -75,7 +77,7 @@ def test_pairs_carry_types_and_offsets():
 
 LEARN = """
 import sys
-from lmrecipes.data.wordpiece import train_wordpiece
+from lmrecipes.data.tokenizers.wordpiece import train_wordpiece
 text = open(sys.argv[1], encoding="utf-8").read()
 print(train_wordpiece(text.split("\\n"), 600).digest())
 """

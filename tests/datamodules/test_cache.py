@@ -7,8 +7,8 @@ import pytest
 from foreign_files import put_files
 from lmrecipes.batches import BatchPlan
 from lmrecipes.data import Tokenizing
-from lmrecipes.data.prepare import _Writer
-from lmrecipes.data.tokenizing import train_bpe
+from lmrecipes.data.prepared.tokenize_text import _Writer
+from lmrecipes.data.tokenizers.bpe import train_bpe
 from lmrecipes.datamodules import TextFolder
 
 PLAN = BatchPlan(global_batch_size=2, seq_len=2)

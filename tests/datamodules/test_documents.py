@@ -14,14 +14,16 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 
 from conftest import prepare_here, requires
-from lmrecipes import collection, stand_in
 from lmrecipes.batches import BatchPlan, EvalBatchPlan, MaskedBatch
+from lmrecipes.config import catalog
 from lmrecipes.data import load_vocabulary
-from lmrecipes.data.documents import DocumentSource
-from lmrecipes.data.examples import Examples
-from lmrecipes.data.masking import Masking
-from lmrecipes.data.wordpiece import SPECIAL, WordPiece, WordPieceSettings
+from lmrecipes.data.corpora.documents import DocumentSource
+from lmrecipes.data.objectives.masking import Masking
+from lmrecipes.data.prepared.examples import Examples
+from lmrecipes.data.tokenizers.wordpiece import SPECIAL, WordPiece
+from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings
 from lmrecipes.datamodules import DocumentsDataModule
+from lmrecipes.rehearsal import synthetic_text
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
@@ -281,7 +283,7 @@ PRESETS = {"wikipedia", "wikipedia_bookcorpus", "documents_folder", "embedded_do
 def test_presets_take_local_files_in_place_of_every_source(name, folder, tmp_path):
     import jsonargparse
 
-    preset = yaml.safe_load(collection.preset_paths("datamodules")[name].read_text())
+    preset = yaml.safe_load(catalog.preset_paths("datamodules")[name].read_text())
     assert preset["class_path"] == "lmrecipes.datamodules.DocumentsDataModule"
     names = [source["name"] for source in preset["init_args"]["sources"]]
     local = {"init_args": {"paths": dict.fromkeys(names, str(folder)), "cache_dir": str(tmp_path)}}
@@ -296,8 +298,8 @@ def test_presets_take_local_files_in_place_of_every_source(name, folder, tmp_pat
 
 @pytest.mark.slow
 def test_a_rehearsal_has_every_source_in_small(tmp_path):
-    preset = yaml.safe_load(collection.preset_paths("datamodules")["wikipedia_bookcorpus"].read_text())["init_args"]
-    small = {**preset, **DocumentsDataModule.tiny_data(preset, stand_in.write_made_up(tmp_path / "text"))}
+    preset = yaml.safe_load(catalog.preset_paths("datamodules")["wikipedia_bookcorpus"].read_text())["init_args"]
+    small = {**preset, **DocumentsDataModule.tiny_data(preset, synthetic_text.write_made_up(tmp_path / "text"))}
     sources = [DocumentSource(**source) for source in small["sources"]]
     assert [source.weight for source in sources] == [source["weight"] for source in preset["sources"]]
     data = DocumentsDataModule(

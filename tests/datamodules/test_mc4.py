@@ -16,10 +16,10 @@ from lightning.pytorch import LightningModule, Trainer
 from conftest import prepare_here, requires
 from lmrecipes.batches import BatchPlan
 from lmrecipes.callbacks import LanguageTokens
-from lmrecipes.data import hub
-from lmrecipes.data.learn_pieces import learn_pieces
-from lmrecipes.data.sentencepiece import SentencePiece
-from lmrecipes.data.span_corruption import SpanCorruption, restored
+from lmrecipes.data.corpora import hub
+from lmrecipes.data.objectives.span_corruption import SpanCorruption, restored
+from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
+from lmrecipes.data.tokenizers.spm_trainer import learn_pieces
 from lmrecipes.datamodules import MC4DataModule
 
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
@@ -308,8 +308,8 @@ def test_of_the_hub_only_the_files_of_the_languages_are_asked_for(monkeypatch, t
         return texts / "c4-aa.00.json.gz"
 
     monkeypatch.setattr(hub, "_listed", lambda *_: [(name, 10) for names in tree.values() for name in names])
-    monkeypatch.setattr("lmrecipes.data.documents.download", download)
-    monkeypatch.setattr("lmrecipes.data.documents.newest_commit", lambda *_: None)
+    monkeypatch.setattr("lmrecipes.data.corpora.documents.download", download)
+    monkeypatch.setattr("lmrecipes.data.corpora.documents.newest_commit", lambda *_: None)
     data = MC4DataModule(
         PLAN, ["en", "de"], max_files=1, held_out=0.05, cache_dir=str(tmp_path), vocabulary_dir=str(vocabulary)
     )

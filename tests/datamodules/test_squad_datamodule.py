@@ -11,12 +11,12 @@ import torch
 
 from conftest import requires
 from foreign_files import put_files
-from lmrecipes import collection
 from lmrecipes.batches import BatchPlan, EvalBatchPlan
-from lmrecipes.data.buckets import padding_share
-from lmrecipes.data.embedded_squad import make_squad
-from lmrecipes.data.squad import Question
-from lmrecipes.data.wordpiece import WordPieceSettings, load_wordpiece
+from lmrecipes.config import catalog
+from lmrecipes.data.embedded.squad import make_squad
+from lmrecipes.data.sampling.length_buckets import padding_share
+from lmrecipes.data.tasks.squad.files import Question
+from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings, load_wordpiece
 from lmrecipes.datamodules import SquadDataModule
 
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
@@ -50,7 +50,7 @@ def equal(left, right):
 
 
 def test_features_are_prepared_once_and_again_when_something_changes(files, tmp_path, monkeypatch):
-    from lmrecipes.data import windows
+    from lmrecipes.data.tasks.squad import windows
 
     cuts, cut = [], windows.cut
     monkeypatch.setattr(windows, "cut", lambda questions, *rest: cuts.append(len(questions)) or cut(questions, *rest))
@@ -79,7 +79,7 @@ def test_damaged_features_are_named(files, tmp_path):
 
 
 def test_a_preparation_that_was_cut_off_is_begun_anew(files, tmp_path, monkeypatch):
-    import lmrecipes.data.prepared_squad as preparing
+    import lmrecipes.data.tasks.squad.prepared as preparing
 
     data = module(files, tmp_path)
     write = preparing._write_json
@@ -214,7 +214,7 @@ def test_a_cache_that_cannot_be_written_is_named(files, tmp_path):
 
 @pytest.mark.parametrize("name", ["squad11", "squad20", "xquad", "squad_folder", "embedded_squad"])
 def test_presets_name_what_the_module_takes(name):
-    preset = collection.read_yaml(collection.preset_paths("datamodules")[name])
+    preset = catalog.read_yaml(catalog.preset_paths("datamodules")[name])
     assert preset["class_path"] == "lmrecipes.datamodules.SquadDataModule"
     data = SquadDataModule(BatchPlan(global_batch_size=8, seq_len=384), **preset["init_args"])
     assert {"train", "val", "test"} <= data.files.keys()

@@ -13,13 +13,13 @@ from lightning.pytorch import LightningModule, Trainer
 from conftest import requires
 from lmrecipes.batches import BatchPlan, EvalBatchPlan, WrittenTexts
 from lmrecipes.callbacks import SquadAnswers
-from lmrecipes.callbacks.answers import figures_by_language
-from lmrecipes.data.answers import Answered
-from lmrecipes.data.learn_pieces import learn_pieces
-from lmrecipes.data.sentencepiece import SentencePiece
-from lmrecipes.data.squad import Answer, Question
-from lmrecipes.data.squad_batches import TextCollator
-from lmrecipes.data.squad_text import TextLayout
+from lmrecipes.callbacks.squad_answers import figures_by_language
+from lmrecipes.data.tasks.squad.answers import Answered
+from lmrecipes.data.tasks.squad.collators import TextCollator
+from lmrecipes.data.tasks.squad.files import Answer, Question
+from lmrecipes.data.tasks.squad.text import TextLayout
+from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
+from lmrecipes.data.tokenizers.spm_trainer import learn_pieces
 from lmrecipes.datamodules import SquadDataModule
 
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))

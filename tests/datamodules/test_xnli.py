@@ -11,9 +11,9 @@ from lightning.pytorch import LightningModule, Trainer
 from foreign_files import put_files
 from lmrecipes.batches import BatchPlan, EvalBatchPlan, WrittenTexts
 from lmrecipes.callbacks import TextAccuracy
-from lmrecipes.data.embedded_nli import make_nli
-from lmrecipes.data.nli import Inference, asked, read_nli
-from lmrecipes.data.sentencepiece import SentencePieceSettings
+from lmrecipes.data.tasks.nli import Inference, asked, read_nli
+from lmrecipes.data.tasks.nli_embedded import make_nli
+from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings
 from lmrecipes.datamodules import XNLIDataModule
 
 PLAN = BatchPlan(

@@ -10,8 +10,8 @@ import threading
 import pytest
 import yaml
 
-from lmrecipes import collection
 from lmrecipes.__main__ import main
+from lmrecipes.config import catalog
 from wandb_files import parts
 
 WANDB = "--trainer.logger=loggers/wandb.yaml"
@@ -159,6 +159,6 @@ def test_a_package_that_is_not_installed_is_named(name, small, tmp_path, monkeyp
 
 
 def test_presets_are_found_by_name():
-    assert set(collection.preset_paths("loggers")) == {"wandb", "tensorboard"}
+    assert set(catalog.preset_paths("loggers")) == {"wandb", "tensorboard"}
     with pytest.raises(ValueError, match="no logger preset 'wandd"):
-        collection.find_preset("loggers/wandd.yaml", "loggers")
+        catalog.find_preset("loggers/wandd.yaml", "loggers")

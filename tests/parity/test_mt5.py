@@ -8,7 +8,7 @@ from pairs import GOOGLE, SMALL, inputs_of, pair_batch, small_network
 from transformers_mt5 import transformers_model
 
 from lmrecipes.models.mt5 import MT5, MT5Config
-from lmrecipes.models.mt5.folders import load_published, published_names, write_published
+from lmrecipes.models.mt5.hf import load_published, published_names, write_published
 
 BATCH = pair_batch([[(40, 9)], [(25, 12)], [(7, 3)]])
 

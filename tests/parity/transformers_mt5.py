@@ -4,7 +4,7 @@ import torch
 import transformers
 
 from lmrecipes.models.mt5 import MT5
-from lmrecipes.models.mt5.folders import published_names
+from lmrecipes.models.mt5.hf import published_names
 
 
 def transformers_model(network: MT5) -> transformers.MT5ForConditionalGeneration:

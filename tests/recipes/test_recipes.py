@@ -6,14 +6,14 @@ import pytest
 import yaml
 
 from conftest import prepare_here
-from lmrecipes import collection
 from lmrecipes.__main__ import main
 from lmrecipes.cli import open_recipe
-from lmrecipes.rehearsal import Spread, shrink
-from lmrecipes.stand_in import write_made_up
+from lmrecipes.config import catalog
+from lmrecipes.rehearsal.shrink import Spread, shrink
+from lmrecipes.rehearsal.synthetic_text import write_made_up
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-RECIPES = [name for name in collection.recipe_paths() if not name.startswith("overlays/")]
+RECIPES = [name for name in catalog.recipe_paths() if not name.startswith("overlays/")]
 SYSTEM = [name for name in RECIPES if name.startswith("transformer_xl/")]
 ELECTRA = [name for name in RECIPES if name.startswith("electra/")]
 SMALL = ["n_layers=2", "d_model=64", "n_heads=2", "d_head=8", "d_ff=32", "vocab_size=0"]
@@ -49,7 +49,7 @@ def test_the_promised_recipes_of_mt5_are_there():
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_fits_a_screen_and_says_what_it_is(name):
-    text = collection.recipe_paths()[name].read_text()
+    text = catalog.recipe_paths()[name].read_text()
     assert text.startswith("# ")
     assert f"lmrecipes fit --config {name}" in text
     assert len(text.splitlines()) <= 70
@@ -58,7 +58,7 @@ def test_a_recipe_fits_a_screen_and_says_what_it_is(name):
 @pytest.mark.slow
 @pytest.mark.parametrize("name", SYSTEM)
 def test_a_recipe_trains_two_steps_and_tests(name, small_corpus, tmp_path, capsys):
-    recipe = yaml.safe_load(collection.recipe_paths()[name].read_text())
+    recipe = yaml.safe_load(catalog.recipe_paths()[name].read_text())
     cutoffs = recipe["model"]["init_args"]["config"].get("cutoffs", [])
     options = [f"--model.config.{setting}" for setting in SMALL]
     options += [f"--model.config.cutoffs={[10, 20, 30][: len(cutoffs)]}", "--trainer.num_sanity_val_steps=0"]

@@ -5,7 +5,7 @@ import pytest
 from lmrecipes import datamodules
 from lmrecipes.batches import TextPairBatch
 from lmrecipes.cli import open_recipe
-from lmrecipes.data.embedded_languages import LANGUAGES
+from lmrecipes.data.embedded.languages import LANGUAGES
 
 NAMES = {
     *("mc4", "mc4_google", "mc4_folder", "embedded_languages", "xquad_text", "squad11_text", "squad_text_folder"),

@@ -5,7 +5,7 @@ import time
 
 from lightning.pytorch import Callback
 
-from lmrecipes import signals
+from lmrecipes.resilience import signals
 
 
 class Hold(Callback):

@@ -11,7 +11,7 @@ from cluster import MARKS, job_variables
 
 import warm
 from conftest import environment, wait_until
-from lmrecipes.checkpoint_io import load_checkpoint
+from lmrecipes.checkpoints.io import load_checkpoint
 
 SCRIPTS = Path(__file__).parents[2] / "slurm"
 STEPS = 24

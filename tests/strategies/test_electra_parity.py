@@ -6,7 +6,7 @@ import pytest
 from test_parity import TOLERANCE, losses
 from ways import spread
 
-from lmrecipes.data.embedded_squad import make_squad
+from lmrecipes.data.embedded.squad import make_squad
 
 SIZES = {"d_embedding": 16, "d_model": 16, "n_layers": 2, "n_heads": 2, "d_ff": 32}
 # A generator so cold that it fills masks without chance, which every process would have of its own.

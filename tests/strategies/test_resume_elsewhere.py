@@ -16,9 +16,10 @@ from ways import ADAMW, SENSITIVE, in_two_passes, spread, weights
 
 import warm
 from conftest import environment
-from lmrecipes import checkpoint_list, sharded_checkpoint
 from lmrecipes.__main__ import main
-from lmrecipes.checkpoint_io import load_checkpoint, newest_readable
+from lmrecipes.checkpoints import listing
+from lmrecipes.checkpoints import sharded as sharded_checkpoint
+from lmrecipes.checkpoints.io import load_checkpoint, newest_readable
 from lmrecipes.strategies.sharded import CheckpointWriter
 
 WAYS = [
@@ -87,7 +88,7 @@ def alone_saved(group, tmp_path) -> Path:
 def test_a_file_left_by_a_kill_does_not_stand_in_the_way(group, alone_saved):
     leftover = alone_saved.with_name(".last-step=2.ckpt.part")
     leftover.write_text("half")
-    checkpoint_list.note(leftover.parent, ["last-step=2.ckpt"])
+    listing.note(leftover.parent, ["last-step=2.ckpt"])
     later = alone_saved.with_name("last-step=2.ckpt")
     sharded_checkpoint.write({"state_dict.w": torch.zeros(3)}, {"global_step": 2}, later, group)
     assert load_checkpoint(later)["global_step"] == 2
@@ -175,7 +176,7 @@ def test_a_sharded_checkpoint_takes_the_place_of_one_of_its_name(group, tmp_path
     for value in (1.0, 2.0):
         sharded_checkpoint.write({"state_dict.w": torch.tensor([value])}, {"global_step": 1}, path, group)
         assert load_checkpoint(path)["state_dict"]["w"].item() == value
-    assert {file.name for file in tmp_path.iterdir()} == {path.name, f"{path.name}.kept", checkpoint_list.FILE}
+    assert {file.name for file in tmp_path.iterdir()} == {path.name, f"{path.name}.kept", listing.FILE}
     assert path.with_name(f"{path.name}.kept").read_bytes() == b"somebody's"
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 
-from lmrecipes.checkpoint_io import load_checkpoint, newest_readable
+from lmrecipes.checkpoints.io import load_checkpoint, newest_readable
 
 STRATEGIES = {
     "1 process": ("auto", 1),

@@ -17,14 +17,14 @@ from wandb.sdk.launch.sweeps.utils import create_sweep_command, create_sweep_com
 
 import warm
 from conftest import environment
-from lmrecipes import collection
 from lmrecipes.__main__ import main
-from lmrecipes.published import flatten
+from lmrecipes.config import catalog
+from lmrecipes.config.published import flatten
 from wandb_files import parts
 
 # Of wandb's own package, which is installed without what it needs (an older NumPy), and so is not imported.
 SCHEMA = json.loads(distribution("sweeps").read_text("../sweeps/config/schema.json") or "")
-SWEEPS = {path.stem: yaml.safe_load(path.read_text()) for path in (collection.root() / "recipes/sweeps").glob("*.yaml")}
+SWEEPS = {path.stem: yaml.safe_load(path.read_text()) for path in (catalog.root() / "recipes/sweeps").glob("*.yaml")}
 FEW = ["--trainer.max_steps=2", "--trainer.val_check_interval=1", "--model.schedule=lmrecipes.optim.Constant"]
 
 
@@ -86,10 +86,10 @@ def test_wandb_accepts_a_sweep(name):
 
 @pytest.mark.parametrize("name", SWEEPS)
 def test_a_sweep_runs_the_command_and_says_how_to_begin_it(name):
-    text = (collection.root() / f"recipes/sweeps/{name}.yaml").read_text()
+    text = (catalog.root() / f"recipes/sweeps/{name}.yaml").read_text()
     assert f"wandb sweep recipes/sweeps/{name}.yaml" in text
     assert SWEEPS[name]["command"][:4] == ["${env}", "lmrecipes", "fit", "--config"]
-    collection.find_recipe(SWEEPS[name]["command"][4])
+    catalog.find_recipe(SWEEPS[name]["command"][4])
 
 
 @pytest.mark.slow

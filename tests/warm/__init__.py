@@ -18,7 +18,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 # Modules that the server runs.
-SERVED = ("lmrecipes", "lmrecipes.__main__", "lmrecipes.data.prepare_helper", "torch.distributed.run")
+SERVED = ("lmrecipes", "lmrecipes.__main__", "lmrecipes.data.prepared.shard_worker", "torch.distributed.run")
 # Variables that are read while importing: a process with others needs imports of its own.
 PREFIXES = ("HF_", "TRANSFORMERS_", "TORCH_", "OMP_", "LD_", "LC_", "LANG", "PYTHON")
 OTHER = ("PYTHONPATH", "PYTHONUNBUFFERED", "TORCH_NCCL")

@@ -1,22 +1,22 @@
 """One job per file: what is logged, kept, seeded and drawn around training."""
 
-from lmrecipes.callbacks.accuracy import TextAccuracy
-from lmrecipes.callbacks.answers import SquadAnswers
+from lmrecipes.callbacks.check_monitors import CheckMonitors
 from lmrecipes.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
-from lmrecipes.callbacks.fail_together import FailTogether, set_group_timeout
+from lmrecipes.callbacks.console_log import PlainProgress, console_progress
+from lmrecipes.callbacks.fail_fast import FailTogether, set_group_timeout
+from lmrecipes.callbacks.init_weights import WeightsFrom
 from lmrecipes.callbacks.language_tokens import LanguageTokens
 from lmrecipes.callbacks.learning_rate import LearningRate
 from lmrecipes.callbacks.loss_guard import LossGuard, StoppedByLossGuard
-from lmrecipes.callbacks.monitors import CheckMonitors
-from lmrecipes.callbacks.optimizer_settings import KeepOptimizerSettings, PortableOptimizerState
-from lmrecipes.callbacks.progress import PlainProgress, console_progress
+from lmrecipes.callbacks.optimizer_state import KeepOptimizerSettings, PortableOptimizerState
 from lmrecipes.callbacks.requeue import LeftBySignal, Requeue, take_signals_from
-from lmrecipes.callbacks.resume import ContinueLog
+from lmrecipes.callbacks.resume_log import ContinueLog
 from lmrecipes.callbacks.run_plot import RunPlot
+from lmrecipes.callbacks.squad_answers import SquadAnswers
 from lmrecipes.callbacks.step_seed import StepSeed
+from lmrecipes.callbacks.text_accuracy import TextAccuracy
 from lmrecipes.callbacks.throughput import Throughput
 from lmrecipes.callbacks.watchdog import Watchdog
-from lmrecipes.callbacks.weights_from import WeightsFrom
 
 __all__ = [
     "BestCheckpoint",

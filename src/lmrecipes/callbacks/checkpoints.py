@@ -13,10 +13,10 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from lmrecipes import checkpoint_list
 from lmrecipes.callbacks.loss_guard import LossGuard
-from lmrecipes.checkpoint_io import remove_others
-from lmrecipes.sharded_checkpoint import begin_writing
+from lmrecipes.checkpoints import listing
+from lmrecipes.checkpoints.io import remove_others
+from lmrecipes.checkpoints.sharded import begin_writing
 
 _PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 _PROGRESS = (
@@ -102,7 +102,7 @@ class _WholeCheckpoint(ModelCheckpoint):
             own = {f"{kind}-step={checkpoint['global_step']}.ckpt" for kind in ("best", "last")}
             # The loop under Fabric has no use for `dirpath`.
             folder = Path(self.dirpath or Path(trainer.default_root_dir) / "checkpoints")
-            checkpoint_list.adopt(folder, named | own)
+            listing.adopt(folder, named | own)
 
 
 def _is_writing(trainer: Trainer, path: Path) -> bool:

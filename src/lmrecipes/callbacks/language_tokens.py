@@ -8,7 +8,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmrecipes.data.passes import completes_step, logs_step
+from lmrecipes.trainer_state import completes_step, logs_step
 
 
 @runtime_checkable

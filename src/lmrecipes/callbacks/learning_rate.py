@@ -5,7 +5,7 @@ from __future__ import annotations
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch.optim import Optimizer
 
-from lmrecipes.data.passes import logs_step
+from lmrecipes.trainer_state import logs_step
 
 
 class LearningRate(Callback):

@@ -11,8 +11,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
-from lmrecipes.data.passes import completes_step
-from lmrecipes.pieces import is_split
+from lmrecipes.runtime.dtensor import is_split
+from lmrecipes.trainer_state import completes_step
 
 _REASONS = ("", "the loss is {loss:g}", "a gradient is not finite (loss {loss:g})", "the loss jumped to {loss:g}")
 _LOSS, _GRADIENT, _SPIKE = 1.0, 2.0, 3.0

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
 
-from lmrecipes.data.passes import completes_step
+from lmrecipes.trainer_state import completes_step
 
 
 class StepBar(RichProgressBar):

@@ -10,9 +10,10 @@ import torch
 import torch.distributed as dist
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmrecipes import requeueing, signals
 from lmrecipes.callbacks.checkpoints import LastCheckpoint, finish_saving
 from lmrecipes.loggers import RunLogger
+from lmrecipes.resilience import requeue, signals
+from lmrecipes.runtime import launcher
 
 
 class LeftBySignal(SystemExit):
@@ -27,7 +28,7 @@ class LeftBySignal(SystemExit):
             refusal: why the job was not requeued; None if it was.
         """
         # To a sweep's agent, a run that it has ended did not fail.
-        super().__init__(0 if refusal == requeueing.ENDED_BY_SWEEP else 128 + number)
+        super().__init__(0 if refusal == requeue.ENDED_BY_SWEEP else 128 + number)
         self.number, self.saved, self.refusal = number, saved, refusal
 
     def __str__(self) -> str:
@@ -115,18 +116,18 @@ class Requeue(Callback):
             LeftBySignal: in all ranks.
         """
         refusal: str | None = None
-        ended = trainer.is_global_zero and requeueing.ended_by_sweep(self._leaving)
+        ended = trainer.is_global_zero and requeue.ended_by_sweep(self._leaving)
         for logger in trainer.loggers:
             if isinstance(logger, RunLogger):
                 logger.close(0 if ended else 128 + self._leaving)
         if ended:
-            refusal = requeueing.ENDED_BY_SWEEP
-        elif not signals.in_slurm_job():
+            refusal = requeue.ENDED_BY_SWEEP
+        elif not launcher.in_slurm_job():
             refusal = ""
         elif trainer.is_global_zero:
             refusal = "its checkpoint could not be written"
             if self._saved is not None:
-                refusal = requeueing.requeue(Path(trainer.default_root_dir), trainer.global_step, self.max_requeues)
+                refusal = requeue.requeue(Path(trainer.default_root_dir), trainer.global_step, self.max_requeues)
         if self._group is not None:
             told = [refusal]
             dist.broadcast_object_list(told, src=0, group=self._group, device=torch.device("cpu"))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmrecipes.plots import plot_runs
+from lmrecipes.runs.plots import plot_runs
 
 
 class RunPlot(Callback):

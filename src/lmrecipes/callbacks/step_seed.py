@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmrecipes.data.ranks import data_rank
+from lmrecipes.trainer_state import data_rank
 
 
 class StepSeed(Callback):

@@ -10,9 +10,8 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmrecipes.callbacks.peak_flops import peak_tflops
-from lmrecipes.data.passes import completes_step, logs_step
-from lmrecipes.data.ranks import data_rank, sum_over_ranks
+from lmrecipes.runtime.peak_flops import peak_tflops
+from lmrecipes.trainer_state import completes_step, data_rank, logs_step, sum_over_ranks
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lmrecipes import failures
+from lmrecipes.resilience import failure_report
 
 
 class Watchdog(Callback):
@@ -56,19 +56,19 @@ class Watchdog(Callback):
         if self._done is None:
             self._done = threading.Event()
             self._trainer = trainer
-            failures.describe_by(self._state)
+            failure_report.describe_by(self._state)
             threading.Thread(target=self._watch, args=(trainer, self._done), name="watchdog", daemon=True).start()
 
-    def _state(self) -> failures.State:
+    def _state(self) -> failure_report.State:
         where = f"hangs at step {self._trainer.global_step} in {self._last[1]}"
         what = f"{where}: nothing moved on for {self.timeout_minutes:g} minutes"
-        return failures.State(self._moves, _waits_for_others(), platform.node(), what)
+        return failure_report.State(self._moves, _waits_for_others(), platform.node(), what)
 
     def _end(self) -> None:
         if self._done is not None:
             self._done.set()
             self._done = None
-            failures.describe_by(None)
+            failure_report.describe_by(None)
 
     def _watch(self, trainer: Trainer, done: threading.Event) -> None:
         limit = 60 * self.timeout_minutes
@@ -86,9 +86,9 @@ class Watchdog(Callback):
                     continue
                 if told != moved:
                     told = moved
-                    failures.hung(trainer.global_rank, self._state())
+                    failure_report.hung(trainer.global_rank, self._state())
                     if self.end_process:
-                        failures.end_hung()
+                        failure_report.end_hung()
                 if done.wait(limit):
                     return
         finally:

@@ -1,1 +1,1 @@
-"""One file per command of `lmrecipes`, each with `run(argv) -> exit code`."""
+"""One file per command."""

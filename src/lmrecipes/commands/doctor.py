@@ -10,14 +10,14 @@ from typing import Any
 import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from lmrecipes import slurm_checks
-from lmrecipes.checks import Finding, machine
 from lmrecipes.cli import open_recipe
-from lmrecipes.command_line import config_files, expand_names
-from lmrecipes.commands.arguments import Arguments
-from lmrecipes.commands.say import say
-from lmrecipes.config_errors import ConfigError
-from lmrecipes.trainer_settings import check_hardware
+from lmrecipes.commands.common.parser import Arguments
+from lmrecipes.config.arguments import config_files, expand_names
+from lmrecipes.config.errors import ConfigError
+from lmrecipes.config.hardware import check_hardware
+from lmrecipes.diagnostics import slurm
+from lmrecipes.diagnostics.machine import Finding, machine
+from lmrecipes.runtime.console import say
 
 
 def run(argv: list[str]) -> int:
@@ -36,12 +36,12 @@ def run(argv: list[str]) -> int:
     findings = list(machine(options.runs_root))
     job: list[Finding] = []
     if "SLURM_JOB_ID" in os.environ:
-        job = list(slurm_checks.job(*(_wanted(trainer) if trainer is not None else (None, None))))
+        job = list(slurm.job(*(_wanted(trainer) if trainer is not None else (None, None))))
     if trainer is not None:
         # In a job that does not fit, Lightning would complain of that.
         findings.append(_recipe(trainer, rest, whole=all(finding.fix is None for finding in job)))
     findings += job
-    if slurm_checks.tasks() > 1:
+    if slurm.tasks() > 1:
         findings = _of_all(findings, options.timeout_s)
     for finding in findings:
         say(f"{'ok' if finding.fix is None else 'PROBLEM':<9}{finding.what:<16}{finding.found}")
@@ -83,7 +83,7 @@ def _wanted(trainer: Any) -> tuple[int, int | None]:
 
 def _of_all(findings: list[Finding], seconds: float) -> list[Finding]:
     """This task's findings, and the problems of the others if they can be asked."""
-    meeting, group = slurm_checks.rendezvous(seconds)
+    meeting, group = slurm.rendezvous(seconds)
     if group is None:
         return [*findings, meeting]
     host = socket.gethostname()

@@ -10,9 +10,9 @@ import zlib
 from pathlib import Path
 from typing import Any
 
-from lmrecipes.atomic_write import write_text
-from lmrecipes.commands.arguments import Arguments
+from lmrecipes.commands.common.parser import Arguments
 from lmrecipes.metrics.squad import LANGUAGES, Gold, squad11, squad20
+from lmrecipes.runtime.atomic_write import write_text
 
 
 def run(argv: list[str]) -> int:

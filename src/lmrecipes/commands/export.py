@@ -8,10 +8,10 @@ from typing import Any
 import torch
 
 from lmrecipes.cli import EXPORTED, RecipeCLI, open_recipe
-from lmrecipes.commands.say import say, short
-from lmrecipes.commands.trained import Trained, built, load_trained
-from lmrecipes.exports import exporting
-from lmrecipes.models.common.programs import COMPILED, GRAPH
+from lmrecipes.commands.common.export_folder import exporting
+from lmrecipes.commands.common.load_model import Trained, built, load_trained
+from lmrecipes.models.common.exported_program import COMPILED, GRAPH
+from lmrecipes.runtime.console import say, short
 
 WEIGHTS = "weights.pt"
 

@@ -9,16 +9,18 @@ from typing import Any
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
-from lmrecipes import runs, signals
+from lmrecipes import runs
 from lmrecipes.callbacks import FailTogether, KeepOptimizerSettings, LeftBySignal, StepSeed, StoppedByLossGuard
+from lmrecipes.checkpoints.weights import naming_misfits
 from lmrecipes.cli import RecipeCLI, open_recipe
-from lmrecipes.commands.begin import begin, save_vocabulary
-from lmrecipes.commands.leave import exit_code, onward, stop
-from lmrecipes.commands.report import check_evaluation, report
-from lmrecipes.commands.say import say, short
-from lmrecipes.fabric import HOOKS, Loop, started_by_fabric_run
-from lmrecipes.requeueing import requeue
-from lmrecipes.weights import naming_misfits
+from lmrecipes.commands.common.end_run import exit_code, onward, stop
+from lmrecipes.commands.common.report import check_evaluation, report
+from lmrecipes.commands.common.start_run import begin, save_vocabulary
+from lmrecipes.fabric.loop import HOOKS, Loop, started_by_fabric_run
+from lmrecipes.resilience import signals
+from lmrecipes.resilience.requeue import requeue
+from lmrecipes.runtime import launcher
+from lmrecipes.runtime.console import say, short
 
 _COMMANDS = ("fit", "validate", "test")
 _STRATEGIES = ("auto", "ddp")
@@ -94,7 +96,7 @@ def _loop(cli: RecipeCLI, more: list[Any]) -> Loop:
     callbacks = [FailTogether(), *(c for c in given if not _needs_the_trainer(c)), *more]
     run_dir = cli.run_dir if cli.command == "fit" else None
     loop = Loop(cli.datamodule, settings, callbacks, run_dir, **where)
-    runs.check_rank(loop.global_rank)
+    launcher.check_rank(loop.global_rank)
     loop.default_root_dir = cli.run_dir or Path.cwd()
     loop.accumulate_grad_batches = cli.config_init.batch.accumulation(loop.world_size)
     if not started_by_fabric_run():
@@ -150,7 +152,7 @@ def _fit(cli: RecipeCLI) -> int:
 def _leave(cli: RecipeCLI, loop: Loop, run_dir: Path, resume: str) -> int:
     """Requeues a SLURM job from the first rank, when all have saved, and says how the run goes on."""
     refusal: str | None = ""
-    if signals.in_slurm_job() and loop.is_global_zero:
+    if launcher.in_slurm_job() and loop.is_global_zero:
         refusal = "its checkpoint could not be written"
         if loop.saved is not None:
             refusal = requeue(run_dir, loop.global_step, cli.config.max_requeues)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from lmrecipes import runs, signals
+from lmrecipes import runs
 from lmrecipes.callbacks import LeftBySignal, StoppedByLossGuard
-from lmrecipes.checkpoint_io import newest_readable
+from lmrecipes.checkpoints.io import newest_readable
+from lmrecipes.checkpoints.weights import naming_misfits
 from lmrecipes.cli import open_recipe
-from lmrecipes.commands.begin import begin, save_vocabulary
-from lmrecipes.commands.leave import exit_code, onward, stop
-from lmrecipes.commands.say import say, short
-from lmrecipes.weights import naming_misfits
+from lmrecipes.commands.common.end_run import exit_code, onward, stop
+from lmrecipes.commands.common.start_run import begin, save_vocabulary
+from lmrecipes.resilience import signals
+from lmrecipes.runtime.console import say, short
 
 
 def run(argv: list[str]) -> int:

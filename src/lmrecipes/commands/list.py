@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lmrecipes.collection import Listing, listings
-from lmrecipes.commands.arguments import Arguments
+from lmrecipes.commands.common.parser import Arguments
+from lmrecipes.config.catalog import Listing, listings
 
 
 def run(argv: list[str]) -> int:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from lmrecipes import runs
-from lmrecipes.commands.arguments import Arguments
-from lmrecipes.commands.say import say, short
-from lmrecipes.plots import plot_runs
+from lmrecipes.commands.common.parser import Arguments
+from lmrecipes.runs.plots import plot_runs
+from lmrecipes.runtime.console import say, short
 
 
 def run(argv: list[str]) -> int:

@@ -16,11 +16,12 @@ from torch.utils.data import DataLoader
 
 from lmrecipes.callbacks import SquadAnswers
 from lmrecipes.cli import RecipeCLI, open_recipe
-from lmrecipes.commands.say import say, short
-from lmrecipes.commands.trained import load_trained, texts_of
-from lmrecipes.data.answers import write_answers
-from lmrecipes.data.squad import Question, local_file, read_squad
-from lmrecipes.models.common.generation import PromptBatch
+from lmrecipes.commands.common.load_model import load_trained, texts_of
+from lmrecipes.data.corpora.hub import local_file
+from lmrecipes.data.tasks.squad.answers import write_answers
+from lmrecipes.data.tasks.squad.files import Question, read_squad
+from lmrecipes.models.common.sampling import PromptBatch
+from lmrecipes.runtime.console import say, short
 
 _FORMATS = (".json", ".jsonl", ".parquet", ".gz", ".zst")
 

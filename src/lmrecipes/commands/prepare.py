@@ -6,9 +6,9 @@ import sys
 from typing import Any
 
 from lmrecipes.cli import RecipeCLI, open_recipe
-from lmrecipes.commands.say import say
-from lmrecipes.data.prepare_examples import Share
+from lmrecipes.data.prepared.shards import Share
 from lmrecipes.datamodules.prepared_documents import PreparedDocuments
+from lmrecipes.runtime.console import say
 
 
 def run(argv: list[str]) -> int:

@@ -13,18 +13,21 @@ from typing import Any
 import torch
 import yaml
 
-from lmrecipes import runs, stand_in
-from lmrecipes.callbacks.sudden_end import ASKED_FOR
-from lmrecipes.checkpoint_io import load_checkpoint, newest_readable, step_of
+from lmrecipes import runs
+from lmrecipes.callbacks.fault_injection import ASKED_FOR
+from lmrecipes.checkpoints.io import load_checkpoint, newest_readable, step_of
 from lmrecipes.cli import EXPORTED, RecipeCLI, open_recipe
-from lmrecipes.command_line import config_files, expand_names
-from lmrecipes.commands.arguments import Arguments
+from lmrecipes.commands.common.parser import Arguments
 from lmrecipes.commands.export import WEIGHTS
-from lmrecipes.commands.say import say
+from lmrecipes.config.arguments import config_files, expand_names
 from lmrecipes.data import load_vocabulary
 from lmrecipes.datamodules import TextDataModule
-from lmrecipes.rehearsal import EVERY, KILLED_AFTER, STEPS, Spread, full_size_on_cpu, shrink, smallest_spread
-from lmrecipes.stages import StageError, Stages, forget_launcher
+from lmrecipes.rehearsal import synthetic_text
+from lmrecipes.rehearsal.shrink import EVERY, KILLED_AFTER, STEPS, Spread, full_size_on_cpu, shrink, smallest_spread
+from lmrecipes.rehearsal.stages import StageError, Stages
+from lmrecipes.runtime import launcher
+from lmrecipes.runtime.console import say
+from lmrecipes.runtime.launcher import forget_launcher
 from lmrecipes.strategies.checks import data_parallel_size
 
 
@@ -39,7 +42,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--keep", action="store_true", help="keep the rehearsal's files also if all passed")
     parser.add_argument("--stage_timeout_s", type=float, default=300.0, help="longest time that a stage may take")
     options, rest = parser.parse_known_args(argv)
-    if not runs.is_main_process():
+    if not launcher.is_main_process():
         return 0
     forget_launcher()
     recipe = open_recipe("rehearse", rest)
@@ -116,14 +119,14 @@ class _Rehearsal:
             data.write_stand_in(folder)
             return
         if not isinstance(data, TextDataModule):
-            stand_in.write_made_up(folder)
+            synthetic_text.write_made_up(folder)
             return
         if data.path is not None:
-            stand_in.write_sample(folder, data.source())
+            synthetic_text.write_sample(folder, data.source())
             self.sampled = True
             return
         named = data.tokenizing.vocab_file if data.vocabulary_dir is None else None
-        stand_in.write_made_up(folder, stand_in.words_of(Path(named)) if named else ())
+        synthetic_text.write_made_up(folder, synthetic_text.words_of(Path(named)) if named else ())
 
     def _data(self) -> str:
         self.stages.command("prepare", "--config", str(self.small))

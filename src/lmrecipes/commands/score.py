@@ -9,8 +9,8 @@ import torch
 
 from lmrecipes.batches import Segmenting
 from lmrecipes.cli import open_recipe
-from lmrecipes.commands.say import say
-from lmrecipes.commands.trained import load_trained, texts_of
+from lmrecipes.commands.common.load_model import load_trained, texts_of
+from lmrecipes.runtime.console import say
 
 
 def run(argv: list[str]) -> int:

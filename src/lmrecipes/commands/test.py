@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lmrecipes.commands.figures import evaluate
+from lmrecipes.commands.common.evaluation import evaluate
 
 
 def run(argv: list[str]) -> int:

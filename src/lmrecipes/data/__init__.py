@@ -1,9 +1,10 @@
 """Text to tokens to streams of segments: pure functions and files, no Lightning."""
 
-from lmrecipes.data.hub import HubRepository, TableFolder
-from lmrecipes.data.sources import Folder, Source
-from lmrecipes.data.streams import Streams
-from lmrecipes.data.tokenizing import Tokenizing
-from lmrecipes.data.vocabularies import Vocabulary, load_vocabulary
+from lmrecipes.data.corpora.tables import HubRepository, TableFolder
+from lmrecipes.data.corpora.text_source import Folder, Source
+from lmrecipes.data.objectives.streams import Streams
+from lmrecipes.data.tokenizers.base import Vocabulary
+from lmrecipes.data.tokenizers.loading import load_vocabulary
+from lmrecipes.data.tokenizers.text_config import Tokenizing
 
 __all__ = ["Folder", "HubRepository", "Source", "Streams", "TableFolder", "Tokenizing", "Vocabulary", "load_vocabulary"]

@@ -9,16 +9,17 @@ from typing import Any, ClassVar, cast
 from torch.utils.data import DataLoader
 
 from lmrecipes.batches import BatchPlan, MaskedBatch
-from lmrecipes.data.documents import DocumentSource
-from lmrecipes.data.examples import Examples
-from lmrecipes.data.masked_batches import EvaluationBatches, Masker, TrainingBatches
-from lmrecipes.data.masking import Masking
-from lmrecipes.data.mixture import Mixture
-from lmrecipes.data.ranks import data_rank
-from lmrecipes.data.segments import SHORTEST
-from lmrecipes.data.wordpiece import WordPiece, WordPieceSettings
-from lmrecipes.datamodules.loading import PositionLoader, micro_batches_done
+from lmrecipes.data.corpora.documents import DocumentSource
+from lmrecipes.data.objectives.electra_segments import SHORTEST
+from lmrecipes.data.objectives.masked_lm import EvaluationBatches, Masker, TrainingBatches
+from lmrecipes.data.objectives.masking import Masking
+from lmrecipes.data.prepared.examples import Examples
+from lmrecipes.data.sampling.mixture import Mixture
+from lmrecipes.data.tokenizers.wordpiece import WordPiece
+from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings
 from lmrecipes.datamodules.prepared_documents import PreparedDocuments, located
+from lmrecipes.datamodules.resumable_loader import PositionLoader, micro_batches_done
+from lmrecipes.trainer_state import data_rank
 
 
 class DocumentsDataModule(PreparedDocuments):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lmrecipes.data.embedded import PythonText
-from lmrecipes.data.sources import Source
-from lmrecipes.data.tokenizing import Tokenizing
+from lmrecipes.data.corpora.python_text import PythonText
+from lmrecipes.data.corpora.text_source import Source
+from lmrecipes.data.tokenizers.text_config import Tokenizing
 from lmrecipes.datamodules.text import TextDataModule
 
 

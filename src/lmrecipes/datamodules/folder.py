@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lmrecipes.data.sources import Source
+from lmrecipes.data.corpora.text_source import Source
 from lmrecipes.datamodules.text import TextDataModule
 
 

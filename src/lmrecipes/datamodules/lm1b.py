@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from lmrecipes.data.sources import Source
-from lmrecipes.data.tokenizing import Tokenizing
+from lmrecipes.data.corpora.text_source import Source
+from lmrecipes.data.tokenizers.text_config import Tokenizing
 from lmrecipes.datamodules.text import TextDataModule
 
 

@@ -16,19 +16,21 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from lmrecipes.batches import BatchPlan, TextPairBatch
-from lmrecipes.data.documents import EMBEDDED_LANGUAGE, DocumentSource
-from lmrecipes.data.embedded_languages import LANGUAGES
-from lmrecipes.data.examples import Examples
-from lmrecipes.data.flaws import OnMalformedLine
-from lmrecipes.data.interleaving import Interleaving
-from lmrecipes.data.pair_batches import Corruptor, PairEvaluationBatches, PairTrainingBatches
-from lmrecipes.data.pair_packing import Packing, Rows, index_rows
-from lmrecipes.data.prepare_examples import ALL, Share
-from lmrecipes.data.ranks import data_rank
-from lmrecipes.data.sentencepiece import SentencePiece, SentencePieceSettings
-from lmrecipes.data.span_corruption import SpanCorruption
-from lmrecipes.datamodules.loading import PositionLoader, micro_batches_done, writing_to
+from lmrecipes.data.corpora.documents import EMBEDDED_LANGUAGE, DocumentSource
+from lmrecipes.data.corpora.malformed import OnMalformedLine
+from lmrecipes.data.embedded.languages import LANGUAGES
+from lmrecipes.data.objectives.row_packing import Packing, Rows, index_rows
+from lmrecipes.data.objectives.seq2seq_lm import Corruptor, PairEvaluationBatches, PairTrainingBatches
+from lmrecipes.data.objectives.span_corruption import SpanCorruption
+from lmrecipes.data.prepared.cache import writing_to
+from lmrecipes.data.prepared.examples import Examples
+from lmrecipes.data.prepared.shards import ALL, Share
+from lmrecipes.data.sampling.interleaving import Interleaving
+from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
+from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings
 from lmrecipes.datamodules.prepared_documents import PreparedDocuments
+from lmrecipes.datamodules.resumable_loader import PositionLoader, micro_batches_done
+from lmrecipes.trainer_state import data_rank
 
 _LANGUAGE = "{language}"
 

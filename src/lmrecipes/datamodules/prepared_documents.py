@@ -16,13 +16,14 @@ from typing import ClassVar
 from lightning.pytorch import LightningDataModule
 
 from lmrecipes.batches import BatchPlan
-from lmrecipes.data.cache import folder_for, recall, remember
-from lmrecipes.data.documents import Corpus, DocumentSource
-from lmrecipes.data.flaws import complaint
-from lmrecipes.data.prepare_examples import ALL, Share, VocabularySettings, prepare_examples
-from lmrecipes.data.prepared import Prepared, find_prepared
-from lmrecipes.data.vocabularies import Vocabulary, load_vocabulary
-from lmrecipes.datamodules.loading import ProgressBar, cache_folder, writing_to
+from lmrecipes.data.corpora.documents import Corpus, DocumentSource
+from lmrecipes.data.corpora.malformed import complaint
+from lmrecipes.data.prepared.cache import cache_folder, folder_for, recall, remember, writing_to
+from lmrecipes.data.prepared.corpus import Prepared, find_prepared
+from lmrecipes.data.prepared.progress_bar import ProgressBar
+from lmrecipes.data.prepared.shards import ALL, Share, VocabularySettings, prepare_examples
+from lmrecipes.data.tokenizers.base import Vocabulary
+from lmrecipes.data.tokenizers.loading import load_vocabulary
 
 
 class PreparedDocuments(LightningDataModule):

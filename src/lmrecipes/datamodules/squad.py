@@ -16,19 +16,23 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from lmrecipes.batches import BatchPlan
-from lmrecipes.data.answers import Evidence
-from lmrecipes.data.buckets import ShuffledBuckets, budgeted
-from lmrecipes.data.embedded_squad import make_squad
-from lmrecipes.data.prepared_squad import Layout, PreparedSquad, SquadSource, prepare_questions, prepare_squad
-from lmrecipes.data.ranks import data_rank
-from lmrecipes.data.sentencepiece import SentencePiece, SentencePieceSettings, load_sentencepiece
-from lmrecipes.data.squad import OnMalformed, Question
-from lmrecipes.data.squad_batches import SpanCollator, SquadCollator
-from lmrecipes.data.vocabularies import Vocabulary, load_vocabulary
-from lmrecipes.data.windows import WindowRule
-from lmrecipes.data.wordpiece import WordPieceSettings, load_wordpiece
-from lmrecipes.datamodules.loading import PositionLoader, ProgressBar, cache_folder, micro_batches_done, writing_to
+from lmrecipes.data.embedded.squad import make_squad
+from lmrecipes.data.prepared.cache import cache_folder, writing_to
+from lmrecipes.data.prepared.progress_bar import ProgressBar
+from lmrecipes.data.sampling.length_buckets import ShuffledBuckets, budgeted
+from lmrecipes.data.tasks.squad.answers import Evidence
+from lmrecipes.data.tasks.squad.collators import SpanCollator, SquadCollator
+from lmrecipes.data.tasks.squad.files import OnMalformed, Question
+from lmrecipes.data.tasks.squad.prepared import Layout, PreparedSquad, SquadSource, prepare_questions, prepare_squad
+from lmrecipes.data.tasks.squad.windows import WindowRule
+from lmrecipes.data.tokenizers.base import Vocabulary
+from lmrecipes.data.tokenizers.loading import load_vocabulary
+from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
+from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings, load_sentencepiece
+from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings, load_wordpiece
+from lmrecipes.datamodules.resumable_loader import PositionLoader, micro_batches_done
 from lmrecipes.metrics.squad import normalizer
+from lmrecipes.trainer_state import data_rank
 
 _SPLITS = ("train", "val", "test")
 # `ask` makes a split of this name.

@@ -11,16 +11,18 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from lmrecipes.batches import BatchPlan, StreamBatch, TextStatistics
-from lmrecipes.data.cache import folder_for, recall, remember
-from lmrecipes.data.hub import HubRepository, TableFolder
-from lmrecipes.data.prepare import prepare
-from lmrecipes.data.prepared import Prepared, find_prepared
-from lmrecipes.data.ranks import data_rank
-from lmrecipes.data.sources import SPLITS, Folder, Source
-from lmrecipes.data.streams import Streams
-from lmrecipes.data.tokenizing import Tokenizing
-from lmrecipes.data.vocabularies import Vocabulary, load_vocabulary
-from lmrecipes.datamodules.loading import PositionLoader, ProgressBar, cache_folder, micro_batches_done, writing_to
+from lmrecipes.data.corpora.tables import HubRepository, TableFolder
+from lmrecipes.data.corpora.text_source import SPLITS, Folder, Source
+from lmrecipes.data.objectives.streams import Streams
+from lmrecipes.data.prepared.cache import cache_folder, folder_for, recall, remember, writing_to
+from lmrecipes.data.prepared.corpus import Prepared, find_prepared
+from lmrecipes.data.prepared.progress_bar import ProgressBar
+from lmrecipes.data.prepared.tokenize_text import prepare
+from lmrecipes.data.tokenizers.base import Vocabulary
+from lmrecipes.data.tokenizers.loading import load_vocabulary
+from lmrecipes.data.tokenizers.text_config import Tokenizing
+from lmrecipes.datamodules.resumable_loader import PositionLoader, micro_batches_done
+from lmrecipes.trainer_state import data_rank
 
 # A vocabulary that is given makes how another would be made irrelevant.
 _ANY = Tokenizing()

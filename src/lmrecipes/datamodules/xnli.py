@@ -21,18 +21,21 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader
 
 from lmrecipes.batches import BatchPlan, TextPairBatch, WrittenTexts
-from lmrecipes.data.buckets import ShuffledBuckets, budgeted
-from lmrecipes.data.embedded_nli import EMBEDDED, make_nli
-from lmrecipes.data.flaws import OnMalformedLine, complaint
-from lmrecipes.data.locks import locked
-from lmrecipes.data.nli import Inference, NLIFile, Prompt, asked, read_nli
-from lmrecipes.data.ranks import data_rank
-from lmrecipes.data.sentencepiece import SentencePiece, SentencePieceSettings, load_sentencepiece
-from lmrecipes.data.squad import local_file
-from lmrecipes.data.text_pairs import TextPair, TextPairs, tokenized
-from lmrecipes.data.vocabularies import Vocabulary, load_vocabulary
-from lmrecipes.data.written import written
-from lmrecipes.datamodules.loading import PositionLoader, cache_folder, micro_batches_done, writing_to
+from lmrecipes.data.corpora.hub import local_file
+from lmrecipes.data.corpora.malformed import OnMalformedLine, complaint
+from lmrecipes.data.prepared.cache import cache_folder, writing_to
+from lmrecipes.data.prepared.lock import locked
+from lmrecipes.data.sampling.length_buckets import ShuffledBuckets, budgeted
+from lmrecipes.data.tasks.nli import Inference, NLIFile, Prompt, asked, read_nli
+from lmrecipes.data.tasks.nli_embedded import EMBEDDED, make_nli
+from lmrecipes.data.tasks.text_pairs import TextPair, TextPairs, tokenized
+from lmrecipes.data.tasks.written import written
+from lmrecipes.data.tokenizers.base import Vocabulary
+from lmrecipes.data.tokenizers.loading import load_vocabulary
+from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
+from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings, load_sentencepiece
+from lmrecipes.datamodules.resumable_loader import PositionLoader, micro_batches_done
+from lmrecipes.trainer_state import data_rank
 
 _SPLITS = ("train", "val", "test")
 _LANGUAGE = "{language}"

@@ -13,8 +13,8 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
 from lmrecipes import runs
-from lmrecipes.atomic_write import replacing
 from lmrecipes.loggers.run_logger import RunLogger
+from lmrecipes.runtime.atomic_write import replacing
 
 
 class RunCSVLogger(RunLogger, CSVLogger):

@@ -20,8 +20,10 @@ from lightning.pytorch.loggers import WandbLogger as Lightnings
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
-from lmrecipes import runs, signals
+from lmrecipes import runs
 from lmrecipes.loggers.run_logger import RunLogger, require
+from lmrecipes.resilience import signals
+from lmrecipes.runtime import launcher
 
 # Which wandb run belongs to a run directory.
 KEPT = "wandb.json"
@@ -83,7 +85,7 @@ class WandbLogger(RunLogger, Lightnings):
         self._wandb_init.update(kept, dir=self._save_dir)
         self._wandb_init["name"] = self._name or os.environ.get("WANDB_NAME") or f"{run_dir.parent.name}/{run_dir.name}"
         runs.note(run_dir / "wandb")
-        if runs.is_main_process():
+        if launcher.is_main_process():
             # Before training, lest a run that is killed early begins another one.
             runs.write_text(path, json.dumps(kept) + "\n")
 

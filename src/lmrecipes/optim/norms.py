@@ -8,7 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from lmrecipes.pieces import is_split
+from lmrecipes.runtime.dtensor import is_split
 
 
 def local(tensor: Tensor) -> Tensor:

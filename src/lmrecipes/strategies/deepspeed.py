@@ -21,8 +21,8 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lmrecipes.checkpoint_io import BY_NAME, load_checkpoint
-from lmrecipes.optimizer_states import NamedStates, states_of
+from lmrecipes.checkpoints.io import BY_NAME, load_checkpoint
+from lmrecipes.checkpoints.optimizer_state import NamedStates, states_of
 from lmrecipes.strategies.sharded import ShardedCheckpoints, check_names, distinct
 
 

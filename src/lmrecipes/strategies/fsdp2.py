@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.optim import Optimizer
 
-from lmrecipes import sharded_checkpoint
-from lmrecipes.checkpoint_io import load_checkpoint
+from lmrecipes.checkpoints import sharded
+from lmrecipes.checkpoints.io import load_checkpoint
+from lmrecipes.checkpoints.optimizer_state import fill_states, named_states, parameters_of, room_for, to_named
+from lmrecipes.checkpoints.sharded import STATES, WEIGHTS
 from lmrecipes.optim.norms import clip_by_global_norm, local
-from lmrecipes.optimizer_states import fill_states, named_states, parameters_of, room_for, to_named
-from lmrecipes.sharded_checkpoint import STATES, WEIGHTS
 from lmrecipes.strategies.sharded import ShardedCheckpoints, check_names, distinct
 
 if TYPE_CHECKING:
@@ -205,18 +205,18 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
         assert self.lightning_module is not None
         own = distinct(self.lightning_module)
         if path.is_dir():
-            sizes = sharded_checkpoint.sizes(path)
+            sizes = sharded.sizes(path)
             targets = {f"{WEIGHTS}{name}": value for name, value in own.items()}
             for optimizer in self.optimizers:
                 targets |= self._empty_states(optimizer, sizes)
             check_names(path, _shapes(targets), {name: size for name, (size, _) in sizes.items()})
-            sharded_checkpoint.read_into(targets, path, self.writer.group)
-            return sharded_checkpoint.read_rest(path)
+            sharded.read_into(targets, path, self.writer.group)
+            return sharded.read_rest(path)
         checkpoint = load_checkpoint(path)
         weights = checkpoint.pop("state_dict")
         check_names(path, _shapes(own), _shapes(weights))
         for name, value in own.items():
-            sharded_checkpoint.fill(value, weights[name])
+            sharded.fill(value, weights[name])
         saved = zip(checkpoint.pop("optimizer_states", []), checkpoint.get("optimizer_parameters", []), strict=False)
         for optimizer, (state, names) in zip(self.optimizers, saved, strict=False):
             fill_states(self.lightning_module, optimizer, to_named(state, names))

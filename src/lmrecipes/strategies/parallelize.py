@@ -16,7 +16,7 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, Ro
 from torch.utils._pytree import tree_map
 from torch.utils.checkpoint import checkpoint
 
-from lmrecipes.models.common.parallel import ParallelPlan
+from lmrecipes.models.common.parallel_plan import ParallelPlan
 
 
 class LocalInputs(ParallelStyle):

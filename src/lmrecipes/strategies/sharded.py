@@ -14,9 +14,9 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from lmrecipes import sharded_checkpoint
-from lmrecipes.checkpoint_io import is_full_disk
-from lmrecipes.sharded_checkpoint import ALIASES, STATES, WEIGHTS, remove
+from lmrecipes.checkpoints import sharded
+from lmrecipes.checkpoints.io import is_full_disk
+from lmrecipes.checkpoints.sharded import ALIASES, STATES, WEIGHTS, remove
 
 
 def _nothing() -> None:
@@ -59,7 +59,7 @@ class CheckpointWriter:
             self._done()
             return
         earlier = self._copies
-        self._copies = {name: sharded_checkpoint.staged(value, earlier.get(name)) for name, value in tensors.items()}
+        self._copies = {name: sharded.staged(value, earlier.get(name)) for name, value in tensors.items()}
         self._thread = threading.Thread(
             target=self._write, args=(self._copies, deepcopy(rest), path), name="checkpoint"
         )
@@ -67,7 +67,7 @@ class CheckpointWriter:
 
     def _write(self, tensors: dict[str, Tensor], rest: dict[str, Any], path: Path) -> None:
         try:
-            sharded_checkpoint.write(tensors, rest, path, self._group)
+            sharded.write(tensors, rest, path, self._group)
             self._written = True
         except BaseException as error:
             self._error = error

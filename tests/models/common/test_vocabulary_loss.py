@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from conftest import environment, requires
-from lmrecipes.models.common.vocabulary_loss import IGNORED, _VocabularyLoss, vocabulary_loss
+from lmrecipes.models.common.linear_cross_entropy import IGNORED, _VocabularyLoss, vocabulary_loss
 
 
 def example(bias: bool, n: int = 21, width: int = 12, vocabulary: int = 50):
@@ -82,7 +82,7 @@ def test_autocast_computes_in_its_type_and_returns_gradients_in_the_leaves():
 
 _PEAK = """
 import resource, torch
-from lmrecipes.models.common.vocabulary_loss import vocabulary_loss
+from lmrecipes.models.common.linear_cross_entropy import vocabulary_loss
 hidden, weight = torch.randn(256, 4, requires_grad=True), torch.randn(250112, 4, requires_grad=True)
 targets = torch.randint(250112, (256,))
 vocabulary_loss(hidden[:8], weight, targets[:8])[0].backward()

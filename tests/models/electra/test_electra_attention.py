@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from lmrecipes.models.common import attention as common
-from lmrecipes.models.common.packing import Packing
+from lmrecipes.models.common.unpadded import Packing
 from lmrecipes.models.electra import encoder
 
 LENGTHS = torch.tensor([40, 17, 1])

@@ -5,7 +5,7 @@ import torch
 from masked import masked_batch, small_config
 
 from lmrecipes.batches import BatchPlan
-from lmrecipes.models.common.packing import Packing
+from lmrecipes.models.common.unpadded import Packing
 from lmrecipes.models.electra import Electra, ElectraConfig, ElectraModule
 from lmrecipes.models.electra.network import sample
 from lmrecipes.optim import Constant

@@ -8,9 +8,9 @@ import transformers
 import yaml
 from masked import SMALL, V, masked_batch, small_config
 
-from lmrecipes.checkpoint_io import load_checkpoint, newest_readable
-from lmrecipes.data.wordpiece import SPECIAL, WordPiece
-from lmrecipes.models.electra import Electra, ElectraReader, ReaderConfig, folders
+from lmrecipes.checkpoints.io import load_checkpoint, newest_readable
+from lmrecipes.data.tokenizers.wordpiece import SPECIAL, WordPiece
+from lmrecipes.models.electra import Electra, ElectraReader, ReaderConfig, hf
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 VOCABULARY = WordPiece([*SPECIAL, *(f"w{i}" for i in range(V - len(SPECIAL)))])
@@ -29,7 +29,7 @@ def padded(batch):
 
 
 def test_transformers_loads_both_networks_with_equal_outputs(network, tmp_path):
-    paths = folders.write_pretraining(network, tmp_path, VOCABULARY)
+    paths = hf.write_pretraining(network, tmp_path, VOCABULARY)
     assert [path.name for path in paths] == ["discriminator", "generator"]
     inputs, real = padded(masked_batch())
     batch = masked_batch()
@@ -38,7 +38,7 @@ def test_transformers_loads_both_networks_with_equal_outputs(network, tmp_path):
     assert discriminator.config.model_type == "electra"
     encoder = transformers.AutoModel.from_pretrained(paths[0])
     torch.testing.assert_close(encoder.embeddings.word_embeddings.weight, generator.generator_lm_head.weight)
-    packing = folders.Packing.of(batch.lengths, torch.device("cpu"))
+    packing = hf.Packing.of(batch.lengths, torch.device("cpu"))
     ids, types = packing.pack(batch.input_ids), packing.pack(batch.token_type_ids)
     with torch.no_grad():
         ours = network._discriminate(ids, types, packing)
@@ -52,9 +52,9 @@ def test_transformers_loads_both_networks_with_equal_outputs(network, tmp_path):
 
 
 def test_published_folders_are_a_start_of_pretraining(network, tmp_path):
-    paths = folders.write_pretraining(network, tmp_path, VOCABULARY)
+    paths = hf.write_pretraining(network, tmp_path, VOCABULARY)
     other = Electra(small_config())
-    folders.load_pretraining(other, folders.Pretrained(discriminator=str(paths[0]), generator=str(paths[1])))
+    hf.load_pretraining(other, hf.Pretrained(discriminator=str(paths[0]), generator=str(paths[1])))
     for name, value in network.state_dict().items():
         assert torch.equal(other.state_dict()[name], value), name
 
@@ -67,32 +67,32 @@ def test_published_folders_are_a_start_of_pretraining(network, tmp_path):
     ],
 )
 def test_a_folder_of_another_size_is_refused_with_the_field(network, tmp_path, sizes, words):
-    folders.write_pretraining(network, tmp_path, VOCABULARY)
+    hf.write_pretraining(network, tmp_path, VOCABULARY)
     with pytest.raises(ValueError, match=words):
-        folders.load_reader(ElectraReader(ReaderConfig(**{**READER, **sizes})), str(tmp_path / "discriminator"))
+        hf.load_reader(ElectraReader(ReaderConfig(**{**READER, **sizes})), str(tmp_path / "discriminator"))
 
 
 def test_a_folder_of_another_kind_is_refused_in_one_line(network, tmp_path):
-    paths = folders.write_pretraining(network, tmp_path, VOCABULARY)
-    swapped = folders.Pretrained(discriminator=str(paths[1]), generator=str(paths[0]))
+    paths = hf.write_pretraining(network, tmp_path, VOCABULARY)
+    swapped = hf.Pretrained(discriminator=str(paths[1]), generator=str(paths[0]))
     with pytest.raises(ValueError, match=r"model.pretrained.generator .*hidden_size"):
-        folders.load_pretraining(Electra(small_config()), swapped)
+        hf.load_pretraining(Electra(small_config()), swapped)
     with pytest.raises(ValueError, match=r"model.pretrained nowhere/at/all cannot be taken"):
-        folders.load_reader(ElectraReader(ReaderConfig(**READER)), "nowhere/at/all")
+        hf.load_reader(ElectraReader(ReaderConfig(**READER)), "nowhere/at/all")
 
 
 def test_a_reader_begins_with_a_published_encoder_and_keeps_a_head_that_is_there(network, tmp_path):
-    folders.write_pretraining(network, tmp_path, VOCABULARY)
+    hf.write_pretraining(network, tmp_path, VOCABULARY)
     torch.manual_seed(1)
     reader = ElectraReader(ReaderConfig(**READER))
     head = reader.head.outputs.weight.clone()
-    folders.load_reader(reader, str(tmp_path / "discriminator"))
+    hf.load_reader(reader, str(tmp_path / "discriminator"))
     for name, value in network.discriminator.state_dict().items():
         assert torch.equal(reader.electra.state_dict()[name], value), name
     assert torch.equal(reader.head.outputs.weight, head)
-    (path,) = folders.write_reader(reader.eval(), tmp_path / "answers", VOCABULARY)
+    (path,) = hf.write_reader(reader.eval(), tmp_path / "answers", VOCABULARY)
     again = ElectraReader(ReaderConfig(**READER)).eval()
-    folders.load_reader(again, str(path))
+    hf.load_reader(again, str(path))
     assert torch.equal(again.head.outputs.weight, head)
     inputs, real = padded(masked_batch())
     model = transformers.AutoModelForQuestionAnswering.from_pretrained(path).eval()
@@ -114,7 +114,7 @@ def test_a_reader_begins_with_a_published_encoder_and_keeps_a_head_that_is_there
 
 def test_a_joint_head_is_no_model_of_transformers(tmp_path):
     with pytest.raises(ValueError, match=r"joint head google; --format state_dict writes it"):
-        folders.write_reader(ElectraReader(ReaderConfig(**READER, head="google")), tmp_path, VOCABULARY)
+        hf.write_reader(ElectraReader(ReaderConfig(**READER, head="google")), tmp_path, VOCABULARY)
 
 
 # Runs of small networks on made-up text, in this process.
@@ -137,7 +137,7 @@ def options(folder, **config):
 def pretrained(tmp_path_factory):
     """A run of four steps of LAMB with two passes each, and the folder of it and of its text."""
     from lmrecipes.__main__ import main
-    from lmrecipes.stand_in import write_made_up
+    from lmrecipes.rehearsal.synthetic_text import write_made_up
 
     folder = tmp_path_factory.mktemp("pretrained")
     write_made_up(folder / "lines")

@@ -2,9 +2,9 @@
 
 import pytest
 
-from lmrecipes.data.learn_pieces import learn_pieces
-from lmrecipes.data.sentencepiece import SentencePiece
-from lmrecipes.models.mt5.blanks import masked
+from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
+from lmrecipes.data.tokenizers.spm_trainer import learn_pieces
+from lmrecipes.models.mt5.fill_mask import masked
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from lmrecipes.__main__ import main
-from lmrecipes.data.embedded_squad import make_squad
+from lmrecipes.data.embedded.squad import make_squad
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 SMALL = [

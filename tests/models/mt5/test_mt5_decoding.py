@@ -5,7 +5,7 @@ import torch
 from pairs import FAMILIES, GOOGLE, pair_batch, small_network
 from transformers_mt5 import transformers_model
 
-from lmrecipes.models.mt5.decoding import Decoding, generate
+from lmrecipes.models.common.generation import Decoding, generate
 
 BATCH = pair_batch([[(24, 1)], [(15, 1)], [(7, 1)], [(11, 1)], [(4, 1)], [(9, 1)]])
 PAD, END = 0, 1

@@ -11,12 +11,12 @@ from torch.utils.data import DataLoader
 
 from lmrecipes.batches import BatchPlan
 from lmrecipes.callbacks import SquadAnswers
-from lmrecipes.data.answers import Candidate, Evidence
-from lmrecipes.data.squad import Answer, Question
-from lmrecipes.models.common.generation import PromptBatch
+from lmrecipes.data.tasks.squad.answers import Candidate, Evidence
+from lmrecipes.data.tasks.squad.files import Answer, Question
+from lmrecipes.models.common.peft import Tuning
+from lmrecipes.models.common.sampling import PromptBatch
 from lmrecipes.models.mt5 import MT5, Decoding, MT5Config, MT5Module
-from lmrecipes.models.mt5.folders import load_published
-from lmrecipes.models.mt5.tuning import Tuning
+from lmrecipes.models.mt5.hf import load_published
 from lmrecipes.optim import Constant
 
 pytestmark = pytest.mark.filterwarnings("ignore")

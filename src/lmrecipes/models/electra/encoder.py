@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from lmrecipes.models.common.attention import attend
 from lmrecipes.models.common.dropout import Dropout
 from lmrecipes.models.common.linear import Linear
-from lmrecipes.models.common.packing import Packing
+from lmrecipes.models.common.unpadded import Packing
 
 # B sequences, T positions, N real tokens of all sequences, n heads, h width of a head, D width of the encoder.
 _ATTENTION = "lmrecipes_packed"

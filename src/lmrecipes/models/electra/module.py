@@ -11,18 +11,18 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lmrecipes.batches import BatchPlan, MaskedBatch
-from lmrecipes.data.passes import completes_step, logs_step
 from lmrecipes.metrics.perplexity import TokenLoss
 from lmrecipes.metrics.replaced_tokens import ReplacedTokens
-from lmrecipes.models.common.corpus import corpus_of, with_vocabulary
-from lmrecipes.models.common.folders import begins
-from lmrecipes.models.common.parallel import ParallelPlan
-from lmrecipes.models.electra import folders
+from lmrecipes.models.common.hf import begins
+from lmrecipes.models.common.parallel_plan import ParallelPlan
+from lmrecipes.models.common.vocab_size import corpus_of, with_vocabulary
+from lmrecipes.models.electra import hf
 from lmrecipes.models.electra.config import ElectraConfig
 from lmrecipes.models.electra.network import Electra, PretrainingOutput
 from lmrecipes.models.electra.parallel import pretraining_plan
 from lmrecipes.models.electra.tiny import tiny
 from lmrecipes.optim import GroupSettings, Schedule, StepSchedule, build_optimizer, parameter_groups
+from lmrecipes.trainer_state import completes_step, logs_step
 
 _LOSSES = ("generator_loss", "discriminator_loss")
 
@@ -40,7 +40,7 @@ class ElectraModule(LightningModule):
         schedule: Schedule,
         batch: BatchPlan,
         groups: GroupSettings | None = None,
-        pretrained: folders.Pretrained | None = None,
+        pretrained: hf.Pretrained | None = None,
         compile: bool = False,
     ) -> None:
         """Holds the settings; the network is built by `configure_model`, when the vocabulary is known.
@@ -73,7 +73,7 @@ class ElectraModule(LightningModule):
         self.config = with_vocabulary(self.config, corpus_of(self))
         self.network = Electra(self.config)
         if self._pretrained is not None and begins(self):
-            folders.load_pretraining(self.network, self._pretrained)
+            hf.load_pretraining(self.network, self._pretrained)
         if self._compile:
             self.network.compile()
 
@@ -145,7 +145,7 @@ class ElectraModule(LightningModule):
 
     def example(self) -> dict[str, Any]:
         """Made-up arguments of one call of the network."""
-        ids, first = folders.made_up(self.config), torch.zeros(2, 1, dtype=torch.long)
+        ids, first = hf.made_up(self.config), torch.zeros(2, 1, dtype=torch.long)
         return {
             "input_ids": ids,
             "token_type_ids": torch.zeros_like(ids),
@@ -161,7 +161,7 @@ class ElectraModule(LightningModule):
 
     def export_hf(self, folder: Path, vocabulary: Any) -> list[Path]:
         """Writes `discriminator` and `generator`, which transformers loads, with the vocabulary."""
-        return folders.write_pretraining(self.network, folder, vocabulary)
+        return hf.write_pretraining(self.network, folder, vocabulary)
 
     def count(self, batch: MaskedBatch) -> tuple[int, int]:
         """Sequences and real tokens of a batch, for throughput."""

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmrecipes.models.common.linear import linear
-from lmrecipes.models.common.packing import Packing
+from lmrecipes.models.common.unpadded import Packing
 from lmrecipes.models.electra.config import ElectraConfig
 from lmrecipes.models.electra.encoder import build_encoder, embed, encode, faster, initialize
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lmrecipes.models.common.parallel import ParallelPlan, Split
+from lmrecipes.models.common.parallel_plan import ParallelPlan, Split
 from lmrecipes.models.electra.config import ElectraConfig, EncoderConfig
 
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from lmrecipes.models.common.packing import Packing
+from lmrecipes.models.common.unpadded import Packing
 from lmrecipes.models.electra.config import ReaderConfig
 from lmrecipes.models.electra.encoder import build_encoder, embed, encode, faster, initialize
 from lmrecipes.models.electra.heads import HEADS, Found, Gold, JointHead, SimpleHead

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lmrecipes.models.common import tiny as common
+from lmrecipes.models.common import tiny_config as common
 from lmrecipes.models.electra.config import ElectraConfig
 
 # Width of the generator's heads, of which there are then one or two.

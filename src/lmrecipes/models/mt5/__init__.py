@@ -1,7 +1,7 @@
 """mT5: network, generation, and the LightningModule around them."""
 
+from lmrecipes.models.common.generation import Decoding, generate
 from lmrecipes.models.mt5.config import MT5Config
-from lmrecipes.models.mt5.decoding import Decoding, generate
 from lmrecipes.models.mt5.module import MT5Module
 from lmrecipes.models.mt5.network import MT5
 

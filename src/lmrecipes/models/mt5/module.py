@@ -14,23 +14,23 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lmrecipes.batches import BatchPlan, TextPairBatch, WrittenTexts
-from lmrecipes.data.passes import completes_step, logs_step
+from lmrecipes.checkpoints.weights import check_weights, own_weights
 from lmrecipes.metrics.group_loss import GroupLoss
 from lmrecipes.metrics.perplexity import TokenLoss
-from lmrecipes.models.common.corpus import corpus_of, with_vocabulary
-from lmrecipes.models.common.folders import begins
-from lmrecipes.models.common.generation import PromptBatch
-from lmrecipes.models.common.parallel import ParallelPlan
-from lmrecipes.models.mt5 import folders
-from lmrecipes.models.mt5.blanks import completion, masked
+from lmrecipes.models.common.generation import Decoding, Generated, generate
+from lmrecipes.models.common.hf import begins
+from lmrecipes.models.common.parallel_plan import ParallelPlan
+from lmrecipes.models.common.peft import Tuning, load_base, tune
+from lmrecipes.models.common.sampling import PromptBatch
+from lmrecipes.models.common.vocab_size import corpus_of, with_vocabulary
+from lmrecipes.models.mt5 import hf
 from lmrecipes.models.mt5.config import MT5Config
-from lmrecipes.models.mt5.decoding import Decoding, Generated, generate
+from lmrecipes.models.mt5.fill_mask import completion, masked
 from lmrecipes.models.mt5.network import MT5
 from lmrecipes.models.mt5.parallel import parallel_plan
 from lmrecipes.models.mt5.tiny import tiny
-from lmrecipes.models.mt5.tuning import Tuning, load_base, tune
 from lmrecipes.optim import GroupSettings, Schedule, StepSchedule, build_optimizer, parameter_groups
-from lmrecipes.weights import check_weights, own_weights
+from lmrecipes.trainer_state import completes_step, logs_step
 
 _FILL_IN = Decoding(max_new_tokens=16)
 """As published for filling blanks."""
@@ -115,7 +115,7 @@ class MT5Module(LightningModule):
     def _begin(self) -> None:
         tuning = self._tuning
         if self._pretrained is not None and (begins(self) or tuning.in_part):
-            folders.load_published(self.network, self._pretrained)
+            hf.load_published(self.network, self._pretrained)
         if tuning.in_part and tuning.base is not None:
             load_base(self.network, tuning.base)
         has_base = self._pretrained is not None or tuning.base is not None
@@ -247,7 +247,7 @@ class MT5Module(LightningModule):
 
     def example(self) -> dict[str, Any]:
         """Made-up arguments of one call of the network."""
-        ids = folders.made_up(self.config)
+        ids = hf.made_up(self.config)
         one = torch.ones_like(ids)
         return {
             "input_ids": ids,
@@ -263,7 +263,7 @@ class MT5Module(LightningModule):
 
     def export_hf(self, folder: Path, vocabulary: Any) -> list[Path]:
         """Writes a folder that transformers loads."""
-        return folders.write_published(self.network, folder, vocabulary)
+        return hf.write_published(self.network, folder, vocabulary)
 
     def count(self, batch: TextPairBatch) -> tuple[int, int]:
         """Pairs, and tokens of inputs and targets without padding, for throughput."""

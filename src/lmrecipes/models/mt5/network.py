@@ -16,10 +16,10 @@ from torch.utils.checkpoint import checkpoint
 
 from lmrecipes.models.common.dropout import Dropout
 from lmrecipes.models.common.linear import Linear, linear
-from lmrecipes.models.common.vocabulary_loss import IGNORED, vocabulary_loss
+from lmrecipes.models.common.linear_cross_entropy import IGNORED, vocabulary_loss
 from lmrecipes.models.mt5.config import MT5Config
 from lmrecipes.models.mt5.layers import DecoderLayer, EncoderLayer, LayerCache, joined, norm, same_pair
-from lmrecipes.models.mt5.positions import PositionBias, places, with_prompt
+from lmrecipes.models.mt5.relative_positions import PositionBias, places, with_prompt
 
 
 class PairLoss(NamedTuple):

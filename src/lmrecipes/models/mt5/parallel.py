@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lmrecipes.models.common.parallel import ParallelPlan, Split
+from lmrecipes.models.common.parallel_plan import ParallelPlan, Split
 from lmrecipes.models.mt5.config import MT5Config
 
 _ATTENTION: dict[str, Split] = {"query": "columns", "key": "columns", "value": "columns", "out": "rows"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lmrecipes.models.common import tiny as common
+from lmrecipes.models.common import tiny_config as common
 
 
 def tiny(config: dict[str, Any]) -> dict[str, Any]:

@@ -8,13 +8,13 @@ that the gradient of a step never touches more than it must.
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmrecipes.models.common.linear import linear, product
+from lmrecipes.models.common.linear import linear
+from lmrecipes.models.common.linear_cross_entropy import linear_nll
 
 
 def cluster_bounds(vocab_size: int, cutoffs: list[int]) -> list[tuple[int, int]]:
@@ -135,53 +135,3 @@ class AdaptiveVocabulary(nn.Module):
             tail = linear(self._project(hidden, i), self.out_tables[i], self.biases[i]).float().log_softmax(-1)
             parts.append(tail + head[..., n_head + i - 1].unsqueeze(-1))
         return torch.cat(parts, dim=-1)
-
-
-def linear_nll(hidden_ND: Tensor, targets_N: Tensor, *parts: Tensor) -> Tensor:
-    """Negative log-likelihood under a linear layer and softmax, float32 of shape (N,).
-
-    Args:
-        hidden_ND: inputs of the layer.
-        targets_N: the right class of each.
-        parts: weight (V_i, D) and bias (V_i,) of the layer in one or more pieces, which are put beside each other.
-    """
-    if torch.is_autocast_enabled(hidden_ND.device.type):
-        dtype = torch.get_autocast_dtype(hidden_ND.device.type)
-        hidden_ND, parts = hidden_ND.to(dtype), tuple(part.to(dtype) for part in parts)
-    out: Tensor = _LinearNLL.apply(hidden_ND, targets_N, *parts)
-    return out
-
-
-class _LinearNLL(torch.autograd.Function):
-    """`linear_nll` with one (N, V) tensor, which its own gradient overwrites."""
-
-    @staticmethod
-    def forward(ctx: Any, hidden: Tensor, targets: Tensor, *parts: Tensor) -> Tensor:
-        weights, biases = parts[::2], parts[1::2]
-        logits = hidden.new_empty(hidden.shape[0], sum(b.shape[0] for b in biases))
-        start = 0
-        with torch.autocast(hidden.device.type, enabled=False):
-            for weight, bias in zip(weights, biases, strict=True):
-                torch.add(product(hidden, weight), bias, out=logits[:, start : start + bias.shape[0]])
-                start += bias.shape[0]
-            logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-            lse = logits.logsumexp(-1)
-            nll = lse - logits.gather(1, targets[:, None]).squeeze(1)
-        ctx.save_for_backward(hidden, targets, logits, lse, *weights)
-        return nll
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        hidden, targets, logits, lse, *weights = ctx.saved_tensors
-        # The logits are not needed again: one pass turns them into their gradient.
-        d_logits = logits.sub_(lse[:, None]).exp_()
-        d_logits.scatter_add_(1, targets[:, None], d_logits.new_full((len(targets), 1), -1.0)).mul_(grad[:, None])
-        d_logits = d_logits.to(hidden.dtype)
-        d_hidden, d_parts, start = None, [], 0
-        for weight in weights:
-            d_part = d_logits[:, start : start + weight.shape[0]]
-            start += weight.shape[0]
-            d_piece = product(d_part, weight.t())
-            d_hidden = d_piece if d_hidden is None else d_hidden.add_(d_piece)
-            d_parts += [product(d_part.t(), hidden.t()), d_part.sum(0)]
-        return d_hidden, None, *d_parts

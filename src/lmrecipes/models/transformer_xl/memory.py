@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from lmrecipes.batches import StreamBatch
-from lmrecipes.data.ranks import DataRank
+from lmrecipes.trainer_state import DataRank
 
 
 class StreamMemory:

@@ -11,18 +11,17 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lmrecipes.batches import BatchPlan, StreamBatch
-from lmrecipes.data.passes import completes_step, logs_step
-from lmrecipes.data.ranks import data_rank
 from lmrecipes.metrics.perplexity import TokenLoss, text_figures
-from lmrecipes.models.common.corpus import corpus_of, with_vocabulary
-from lmrecipes.models.common.generation import PromptBatch, Sampling
-from lmrecipes.models.common.parallel import ParallelPlan
-from lmrecipes.models.transformer_xl import exported
+from lmrecipes.models.common.parallel_plan import ParallelPlan
+from lmrecipes.models.common.sampling import PromptBatch, Sampling
+from lmrecipes.models.common.vocab_size import corpus_of, with_vocabulary
+from lmrecipes.models.transformer_xl import export
 from lmrecipes.models.transformer_xl.memory import StreamMemory
 from lmrecipes.models.transformer_xl.network import TransformerXL, TransformerXLConfig
 from lmrecipes.models.transformer_xl.parallel import parallel_plan
 from lmrecipes.models.transformer_xl.tiny import tiny
 from lmrecipes.optim import Schedule, StepSchedule, build_optimizer
+from lmrecipes.trainer_state import completes_step, data_rank, logs_step
 
 
 class TransformerXLModule(LightningModule):
@@ -138,16 +137,16 @@ class TransformerXLModule(LightningModule):
     def example(self) -> dict[str, Any]:
         """Made-up arguments of one call of the network."""
         plan = self._segmenting["test"]
-        tokens, targets, memory = exported.example(self.network, plan)
-        return {"input_ids": tokens, "targets": targets, "memory": memory, **exported.settings_of(plan)}
+        tokens, targets, memory = export.example(self.network, plan)
+        return {"input_ids": tokens, "targets": targets, "memory": memory, **export.settings_of(plan)}
 
     def export(self, folder: Path, form: str) -> None:
         """Writes the trained network as programs for the test split's plan; see `models.common.programs`."""
-        exported.export(self.network, self._segmenting["test"], folder, form)
+        export.export(self.network, self._segmenting["test"], folder, form)
 
     def use_programs(self, folder: Path, split: str = "test") -> None:
         """Evaluates a split by exported programs from now on."""
-        self.network = exported.ExportedTransformerXL(folder, split)  # type: ignore[assignment]
+        self.network = export.ExportedTransformerXL(folder, split)  # type: ignore[assignment]
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         """Continues a text token by token: ids (1, prompt + generated)."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lmrecipes.models.common.parallel import ParallelPlan
+from lmrecipes.models.common.parallel_plan import ParallelPlan
 from lmrecipes.models.transformer_xl.network import TransformerXLConfig
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from lmrecipes.models.common import tiny as common
+from lmrecipes.models.common import tiny_config as common
 
 # Tokens of each cluster but the last, so that even the letters of a text fill all clusters.
 _CLUSTER = 4

@@ -1,0 +1,98 @@
+"""What a run tells while it goes: a bar on a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
+
+from lmrecipes.callbacks.progress_bar import StepBar
+from lmrecipes.trainer_state import completes_step
+
+
+def console_progress() -> ProgressBar:
+    """The progress bar for this output."""
+    return StepBar() if sys.stdout.isatty() else PlainProgress()
+
+
+class PlainProgress(ProgressBar):
+    """One line every `trainer.log_every_n_steps` steps, and one per validation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._enabled = True
+        self._validation_began = 0.0
+
+    def disable(self) -> None:
+        """Says nothing (on other ranks than the first)."""
+        self._enabled = False
+
+    def enable(self) -> None:
+        """Says something again."""
+        self._enabled = True
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins to count time."""
+        self._last = (time.perf_counter(), trainer.global_step)
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Notes the rate that the step is made with."""
+        self._rate = float(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Prints the line of a step that is logged."""
+        if not completes_step(trainer) or trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+            return
+        now, step = time.perf_counter(), trainer.global_step
+        (before, earlier), self._last = self._last, (now, step)
+        if not self._enabled or step == earlier:
+            return
+        figures = {**trainer.callback_metrics, **trainer.logged_metrics}
+        parts = [
+            f"epoch {trainer.current_epoch}",
+            f"step {step}",
+            f"batches {_batches(trainer, batch_idx)}",
+            f"lr {self._rate:.3e}",
+            f"ms/batch {1000 * (now - before) / (step - earlier) / trainer.accumulate_grad_batches:.1f}",
+        ]
+        for name, text in (
+            ("throughput/tokens_per_s", "tok/s"),
+            ("train/loss", "loss"),
+            ("train/perplexity", "ppl"),
+        ):
+            if name in figures:
+                value = float(figures[name])
+                parts.append(f"{text} {value:.0f}" if text == "tok/s" else f"{text} {value:.3f}")
+        print(" | ".join(parts), flush=True)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins to count time."""
+        self._validation_began = time.perf_counter()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Prints the figures of a validation during training."""
+        took = time.perf_counter() - self._validation_began
+        if hasattr(self, "_last"):
+            self._last = (self._last[0] + took, self._last[1])
+        if not self._enabled or trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        figures = [
+            f"{name} {float(value):.3f}"
+            for name, value in sorted(trainer.callback_metrics.items())
+            if not name.startswith(("train/", "throughput/"))
+        ]
+        print(" | ".join([f"eval at step {trainer.global_step}", f"time {took:.1f} s", *figures]), flush=True)
+
+
+def _batches(trainer: Trainer, batch_idx: int) -> str:
+    """How far the epoch is, by the position in the text where the loader knows it."""
+    per_epoch = getattr(trainer.train_dataloader, "batches_per_epoch", None)
+    if per_epoch is None:
+        return f"{batch_idx + 1} / {trainer.num_training_batches}"
+    done = trainer.global_step * trainer.accumulate_grad_batches
+    return f"{(done - 1) % per_epoch + 1} / {per_epoch}"

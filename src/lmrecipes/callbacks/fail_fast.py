@@ -1,0 +1,192 @@
+"""When one rank fails, all end within seconds, and one line says which and why."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import threading
+import time
+import warnings
+from datetime import timedelta
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.collectives.torch_collective import default_pg_timeout
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import CSVLogger
+
+from lmrecipes import runs
+from lmrecipes.resilience import failure_report
+from lmrecipes.resilience.heartbeat import Address, End, Hub, Member
+
+# What the ranks that are left meet with when another is gone.
+_OF_ANOTHER = re.compile(r"gloo|nccl|connection (closed|reset|refused|was)|broken pipe|process ?group|socket", re.I)
+_PATIENCE_S = 10.0
+_AFTER_S = 3.0
+
+
+class FailTogether(Callback):
+    """Ends all ranks when one of them raises, hangs or is killed.
+
+    A rank that raises says so in one line and writes its traceback to `errors/rank<N>.txt` of the run; a rank that
+    vanishes (SIGKILL, a lost machine) is named by the first of the others. All hear of it by a connection of their
+    own, whatever they wait for. Other processes than one per run are not needed, and nothing is done per step.
+    """
+
+    def __init__(self) -> None:
+        self._line: Hub | Member | None = None
+        self._trained = False
+        self._ending = threading.Event()
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Connects the ranks."""
+        self._trainer = trainer
+        if trainer.world_size == 1 or self._line is not None:
+            return
+        if trainer.is_global_zero:
+            self._line = Hub(self._other_ended, failure_report.state)
+            trainer.strategy.broadcast(tuple(self._line.address))
+        else:
+            address = Address(*trainer.strategy.broadcast((0, "", "")))
+            environment: Any = getattr(trainer.strategy, "cluster_environment", None)
+            try:
+                self._line = Member(
+                    trainer.global_rank, environment.main_address, address, self._other_ended, failure_report.state
+                )
+            except OSError as error:
+                warnings.warn(f"rank {trainer.global_rank} cannot watch over the others: {error}", stacklevel=2)
+                return
+        failure_report.connect(self)
+
+    def _children(self) -> list[subprocess.Popen]:
+        """Processes that Lightning started from this one."""
+        return getattr(self._trainer.strategy.launcher, "procs", [])
+
+    def fail(self, code: int, stacks: bool) -> None:
+        """Tells the others that this rank failed."""
+        if self._line is not None:
+            _call_off_observer()
+            self._line.fail(code, stacks)
+            _end_all(self._children())
+
+    def states(self) -> dict[int, Any]:
+        """What every rank is doing; None for those that do not answer."""
+        return self._line.states() if self._line is not None else {}
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """From now on an error is no refusal."""
+        self._trained = True
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Lets the ranks end one by one."""
+        self._part()
+
+    def _part(self) -> None:
+        if self._line is not None:
+            self._line.bye()
+            self._line = None
+            failure_report.connect(None)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Reports the error of this rank, unless it only follows from another's."""
+        if trainer.world_size == 1:
+            return
+        if not isinstance(exception, Exception):
+            # Ctrl-C, a signal, or a stop that all agreed upon.
+            self._part()
+            return
+        if self._ending.wait(_PATIENCE_S if _follows(exception) else 0.3):
+            # The thread that heard of the other's end ends this process.
+            time.sleep(60)
+        refused = not self._trained and isinstance(exception, ValueError | OSError | MisconfigurationException)
+        where = f"at step {trainer.global_step}" if self._trained else "before training"
+        code = failure_report.report(exception, trainer.global_rank, where, refused=refused)
+        self._line = None
+        # What waits for others while it is put away waits for ever.
+        timer = threading.Timer(_PATIENCE_S, failure_report.leave, [code])
+        timer.daemon = True
+        timer.start()
+
+    def _other_ended(self, end: End) -> None:
+        """Ends this process, in the thread that heard of another's end."""
+        self._ending.set()
+        _call_off_observer()
+        trainer = self._trainer
+        children = self._children()
+        if end.code is None:
+            how = _how_it_ended(end, trainer, children)
+            if failure_report.claim():
+                who = failure_report.name_of(end.rank, end.host)
+                failure_report.say(f"{who} {how}, at about step {trainer.global_step}{failure_report.onward()}")
+        elif end.code == failure_report.REFUSED:
+            runs.discard_if_unused()
+        if end.stacks:
+            failure_report.write_stacks(trainer.global_rank)
+        for logger in trainer.loggers:
+            if isinstance(logger, CSVLogger):
+                logger.save()
+        _end_all(children)
+        environment: Any = getattr(trainer.strategy, "cluster_environment", None)
+        external = environment is not None and environment.creates_processes_externally
+        if external:
+            # The launcher takes the first that ends for the cause.
+            time.sleep(_AFTER_S)
+        by_first = not external and trainer.local_rank
+        # Lightning kills the process that started others as soon as one of them reports a failure.
+        failure_report.leave(0 if by_first and end.code is not None else end.code or failure_report.FAILED)
+
+
+def _follows(exception: BaseException) -> bool:
+    distributed = getattr(torch.distributed, "DistError", ())
+    return isinstance(exception, distributed) or (
+        isinstance(exception, RuntimeError) and _OF_ANOTHER.search(str(exception)) is not None
+    )
+
+
+def _how_it_ended(end: End, trainer: Trainer, children: list[subprocess.Popen]) -> str:
+    """What is known of a process that went without a word."""
+    memory = "for want of memory, perhaps: the kernel's log says"
+    local = end.rank - trainer.global_rank - 1
+    if 0 <= local < len(children):
+        try:
+            code = children[local].wait(2)
+        except subprocess.TimeoutExpired:
+            return "closed its connection"
+        if code < 0:
+            name = signal.Signals(-code).name
+            return f"was killed by {name}" + (f" ({memory})" if -code == signal.SIGKILL else "")
+        return f"ended with code {code}"
+    return f"ended without a word: its machine is lost, or it was killed ({memory})"
+
+
+def _call_off_observer() -> None:
+    """Keeps Lightning from killing this process, as it does within seconds after one that it started has failed."""
+    for thread in threading.enumerate():
+        if thread.name == "child-process-observer" and hasattr(thread, "_child_processes"):
+            thread._child_processes = []
+
+
+def _end_all(children: list[subprocess.Popen]) -> None:
+    """Waits for processes that this one started, and kills those that stay."""
+    deadline = time.monotonic() + 3
+    for child in children:
+        try:
+            child.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            child.kill()
+            child.wait()
+
+
+def set_group_timeout(trainer: Trainer, minutes: float) -> None:
+    """Sets how long ranks wait for each other in one exchange, unless the recipe's strategy has a time of its own.
+
+    Raises:
+        ValueError: if it is not above 0.
+    """
+    if not minutes > 0:
+        raise ValueError(f"--group_timeout_minutes is {minutes}; it must be above 0")
+    strategy: Any = trainer.strategy
+    if getattr(strategy, "_timeout", None) == default_pg_timeout:
+        strategy._timeout = timedelta(minutes=minutes)

@@ -1,0 +1,38 @@
+"""Starting a new run from the weights of another."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.strategies import DeepSpeedStrategy
+
+from lmrecipes.checkpoints.weights import take_moments, take_weights
+
+
+class WeightsFrom(Callback):
+    """Takes only the weights of a checkpoint, and if asked the optimizer's moments: the rest begins anew.
+
+    The rest is the step, the schedule, the position in the data and memory.
+    """
+
+    def __init__(self, path: Path, optimizer: bool = False) -> None:
+        self.path, self.optimizer = path, optimizer
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Loads the weights once the network exists.
+
+        Raises:
+            ValueError: if they do not fit the network, naming the first that does not, or if there are no moments.
+        """
+        path = Path(trainer.strategy.broadcast(str(self.path)))
+        take_weights(pl_module, path, f"--init_from {path}", trainer.strategy)
+        if not self.optimizer:
+            return
+        if isinstance(trainer.strategy, DeepSpeedStrategy):
+            raise ValueError(
+                "--init_optimizer does not work with DeepSpeed, whose optimizers hold pieces of all tensors in one; "
+                "use trainer.strategy fsdp2 or ddp"
+            )
+        for optimizer in trainer.optimizers:
+            take_moments(pl_module, getattr(optimizer, "_optimizer", optimizer), path)

@@ -1,0 +1,247 @@
+"""Answers to questions: their figures, and files of them, whatever model gives them."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+import torch.distributed as dist
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lmrecipes.data.tasks.squad.answers import Answered, Evidence, answer, merged, write_answers
+from lmrecipes.data.tasks.squad.files import Question
+from lmrecipes.metrics.squad import LANGUAGES, Gold, exact_string_match, squad11, squad20
+
+
+@runtime_checkable
+class Questions(Protocol):
+    """What is asked of a DataModule whose questions are answered."""
+
+    language: str | None
+    """How answers are normalized; see `metrics.squad.normalizer`."""
+    null_threshold: float | None
+    """Odds above which a question is left unanswered; None: never."""
+    n_best: int
+    """Candidates kept per question."""
+
+    @property
+    def writes_texts(self) -> bool:
+        """Whether answers are written, and so are also compared as they stand."""
+
+    def questions(self, split: str) -> Sequence[Question]:
+        """The questions of a split."""
+
+    def may_lack(self, split: str) -> bool:
+        """Whether some of them may have no answer."""
+
+    def evidence(self, split: str, output: Any) -> Mapping[str, Evidence]:
+        """What a step's output on one batch says about questions, by their ids."""
+
+
+class SquadAnswers(Callback):
+    """Logs exact match and F1 and writes the answers, from what evaluation steps return.
+
+    A model needs to know nothing of it: its step returns something, and the DataModule says what that means for which
+    question. What is known of a question is put together over windows and over ranks before it is decided, once.
+
+    Logged are `squad/exact_match` and `squad/f1`, and of written answers `squad/exact_string_match`; of questions in
+    several languages the mean over languages, and each language's, as `squad/f1_de`. Where questions may lack an answer
+    also `squad/HasAns_*`, `squad/NoAns_*`, and `squad/best_*`, the best that any threshold would give for
+    `unthresholded_predictions.json`.
+    `answers/val/` and `answers/test/` of the run have predictions.json, nbest_predictions.json and null_odds.json as
+    the official scripts read and write them, of several languages in a folder each.
+    """
+
+    def __init__(self) -> None:
+        self.answered: dict[str, Answered] = {}
+        """What the questions of the last evaluation or prediction are answered with, by their ids."""
+        self._found: list[Mapping[str, Evidence]] = []
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins anew."""
+        self._found = []
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins anew."""
+        self._found = []
+
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begins anew."""
+        self._found = []
+
+    def on_validation_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Notes what a step says."""
+        self._note(trainer, "val", outputs)
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Notes what a step says."""
+        self._note(trainer, "test", outputs)
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Notes what a step says."""
+        self._note(trainer, "predict", outputs)
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs and writes."""
+        self._conclude(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs and writes."""
+        self._conclude(trainer, pl_module, "test")
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves the answers in `answered`."""
+        self.answered = self._answers(_questions_of(trainer), "predict")
+
+    def _note(self, trainer: Trainer, split: str, outputs: Any) -> None:
+        if outputs is None:
+            raise ValueError(f"SquadAnswers: the model's {split} step returns nothing; it must return what it found")
+        self._found.append(_questions_of(trainer).evidence(split, outputs))
+
+    def _answers(self, data: Questions, split: str) -> dict[str, Answered]:
+        """Every rank's answers, by question in the order of the file, the same in every rank."""
+        own = merged(self._found, data.n_best)
+        self._found = []
+        everything = _of_all_ranks(own, data.n_best)
+        may_lack = data.may_lack(split)
+        return {
+            question.id: answer(everything[question.id], data.null_threshold, may_lack=may_lack)
+            for question in data.questions(split)
+            if question.id in everything
+        }
+
+    def _conclude(self, trainer: Trainer, module: LightningModule, split: str) -> None:
+        data = _questions_of(trainer)
+        questions, may_lack = data.questions(split), data.may_lack(split)
+        answered = self.answered = self._answers(data, split)
+        asked = [question for question in questions if question.id in answered]
+        if not asked:
+            raise ValueError(f"SquadAnswers: no question of {split} was answered")
+        figures = figures_by_language(
+            asked, answered, may_lack=may_lack, language=data.language, written=data.writes_texts
+        )
+        # Of all ranks already; in float64, for figures to the last digit.
+        logged = {f"squad/{name}": torch.tensor(value, dtype=torch.float64) for name, value in figures.items()}
+        module.log_dict(logged, batch_size=1)
+        if getattr(trainer, "sanity_checking", False):
+            return
+        if len(asked) < len(questions):
+            warnings.warn(f"squad figures are of {len(asked)} of {len(questions)} {split} questions", stacklevel=2)
+        _write(trainer, split, answered, may_lack, questions)
+
+
+def figures_by_language(
+    questions: Sequence[Question],
+    answered: Mapping[str, Answered],
+    *,
+    may_lack: bool,
+    language: str | None = None,
+    written: bool = False,
+) -> dict[str, float]:
+    """Figures under the names that are logged, without their prefix: of each language, and their mean over languages.
+
+    Args:
+        questions: with what their language is, where there are several.
+        answered: by question's id.
+        may_lack: whether they are evaluated as SQuAD 2.0.
+        language: of all questions; see `metrics.squad.normalizer`.
+        written: whether answers are also compared as they stand.
+    """
+    by_language: dict[str, list[Question]] = {}
+    for question in questions:
+        by_language.setdefault(question.language, []).append(question)
+    found: dict[str, dict[str, float]] = {}
+    for code, asked in by_language.items():
+        golds = [Gold(q.id, tuple(a.text for a in q.answers)) for q in asked]
+        normalized = (code if code in LANGUAGES else None) if code else language
+        own = {q.id: answered[q.id] for q in asked}
+        found[code] = squad_figures(golds, own, may_lack=may_lack, language=normalized)
+        if written:
+            found[code]["exact_string_match"] = exact_string_match(golds, {id: a.text for id, a in own.items()})
+    if list(found) == [""]:
+        return found[""]
+    mean = {name: sum(of[name] for of in found.values()) / len(found) for name in next(iter(found.values()))}
+    return mean | {f"{name}_{code}": value for code, of in found.items() for name, value in of.items()}
+
+
+def squad_figures(
+    golds: Sequence[Gold], answered: Mapping[str, Answered], *, may_lack: bool, language: str | None = None
+) -> dict[str, float]:
+    """Figures of answers under the names that are logged, without their prefix.
+
+    Args:
+        golds: the questions.
+        answered: by question's id.
+        may_lack: whether they are evaluated as SQuAD 2.0.
+        language: see `metrics.squad.normalizer`.
+    """
+    predictions = {id: found.text for id, found in answered.items()}
+    if not may_lack:
+        return squad11(golds, predictions, language)
+    figures = squad20(golds, predictions, language=language)
+    named = {"exact_match": figures.pop("exact"), **figures}
+    odds = {id: found.null_odds for id, found in answered.items() if found.null_odds is not None}
+    if len(odds) == len(answered):
+        best = squad20(golds, {id: found.best for id, found in answered.items()}, odds, language=language)
+        named |= {name: value for name, value in best.items() if name.startswith("best_")}
+    return {name: float(value) for name, value in named.items() if not name.endswith("total")}
+
+
+def _questions_of(trainer: Trainer) -> Questions:
+    data = getattr(trainer, "datamodule", None)
+    if not isinstance(data, Questions):
+        raise ValueError(
+            f"SquadAnswers is for a DataModule of questions, such as SquadDataModule, not {type(data).__name__}"
+        )
+    return data
+
+
+def _of_all_ranks(own: Mapping[str, Evidence], n_best: int) -> Mapping[str, Evidence]:
+    if not (dist.is_available() and dist.is_initialized()):
+        return own
+    found: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(found, own)
+    return merged(found, n_best)
+
+
+def _write(
+    trainer: Trainer, split: str, answered: Mapping[str, Answered], may_lack: bool, questions: Sequence[Question]
+) -> None:
+    if not trainer.is_global_zero or getattr(trainer, "fast_dev_run", False):
+        return
+    folder = Path(trainer.default_root_dir) / "answers" / split
+    by_language: dict[str, dict[str, Answered]] = {}
+    for question in questions:
+        if question.id in answered:
+            # In its own language's files a question has its own id.
+            own = question.id.removeprefix(f"{question.language}:") if question.language else question.id
+            by_language.setdefault(question.language, {})[own] = answered[question.id]
+    for code, found in by_language.items():
+        write_answers(folder / code if code else folder, found, may_lack=may_lack)

@@ -1,0 +1,1 @@
+"""Checkpoints on disk: plain files and sharded folders, written atomically, verified when read."""

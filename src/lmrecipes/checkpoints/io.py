@@ -1,0 +1,148 @@
+"""Checkpoints on disk: written whole or not at all, read without running code."""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import warnings
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+
+from lmrecipes.checkpoints import listing, sharded
+from lmrecipes.checkpoints.sharded import ALIASES, STATES, WEIGHTS, causes, remove
+from lmrecipes.runtime import launcher
+
+# In a checkpoint whose optimizer states are by parameter names.
+BY_NAME = "optimizer_states_by_name"
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the target and renames, so that a kill at any moment leaves the previous checkpoint whole."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Writes a checkpoint; a full disk is warned about and does not end training."""
+        target = Path(path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.part")
+        try:
+            sharded.begin_writing(target)
+            with temporary.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            sharded.put_in_place(temporary, target)
+        except (OSError, RuntimeError) as error:
+            temporary.unlink(missing_ok=True)
+            if not is_full_disk(error):
+                raise
+            warnings.warn(f"no checkpoint written: {target.parent} is full; training goes on", stacklevel=2)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
+    ) -> dict[str, Any]:
+        """Reads the checkpoint that the first process chose, plain or sharded, whole; see `load_checkpoint`."""
+        told = [str(path)]
+        if dist.is_available() and dist.is_initialized():
+            dist.broadcast_object_list(told, src=0)
+        return load_checkpoint(Path(told[0]), map_location)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Removes a checkpoint, plain or sharded."""
+        remove(Path(path))
+
+
+def is_full_disk(error: BaseException) -> bool:
+    """Whether something could not be written because there is no space left."""
+    # torch reports some write errors as its own, with the cause behind them.
+    return any(getattr(cause, "errno", None) in _FULL for cause in causes(error))
+
+
+def remove_others(path: Path) -> None:
+    """Removes the other checkpoints of a kind, best or last, that were written here."""
+    kind = path.name.split("-")[0]
+    for name in sorted(listing.written(path.parent)):
+        if name != path.name and re.fullmatch(rf"{kind}-step=\d+\.ckpt", name):
+            remove(path.with_name(name))
+    listing.forget(path.parent)
+
+
+def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+    """Reads a checkpoint of tensors and plain values, whatever strategy saved it.
+
+    Raises:
+        ValueError: if it is absent, broken, or holds code.
+    """
+    if path.is_dir():
+        return _load_sharded(path)
+    if not path.is_file():
+        raise ValueError(f"checkpoint {path} is not there")
+    try:
+        # torch does not compare the checksums that it writes.
+        with zipfile.ZipFile(path) as archive:
+            if archive.testzip() is not None:
+                raise zipfile.BadZipFile(path)
+        content = torch.load(path, map_location=map_location, weights_only=True)
+    except Exception as error:
+        carries_code = "Unsupported" in str(error) or "weights_only" in str(error).lower()
+        reason = "it holds more than tensors and plain values, which is not loaded" if carries_code else "it is broken"
+        if path.stat().st_size == 0:
+            reason = "it is empty"
+        raise ValueError(f"checkpoint {path} cannot be read: {reason}") from error
+    if not isinstance(content, dict) or "state_dict" not in content:
+        raise ValueError(f"checkpoint {path} cannot be read: it has no state_dict")
+    return content
+
+
+def _load_sharded(path: Path) -> dict[str, Any]:
+    """A folder's content in the form of a plain checkpoint, but for the optimizer's state, which stays by names."""
+    sharded.verify(path)
+    states: dict[str, dict[str, torch.Tensor]] = {}
+    for name, value in sharded.read_whole(path, STATES).items():
+        parameter, _, key = name.removeprefix(STATES).rpartition(".")
+        states.setdefault(parameter, {})[key] = value
+    rest = sharded.read_rest(path)
+    found = sharded.read_whole(path, WEIGHTS).items()
+    weights = {name.removeprefix(WEIGHTS): value for name, value in found}
+    weights |= {name: weights[first] for name, first in rest.pop(ALIASES, {}).items()}
+    return {**rest, "state_dict": weights, "optimizer_states": [states] if states else [], BY_NAME: True}
+
+
+def check(path: Path) -> None:
+    """Looks whether a checkpoint can be read, all of it.
+
+    Raises:
+        ValueError: if not.
+    """
+    if path.is_dir():
+        sharded.verify(path)
+    else:
+        load_checkpoint(path)
+
+
+def newest_readable(folder: Path, pattern: str = "*.ckpt") -> Path | None:
+    """The checkpoint of the greatest step that can be read; broken ones are warned about.
+
+    Only the main process reads them: the others hear of its choice before anything is loaded.
+    """
+    for path in sorted(folder.glob(pattern), key=lambda p: (step_of(p), p.stat().st_mtime_ns), reverse=True):
+        try:
+            if launcher.is_main_process():
+                check(path)
+        except ValueError as error:
+            warnings.warn(f"{error}; taking an earlier one", stacklevel=2)
+            continue
+        return path
+    return None
+
+
+def step_of(path: Path) -> int:
+    """The step in a checkpoint's name; -1 if there is none."""
+    found = re.search(r"step=(\d+)", path.name)
+    return int(found.group(1)) if found else -1

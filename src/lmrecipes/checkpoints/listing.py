@@ -1,0 +1,68 @@
+"""Which checkpoints in a folder were written here: only those are replaced and removed, whatever others are called."""
+
+from __future__ import annotations
+
+import json
+import os
+import warnings
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+from lmrecipes import __version__
+from lmrecipes.runtime.atomic_write import write_text
+
+FILE = ".written.json"
+
+
+def written(folder: Path) -> set[str]:
+    """Names of the checkpoints that were written in a folder."""
+    with suppress(OSError, ValueError, KeyError, TypeError):
+        return set(json.loads((folder / FILE).read_text(encoding="utf-8"))["written"])
+    return set()
+
+
+def note(folder: Path, names: Iterable[str]) -> None:
+    """Notes checkpoints that are about to be written.
+
+    Raises:
+        OSError: if that cannot be written.
+    """
+    earlier = written(folder)
+    if not earlier.issuperset(names):
+        _write(folder, earlier.union(names))
+
+
+def forget(folder: Path) -> None:
+    """Forgets checkpoints that are gone: what comes under their names is another's."""
+    earlier = written(folder)
+    left = {name for name in earlier if os.path.lexists(folder / name)}
+    if left != earlier:
+        with suppress(OSError):
+            _write(folder, left)
+
+
+def _write(folder: Path, names: Iterable[str]) -> None:
+    write_text(folder / FILE, json.dumps({"lmrecipes": __version__, "written": sorted(names)}))
+
+
+def adopt(folder: Path, names: Iterable[str]) -> None:
+    """Notes what a run's own checkpoint says that it wrote, where an earlier version has kept no list."""
+    if not os.path.lexists(folder / FILE):
+        with suppress(OSError):
+            note(folder, names)
+
+
+def make_way(path: Path) -> None:
+    """Gives what has a checkpoint's name, and was not written here, another one, with a warning."""
+    if os.path.lexists(path) and path.name not in written(path.parent):
+        keep(path)
+
+
+def keep(path: Path) -> None:
+    """Gives a file or folder, which holds what is none of ours, another name, with a warning."""
+    others = (path.with_name(f"{path.name}.kept{number or ''}") for number in count())
+    kept = next(other for other in others if not os.path.lexists(other))
+    path.rename(kept)
+    warnings.warn(f"{path} holds what this run has not written; it is now {kept.name}", stacklevel=2)

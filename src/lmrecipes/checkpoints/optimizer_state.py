@@ -1,0 +1,82 @@
+"""An optimizer's state by the names of the parameters, in which form it fits any strategy and number of processes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from lmrecipes.checkpoints.sharded import fill
+
+# By parameter, then by what the optimizer calls it.
+NamedStates = dict[str, dict[str, Tensor]]
+
+
+def names_in_order(module: nn.Module, optimizer: Optimizer) -> list[str]:
+    """Names of the optimizer's parameters in the order in which its own `state_dict` numbers them."""
+    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    return [names[id(p)] for group in optimizer.param_groups for p in group["params"]]
+
+
+def parameters_of(module: nn.Module, optimizer: Optimizer) -> Iterator[tuple[str, Tensor]]:
+    """The optimizer's parameters with their names."""
+    parameters = (p for group in optimizer.param_groups for p in group["params"])
+    return zip(names_in_order(module, optimizer), parameters, strict=True)
+
+
+def named_states(module: nn.Module, optimizer: Optimizer) -> NamedStates:
+    """The optimizer's state; what is no tensor is left out."""
+    return {
+        name: {key: value for key, value in optimizer.state[parameter].items() if isinstance(value, Tensor)}
+        for name, parameter in parameters_of(module, optimizer)
+        if parameter in optimizer.state
+    }
+
+
+def to_named(state_dict: dict[str, Any], names: list[str]) -> NamedStates:
+    """An optimizer's own `state_dict` by names."""
+    return {names[index]: dict(state) for index, state in state_dict["state"].items()}
+
+
+def from_named(states: NamedStates, module: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
+    """What the optimizer's own `load_state_dict` takes, with its present settings."""
+    order = names_in_order(module, optimizer)
+    return {
+        "state": {index: states[name] for index, name in enumerate(order) if name in states},
+        "param_groups": optimizer.state_dict()["param_groups"],
+    }
+
+
+def states_of(checkpoint: dict[str, Any], by_name: bool) -> NamedStates:
+    """The states that a checkpoint holds, of all its optimizers; empty if it holds none.
+
+    Args:
+        checkpoint: as read, with `optimizer_states` and, where these are numbered, `optimizer_parameters`.
+        by_name: whether the states are by names already.
+    """
+    states: NamedStates = {}
+    saved = checkpoint.get("optimizer_states", [])
+    for state, names in zip(saved, checkpoint.get("optimizer_parameters", [[]] * len(saved)), strict=False):
+        states |= state if by_name else to_named(state, names)
+    return states
+
+
+def fill_states(module: nn.Module, optimizer: Optimizer, states: NamedStates) -> None:
+    """Gives an optimizer whole states, split as its parameters are."""
+    for name, parameter in parameters_of(module, optimizer):
+        for key, value in states.get(name, {}).items():
+            room = room_for(optimizer, parameter, value.shape, value.dtype)
+            fill(room, value)
+            optimizer.state[parameter][key] = room
+
+
+def room_for(optimizer: Optimizer, parameter: Tensor, size: Any, dtype: torch.dtype) -> Tensor:
+    """Zeros for a state of a parameter, split as that is."""
+    if tuple(size) == tuple(parameter.shape):
+        return torch.zeros_like(parameter, dtype=dtype)
+    # Counts of steps stay on the CPU, but for fused optimizers.
+    on_device = len(size) or optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
+    return torch.zeros(size, dtype=dtype, device=parameter.device if on_device else "cpu")

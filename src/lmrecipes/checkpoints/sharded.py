@@ -1,0 +1,321 @@
+"""A checkpoint as a folder: every process writes its part, by torch's distributed checkpointing (DCP).
+
+The folder holds DCP's files with all tensors by name, `rest.pt` with everything else, and `manifest.json` with size and
+checksum of each file, which is written last. It becomes visible under its name when it is whole.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import warnings
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from lmrecipes.checkpoints import listing
+from lmrecipes.runtime.dtensor import is_split
+from lmrecipes.runtime.ledger import discard
+
+if TYPE_CHECKING:
+    from torch.distributed.checkpoint.metadata import Metadata
+
+# DCP and DTensors are imported where a sharded checkpoint is written or read: with them, every command would begin most
+# of a second later.
+
+# How the names of weights and of the optimizer's states begin; and in the rest, which weights have further names.
+WEIGHTS = "state_dict."
+STATES = "optimizer."
+ALIASES = "aliases"
+MANIFEST = "manifest.json"
+REST = "rest.pt"
+_METADATA = ".metadata"
+_CODE = "checkpoint {path} cannot be read: it holds more than tensors and plain values"
+_PIECE = 2**24
+
+
+def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, group: dist.ProcessGroup) -> None:
+    """Writes a checkpoint; called by all processes at once.
+
+    Args:
+        tensors: by name; of a DTensor every process writes its part, of a plain one that several hold, one of them.
+        rest: tensors and plain values; the first process's is written.
+        path: the checkpoint's folder.
+        group: processes that take part; its backend must work on the CPU.
+
+    Raises:
+        OSError: in all processes, if one of them could not write.
+    """
+    import torch.distributed.checkpoint as dcp
+
+    from lmrecipes.checkpoints.dcp_files import Writer
+
+    part = path.with_name(f".{path.name}.part")
+    rank = dist.get_rank(group)
+
+    def begin() -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        begin_writing(path)
+        part.mkdir()
+
+    def write_part() -> dict[str, list[int]]:
+        return {file.name: _checksum(file) for file in sorted(part.glob(f"__{rank}_*"))}
+
+    def end(files: list[dict[str, list[int]]]) -> None:
+        with (part / REST).open("wb") as file:
+            torch.save(dict(rest), file)
+            _sync(file.fileno())
+        listed = {name: check for one in files for name, check in one.items()}
+        listed |= {name: _checksum(part / name) for name in (REST, _METADATA)}
+        with (part / MANIFEST).open("w", encoding="utf-8") as text:
+            json.dump(listed, text, indent=1)
+            text.flush()
+            _sync(text.fileno())
+        _sync_folder(part)
+        put_in_place(part, path)
+
+    try:
+        _together(begin if rank == 0 else _nothing, group)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            writer = Writer(part, sync_files=True)
+            dcp.save(dict(tensors), storage_writer=writer, process_group=group)
+        files = _together(write_part, group)
+        _together((lambda: end(files)) if rank == 0 else _nothing, group)
+    except BaseException as error:
+        if rank == 0:
+            discard(part)
+        if isinstance(error, dcp.api.CheckpointException):
+            causes = [cause for cause, _ in error.failures.values()]
+            written = next((cause for cause in causes if isinstance(cause, OSError)), None)
+            raise (written or OSError(str(causes[0]) if causes else str(error))) from error
+        raise
+
+
+def put_in_place(part: Path, path: Path) -> None:
+    """Gives a written checkpoint, plain or sharded, its name, in place of one of that name, and has that on disk."""
+    if path.is_dir() and not _has_own_files_alone(path):
+        listing.keep(path)
+    # A folder replaces nothing, and is replaced by nothing.
+    crosswise = path.exists() and (part.is_dir() or path.is_dir())
+    former = path.rename(path.with_name(f".{path.name}.former.part")) if crosswise else None
+    os.replace(part, path)
+    _sync_folder(path.parent)
+    if former is not None:
+        discard(former)
+
+
+def remove(path: Path) -> None:
+    """Removes a checkpoint, plain or sharded, if it is there; a folder's files that are none of it stay in it."""
+    if not path.is_dir() or path.is_symlink():
+        discard(path)
+        return
+    if _has_own_files_alone(path):
+        # Under another name first, so that what is left by a kill is no checkpoint any more.
+        doomed = path.with_name(f".{path.name}.part")
+        discard(doomed)
+        path.rename(doomed)
+        discard(doomed)
+    else:
+        for name in _files(path):
+            (path / name).unlink(missing_ok=True)
+
+
+def _has_own_files_alone(path: Path) -> bool:
+    own = _files(path)
+    return all(file.name in own for file in path.iterdir())
+
+
+def _files(path: Path) -> list[str]:
+    """The files of a sharded checkpoint, the list of them first; none if it is not whole."""
+    with suppress(OSError, ValueError):
+        listed = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        return [MANIFEST, *(name for name in listed if Path(name).name == name)] if isinstance(listed, dict) else []
+    return []
+
+
+def begin_writing(path: Path) -> None:
+    """Makes room for a checkpoint: what is there of other runs is kept, and what a kill has left of ours removed."""
+    for name in listing.written(path.parent):
+        for leftover in (f".{name}.part", f".{name}.former.part"):
+            discard(path.with_name(leftover))
+    listing.make_way(path)
+    if os.path.lexists(part := path.with_name(f".{path.name}.part")):
+        listing.keep(part)
+    # Before the first byte, so that what a kill leaves is known for ours.
+    listing.note(path.parent, [path.name])
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, and what it follows from."""
+    cause: BaseException | None = error
+    while cause is not None:
+        yield cause
+        cause = cause.__cause__ or cause.__context__
+
+
+def sendable(error: Exception) -> OSError:
+    """An error in a form that arrives in other processes: what it follows from is lost on the way.
+
+    torch reports a full disk in words of its own, with the system's error behind them.
+    """
+    numbered = (cause for cause in causes(error) if isinstance(cause, OSError) and cause.errno)
+    for cause in numbered:
+        return OSError(cause.errno, cause.strerror, cause.filename)
+    return OSError(f"{type(error).__name__}: {error}")
+
+
+def _nothing() -> None:
+    return None
+
+
+def _together(work: Any, group: dist.ProcessGroup) -> list[Any]:
+    """Does something in every process, and gives all what each returned, or raises what one of them raised."""
+    result, error = None, None
+    try:
+        result = work()
+    except Exception as caught:
+        error = sendable(caught)
+    everyone: list[Any] = [None] * dist.get_world_size(group)
+    dist.all_gather_object(everyone, (result, error), group=group)
+    for _, failed in everyone:
+        if failed is not None:
+            raise failed
+    return [returned for returned, _ in everyone]
+
+
+def _sync(handle: int) -> None:
+    os.fsync(handle)
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        _sync(handle)
+    finally:
+        os.close(handle)
+
+
+def _checksum(file: Path) -> list[int]:
+    check = 0
+    with file.open("rb") as content:
+        while piece := content.read(_PIECE):
+            check = zlib.crc32(piece, check)
+    return [file.stat().st_size, check]
+
+
+def verify(path: Path) -> None:
+    """Looks whether a checkpoint is whole, by reading everything.
+
+    Raises:
+        ValueError: if it is absent, incomplete or damaged, or carries code.
+    """
+    try:
+        listed = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        for name, (size, check) in listed.items():
+            file = path / name
+            if not file.is_file() or file.stat().st_size != size:
+                raise ValueError(f"checkpoint {path} cannot be read: {name} is incomplete")
+            if _checksum(file) != [size, check]:
+                raise ValueError(f"checkpoint {path} cannot be read: {name} is damaged")
+    except (OSError, json.JSONDecodeError, TypeError, AttributeError) as error:
+        raise ValueError(f"checkpoint {path} cannot be read: it is incomplete") from error
+    _index(path)
+
+
+def _index(path: Path) -> Metadata:
+    from lmrecipes.checkpoints.dcp_files import IndexUnpickler, Metadata
+
+    try:
+        with (path / _METADATA).open("rb") as file:
+            index = IndexUnpickler(file).load()
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{_CODE.format(path=path)} ({error}), which is not loaded") from error
+    except Exception as error:
+        raise ValueError(f"checkpoint {path} cannot be read: its index is broken") from error
+    if not isinstance(index, Metadata):
+        raise ValueError(f"checkpoint {path} cannot be read: its index is none")
+    return index
+
+
+def sizes(path: Path) -> dict[str, tuple[torch.Size, torch.dtype]]:
+    """Shape and type of every tensor in a checkpoint."""
+    from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
+    entries = _index(path).state_dict_metadata.items()
+    return {name: (e.size, e.properties.dtype) for name, e in entries if isinstance(e, TensorStorageMetadata)}
+
+
+def read_rest(path: Path) -> dict[str, Any]:
+    """Everything but the tensors by name.
+
+    Raises:
+        ValueError: if it holds code.
+    """
+    try:
+        rest: dict[str, Any] = torch.load(path / REST, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{_CODE.format(path=path)}, which is not loaded") from error
+    return rest
+
+
+def read_into(tensors: Mapping[str, Tensor], path: Path, group: dist.ProcessGroup | None) -> None:
+    """Fills tensors, split as they are now, whatever they were when saved.
+
+    Args:
+        tensors: those wanted, by name; DTensors take their part.
+        path: the checkpoint.
+        group: processes that do so at once; None reads in this process alone.
+    """
+    import torch.distributed.checkpoint as dcp
+
+    _index(path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        reader = dcp.FileSystemReader(path)
+        dcp.load(dict(tensors), storage_reader=reader, process_group=group, no_dist=group is None)
+
+
+def read_whole(path: Path, prefix: str = "") -> dict[str, Tensor]:
+    """All tensors whose name begins with `prefix`, whole, on the CPU."""
+    chosen = ((name, of) for name, of in sizes(path).items() if name.startswith(prefix))
+    wanted = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in chosen}
+    read_into(wanted, path, None)
+    return wanted
+
+
+@torch.no_grad()
+def fill(target: Tensor, whole: Tensor) -> None:
+    """Copies a whole tensor into one of which this process may hold a part only."""
+    if not is_split(target):
+        target.copy_(whole)
+        return
+    from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
+
+    shape, offset = compute_local_shape_and_global_offset(target.shape, target.device_mesh, target.placements)
+    here = tuple(slice(start, start + length) for start, length in zip(offset, shape, strict=True))
+    target.to_local().copy_(whole[here])
+
+
+def staged(tensor: Tensor, room: Tensor | None = None) -> Tensor:
+    """A copy in the CPU's memory, to be written while training goes on.
+
+    Args:
+        tensor: of a DTensor, this process's part is copied.
+        room: an earlier copy, that is written over if it fits: fresh memory costs more than copying.
+    """
+    tensor = tensor.detach()
+    own = tensor.to_local() if is_split(tensor) else tensor
+    earlier = room.to_local() if is_split(room) else room
+    if earlier is not None and (earlier.shape, earlier.dtype) == (own.shape, own.dtype):
+        copy = earlier.copy_(own)
+    else:
+        copy = own.to("cpu", copy=True)
+    return type(tensor)(copy, tensor._spec, requires_grad=False) if is_split(tensor) else copy

@@ -1,0 +1,65 @@
+"""How a run ends that was stopped: what is said of it, and the exit code."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lmrecipes.callbacks import LeftBySignal, StoppedByLossGuard
+from lmrecipes.checkpoints.io import newest_readable
+from lmrecipes.cli import RecipeCLI
+from lmrecipes.resilience import failure_report
+from lmrecipes.resilience.requeue import ENDED_BY_SWEEP
+from lmrecipes.runtime import launcher
+from lmrecipes.runtime.launcher import job_id
+
+
+def onward(left: LeftBySignal, step: int, resume: str) -> str:
+    """How a run goes on that was stopped by a signal.
+
+    Args:
+        left: how it was stopped.
+        step: optimizer steps done.
+        resume: the command that continues it.
+    """
+    then = f"continue with: {resume}"
+    if left.refusal is None:
+        then = f"job {job_id()} is requeued"
+    elif left.refusal == ENDED_BY_SWEEP:
+        then = f"{left.refusal}; {then}"
+    elif left.refusal:
+        then = f"job {job_id()} is not requeued: {left.refusal}; {then}"
+    saved = f"{left.saved.stem} is saved" if left.saved else "it could not be saved"
+    return f"{left} at step {step}; {saved}; {then}"
+
+
+def stop(cli: RecipeCLI, stopped: StoppedByLossGuard, resume: str) -> None:
+    """Says what was wrong and what is left.
+
+    Args:
+        cli: of the run.
+        stopped: what was wrong.
+        resume: the command that continues it.
+    """
+    assert cli.run_dir is not None
+    if launcher.is_main_process():
+        kept = newest_readable(cli.run_dir / "checkpoints")
+        then = "no checkpoint was saved yet"
+        if kept is not None:
+            then = (
+                f"{kept.stem} is the last good checkpoint; continue from it with other settings, such as a lower "
+                f"learning rate: {resume} --model.optimizer.lr ..."
+            )
+        failure_report.say(f"{stopped}; {then}")
+
+
+def exit_code(training: Any, code: int) -> int:
+    """The exit code of this rank, when all end.
+
+    Args:
+        training: the Trainer, or the loop under Fabric.
+        code: of the run.
+    """
+    # Lightning kills the process that started others as soon as one of them reports a failure.
+    environment = getattr(training.strategy, "cluster_environment", None)
+    started_by_us = environment is not None and not environment.creates_processes_externally
+    return 0 if started_by_us and training.local_rank else code

@@ -1,0 +1,102 @@
+"""The folder that an export goes to: what is in it and was not exported stays as it is."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path, PurePath
+
+from lmrecipes import __version__
+from lmrecipes.runtime.ledger import Ledger, discard
+
+MANIFEST = "export.json"
+_PART = ".export.part"
+
+
+@contextmanager
+def exporting(folder: Path, form: str) -> Iterator[Path]:
+    """Gives an empty folder to write an export to; what is in it at the end, without an error, goes to `folder`.
+
+    Args:
+        folder: where the export goes: new, empty, or that of earlier exports.
+        form: of the export; one of the same form is replaced, others stay.
+
+    Raises:
+        ValueError: if the folder cannot be written to or holds no export but other files, before anything is written;
+            or if it has other files of the same names, before any of them is replaced.
+    """
+    made = Ledger()
+    try:
+        made.make_folder(folder)
+        earlier = _read(folder)
+        if earlier is None:
+            # From now on a folder of ours, also if this process is killed.
+            made.write_new(folder / MANIFEST, _content({}))
+        part = folder / _PART
+        discard(part)
+        part.mkdir()
+    except OSError as error:
+        made.undo()
+        raise ValueError(f"{folder} cannot be written to ({error.strerror}); name another with --output") from error
+    try:
+        yield part
+        files = sorted(path.relative_to(part).as_posix() for path in part.rglob("*") if not path.is_dir())
+        _check_free(folder, files, earlier or {})
+    except BaseException as error:
+        discard(part)
+        made.undo()
+        if isinstance(error, ValueError):
+            raise ValueError(str(error).replace(str(part), str(folder))) from error
+        raise
+    _replace(folder, part, files, form, earlier or {})
+    discard(part)
+
+
+def _content(files: Mapping[str, Sequence[str]]) -> str:
+    return json.dumps({"lmrecipes": __version__, "files": files}, indent=2) + "\n"
+
+
+def _read(folder: Path) -> dict[str, list[str]] | None:
+    """The files of earlier exports by their form; None for an empty folder.
+
+    Raises:
+        ValueError: if the folder has files, and no export.
+    """
+    if not any(folder.iterdir()):
+        return None
+    with suppress(FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if "lmrecipes" in found:
+            return {form: [name for name in names if _is_inside(name)] for form, names in found["files"].items()}
+    raise ValueError(f"{folder} is not empty and holds no earlier export; name a new or an empty folder with --output")
+
+
+def _is_inside(name: str) -> bool:
+    return not PurePath(name).is_absolute() and ".." not in PurePath(name).parts
+
+
+def _check_free(folder: Path, files: Sequence[str], earlier: Mapping[str, Sequence[str]]) -> None:
+    ours = {name for names in earlier.values() for name in names}
+    for name in files:
+        path = folder / name
+        if _is_behind_link(folder, name) or (os.path.lexists(path) and (name not in ours or path.is_dir())):
+            raise ValueError(f"{path} is of no earlier export; move it, or name another folder with --output")
+
+
+def _is_behind_link(folder: Path, name: str) -> bool:
+    return any((folder / parent).is_symlink() for parent in PurePath(name).parents if parent.name)
+
+
+def _replace(folder: Path, part: Path, files: Sequence[str], form: str, earlier: Mapping[str, Sequence[str]]) -> None:
+    # First of all, so that a kill leaves no file that is taken for another's.
+    (part / MANIFEST).write_text(_content({**earlier, form: files}), encoding="utf-8")
+    os.replace(part / MANIFEST, folder / MANIFEST)
+    for name in files:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(part / name, folder / name)
+    for name in set(earlier.get(form, ())).difference(files):
+        if not _is_behind_link(folder, name):
+            with suppress(OSError):
+                (folder / name).unlink(missing_ok=True)

@@ -1,0 +1,63 @@
+"""The model of a run with its weights and vocabulary, for commands that use it without a corpus."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+from lmrecipes import runs
+from lmrecipes.checkpoints.io import load_checkpoint
+from lmrecipes.checkpoints.weights import check_weights
+from lmrecipes.cli import RecipeCLI
+from lmrecipes.data import Vocabulary, load_vocabulary
+from lmrecipes.runtime.console import short
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A model ready for inference."""
+
+    module: Any
+    vocabulary: Vocabulary
+
+
+def load_trained(cli: RecipeCLI) -> Trained:
+    """Builds the run's network and loads its checkpoint.
+
+    Raises:
+        ValueError: if no run was given, it has no vocabulary or checkpoint, or the weights are of another network.
+    """
+    if cli.run_dir is None:
+        raise ValueError(f"lmrecipes {cli.command} needs a run: --run RUN")
+    vocabulary = load_vocabulary(cli.run_dir / runs.VOCABULARY)
+    module = built(cli.model, vocabulary)
+    path = cli.checkpoint()
+    weights = load_checkpoint(path)["state_dict"]
+    check_weights(weights, module.state_dict(), f"--checkpoint {short(path)}")
+    module.load_state_dict(weights)
+    return Trained(module, vocabulary)
+
+
+def built(module: Any, vocabulary: Vocabulary) -> Any:
+    """A model with a network of the vocabulary's size, in evaluation mode."""
+    module.config = replace(module.config, vocab_size=vocabulary.size)
+    module.configure_model()
+    return module.eval()
+
+
+def texts_of(cli: RecipeCLI) -> list[str]:
+    """What --text and --file give.
+
+    Raises:
+        ValueError: if neither is given, or the file cannot be read.
+    """
+    texts = [cli.config.text] if cli.config.text is not None else []
+    if cli.config.file is not None:
+        try:
+            with open(cli.config.file, encoding="utf-8-sig") as file:
+                texts.append(file.read())
+        except (OSError, UnicodeDecodeError) as error:
+            raise ValueError(f"--file {cli.config.file} cannot be read: {error}") from None
+    if not texts:
+        raise ValueError(f'lmrecipes {cli.command} needs a text: --text "..." or --file FILE')
+    return texts

@@ -1,0 +1,60 @@
+"""What an evaluation says and keeps: its figures, beside the published ones."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import yaml
+
+from lmrecipes import runs
+from lmrecipes.cli import RecipeCLI
+from lmrecipes.config import published
+from lmrecipes.runtime import launcher
+from lmrecipes.runtime.console import say, short
+
+
+def check_evaluation(cli: RecipeCLI, command: str) -> None:
+    """Refuses to evaluate nothing, or where the results could not be kept.
+
+    Raises:
+        ValueError: naming the setting or the file.
+    """
+    if cli.run_dir is not None and launcher.is_main_process():
+        runs.results(cli.run_dir)
+    limit = f"limit_{'val' if command == 'validate' else command}_batches"
+    if cli.config.trainer[limit] == 0:
+        raise ValueError(f"trainer.{limit} is 0, which leaves nothing to {command}; leave it out")
+
+
+def report(cli: RecipeCLI, command: str, figures: dict[str, float], checkpoint: Path | None, elapsed_s: float) -> None:
+    """Prints the figures and adds them to the run's results.
+
+    Args:
+        cli: of the recipe or run.
+        command: what made the figures.
+        figures: by their logged names.
+        checkpoint: of the weights; None with exported programs.
+        elapsed_s: seconds that it took.
+    """
+    settings = published.flatten(yaml.safe_load(cli.settings()))
+    targets = list(cli.config_init.published)
+    width = max((len(name) + 2 for name in figures), default=0)
+    for name, value in sorted(figures.items()):
+        say(f"{name:<{max(width, 26)}}{value:.4f}")
+    for line in published.compare(targets, figures, settings):
+        say(line)
+    if cli.run_dir is not None and launcher.is_main_process():
+        result = {
+            "command": command,
+            "metrics": figures,
+            "checkpoint": short(checkpoint) if checkpoint else None,
+            "runtime": cli.config.runtime,
+            "data": {key: value for key, value in settings.items() if key.startswith("data.")},
+            "batch": {key: value for key, value in settings.items() if key.startswith("batch.")},
+            "published": [{**vars(t), "differences": published.differences(t, settings)} for t in targets],
+            "elapsed_s": round(elapsed_s, 3),
+            "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        runs.add_result(cli.run_dir, result)
+        say(f"written to {short(cli.run_dir / runs.RESULTS)}")

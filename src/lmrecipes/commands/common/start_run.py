@@ -1,0 +1,129 @@
+"""How a run begins, or goes on: its settings and its vocabulary are kept, and its checkpoint is found."""
+
+from __future__ import annotations
+
+import sys
+from itertools import count
+from pathlib import Path
+
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lmrecipes import runs
+from lmrecipes.checkpoints.io import newest_readable, step_of
+from lmrecipes.cli import RecipeCLI
+from lmrecipes.config import published
+from lmrecipes.data import load_vocabulary
+from lmrecipes.resilience import failure_report
+from lmrecipes.runtime import launcher
+from lmrecipes.runtime.console import say, short
+
+# What says how much data a step takes, and how it is cut.
+_POSITION = ("batch.global_batch_size", "batch.seq_len")
+
+
+def begin(cli: RecipeCLI, run_dir: Path) -> tuple[Path | None, list[Callback]]:
+    """Says where the run is; keeps a new one's settings, and finds out how another goes on.
+
+    Returns:
+        The checkpoint to go on from, and what keeps settings that were changed.
+
+    Raises:
+        ValueError: if a run cannot be continued like this.
+    """
+    checkpoint, keeping = None, []
+    if cli.resumed:
+        checkpoint = _checkpoint_to_resume(run_dir)
+        keeping = _note_changes(cli, run_dir, checkpoint)
+    elif launcher.is_main_process():
+        runs.write_text(run_dir / runs.CONFIG, cli.settings())
+    if launcher.is_main_process():
+        failure_report.begin()
+    say(f"run directory: {short(run_dir)}")
+    return checkpoint, keeping
+
+
+def _checkpoint_to_resume(run_dir: Path) -> Path:
+    """The newest checkpoint of a run that can be read.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    checkpoint = newest_readable(run_dir / "checkpoints")
+    if checkpoint is None:
+        raise ValueError(
+            f"run {short(run_dir)} has no readable checkpoint to resume from; start over with another --run_dir"
+        )
+    return checkpoint
+
+
+def _note_changes(cli: RecipeCLI, run_dir: Path, checkpoint: Path) -> list[Callback]:
+    """Says which settings differ from the run's own.
+
+    Returns:
+        What keeps both once training goes on with them.
+
+    Raises:
+        ValueError: if the optimizer is another one, which could not take up the state of the run's, if the place in
+            the data would be another, or if no steps are left to train.
+    """
+    path, text = run_dir / runs.CONFIG, cli.settings()
+    before, after = (published.flatten(yaml.safe_load(t)) for t in (path.read_text(), text))
+    changed = [key for key in sorted(before.keys() | after.keys()) if before.get(key) != after.get(key)]
+    if not changed:
+        return []
+    if (key := "model.optimizer.class_path") in changed:
+        raise ValueError(
+            f"--resume cannot change model.optimizer from {before.get(key)} to {after.get(key)}, whose state "
+            f"is another; begin anew from the weights with --init_from {short(run_dir)}"
+        )
+    for key in _POSITION:
+        if key in changed:
+            raise ValueError(
+                f"--resume cannot change {key} from {before.get(key)} to {after.get(key)}, by which the place in the "
+                f"data is counted; leave it, or begin anew from the weights with --init_from {short(run_dir)}"
+            )
+    step, last = step_of(checkpoint), after["trainer.max_steps"]
+    # Other processes are yet to hear which checkpoint the main one chose.
+    if launcher.is_main_process() and "trainer.max_steps" in changed and 0 <= last <= step:
+        raise ValueError(
+            f"trainer.max_steps is {last}, but {short(run_dir)} is at step {step} already; give a larger number"
+        )
+    say("continuing with changed settings, which win over the checkpoint's:")
+    for key in changed:
+        say(f"  {key}: {before.get(key)} -> {after.get(key)}")
+    return [_KeepSettings(run_dir, text)] if launcher.is_main_process() else []
+
+
+class _KeepSettings(Callback):
+    """Makes other settings the run's own, the earlier ones beside them, once the checkpoint was taken up with them."""
+
+    def __init__(self, run_dir: Path, text: str) -> None:
+        self.run_dir, self.text = run_dir, text
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes both."""
+        path = self.run_dir / runs.CONFIG
+        numbered = (self.run_dir / f"config.{number}.yaml" for number in count(1))
+        earlier = next(name for name in numbered if not name.exists())
+        # Never without settings, so that a run killed here can be continued.
+        runs.write_text(earlier, path.read_text(encoding="utf-8"))
+        runs.write_text(path, self.text)
+
+
+def save_vocabulary(cli: RecipeCLI, run_dir: Path) -> None:
+    """Prepares the data if that was not done, and keeps the vocabulary with the run.
+
+    Raises:
+        ValueError: if a continued run's corpus now has another vocabulary.
+    """
+    if not launcher.is_main_process() or cli.datamodule is None:
+        return
+    cli.datamodule.prepare(progress=sys.stderr.isatty())
+    saved, vocabulary = run_dir / runs.VOCABULARY, cli.datamodule.vocabulary
+    if not saved.is_dir():
+        runs.note(saved)
+        vocabulary.save(saved)
+        runs.seal(saved)
+    elif load_vocabulary(saved).digest() != vocabulary.digest():
+        raise ValueError(f"data has another vocabulary now than when {short(run_dir)} was begun; start a new run")

@@ -1,0 +1,1 @@
+"""What a configuration may hold: recipes and presets by name, options, hardware, one line per error."""

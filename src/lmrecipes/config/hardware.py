@@ -1,0 +1,86 @@
+"""Whether this machine can do what a recipe's trainer asks for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch.accelerators import (
+    Accelerator,
+    CPUAccelerator,
+    CUDAAccelerator,
+    MPSAccelerator,
+    XLAAccelerator,
+)
+from lightning.pytorch.strategies import DeepSpeedStrategy, StrategyRegistry
+
+from lmrecipes.config.errors import ConfigError
+
+_ACCELERATORS: dict[str, list[type[Accelerator]]] = {
+    "auto": [CUDAAccelerator, MPSAccelerator, XLAAccelerator, CPUAccelerator],
+    "gpu": [CUDAAccelerator, MPSAccelerator],
+    "cuda": [CUDAAccelerator],
+    "mps": [MPSAccelerator],
+    "tpu": [XLAAccelerator],
+    "cpu": [CPUAccelerator],
+}
+
+
+def check_hardware(accelerator: Any, devices: Any, precision: Any, strategy: Any = "auto") -> None:
+    """Refuses accelerators, numbers of devices, precisions and strategies that cannot be on this machine.
+
+    Args:
+        accelerator: trainer.accelerator of a recipe.
+        devices: trainer.devices, of one node.
+        precision: trainer.precision.
+        strategy: trainer.strategy, a name or a class with its arguments.
+
+    Raises:
+        ConfigError: naming the setting and what would work.
+    """
+    if not isinstance(accelerator, str):
+        return
+    if accelerator not in _ACCELERATORS:
+        raise ConfigError(f"trainer.accelerator is {accelerator!r}; it must be one of {', '.join(_ACCELERATORS)}")
+    found = next((kind for kind in _ACCELERATORS[accelerator] if kind.is_available()), None)
+    if found is None:
+        raise ConfigError(
+            f"trainer.accelerator is {accelerator}, but this machine has none; --config overlays/cpu goes without"
+        )
+    on_cpu = found is CPUAccelerator
+    if str(precision) in ("16", "16-mixed", "16-true") and on_cpu:
+        raise ConfigError(f"trainer.precision is {precision}, which a CPU cannot do; bf16-mixed and 32-true work")
+    _check_strategy(strategy, on_cpu)
+    if isinstance(devices, list) or "," in str(devices) or devices == "auto":
+        return
+    try:
+        number = int(devices)
+    except ValueError:
+        raise ConfigError(f"trainer.devices is {devices!r}; it must be a number, a list of devices, or auto") from None
+    if number == -1 and not on_cpu:
+        return
+    if number < 1:
+        raise ConfigError(f"trainer.devices is {number}; it must be 1 or more")
+    if not on_cpu and number > found.auto_device_count():
+        raise ConfigError(f"trainer.devices is {number}, but this machine has {found.auto_device_count()}")
+
+
+def _check_strategy(strategy: Any, on_cpu: bool) -> None:
+    """Refuses those of Lightning's own that would fail only once processes were started.
+
+    Raises:
+        ConfigError: naming one that works.
+    """
+    if isinstance(strategy, str):
+        # Its own `get` would make one.
+        named = dict(StrategyRegistry).get(strategy.lower(), {})
+        kind, arguments = named.get("strategy"), named.get("init_params", {})
+    else:
+        kind, arguments = strategy.class_path.rpartition(".")[2], strategy.get("init_args") or {}
+    name = strategy if isinstance(strategy, str) else kind
+    if on_cpu and kind in (DeepSpeedStrategy, DeepSpeedStrategy.__name__):
+        raise ConfigError(f"trainer.strategy is {name}, which needs a GPU; deepspeed_zero2 works on a CPU too")
+    if (method := arguments.get("start_method") or "popen") != "popen":
+        raise ConfigError(
+            f"trainer.strategy is {name}, whose processes begin by {method} and cannot be given a run's parts; "
+            "ddp works"
+        )

@@ -1,0 +1,43 @@
+"""Class paths of earlier versions, so that configurations saved by them still open."""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Modules by their earlier names; a class kept its name where none is given.
+_MODULES = {
+    "lmrecipes.callbacks.accuracy": "lmrecipes.callbacks.text_accuracy",
+    "lmrecipes.callbacks.answers": "lmrecipes.callbacks.squad_answers",
+    "lmrecipes.callbacks.fail_together": "lmrecipes.callbacks.fail_fast",
+    "lmrecipes.callbacks.monitors": "lmrecipes.callbacks.check_monitors",
+    "lmrecipes.callbacks.optimizer_settings": "lmrecipes.callbacks.optimizer_state",
+    "lmrecipes.callbacks.progress": "lmrecipes.callbacks.console_log",
+    "lmrecipes.callbacks.resume": "lmrecipes.callbacks.resume_log",
+    "lmrecipes.callbacks.sudden_end": "lmrecipes.callbacks.fault_injection",
+    "lmrecipes.callbacks.weights_from": "lmrecipes.callbacks.init_weights",
+    "lmrecipes.checkpoint_io": "lmrecipes.checkpoints.io",
+    "lmrecipes.data.squad_batches": "lmrecipes.data.tasks.squad.collators",
+    "lmrecipes.models.electra.squad": "lmrecipes.models.electra.reader_module",
+    "lmrecipes.models.mt5.decoding": "lmrecipes.models.common.generation",
+    "lmrecipes.models.mt5.tuning": "lmrecipes.models.common.peft",
+}
+_CLASSES: dict[str, str] = {}
+
+
+def with_current_paths(content: Any) -> Any:
+    """The same configuration with every `class_path` of an earlier version in today's words."""
+    if isinstance(content, list):
+        return [with_current_paths(item) for item in content]
+    if not isinstance(content, dict):
+        return content
+    renewed = {key: with_current_paths(value) for key, value in content.items()}
+    if isinstance(path := renewed.get("class_path"), str):
+        renewed["class_path"] = current_path(path)
+    return renewed
+
+
+def current_path(class_path: str) -> str:
+    """Where a class is today."""
+    module, _, name = class_path.rpartition(".")
+    path = f"{_MODULES.get(module, module)}.{name}" if module else class_path
+    return _CLASSES.get(path, path)

@@ -1,0 +1,1 @@
+"""Text as it is published: files, tables and repositories."""

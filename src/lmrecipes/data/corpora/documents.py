@@ -1,0 +1,272 @@
+"""Where the documents of a corpus come from: sources by name, in parts that can be read apart."""
+
+from __future__ import annotations
+
+import glob
+from collections.abc import Iterator, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from lmrecipes.data.corpora.document_files import (
+    ENDINGS,
+    PACKED,
+    Boundaries,
+    Span,
+    form,
+    read_documents,
+    readable,
+    spans,
+)
+from lmrecipes.data.corpora.hub import download, newest_commit, repository_files
+from lmrecipes.data.corpora.malformed import Flaws, OnMalformedLine
+from lmrecipes.data.corpora.python_text import PythonText
+from lmrecipes.data.embedded.languages import DIGEST, sentences_of
+from lmrecipes.data.embedded.squad import InventedFacts, InventedPassages
+
+EMBEDDED: dict[str, type[PythonText] | type[InventedPassages] | type[InventedFacts]] = {
+    "embedded": PythonText,
+    "facts": InventedFacts,
+    "passages": InventedPassages,
+}
+EMBEDDED_LANGUAGE = "embedded:"
+PART_BYTES = 32 << 20
+# Settings of a source that came later, its last ones.
+_ADDED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class DocumentSource:
+    """A source of documents: local files, a repository on the hub, or text that comes with us or with Python."""
+
+    name: str
+    """What to call it; without a place to read from `embedded` is English text that comes with Python, `passages` are
+    invented passages, such as those of embedded_squad that are trained on, and `facts` single sentences of such."""
+    weight: float = 1.0
+    """How often each of its examples is seen in an epoch; 2.5: twice, and half of them, each time others, once more."""
+    path: str | None = None
+    """File, folder or pattern of local files: text, JSON lines (.jsonl, .json) or parquet; also .gz and .zst. Or
+    embedded:de and so on, for made-up sentences of a language; or embedded:passages
+    and embedded:facts."""
+    repository: str | None = None
+    """Repository on the Hugging Face hub with such files, such as wikimedia/wikipedia; unused with a path."""
+    config: str | None = None
+    """Folder of the repository, such as 20231101.en."""
+    revision: str | None = None
+    """Branch, tag or commit of the repository; left out, the newest."""
+    documents: Boundaries | None = None
+    """Whether every `line` (or row) is a document, a `blank_line` stands between two, or a `file` is one; left out,
+    blank_line for text and line for others."""
+    wrapped: bool = False
+    """Whether lines are broken within sentences, so that only an empty line ends a paragraph (books as text)."""
+    key: str = "text"
+    """Key or column that holds the text, of JSON lines and parquet."""
+    files_named: str | None = None
+    """Pattern that a repository's files must match, such as c4-de.tfrecord-*.json.gz; left out, those for training."""
+    max_files: int | None = None
+    """How many of a repository's files to read at most, the first ones; left out, all."""
+    on_malformed: OnMalformedLine = "refuse"
+    """What to do about lines that are no JSON, have no text, or are cut short: refuse with file and line, or skip."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be.
+
+        Raises:
+            ValueError: naming the source and what would work.
+        """
+        if not self.weight > 0:
+            raise ValueError(f"the weight of source {self.name} is {self.weight}; it must be above 0")
+        if self.max_files is not None and self.max_files < 1:
+            raise ValueError(f"max_files of source {self.name} is {self.max_files}; it must be 1 or more")
+
+    def check(self) -> None:
+        """Insists on a place to read from.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        if self.path is None and self.repository is None and self.name not in EMBEDDED:
+            raise ValueError(
+                f"source {self.name} has neither path nor repository; give local files with "
+                f"--data.paths.{self.name} FOLDER, or a path or repository in data.sources"
+            )
+
+    @property
+    def local(self) -> Path | None:
+        """Where its files are, if they are here."""
+        return None if self.path is None or self.embedded else Path(self.path).expanduser().absolute()
+
+    @property
+    def embedded(self) -> str | None:
+        """What comes with us by its path: the language of made-up sentences, or passages."""
+        made_up = self.path is not None and self.path.startswith(EMBEDDED_LANGUAGE)
+        return str(self.path).removeprefix(EMBEDDED_LANGUAGE) if made_up else None
+
+    @property
+    def _generated(self) -> str | None:
+        """Which of EMBEDDED it is, if it is one."""
+        named = self.embedded if self.path is not None or self.repository is not None else self.name
+        return named if named in EMBEDDED else None
+
+    @property
+    def gone(self) -> bool:
+        """Whether it has local files, none of which are there."""
+        return self.local is not None and not self.local.exists() and not glob.glob(str(self.local))
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies its documents: settings, and names, sizes and times of local files.
+
+        Raises:
+            ValueError: if there are no files.
+        """
+        settings = {name: value for name, value in asdict(self).items() if name not in ("path", "weight")}
+        for later in fields(self)[-_ADDED:]:
+            # What there was not always is said only where it is used: what was prepared before stays known.
+            if later.default is not MISSING and settings[later.name] == later.default:
+                del settings[later.name]
+        if self._generated:
+            return settings | EMBEDDED[self._generated]().describe()
+        if self.embedded:
+            return settings | {"embedded": self.embedded, "digest": DIGEST}
+        if self.local is not None:
+            stats = {str(path.resolve()): path.stat() for path in self._local_files()}
+            return settings | {"files": {name: [s.st_size, s.st_mtime_ns] for name, s in stats.items()}}
+        return settings
+
+    def commit(self) -> str | None:
+        """The hub's commit, where there is one and it can be asked."""
+        remote = self.local is None and self.repository is not None
+        return newest_commit(str(self.repository), self.revision) if remote else None
+
+    def boundaries(self, name: str) -> Boundaries:
+        """Where documents of a file end."""
+        return self.documents or ("blank_line" if form(name) == ".txt" else "line")
+
+    def _local_files(self) -> list[Path]:
+        assert self.local is not None
+        if self.local.is_dir():
+            files = sorted(path for path in self.local.rglob("*") if readable(path.name) and path.is_file())
+            if not files:
+                raise ValueError(
+                    f"source {self.name}: {self.local} has no files that end in {', '.join(ENDINGS)} (also packed, "
+                    f"{' or '.join(PACKED)}); name them by a pattern such as {self.local}/*"
+                )
+            return files
+        files = [path for name in sorted(glob.glob(str(self.local))) if (path := Path(name)).is_file()]
+        if not files:
+            raise ValueError(f"source {self.name}: {self.local} is no file or folder, nor a pattern that finds files")
+        return files
+
+    def files(self, commit: str | None) -> list[tuple[str, Path | None, int]]:
+        """Name, place (None: not here yet) and bytes of every file."""
+        if self.local is not None:
+            return [(str(path), path, path.stat().st_size) for path in self._local_files()]
+        if self.repository is not None and not self.embedded:
+            listed = repository_files(self.repository, self.config, commit or self.revision, self.files_named)
+            found: list[tuple[str, Path | None, int]] = [(name, None, size) for name, size in listed if readable(name)]
+            if not found:
+                raise ValueError(
+                    f"source {self.name}: {self.repository} ({self.config}) has no files named "
+                    f"{self.files_named or 'for training'}"
+                )
+            return found[: self.max_files]
+        return [(self.embedded or self.name, None, 1)]
+
+    def parts(self, commit: str | None) -> Iterator[list[Span]]:
+        """Its files in parts of about PART_BYTES, small files together.
+
+        Raises:
+            ValueError: if it has no text.
+        """
+        files = self.files(commit)
+        if not sum(size for *_, size in files):
+            where = self.path or f"{self.repository} ({self.config})"
+            raise ValueError(f"source {self.name} is empty: {where} has no text")
+        held: list[Span] = []
+        size_held = 0
+        for name, path, size in files:
+            found = list(spans(name, path, size, self.boundaries(name), PART_BYTES))
+            for span in found:
+                if held and size_held + size / len(found) > PART_BYTES:
+                    yield held
+                    held, size_held = [], 0
+                held.append(span)
+                size_held += size // len(found)
+        if held:
+            yield held
+
+    def read(self, part: Sequence[Span], commit: str | None, flaws: Flaws | None = None) -> Iterator[list[str]]:
+        """Paragraphs of every document of a part.
+
+        Args:
+            part: what to read.
+            commit: of the hub.
+            flaws: told of malformed lines; left out, they are refused.
+
+        Raises:
+            ValueError: for what is no text, with file and line.
+        """
+        if self._generated:
+            for _, paragraphs in EMBEDDED[self._generated]().documents():
+                yield paragraphs
+            return
+        if self.embedded:
+            for sentence in sentences_of(self.embedded):
+                yield [sentence]
+            return
+        for span in part:
+            local = self.local is not None
+            path = Path(span.file) if local else download(str(self.repository), span.file, commit or self.revision)
+            for text in read_documents(path, span, self.boundaries(span.file), self.key, flaws):
+                yield self._paragraphs(text)
+
+    def _paragraphs(self, text: str) -> list[str]:
+        if not self.wrapped:
+            return text.split("\n")
+        paragraphs: list[list[str]] = [[]]
+        for line in text.split("\n"):
+            if line.strip():
+                paragraphs[-1].append(line.strip())
+            elif paragraphs[-1]:
+                paragraphs.append([])
+        return [" ".join(lines) for lines in paragraphs if lines]
+
+
+class Part(NamedTuple):
+    """What is prepared at once."""
+
+    source: int
+    """Number of the source."""
+    spans: list[Span]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """Sources, and how their documents become examples: what identifies a preparation."""
+
+    sources: Sequence[DocumentSource]
+    seq_len: int
+    """Tokens of an example at most."""
+    held_out: float = 0.01
+    """Share of the documents for validation, and as many again for the test."""
+    seed: int = 1111
+    commits: Sequence[str | None] = field(default=(), compare=False)
+    """The hub's commits, once they were asked for."""
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the examples. Weights do not: they act when examples are drawn."""
+        return {
+            "sources": [source.describe() for source in self.sources],
+            "seq_len": self.seq_len,
+            "held_out": self.held_out,
+            "seed": self.seed,
+        }
+
+    def parts(self) -> list[Part]:
+        """All parts, source by source."""
+        pairs = zip(self.sources, self.commits, strict=True)
+        return [Part(number, part) for number, (source, commit) in enumerate(pairs) for part in source.parts(commit)]
+
+    def read(self, part: Part, flaws: Flaws | None = None) -> Iterator[list[str]]:
+        """Paragraphs of every document of a part."""
+        return self.sources[part.source].read(part.spans, self.commits[part.source], flaws)

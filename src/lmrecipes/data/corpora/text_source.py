@@ -1,0 +1,137 @@
+"""Where the text of a corpus comes from, and local files of text."""
+
+from __future__ import annotations
+
+import gzip
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from lmrecipes.data.corpora.block_reader import text_blocks
+
+SPLITS = ("train", "val", "test")
+NAMES = {"train": ("train",), "val": ("valid", "val", "validation", "dev"), "test": ("test",)}
+
+
+class Source(ABC):
+    """The splits of a corpus as text."""
+
+    @abstractmethod
+    def describe(self) -> dict[str, Any]:
+        """What identifies the text: prepared data is used again only for an equal description."""
+
+    @abstractmethod
+    def has(self, split: str) -> bool:
+        """Whether there is such a split."""
+
+    def require(self, split: str) -> None:
+        """Insists on a split.
+
+        Raises:
+            ValueError: if there is none.
+        """
+        if not self.has(split):
+            raise ValueError(f"{self.place(split)} is missing")
+
+    @abstractmethod
+    def blocks(self, split: str) -> Iterator[str]:
+        """The text of a split, in bounded blocks: whole lines, or parts of a line too long for a block."""
+
+    def size(self, split: str) -> int | None:
+        """Bytes of a split, for showing progress, where known."""
+        return None
+
+    def place(self, split: str) -> str:
+        """What to call a split's text in a message."""
+        return f"{split} text"
+
+    def resolved(self) -> dict[str, Any]:
+        """What is known of the text only once it was read, for the record."""
+        return {}
+
+
+class Folder(Source):
+    """A local folder with a text file per split, such as train.txt, valid.txt and test.txt."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        if not folder.is_dir():
+            raise ValueError(f"data.path {folder} is no folder; give one with train.txt, valid.txt and test.txt")
+        self.files = {split: path for split in SPLITS if (path := self._find(split)) is not None}
+
+    def _find(self, split: str) -> Path | None:
+        endings = ("txt", "tokens", "txt.gz", "raw", "bpe")
+        for name in NAMES[split]:
+            for ending in endings:
+                for candidate in (
+                    self.folder / f"{name}.{ending}",
+                    *sorted(self.folder.glob(f"*.{name}.{ending}")),
+                ):
+                    if candidate.is_file():
+                        return candidate
+        return None
+
+    def require(self, split: str) -> None:
+        """Insists on the file of a split.
+
+        Raises:
+            ValueError: if there is none, with the accepted names.
+        """
+        if split not in self.files:
+            accepted = ", ".join(f"{name}.txt" for name in NAMES[split])
+            there = ", ".join(sorted(p.name for p in self.folder.iterdir())[:8]) or "nothing"
+            raise ValueError(
+                f"data.path {self.folder} has no {split} text (looked for {accepted}, also as .txt.gz, .tokens, .raw, "
+                f".bpe; or all splits as .parquet, .jsonl, .json or .csv); found {there}"
+            )
+
+    def describe(self) -> dict[str, Any]:
+        """Names, sizes and times of the files."""
+        stats = {split: (path, path.stat()) for split, path in self.files.items()}
+        return {split: [str(path.resolve()), s.st_size, s.st_mtime_ns] for split, (path, s) in stats.items()}
+
+    def place(self, split: str) -> str:
+        """The file's path."""
+        return str(self.files[split])
+
+    def has(self, split: str) -> bool:
+        """Whether the split has a file."""
+        return split in self.files
+
+    def size(self, split: str) -> int | None:
+        """Bytes of the file (compressed, if it is)."""
+        return self.files[split].stat().st_size
+
+    def blocks(self, split: str) -> Iterator[str]:
+        """Text of the file.
+
+        Raises:
+            ValueError: for an empty or damaged file, or text that is not UTF-8, with file and line.
+        """
+        self.require(split)
+        path = self.files[split]
+        line, empty = 1, True
+        for block in _file_blocks(path):
+            try:
+                # Some editors begin a file with a mark that is no text.
+                yield block.decode("utf-8-sig" if empty else "utf-8")
+            except UnicodeDecodeError as error:
+                line += block.count(b"\n", 0, error.start)
+                raise ValueError(f"{path}:{line} is not UTF-8 text: {error.reason}") from None
+            line, empty = line + block.count(b"\n"), False
+        if empty:
+            raise ValueError(f"{path} is empty")
+
+
+def _file_blocks(path: Path) -> Iterator[bytes]:
+    if path.suffix != ".gz":
+        with path.open("rb") as file:
+            yield from text_blocks(file)
+        return
+    try:
+        with gzip.open(path, "rb") as unpacked:
+            yield from text_blocks(unpacked)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged or cut short ({error}); copy or download it again") from None

@@ -1,0 +1,1 @@
+"""Training objectives: what is predicted from what, as batches of a step index."""

@@ -1,0 +1,134 @@
+"""Batches of masked examples: all of it arithmetic on one position."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lmrecipes.batches import MaskedBatch
+from lmrecipes.data.objectives.masking import Masking, mask
+from lmrecipes.data.prepared.examples import Examples
+from lmrecipes.data.sampling.counter_random import keys
+from lmrecipes.data.sampling.mixture import Mixture
+from lmrecipes.data.tokenizers.wordpiece import WordPiece
+from lmrecipes.trainer_state import DataRank
+
+_TRAINING, _EVALUATION = 0, 1
+
+
+class Masker:
+    """Examples with masks of their own, whatever batch they stand in."""
+
+    def __init__(self, examples: Examples, vocabulary: WordPiece, masking: Masking, seq_len: int, seed: int) -> None:
+        self.examples, self.seq_len, self._masking, self._seed = examples, seq_len, masking, seed
+        self._most = masking.most_predictions(seq_len)
+        self._kept = (vocabulary.cls_id, vocabulary.sep_id, vocabulary.mask_id)
+        self._mask_id = vocabulary.mask_id
+
+    def batch(self, numbers: NDArray[np.int64], purpose: int, draws: NDArray[np.int64], length: int) -> MaskedBatch:
+        """A batch.
+
+        Args:
+            numbers: of the examples.
+            purpose: what it is for, which has masks of its own.
+            draws: numbers that give each example its mask.
+            length: to pad to, as for `Examples.read`.
+        """
+        ids, types, lengths = self.examples.read(numbers, length)
+        masked = mask(
+            ids,
+            lengths,
+            keys(self._seed, purpose, draws),
+            masking=self._masking,
+            most=self._most,
+            kept=self._kept,
+            mask_id=self._mask_id,
+        )
+        tensors: dict[str, Any] = {name: torch.from_numpy(array) for name, array in masked._asdict().items()}
+        return MaskedBatch(token_type_ids=torch.from_numpy(types), lengths=torch.from_numpy(lengths), **tensors)
+
+
+class TrainingBatches:
+    """A rank's micro-batches: number k is chunk k % n_chunks of step k // n_chunks, counted on from epoch to epoch.
+
+    A step has the same sequences with the same masks however many ranks and chunks it is spread over. What does not
+    fill a step at the end of an epoch is left out; another epoch has it.
+    """
+
+    def __init__(self, masker: Masker, mixture: Mixture, *, batch_size: int, place: DataRank, n_chunks: int) -> None:
+        """Settles the sizes.
+
+        Args:
+            masker: the examples.
+            mixture: which of them come when.
+            batch_size: sequences of a step over all ranks and chunks.
+            place: this rank among those that read different data.
+            n_chunks: micro-batches of a step.
+
+        Raises:
+            ValueError: if there are fewer examples than a step needs.
+        """
+        self._masker, self._mixture = masker, mixture
+        self._batch_size, self._n_chunks = batch_size, n_chunks
+        share = batch_size // place.size
+        self._size = share // n_chunks
+        self._begins = place.rank * share
+        self._n_steps = len(mixture) // batch_size
+        if not self._n_steps:
+            raise ValueError(
+                f"the corpus has {len(mixture):,} training examples per epoch, fewer than one batch of {batch_size}; "
+                f"at most {max(len(mixture), 1)} would fit"
+            )
+
+    def __len__(self) -> int:
+        """Micro-batches of an epoch."""
+        return self._n_steps * self._n_chunks
+
+    def batch(self, k: int) -> MaskedBatch:
+        """Micro-batch number k, counted from the beginning of training."""
+        step, chunk = divmod(k, self._n_chunks)
+        epoch, within = divmod(step, self._n_steps)
+        places = self._begins + chunk * self._size + np.arange(self._size)
+        numbers = self._mixture.draw(epoch, within * self._batch_size + places)
+        draws = step * self._batch_size + places
+        return self._masker.batch(numbers, _TRAINING, draws, self._masker.seq_len)
+
+
+class EvaluationBatches:
+    """All examples in order, each once and always with the same mask; every rank has as many batches.
+
+    Batches are of nearly equal size, so that no example is repeated to fill one up.
+    """
+
+    def __init__(self, masker: Masker, *, batch_size: int, place: DataRank) -> None:
+        """Settles the sizes.
+
+        Args:
+            masker: the examples.
+            batch_size: sequences at once over all ranks, at most.
+            place: this rank among those that read different data.
+
+        Raises:
+            ValueError: if there are fewer examples than ranks.
+        """
+        n = len(masker.examples)
+        if n < place.size:
+            raise ValueError(
+                f"the corpus has {n} held-out examples, fewer than the {place.size} processes; raise data.held_out"
+            )
+        self._masker, self._place = masker, place
+        self._n_batches = -(-n // max(batch_size, place.size))
+        self._cuts = np.arange(self._n_batches * place.size + 1) * n // (self._n_batches * place.size)
+
+    def __len__(self) -> int:
+        """Batches of a rank."""
+        return self._n_batches
+
+    def batch(self, k: int) -> MaskedBatch:
+        """Batch number k."""
+        part = k % self._n_batches * self._place.size + self._place.rank
+        numbers = np.arange(self._cuts[part], self._cuts[part + 1])
+        return self._masker.batch(numbers, _EVALUATION, numbers, 0)

@@ -1,0 +1,91 @@
+"""Which tokens of a sequence are to be predicted, and what stands in their place (Clark et al. 2020, section 3.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmrecipes.data.sampling.counter_random import Numbers, uniforms
+
+
+@dataclass(frozen=True, kw_only=True)
+class Masking:
+    """How many tokens are masked."""
+
+    mask_prob: float = 0.15
+    """Share of a sequence's tokens to predict; published: 0.15, and 0.25 for the large size."""
+    replace_prob: float = 0.85
+    """Share of those that become [MASK]; the others stay as they are."""
+
+    def __post_init__(self) -> None:
+        """Refuse shares that cannot be.
+
+        Raises:
+            ValueError: naming the field and what would work.
+        """
+        for name in ("mask_prob", "replace_prob"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ValueError(f"data.masking.{name} is {getattr(self, name)}; it must be above 0 and at most 1")
+
+    def most_predictions(self, seq_len: int) -> int:
+        """Predictions per sequence at most: 19 of 128 tokens and 79 of 512, as published."""
+        return max(1, int((self.mask_prob + 0.005) * seq_len))
+
+
+class Masked(NamedTuple):
+    """Sequences after masking; the fields of `MaskedBatch`."""
+
+    input_ids: NDArray[np.int64]
+    positions: NDArray[np.int64]
+    originals: NDArray[np.int64]
+    weights: NDArray[np.float32]
+
+
+def mask(
+    input_ids: NDArray[np.int64],
+    lengths: NDArray[np.int64],
+    key: Numbers,
+    *,
+    masking: Masking,
+    most: int,
+    kept: tuple[int, ...],
+    mask_id: int,
+) -> Masked:
+    """Masks sequences, each by a key of its own: it does not matter with which others it shares a batch.
+
+    As published: positions are drawn with replacement, so that one may be predicted twice and then counts twice; of
+    two draws of one position it takes one to mask it; special tokens count in a sequence's length, though they are
+    never drawn; halves round to even.
+
+    Args:
+        input_ids: sequences of shape (sequences, length).
+        lengths: their tokens without padding, special tokens included.
+        key: randomness of each sequence.
+        masking: how many tokens to mask.
+        most: predictions per sequence at most.
+        kept: special tokens, which are never masked.
+        mask_id: the token [MASK].
+    """
+    n, length = input_ids.shape
+    candidates = np.arange(length) < lengths[:, None]
+    for token in kept:
+        candidates &= input_ids != token
+    # Numbers the candidates through all sequences, so that one search finds every draw.
+    met = candidates.ravel().cumsum()
+    before = np.concatenate([[0], met[length - 1 :: length]])
+    n_candidates = np.diff(before)
+    random = uniforms(key, 2 * most)
+    nth = before[:-1, None] + (random[:, :most] * n_candidates[:, None]).astype(np.int64)
+    places = np.searchsorted(met, nth + 1)
+    wanted = np.clip(np.rint(lengths * masking.mask_prob), 1, most)
+    counts = (np.arange(most) < wanted[:, None]) & (n_candidates[:, None] > 0)
+    positions = np.where(counts, places - np.arange(n)[:, None] * length, 0)
+    rows = np.broadcast_to(np.arange(n)[:, None], positions.shape)
+    originals = np.where(counts, input_ids[rows, positions], 0)
+    replaced = counts & (random[:, most:] < masking.replace_prob)
+    masked = input_ids.copy()
+    masked[rows[replaced], positions[replaced]] = mask_id
+    return Masked(masked, positions, originals, counts.astype(np.float32))

@@ -1,0 +1,196 @@
+"""Packing corrupted texts into rows of fixed size: where each row begins is settled once, from lengths alone.
+
+A split's documents stand one after the other. A row is a run of their tokens: whole documents, and parts of those that
+do not fit. It belongs to one source, and takes as much text as input and target have room for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from itertools import islice, pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmrecipes.data.objectives.span_corruption import SpanCorruption
+from lmrecipes.data.prepared.corpus import mapped
+from lmrecipes.data.prepared.lock import locked
+
+Ints = NDArray[Any]
+# A document is not cut for fewer tokens than these.
+_SHORTEST = 8
+_CHUNK = 1 << 16
+# Documents of each source by which the width of targets is chosen.
+_TRIED = 2000
+_MULTIPLE = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Packing:
+    """Sizes of rows, and what fills them."""
+
+    corruption: SpanCorruption
+    """What pairs are made of a text."""
+    input_len: int
+    """Tokens of a row's inputs at most."""
+    target_len: int
+    """Tokens of a row's targets at most."""
+    n_sentinels: int = 100
+    """Spans of a pair at most."""
+    packed: bool = True
+    """Whether a row takes several pairs, or one."""
+
+
+@dataclass
+class Filling:
+    """How full some rows are."""
+
+    rows: int = 0
+    pairs: int = 0
+    inputs: int = 0
+    """Tokens of all inputs."""
+    targets: int = 0
+    """Tokens of all targets."""
+
+    def waste(self, how: Packing) -> float:
+        """Share of the rows that is padding."""
+        return 1 - (self.inputs + self.targets) / max(self.rows * (how.input_len + how.target_len), 1)
+
+
+def row_starts(lengths: Iterable[int], how: Packing, filling: Filling | None = None) -> Iterator[int]:
+    """Where rows begin among the tokens of documents that stand one after the other.
+
+    Args:
+        lengths: tokens of the documents.
+        how: sizes.
+        filling: counts what the rows hold.
+    """
+    filling = Filling() if filling is None else filling
+    longest = how.corruption.longest_text(how.input_len, how.target_len, how.n_sentinels)
+    sizes = np.arange(longest + 1)
+    inputs, targets = (np.where(sizes > 0, x, 0) for x in how.corruption.pair_lengths(sizes))
+    # The longest text that room is left for.
+    by_input, by_target = (
+        (np.searchsorted(cost, np.arange(room + 1), side="right") - 1).tolist()
+        for cost, room in ((inputs, how.input_len), (targets, how.target_len))
+    )
+    input_cost, target_cost = inputs.tolist(), targets.tolist()
+    at = input_room = target_room = 0
+    for length in lengths:
+        left = length
+        while left:
+            take = min(left, by_input[input_room], by_target[target_room])
+            if (take < left and take < _SHORTEST) or not take:
+                # Also the first row begins so: it has no room yet.
+                yield at
+                filling.rows += 1
+                input_room, target_room = how.input_len, how.target_len
+                take = min(left, longest)
+            filling.pairs += 1
+            filling.inputs += input_cost[take]
+            filling.targets += target_cost[take]
+            at, left = at + take, left - take
+            input_room, target_room = input_room - input_cost[take], target_room - target_cost[take]
+            if left or not how.packed:
+                # What follows of the same document would be one text with this.
+                input_room = target_room = 0
+
+
+def narrowest(samples: Sequence[Ints], how: Packing) -> Packing:
+    """The same with targets so wide that least of all rows is padding, as some documents show.
+
+    Args:
+        samples: lengths of some documents of each source.
+        how: the most that there may be.
+    """
+    longest = how.corruption.longest_text(how.input_len, how.target_len, how.n_sentinels)
+    least = int(how.corruption.pair_lengths(np.array([longest]))[1][0])
+    widths = [*range(-(-least // _MULTIPLE) * _MULTIPLE, how.target_len, _MULTIPLE), how.target_len]
+
+    def cells(width: int) -> int:
+        tried = _with_targets(how, min(width, how.target_len))
+        rows = sum(1 for lengths in samples for _ in row_starts(lengths.tolist(), tried))
+        return rows * (tried.input_len + tried.target_len)
+
+    return _with_targets(how, min(widths, key=lambda width: (cells(width), width))) if samples else how
+
+
+def _with_targets(how: Packing, width: int) -> Packing:
+    return Packing(**{**vars(how), "target_len": width})
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a split."""
+
+    bounds: Ints
+    """Where each row begins among the split's tokens, and where the last ends, (rows + 1,)."""
+    counts: list[int]
+    """Rows of each source, which follow one another."""
+    how: Packing
+    filling: Filling
+
+    def __len__(self) -> int:
+        """Rows."""
+        return len(self.bounds) - 1
+
+
+def index_rows(path: Path, starts: Ints, documents: Sequence[int], how: Packing) -> Rows:
+    """Settles where rows begin, or finds that done. Of two processes one works, the other waits.
+
+    Args:
+        path: file for the result, without an ending.
+        starts: where each document begins among the tokens, and where the last ends.
+        documents: how many each source has, which follow one another.
+        how: sizes; targets may become narrower.
+    """
+    found = _beside(path, "json")
+    if not found.is_file():
+        with locked(_beside(path, "lock")):
+            if not found.is_file():
+                _write(path, starts, documents, how)
+    about = json.loads(found.read_text(encoding="utf-8"))
+    how = Packing(**{**vars(how), "target_len": about["target_len"]})
+    bounds = mapped(_beside(path, "bin"), np.int64)
+    if len(bounds) != sum(about["counts"]) + 1:
+        raise ValueError(f"prepared data {path.with_suffix('.bin')} is damaged; move it away and {found.name}")
+    return Rows(bounds, about["counts"], how, Filling(**about["filling"]))
+
+
+def _write(path: Path, starts: Ints, documents: Sequence[int], how: Packing) -> None:
+    first = np.concatenate([[0], np.cumsum(documents)]).tolist()
+    if how.packed:
+        ends = [min(begin + _TRIED, end) for begin, end in pairwise(first)]
+        pairs = zip(first[:-1], ends, strict=True)
+        how = narrowest([np.diff(starts[a : b + 1]) for a, b in pairs if b > a], how)
+    counts, filling = [], Filling()
+    part = _beside(path, f"bin.{os.getpid()}")
+    with part.open("wb") as file:
+        for begin, end in pairwise(first):
+            before = filling.rows
+            found = row_starts(_lengths(starts, begin, end), how, filling)
+            while len(chunk := np.fromiter(islice(found, _CHUNK), dtype=np.int64)):
+                file.write((chunk + int(starts[begin])).data)
+            counts.append(filling.rows - before)
+        file.write(np.asarray(starts[-1:], dtype=np.int64).tobytes())
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(part, _beside(path, "bin"))
+    about = {"counts": counts, "target_len": how.target_len, "filling": asdict(filling)}
+    part = _beside(path, f"json.{os.getpid()}")
+    part.write_text(json.dumps(about), encoding="utf-8")
+    os.replace(part, _beside(path, "json"))
+
+
+def _beside(path: Path, ending: str) -> Path:
+    return path.with_name(f"{path.name}.{ending}")
+
+
+def _lengths(starts: Ints, begin: int, end: int) -> Iterator[int]:
+    for at in range(begin, end, _CHUNK):
+        yield from np.diff(starts[at : min(at + _CHUNK, end) + 1]).tolist()

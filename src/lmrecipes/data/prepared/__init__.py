@@ -1,0 +1,1 @@
+"""Tokenized corpora on disk: made once, memory-mapped ever after."""

@@ -1,0 +1,108 @@
+"""Where prepared corpora are kept, and finding one whose text is no longer there."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+from lmrecipes.data.prepared.corpus import Prepared, find_prepared
+from lmrecipes.runtime.atomic_write import write_text
+
+_VERSION = 2
+
+
+class Described(Protocol):
+    """Text: `Source` or `Corpus`."""
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the text."""
+
+
+class Vocabularies(Protocol):
+    """Which vocabulary to make: `Tokenizing`, `WordPieceSettings` or `SentencePieceSettings`."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    def describe(self) -> dict[str, Any]:
+        """What identifies the tokens."""
+
+    def content(self) -> str | None:
+        """A hash of the files that it names; None if there are none."""
+
+
+def folder_for(source: Described, tokenizing: Vocabularies, name: str, cache_dir: Path) -> Path:
+    """Where the corpus goes, tokenized in this way: other text, tokenizing or tokenizer file, other folder."""
+    return cache_dir / f"{name}-{_digest(source.describe(), tokenizing.describe())}"
+
+
+def remember(prepared: Prepared, path: Path | None, tokenizing: Vocabularies, name: str) -> None:
+    """Notes which corpus these settings led to, where the cache can be written to."""
+    cache_dir = prepared.folder.parent
+    note = _note(path, tokenizing, name, cache_dir)
+    if note.is_file() and note.read_text() == prepared.folder.name:
+        return
+    with suppress(OSError):
+        write_text(note, prepared.folder.name)
+
+
+def recall(
+    source: Described | None, path: Path | None, tokenizing: Vocabularies, name: str, cache_dir: Path
+) -> Prepared | None:
+    """The corpus that these settings led to last, if what is there of its text and tokenizer is still the same.
+
+    Args:
+        source: the text; None if it is gone.
+        path: where it was.
+        tokenizing: its vocabulary; files that it names may be gone.
+        name: of the corpus.
+        cache_dir: where prepared data is.
+    """
+    note = _note(path, tokenizing, name, cache_dir)
+    prepared = find_prepared(cache_dir / note.read_text()) if note.is_file() else None
+    if prepared is None:
+        return None
+    same_text = source is None or prepared.manifest["source"] == source.describe()
+    content = tokenizing.content()
+    same_tokenizer = content is None or prepared.manifest["tokenizing"].get("content") == content
+    return prepared if same_text and same_tokenizer else None
+
+
+def _note(path: Path | None, tokenizing: Vocabularies, name: str, cache_dir: Path) -> Path:
+    where = None if path is None else str(path.absolute())
+    return cache_dir / f"{name}-{_digest(where, asdict(tokenizing))}.latest"
+
+
+def _digest(*parts: Any) -> str:
+    return hashlib.sha256(json.dumps([_VERSION, *parts], sort_keys=True).encode()).hexdigest()[:12]
+
+
+_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
+
+
+def cache_folder(given: str | None) -> Path:
+    """Where prepared data goes: as given, else $LMRECIPES_CACHE, else ~/.cache/lmrecipes."""
+    return Path(given or os.environ.get("LMRECIPES_CACHE", "~/.cache/lmrecipes")).expanduser()
+
+
+@contextmanager
+def writing_to(cache_dir: Path) -> Iterator[None]:
+    """Says of a cache that cannot be written to which setting names it.
+
+    Raises:
+        ValueError: in place of the error.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _UNWRITABLE or not Path(str(error.filename)).is_relative_to(cache_dir):
+            raise
+        raise ValueError(
+            f"data.cache_dir {cache_dir} cannot be written to ({error.strerror}); name another folder"
+        ) from error

@@ -1,0 +1,124 @@
+"""Examples on disk: their tokens one after the other, where each begins, and where its second segment does."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from array import array
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmrecipes.data.prepared.corpus import Prepared, mapped
+
+_AT_ONCE = 1 << 20
+
+
+class ExampleWriter:
+    """Writes examples to files that are joined later."""
+
+    def __init__(self, stem: Path, dtype: np.dtype[Any]) -> None:
+        self._names = _part_files(stem)
+        self._temporary = [name.with_name(f"{name.name}.{os.getpid()}") for name in self._names]
+        self._tokens, self._lengths, self._seconds = (array(np.dtype(kind).char) for kind in (dtype, "u4", "u4"))
+        self.examples = self.tokens = 0
+        for path in self._temporary:
+            path.write_bytes(b"")
+
+    def add(self, tokens: Sequence[int], second: int) -> None:
+        """Adds an example: its tokens, and the place of the second segment."""
+        self._tokens.extend(tokens)
+        self._lengths.append(len(tokens))
+        self._seconds.append(second)
+        self.examples += 1
+        self.tokens += len(tokens)
+        if len(self._tokens) >= _AT_ONCE:
+            self._flush()
+
+    def _flush(self) -> None:
+        for values, path in zip((self._tokens, self._lengths, self._seconds), self._temporary, strict=True):
+            with path.open("ab") as file:
+                values.tofile(file)
+                file.flush()
+                os.fsync(file.fileno())
+            del values[:]
+
+    def close(self) -> None:
+        """Puts the files in place."""
+        self._flush()
+        for path, name in zip(self._temporary, self._names, strict=True):
+            os.replace(path, name)
+
+    def discard(self) -> None:
+        """Deletes what was written."""
+        for path in self._temporary:
+            path.unlink(missing_ok=True)
+
+
+def _part_files(stem: Path) -> list[Path]:
+    return [stem.with_name(f"{stem.name}.{what}") for what in ("tokens", "lengths", "seconds")]
+
+
+def join(stems: Sequence[Path], folder: Path, split: str) -> dict[str, int]:
+    """Puts the examples of several writers one after the other, as a split of a corpus.
+
+    Returns:
+        Names and sizes of the files.
+    """
+    names = [folder / f"{split}.{what}" for what in ("bin", "starts.bin", "seconds.bin")]
+    temporary = [name.with_suffix(".part") for name in names]
+    n_tokens = 0
+    with ExitStack() as stack:
+        tokens, starts, seconds = files = [stack.enter_context(path.open("wb")) for path in temporary]
+        np.zeros(1, dtype=np.int64).tofile(starts)
+        for stem in stems:
+            of_tokens, of_lengths, of_seconds = _part_files(stem)
+            for name, file in ((of_tokens, tokens), (of_seconds, seconds)):
+                with name.open("rb") as part:
+                    shutil.copyfileobj(part, file, 1 << 22)
+            ends = n_tokens + np.cumsum(np.fromfile(of_lengths, dtype=np.uint32), dtype=np.int64)
+            ends.tofile(starts)
+            n_tokens = int(ends[-1]) if len(ends) else n_tokens
+        for file in files:
+            file.flush()
+            os.fsync(file.fileno())
+    for path, name in zip(temporary, names, strict=True):
+        os.replace(path, name)
+    return {name.name: name.stat().st_size for name in names}
+
+
+class Examples:
+    """The examples of a split, mapped into memory."""
+
+    def __init__(self, prepared: Prepared, split: str) -> None:
+        self.counts: list[int] = prepared.split(split)["examples"]
+        """Examples of each source, which follow one another."""
+        self._tokens = prepared.tokens(split)
+        self.starts = mapped(prepared.folder / f"{split}.starts.bin", np.int64)
+        """Where each example begins among the tokens, and where the last ends."""
+        self._seconds = mapped(prepared.folder / f"{split}.seconds.bin", np.uint32)
+
+    def __len__(self) -> int:
+        """Examples."""
+        return len(self.starts) - 1
+
+    def read(self, numbers: NDArray[np.int64], length: int = 0) -> tuple[NDArray[np.int64], ...]:
+        """Tokens of examples, padded with 0; their types (1 in the second segment) and lengths.
+
+        Args:
+            numbers: of the examples.
+            length: to pad to; 0 pads to the longest, rounded up to a multiple of 8.
+        """
+        starts = self.starts[numbers]
+        lengths = self.starts[numbers + 1] - starts
+        length = length or -(-int(lengths.max()) // 8) * 8
+        columns = np.arange(length)
+        there = columns < lengths[:, None]
+        places = np.minimum(starts[:, None] + columns, len(self._tokens) - 1)
+        tokens = np.where(there, self._tokens[places], 0).astype(np.int64)
+        types = (there & (columns >= self._seconds[numbers][:, None])).astype(np.int64)
+        return tokens, types, lengths

@@ -1,0 +1,270 @@
+"""Tokenizing a corpus once, into files that training maps into memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmrecipes.data.corpora.text_source import SPLITS, Source
+from lmrecipes.data.prepared.corpus import Prepared, find_prepared
+from lmrecipes.data.prepared.lock import preparing
+from lmrecipes.data.tokenizers.base import Vocabulary
+from lmrecipes.data.tokenizers.bpe import load_pretrained, train_bpe
+from lmrecipes.data.tokenizers.characters import CharacterVocabulary, code_points
+from lmrecipes.data.tokenizers.loading import load_vocabulary
+from lmrecipes.data.tokenizers.text_config import Tokenizing
+from lmrecipes.data.tokenizers.words import EOS, UNK, WordVocabulary, corpus_words
+
+Progress = Callable[[str, int, int | None], None]
+
+
+def prepare(
+    source: Source,
+    tokenizing: Tokenizing,
+    folder: Path,
+    progress: Progress = lambda *_: None,
+    given: Vocabulary | None = None,
+    splits: Sequence[str] = SPLITS,
+) -> Prepared:
+    """Tokenizes a corpus, or finds it tokenized. Two processes may start at once: one works, the other waits.
+
+    Args:
+        source: the text.
+        tokenizing: which vocabulary to make.
+        folder: where to put it.
+        progress: called with split, characters done, bytes in all (or None).
+        given: a vocabulary to use instead of making one.
+        splits: those wanted, where the source has them; without a given vocabulary it takes train.
+
+    Raises:
+        ValueError: if the text cannot be read, or changes meanwhile.
+    """
+    found = find_prepared(folder)
+    if found is not None:
+        return found
+    with preparing(folder):
+        found = find_prepared(folder)
+        if found is not None:
+            return found
+        for name in (*SPLITS, "provisional", "manifest", "state"):
+            (folder / f"{name}.part").unlink(missing_ok=True)
+        described = source.describe()
+        writer = _Writer(source, folder, progress)
+        vocabulary = writer.vocabulary(tokenizing) if given is None else given
+        vocabulary.save(folder / "vocabulary")
+        for split in splits:
+            if source.has(split):
+                writer.write(split, vocabulary)
+        if source.describe() != described:
+            (folder / "state.json").unlink(missing_ok=True)
+            raise ValueError(f"{source.place(splits[0])} changed while it was being prepared; prepare it again")
+        manifest = {
+            "source": described,
+            "resolved": source.resolved(),
+            "tokenizing": tokenizing.describe(),
+            "vocabulary": vocabulary.digest(),
+            "vocab_size": vocabulary.size,
+            "spells": vocabulary.spells,
+            "splits": writer.splits,
+            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        }
+        temporary = folder / "manifest.part"
+        temporary.write_text(json.dumps(manifest, indent=2))
+        os.replace(temporary, folder / "manifest.json")
+        (folder / "state.json").unlink(missing_ok=True)
+    return Prepared(folder, manifest)
+
+
+class _Writer:
+    """Writes the splits one by one; what an earlier, interrupted preparation finished is not done again."""
+
+    def __init__(self, source: Source, folder: Path, progress: Progress) -> None:
+        self.source, self.folder, self.progress = source, folder, progress
+        state = folder / "state.json"
+        try:
+            self.splits: dict[str, Any] = json.loads(state.read_text()) if state.is_file() else {}
+        except ValueError:
+            raise ValueError(f"{state} cannot be read; move {folder} away and prepare again") from None
+
+    def _blocks(self, split: str) -> Iterator[str]:
+        done, total = 0, self.source.size(split)
+        for block in self.source.blocks(split):
+            yield block
+            done += len(block)
+            self.progress(split, done, total)
+
+    def _lines(self, split: str) -> Iterator[str]:
+        """Blocks, with a newline after the last line too."""
+        block = "\n"
+        for block in self._blocks(split):
+            yield block
+        if not block.endswith("\n"):
+            yield "\n"
+
+    def vocabulary(self, tokenizing: Tokenizing) -> Vocabulary:
+        """Makes the vocabulary; for counted words the training text is tokenized in the same pass."""
+        if self.splits:
+            return load_vocabulary(self.folder / "vocabulary")
+        if tokenizing.kind == "pretrained":
+            assert tokenizing.name is not None
+            return load_pretrained(tokenizing.name)
+        if tokenizing.kind == "bpe":
+            return train_bpe(self._blocks("train"), tokenizing.vocab_size)
+        if tokenizing.kind in ("char", "byte"):
+            return self._count_characters(tokenizing.kind)
+        if tokenizing.vocab_file is not None:
+            return _words_from_file(tokenizing)
+        return self._count_words(tokenizing)
+
+    def _count_characters(self, kind: str) -> CharacterVocabulary:
+        """Symbols of all splits, as published for enwik8 and text8."""
+        counts: dict[int, int] = defaultdict(int)
+        for split in SPLITS:
+            for block in self._blocks(split) if self.source.has(split) else ():
+                symbols, numbers = np.unique(code_points(block, kind), return_counts=True)
+                for symbol, number in zip(symbols.tolist(), numbers.tolist(), strict=True):
+                    counts[symbol] += number
+        return CharacterVocabulary(sorted(counts, key=lambda s: (-counts[s], s)), kind=kind)
+
+    def _count_words(self, tokenizing: Tokenizing) -> WordVocabulary:
+        """Counts words and writes training tokens under provisional ids, renumbered by frequency at the end."""
+        line_end = _line_end(tokenizing)
+        ids: defaultdict[str, int] = defaultdict(int)
+        ids.default_factory = ids.__len__  # a word's id is the number of words before it
+        tally = _Tally(words=False)
+        temporary = self.folder / "provisional.part"
+        with temporary.open("wb") as file:
+            for block in self._lines("train"):
+                words = corpus_words(block, tokenizing.lower_case, line_end)
+                file.write(np.fromiter(map(ids.__getitem__, words), dtype=np.uint32, count=len(words)).data)
+                tally.add(block)
+        counts = np.zeros(len(ids), dtype=np.int64)
+        for part in _parts(temporary):
+            counts += np.bincount(part, minlength=len(ids))
+        # Whatever is dropped needs <unk>, also where the text's own <unk> is among the rare.
+        has_unknown = UNK in ids and counts[ids[UNK]] >= tokenizing.min_freq
+        needs_unknown = tokenizing.min_freq > 1 or not tokenizing.sentence_marks
+        special = [*dict.fromkeys(line_end)] + ([UNK] if needs_unknown and not has_unknown else [])
+        # Most frequent first; words equally frequent stay in the order in which they were met.
+        order = np.argsort(-counts, kind="stable")
+        met = list(ids)
+        words = special + [met[i] for i in order.tolist() if met[i] not in special and counts[i] >= tokenizing.min_freq]
+        vocabulary = WordVocabulary(
+            words,
+            lower_case=tokenizing.lower_case,
+            wikitext_style=tokenizing.wikitext_style,
+            line_end=line_end,
+        )
+        final = {word: i for i, word in enumerate(words)}
+        table = np.fromiter((final.get(word, final.get(UNK, 0)) for word in met), dtype=np.uint32, count=len(met))
+        vocabulary.save(self.folder / "vocabulary")
+        self._store("train", (table[part] for part in _parts(temporary)), vocabulary, tally)
+        temporary.unlink()
+        return vocabulary
+
+    def write(self, split: str, vocabulary: Vocabulary) -> None:
+        """Tokenizes one split.
+
+        Raises:
+            ValueError: for a word or character that the vocabulary lacks, with file and line.
+        """
+        if split in self.splits:
+            return
+        tally = _Tally(words=vocabulary.kind != "word")
+        blocks = self._lines(split) if vocabulary.kind == "word" else self._blocks(split)
+
+        def encoded() -> Iterator[Any]:
+            line = 1
+            for block in blocks:
+                tally.add(block)
+                try:
+                    yield vocabulary.encode_block(block)
+                except ValueError as error:
+                    line += _lines_before_error(block, vocabulary)
+                    raise ValueError(f"{self.source.place(split)}:{line}: {error}") from None
+                line += block.count("\n")
+
+        self._store(split, encoded(), vocabulary, tally)
+
+    def _store(self, split: str, blocks: Iterator[Any], vocabulary: Vocabulary, tally: _Tally) -> None:
+        dtype = np.dtype(np.uint16 if vocabulary.size <= 1 << 16 else np.uint32)
+        temporary, n_tokens = self.folder / f"{split}.part", 0
+        with temporary.open("wb") as file:
+            for block in blocks:
+                file.write(block.astype(dtype).data)
+                n_tokens += len(block)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self.folder / f"{split}.bin")
+        words = n_tokens if vocabulary.kind == "word" else tally.words
+        # Of bytes, as enwik8 is published, a character is one byte.
+        characters = n_tokens if vocabulary.kind in ("char", "byte") else tally.characters
+        self.splits[split] = {
+            "tokens": n_tokens,
+            "dtype": dtype.name,
+            "words": words,
+            "characters": characters,
+        }
+        state = self.folder / "state.part"
+        state.write_text(json.dumps(self.splits))
+        os.replace(state, self.folder / "state.json")
+
+
+class _Tally:
+    """Size of a text in characters, and in words if asked for."""
+
+    def __init__(self, words: bool) -> None:
+        self._counts_words, self._words, self._last = words, 0, "\n"
+        self.characters = 0
+
+    def add(self, block: str) -> None:
+        self.characters += len(block)
+        if self._counts_words and block:
+            goes_on = not self._last.isspace() and not block[0].isspace()
+            self._words += len(block.split()) + block.count("\n") - goes_on
+            self._last = block[-1]
+
+    @property
+    def words(self) -> int:
+        """Words, and one for every line's end, also the last's without a newline."""
+        return self._words + (self._last != "\n")
+
+
+def _parts(path: Path, size: int = 1 << 20) -> Iterator[Any]:
+    with path.open("rb") as file:
+        while len(part := np.fromfile(file, dtype=np.uint32, count=size)):
+            yield part
+
+
+def _lines_before_error(block: str, vocabulary: Vocabulary) -> int:
+    for number, line in enumerate(block.split("\n")):
+        try:
+            vocabulary.encode_block(line)
+        except ValueError:
+            return number
+    return 0
+
+
+def _line_end(tokenizing: Tokenizing) -> tuple[str, ...]:
+    """What a newline becomes: with sentence marks the end of one sentence and the beginning of the next."""
+    return ("<S>", "<S>") if tokenizing.sentence_marks else (EOS,)
+
+
+def _words_from_file(tokenizing: Tokenizing) -> WordVocabulary:
+    path = Path(str(tokenizing.vocab_file))
+    if not path.is_file():
+        raise ValueError(f"data.tokenizing.vocab_file {path} is no file")
+    with path.open(encoding="utf-8") as lines:
+        words = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
+    line_end = _line_end(tokenizing)
+    words = [mark for mark in dict.fromkeys(line_end) if mark not in words] + words
+    return WordVocabulary(
+        words, lower_case=tokenizing.lower_case, wikitext_style=tokenizing.wikitext_style, line_end=line_end
+    )

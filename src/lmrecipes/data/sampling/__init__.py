@@ -1,0 +1,1 @@
+"""Random numbers by counter, mixtures of sources, buckets of lengths."""

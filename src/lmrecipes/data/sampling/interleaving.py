@@ -1,0 +1,77 @@
+"""Which row comes when: several sources in fixed shares, each read from end to end again and again, by arithmetic."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmrecipes.data.sampling.counter_random import keys, permuted
+
+Ints = NDArray[Any]
+_BITS = 40
+_SOURCE, _ORDER = 0, 1
+
+
+class Interleaving:
+    """An endless order of the rows of several sources.
+
+    Any stretch of it has the sources in their shares, and every row of a source is drawn once before any of them is
+    drawn again, each time in another order. What the n-th draw is follows from n alone.
+    """
+
+    def __init__(self, counts: Sequence[int], shares: Sequence[float], seed: int) -> None:
+        """Settles the shares.
+
+        Args:
+            counts: rows of each source, 1 or more; the sources' rows are numbered one after the other.
+            shares: of each source among the draws; their sum is 1.
+            seed: of the order.
+        """
+        self._seed = seed
+        self._counts = list(counts)
+        self._first = np.cumsum([0, *counts])
+        # Whole numbers, so that sums are exact however long training is.
+        self._edges = [round(share * 2**_BITS) for share in np.cumsum([0.0, *shares])]
+        self._edges[-1] = 2**_BITS
+        least = min(b - a for a, b in zip(self._edges[:-1], self._edges[1:], strict=True))
+        # Every source is drawn several times in each block.
+        self._block = max(1024, math.ceil(4 * 2**_BITS / max(least, 1)))
+        self._known: tuple[int, Ints, Ints] = (-1, np.empty(0), np.empty(0))
+
+    def _drawn(self, n: int) -> Ints:
+        """How often each source is among the first n draws."""
+        found: Ints = np.diff([edge * n >> _BITS for edge in self._edges])
+        return found
+
+    def _sources(self, block: int) -> tuple[Ints, Ints]:
+        """Source of every draw of a block, and how many draws of it there were before."""
+        if self._known[0] != block:
+            before, until = self._drawn(block * self._block), self._drawn((block + 1) * self._block)
+            order = permuted(np.arange(self._block), self._block, keys(self._seed, _SOURCE, block))
+            sources = np.repeat(np.arange(len(before)), until - before)[order]
+            turns = np.empty(self._block, dtype=np.int64)
+            for i, (a, b) in enumerate(zip(before.tolist(), until.tolist(), strict=True)):
+                turns[sources == i] = np.arange(a, b)
+            self._known = (block, sources, turns)
+        return self._known[1:]
+
+    def draw(self, numbers: Ints) -> Ints:
+        """Rows of the draws of these numbers."""
+        found = np.empty(len(numbers), dtype=np.int64)
+        blocks, places = np.divmod(numbers, self._block)
+        for block in np.unique(blocks).tolist():
+            within = np.flatnonzero(blocks == block)
+            sources, turns = (x[places[within]] for x in self._sources(block))
+            for i in np.unique(sources).tolist():
+                of_source = sources == i
+                turn, place = np.divmod(turns[of_source], self._counts[i])
+                rows = np.empty_like(place)
+                for one in np.unique(turn).tolist():
+                    key = keys(self._seed, _ORDER, i, one)
+                    rows[turn == one] = permuted(place[turn == one], self._counts[i], key)
+                found[within[of_source]] = self._first[i] + rows
+        return found

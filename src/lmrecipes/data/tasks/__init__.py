@@ -1,0 +1,1 @@
+"""Labelled examples: questions, natural language inference."""

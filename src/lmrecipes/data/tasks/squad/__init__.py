@@ -1,0 +1,1 @@
+"""Questions in SQuAD format: files, windows, batches, answers."""

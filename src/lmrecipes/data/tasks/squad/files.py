@@ -1,0 +1,287 @@
+"""Questions about texts in SQuAD format: SQuAD 1.1 and 2.0, XQuAD and whatever else is laid out as they are."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import zlib
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+OnMalformed = Literal["refuse", "skip", "repair"]
+
+
+class Answer(NamedTuple):
+    """A right answer, and the character of the context at which it begins."""
+
+    text: str
+    start: int
+
+
+@dataclass(frozen=True)
+class Question:
+    """A question about a text."""
+
+    id: str
+    question: str
+    context: str
+    answers: tuple[Answer, ...] = ()
+    """Right answers; none if the context has none, or where they are not known."""
+    is_impossible: bool = False
+    """Whether the context has no answer."""
+    title: str = ""
+    language: str = ""
+    """Which language's file it is from, where there are several; its id then begins with it."""
+
+
+@dataclass(frozen=True)
+class SquadFile:
+    """The questions of a file, and what was wrong with others."""
+
+    questions: tuple[Question, ...]
+    skipped: Counter[str]
+    """How many questions were left out, by what was wrong with them."""
+    repaired: Counter[str]
+    """How many were mended, by what was wrong with them."""
+
+    def complaint(self, name: str) -> str:
+        """One line about what was wrong; empty if nothing was."""
+        parts = []
+        for verb, counts in (("skipped", self.skipped), ("repaired", self.repaired)):
+            if counts:
+                kinds = ", ".join(f"{number} x {kind}" for kind, number in sorted(counts.items()))
+                parts.append(f"{counts.total()} {verb} ({kinds})")
+        return f"{name}: of its malformed questions {' and '.join(parts)}" if parts else ""
+
+
+class _Malformed(Exception):  # noqa: N818  (never leaves this file)
+    """Something about a question, paragraph or article."""
+
+    def __init__(self, kind: str, what: str) -> None:
+        super().__init__(what)
+        self.kind = kind
+
+
+def read_squad(path: Path, on_malformed: OnMalformed = "refuse", *, need_answers: bool = True) -> SquadFile:
+    """Reads a .json or .parquet file, either also as .gz.
+
+    Args:
+        path: the file.
+        on_malformed: what to do about a question that cannot be right: refuse the file, skip the question, or repair
+            what can be (an answer is moved to the nearest place that has its text; the second question of an id is
+            numbered `ID#2`) and skip the rest.
+        need_answers: whether a question must say what its answers are, or that it has none.
+
+    Raises:
+        ValueError: for a file that cannot be read, or holds nothing; naming the question.
+    """
+    reader = _Reader(str(path), on_malformed, need_answers)
+    if ".parquet" in path.suffixes:
+        return reader.read(_parquet_rows(path))
+    return reader.read(_articles(_json(path), reader))
+
+
+def read_content(content: Any, name: str) -> SquadFile:
+    """The same of what a JSON file would hold.
+
+    Raises:
+        ValueError: if it is malformed.
+    """
+    reader = _Reader(name, "refuse", True)
+    return reader.read(_articles(content, reader))
+
+
+class _Row(NamedTuple):
+    """What a file says of one question, and where."""
+
+    place: str
+    title: Any
+    context: Any
+    question: Any
+
+
+class _Reader:
+    """Checks questions one by one."""
+
+    def __init__(self, name: str, on_malformed: OnMalformed, need_answers: bool) -> None:
+        self.name, self.on_malformed, self.need_answers = name, on_malformed, need_answers
+        self.skipped: Counter[str] = Counter()
+        self.repaired: Counter[str] = Counter()
+        self._ids: Counter[str] = Counter()
+
+    def wrong(self, place: str, problem: _Malformed, number: int = 1) -> None:
+        """Refuses, or counts as skipped."""
+        if self.on_malformed == "refuse":
+            raise ValueError(
+                f"{self.name}: {place}: {problem} (on_malformed: skip leaves such questions out, repair mends some)"
+            )
+        self.skipped[problem.kind] += number
+
+    def read(self, rows: Iterable[_Row]) -> SquadFile:
+        """The good questions, and how many others there are."""
+        questions = tuple(self._good(rows))
+        found = SquadFile(questions, self.skipped, self.repaired)
+        if not questions:
+            raise ValueError(found.complaint(self.name) or f"{self.name} has no question")
+        return found
+
+    def _good(self, rows: Iterable[_Row]) -> Iterator[Question]:
+        for row in rows:
+            about = row.question
+            id = about.get("id") if isinstance(about, dict) else None
+            place = f"question {id}" if isinstance(id, str) and id else row.place
+            try:
+                yield self._question(row)
+            except _Malformed as problem:
+                self.wrong(place, problem)
+
+    def _question(self, row: _Row) -> Question:
+        about = _typed(row.question, dict, "question")
+        id = _text(about, "id")
+        context = row.context
+        if not isinstance(context, str):
+            raise _Malformed("wrong type", f"context is {_shown(context)}, not a text")
+        if not context.strip():
+            raise _Malformed("empty context", "its context is empty")
+        question = _text(about, "question")
+        mended: list[str] = []
+        answers = tuple(self._answers(about, context, mended))
+        impossible = about.get("is_impossible", not answers and "answers" in about)
+        _typed(impossible, bool, "is_impossible")
+        if impossible and answers:
+            raise _Malformed("impossible with answers", "is_impossible is true, but it has answers")
+        if not impossible and not answers and self.need_answers:
+            raise _Malformed("no answer", "is_impossible is false, but it has no answer")
+        self._ids[id] += 1
+        if self._ids[id] > 1:
+            if self.on_malformed != "repair":
+                raise _Malformed("duplicate id", "another question has the same id")
+            mended.append("duplicate id")
+            id = f"{id}#{self._ids[id]}"
+        self.repaired.update(mended)
+        title = row.title if isinstance(row.title, str) else ""
+        return Question(id, question, context, answers, impossible, title)
+
+    def _answers(self, about: dict[str, Any], context: str, mended: list[str]) -> Iterator[Answer]:
+        if "answers" not in about:
+            if self.need_answers:
+                raise _Malformed("missing key", "it has no answers")
+            return
+        for answer in _typed(about["answers"], list, "answers"):
+            _typed(answer, dict, "an answer")
+            text = _text(answer, "text")
+            if "answer_start" not in answer:
+                raise _Malformed("missing key", f"the answer {_shown(text)} has no answer_start")
+            start = _typed(answer["answer_start"], int, "answer_start")
+            there = context[start : start + len(text)] if start >= 0 else ""
+            if there != text:
+                nearest = _nearest(context, text, start) if self.on_malformed == "repair" else None
+                if nearest is None:
+                    raise _Malformed(
+                        "answer not at answer_start",
+                        f"at answer_start {start} the context has {_shown(there)}, not the answer {_shown(text)}",
+                    )
+                mended.append("answer not at answer_start")
+                start = nearest
+            yield Answer(text, start)
+
+
+def _nearest(context: str, text: str, start: int) -> int | None:
+    """The place nearest to `start` at which the context has the text."""
+    places = []
+    place = context.find(text)
+    while place >= 0:
+        places.append(place)
+        place = context.find(text, place + 1)
+    return min(places, key=lambda place: abs(place - start), default=None)
+
+
+def _typed(value: Any, kind: type, name: str) -> Any:
+    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+        wanted = {dict: "an object", list: "a list", int: "a whole number", bool: "true or false"}[kind]
+        raise _Malformed("wrong type", f"{name} is {_shown(value)}, not {wanted}")
+    return value
+
+
+def _text(holder: dict[str, Any], key: str) -> str:
+    if key not in holder:
+        raise _Malformed("missing key", f"it has no {key}")
+    value = holder[key]
+    if not isinstance(value, str):
+        raise _Malformed("wrong type", f"{key} is {_shown(value)}, not a text")
+    if not value.strip():
+        raise _Malformed(f"empty {key}", f"its {key} is empty")
+    return value
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _bytes(path: Path) -> bytes:
+    try:
+        content = path.read_bytes()
+        return gzip.decompress(content) if path.suffix == ".gz" else content
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise ValueError(f"{path} is damaged or cut short ({error}); copy or download it again") from None
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(_bytes(path).decode("utf-8-sig"))
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}:{error.colno} is not JSON: {error.msg}") from None
+
+
+def _articles(content: Any, reader: _Reader) -> Iterator[_Row]:
+    """Questions of articles of paragraphs; what is above the level of questions is checked here."""
+    if not isinstance(content, dict) or not isinstance(content.get("data"), list):
+        raise ValueError(f'{reader.name} is not in SQuAD format: it must be an object with a list "data"')
+    for i, article in enumerate(content["data"]):
+        for j, paragraph in enumerate(_items(article, "paragraphs", f"data[{i}]", reader)):
+            place = f"data[{i}].paragraphs[{j}]"
+            questions = _items(paragraph, "qas", place, reader)
+            if questions and "context" not in paragraph:
+                first = questions[0].get("id") if isinstance(questions[0], dict) else None
+                where = f"question {first}" if isinstance(first, str) else place
+                reader.wrong(where, _Malformed("missing key", "its paragraph has no context"), len(questions))
+                continue
+            for k, question in enumerate(questions):
+                yield _Row(f"{place}.qas[{k}]", article.get("title"), paragraph["context"], question)
+
+
+def _items(holder: Any, key: str, place: str, reader: _Reader) -> list[Any]:
+    """The list under a key of an article or paragraph; none, where that is malformed."""
+    try:
+        _typed(holder, dict, place)
+        if key not in holder:
+            raise _Malformed("missing key", f"it has no {key}")
+        found: list[Any] = _typed(holder[key], list, key)
+    except _Malformed as problem:
+        reader.wrong(place, problem)
+        return []
+    return found
+
+
+def _parquet_rows(path: Path) -> Iterator[_Row]:
+    """A question a row, as the hub has SQuAD: answers as two lists."""
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        rows = parquet.read_table(pyarrow.BufferReader(_bytes(path))).to_pylist()
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path} cannot be read as parquet: {error}") from None
+    for number, row in enumerate(rows, start=1):
+        about = {key: value for key, value in row.items() if value is not None}
+        answers = about.get("answers")
+        if isinstance(answers, dict):
+            pairs = zip(answers.get("text") or [], answers.get("answer_start") or [], strict=False)
+            about["answers"] = [{"text": text, "answer_start": start} for text, start in pairs]
+        yield _Row(f"row {number}", about.get("title"), about.get("context"), about)

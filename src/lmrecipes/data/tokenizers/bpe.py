@@ -1,0 +1,94 @@
+"""Subwords by a Hugging Face tokenizer: GPT-2's, any other, or a byte-level BPE learned from the corpus."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Iterator
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lmrecipes.data.tokenizers.base import Ids, Vocabulary
+
+_PROBE = "Straße ÀÉ naïve, Ελληνικά 日本語 한국어 🙂"
+
+
+class SubwordVocabulary(Vocabulary):
+    """A Hugging Face tokenizer (GPT-2's, any other, or one trained on the corpus)."""
+
+    kind = "subword"
+
+    def __init__(self, tokenizer_json: str) -> None:
+        from tokenizers import Tokenizer
+
+        self._json = tokenizer_json
+        self._tokenizer = Tokenizer.from_str(tokenizer_json)
+        # Padded to a multiple of 8 as published, which matrix units like.
+        self._size = -(-self._tokenizer.get_vocab_size() // 8) * 8
+        # Lower-casing, dropped accents and unknown characters hide what was written; a space before it does not.
+        self.spells = self.decode(self.encode(_PROBE)).strip() == _PROBE
+
+    @property
+    def size(self) -> int:
+        """Tokens, rounded up to a multiple of 8."""
+        return self._size
+
+    def encode_block(self, text: str) -> Ids:
+        """Ids of a block, line by line."""
+        lines = io.StringIO(text).readlines()  # str.splitlines also cuts at other characters than newlines
+        encoded = self._tokenizer.encode_batch(lines, add_special_tokens=False)
+        return np.concatenate([np.asarray(e.ids, dtype=np.uint32) for e in encoded] or [np.empty(0, np.uint32)])
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of typed text, after a newline."""
+        return [int(i) for i in self.encode_block("\n" + text)]
+
+    def decode(self, ids: Iterable[int]) -> str:
+        """Text of ids."""
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=False))
+
+    def _content(self) -> dict[str, Any]:
+        return {"tokenizer": self._json}
+
+
+def train_bpe(blocks: Iterator[str], vocab_size: int) -> SubwordVocabulary:
+    """Learns a byte-level BPE from text."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator((line for block in blocks for line in StringIO(block)), trainer)
+    return SubwordVocabulary(tokenizer.to_str())
+
+
+def load_pretrained(name: str) -> SubwordVocabulary:
+    """A tokenizer by hub name, folder or tokenizer.json.
+
+    Raises:
+        ValueError: if there is none that can be loaded.
+    """
+    path = Path(name)
+    if path.is_file():
+        return SubwordVocabulary(path.read_text(encoding="utf-8"))
+    if (path / "tokenizer.json").is_file():
+        return SubwordVocabulary((path / "tokenizer.json").read_text(encoding="utf-8"))
+    if (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
+        from tokenizers import ByteLevelBPETokenizer
+
+        made = ByteLevelBPETokenizer.from_file(str(path / "vocab.json"), str(path / "merges.txt"))
+        return SubwordVocabulary(made.to_str())
+    try:
+        from transformers import AutoTokenizer
+
+        return SubwordVocabulary(AutoTokenizer.from_pretrained(name).backend_tokenizer.to_str())
+    except Exception as error:
+        raise ValueError(
+            f"data.tokenizing.name {name} is no folder with a tokenizer, and could not be loaded from the hub "
+            f"({type(error).__name__})"
+        ) from error

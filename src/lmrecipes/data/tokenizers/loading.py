@@ -1,0 +1,40 @@
+"""A vocabulary of any kind, from the folder that it was saved in."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from lmrecipes.data.tokenizers.base import FILE, Vocabulary
+from lmrecipes.data.tokenizers.bpe import SubwordVocabulary
+from lmrecipes.data.tokenizers.characters import CharacterVocabulary
+from lmrecipes.data.tokenizers.words import WordVocabulary
+
+
+def load_vocabulary(folder: Path) -> Vocabulary:
+    """The vocabulary saved in a folder.
+
+    Raises:
+        ValueError: if there is none, or it cannot be read.
+    """
+    path = folder / FILE
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        kind = content.pop("kind")
+        if kind == "word":
+            return WordVocabulary(content.pop("words"), **content)
+        if kind == "subword":
+            return SubwordVocabulary(content["tokenizer"])
+        if kind == "wordpiece":
+            from lmrecipes.data.tokenizers.wordpiece import WordPiece
+
+            return WordPiece(content.pop("tokens"), **content)
+        if kind == "sentencepiece":
+            from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
+
+            return SentencePiece.of_content(content)
+        return CharacterVocabulary(content["symbols"], kind=kind)
+    except FileNotFoundError:
+        raise ValueError(f"no vocabulary in {folder}") from None
+    except (KeyError, TypeError, json.JSONDecodeError) as error:
+        raise ValueError(f"vocabulary {path} cannot be read: {error}") from error

@@ -1,0 +1,95 @@
+"""Whether a SLURM job fits a recipe, and whether its tasks find one another."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Iterator
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from lmrecipes.diagnostics.machine import Finding
+
+
+def tasks() -> int:
+    """Tasks of the step that this process belongs to; 1 outside of one."""
+    return int(os.environ.get("SLURM_NTASKS", "1")) if "SLURM_PROCID" in os.environ else 1
+
+
+def job(nodes: int | None, devices: int | None) -> Iterator[Finding]:
+    """Compares what SLURM gave with what a recipe wants.
+
+    Args:
+        nodes: trainer.num_nodes, None without a recipe.
+        devices: devices per node that trainer.devices asks for, None where it leaves that open.
+    """
+    given = os.environ
+    yield Finding("slurm job", f"{given['SLURM_JOB_ID']} on {given.get('SLURM_JOB_NODELIST', 'unknown nodes')}")
+    if given.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        name = given["SLURM_JOB_NAME"]
+        yield Finding("job name", f"{name}, which Lightning takes for no SLURM job", fix="srun --job-name=lmrecipes …")
+    elif "SLURM_STEP_ID" not in given or "SLURM_PROCID" not in given:
+        yield Finding("launch", "not by srun, so that there is one process only", fix="srun lmrecipes …")
+    per_node = _tasks_per_node()
+    if nodes is not None and (found := int(given.get("SLURM_NNODES", "1"))) != nodes:
+        yield Finding(
+            "nodes",
+            f"{found} in the job, {nodes} in trainer.num_nodes",
+            fix=f"sbatch --nodes={nodes} …, or --trainer.num_nodes={found}",
+        )
+    if devices is not None and per_node is not None and per_node != devices:
+        yield Finding(
+            "tasks per node",
+            f"{per_node} in the job, {devices} in trainer.devices",
+            fix=f"sbatch --ntasks-per-node={devices} …, or --trainer.devices={per_node}",
+        )
+    if tasks() > 1 and "SLURM_NTASKS_PER_NODE" not in given:
+        yield Finding("tasks", "given by --ntasks", fix=f"sbatch --ntasks-per-node={per_node or 'N'} … instead")
+    if not shutil.which("scontrol"):
+        yield Finding("scontrol", "not found, so that a job cannot requeue itself", fix="put SLURM's commands on PATH")
+
+
+def _tasks_per_node() -> int | None:
+    """From 2(x3) and the like, if all nodes have the same."""
+    said = os.environ.get("SLURM_STEP_TASKS_PER_NODE") or os.environ.get("SLURM_TASKS_PER_NODE", "")
+    found = re.fullmatch(r"(\d+)(?:\(x\d+\))?", said)
+    return int(found.group(1)) if found else None
+
+
+def rendezvous(seconds: float) -> tuple[Finding, Any]:
+    """Lets all tasks of the step meet where training would.
+
+    Returns:
+        What came of it, and the process group if they met.
+    """
+    from lightning.fabric.plugins.environments import SLURMEnvironment
+
+    place, limit = "no address", timedelta(seconds=seconds)
+    try:
+        environment = SLURMEnvironment(auto_requeue=False)
+        place = f"{environment.main_address}:{environment.main_port}"
+        dist.init_process_group(
+            "gloo",
+            init_method=f"tcp://{place}",
+            rank=environment.global_rank(),
+            world_size=environment.world_size(),
+            timeout=limit,
+        )
+        met = torch.ones(1)
+        dist.all_reduce(met)
+    except (RuntimeError, ValueError) as error:
+        said = " ".join(str(error).split())[:160]
+        return (
+            Finding(
+                "rendezvous",
+                f"not all {tasks()} tasks met at {place} in {seconds:g} s: {said}",
+                fix="export MASTER_ADDR (an address of the first node that all reach), MASTER_PORT (a free port), "
+                "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME (the network between nodes, see `ip addr`)",
+            ),
+            None,
+        )
+    return Finding("rendezvous", f"{int(met)} tasks met at {place}"), dist.group.WORLD

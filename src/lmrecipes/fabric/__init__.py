@@ -1,0 +1,1 @@
+"""A recipe under Fabric: a training loop to read and to change."""

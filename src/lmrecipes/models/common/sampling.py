@@ -1,0 +1,58 @@
+"""Drawing the next token from a model's distribution."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class PromptBatch(NamedTuple):
+    """One text to be continued."""
+
+    input_ids: Tensor
+    """Tokens, int64 of shape (1, length)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sampling:
+    """How the next token is chosen."""
+
+    max_new_tokens: int = 50
+    """Tokens to generate."""
+    temperature: float = 1.0
+    """Below 1 sharpens the distribution; 0 always takes the likeliest token."""
+    top_k: int = 0
+    """Draw from the k likeliest tokens (0: from all)."""
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be.
+
+        Raises:
+            ValueError: naming the option and what would work.
+        """
+        if self.max_new_tokens < 1:
+            raise ValueError(f"--max_new_tokens is {self.max_new_tokens}; it must be 1 or more")
+        if self.temperature < 0:
+            raise ValueError(f"--temperature is {self.temperature}; it must be 0 or more")
+        if self.top_k < 0:
+            raise ValueError(f"--top_k is {self.top_k}; it must be 0 (all tokens) or more")
+
+    def draw(self, log_probs: Tensor) -> Tensor:
+        """Chooses one token per row.
+
+        Args:
+            log_probs: (batch, vocab_size).
+
+        Returns:
+            Token ids (batch, 1).
+        """
+        if self.temperature == 0:
+            return log_probs.argmax(dim=-1, keepdim=True)
+        scaled = log_probs.float() / self.temperature
+        if self.top_k:
+            k = min(self.top_k, scaled.shape[-1])
+            scaled = scaled.masked_fill(scaled < scaled.topk(k).values[:, -1:], -torch.inf)
+        return torch.multinomial(scaled.softmax(dim=-1), num_samples=1)

@@ -1,0 +1,193 @@
+"""Answering questions by spans of a text as a LightningModule: steps, loss, optimizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor
+
+from lmrecipes.batches import BatchPlan, SpanBatch, SpanScores
+from lmrecipes.checkpoints.weights import check_weights, own_weights
+from lmrecipes.data.tasks.squad.best_spans import best_spans
+from lmrecipes.metrics.perplexity import TokenLoss
+from lmrecipes.models.common.hf import begins
+from lmrecipes.models.common.parallel_plan import ParallelPlan
+from lmrecipes.models.common.vocab_size import corpus_of, with_vocabulary
+from lmrecipes.models.electra import hf
+from lmrecipes.models.electra.config import ReaderConfig
+from lmrecipes.models.electra.parallel import reader_plan
+from lmrecipes.models.electra.reader import ElectraReader
+from lmrecipes.models.electra.tiny import tiny
+from lmrecipes.optim import GroupSettings, Schedule, StepSchedule, build_optimizer, parameter_groups
+from lmrecipes.trainer_state import completes_step, logs_step
+
+
+class ElectraReaderModule(LightningModule):
+    """Fine-tuning on SQuAD-shaped data; evaluation steps hand over the spans that were found."""
+
+    network: ElectraReader
+    tiny_config = staticmethod(tiny)
+
+    def __init__(
+        self,
+        config: ReaderConfig,
+        optimizer: OptimizerCallable,
+        schedule: Schedule,
+        batch: BatchPlan,
+        groups: GroupSettings | None = None,
+        pretrained: str | None = None,
+        compile: bool = False,
+    ) -> None:
+        """Holds the settings; the network is built by `configure_model`, when the vocabulary is known.
+
+        Args:
+            config: sizes of the encoder, and the head.
+            optimizer: makes the optimizer from the parameters.
+            schedule: learning rate by step.
+            batch: how windows are batched; a recipe's `batch:` group.
+            groups: which parameters the optimizer treats otherwise; left out, norms and biases have no weight decay.
+            pretrained: folder or hub name of a published discriminator to begin with.
+            compile: whether torch.compile is applied to the network.
+        """
+        super().__init__()
+        self.config = config
+        self.batch_plan = batch
+        self._optimizer = optimizer
+        self._schedule = schedule
+        self._groups = groups or GroupSettings()
+        self._pretrained = pretrained
+        self._compile = compile
+        self._means = torch.nn.ModuleDict({f"{split}_loss": TokenLoss() for split in ("train", "val", "test")})
+
+    def configure_model(self) -> None:
+        """Builds the network, for the corpus's vocabulary where the recipe leaves its size open."""
+        if hasattr(self, "network"):
+            return
+        self.config = with_vocabulary(self.config, corpus_of(self))
+        self.network = ElectraReader(self.config)
+        if self._pretrained is not None and begins(self):
+            hf.load_reader(self.network, self._pretrained)
+        if self._compile:
+            self.network.compile()
+
+    def adopt(self, found: Mapping[str, Tensor], given: str) -> dict[str, Tensor]:
+        """The weights to begin with of another run: a pretrained discriminator's encoder, or all of a reader.
+
+        Args:
+            found: the other run's weights.
+            given: what the user gave, for messages.
+
+        Raises:
+            ValueError: if they are of neither, or of another size.
+        """
+        own = own_weights(self)
+        theirs, ours = "network.discriminator.", "network.electra."
+        if any(name.startswith(theirs) for name in found):
+            own = {name: value for name, value in own.items() if name.startswith(ours)}
+            found = {ours + name.removeprefix(theirs): v for name, v in found.items() if name.startswith(theirs)}
+        check_weights(found, own, given)
+        return dict(found)
+
+    def _run(self, batch: SpanBatch, split: str) -> Any:
+        out = self.network(**{name: value for name, value in batch._asdict().items() if name != "windows"})
+        self._mean(split).update(out.loss.detach().expand(len(batch.lengths)))
+        return out
+
+    def _mean(self, split: str) -> Any:
+        return self._means[f"{split}_loss"]
+
+    def training_step(self, batch: SpanBatch, batch_idx: int) -> Tensor:
+        """Mean loss over the windows of one micro-batch."""
+        loss: Tensor = self._run(batch, "train").loss
+        if logs_step(self.trainer) and completes_step(self.trainer):
+            # Over all passes since the last logged step.
+            self._report("train")
+        return loss
+
+    def validation_step(self, batch: SpanBatch, batch_idx: int) -> Any:
+        """The SpanScores of the windows; adds to the validation loss."""
+        return self._scores(batch, "val")
+
+    def test_step(self, batch: SpanBatch, batch_idx: int) -> Any:
+        """The SpanScores of the windows; adds to the test loss."""
+        return self._scores(batch, "test")
+
+    def predict_step(self, batch: SpanBatch, batch_idx: int) -> SpanScores:
+        """What the windows hold."""
+        return self._scores(batch, "test")
+
+    def _scores(self, batch: SpanBatch, split: str) -> SpanScores:
+        out = self._run(batch, split)
+        if out.logits is not None:
+            start, end = out.logits
+            return best_spans(start, end, batch._replace(allowed=batch.allowed[:, : start.shape[1]]))
+        odds = self.config.answerable
+        return SpanScores(windows=batch.windows, **out.found._asdict(), null_is_odds=odds)
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the validation loss."""
+        self._report("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test loss."""
+        self._report("test")
+
+    def _report(self, split: str) -> None:
+        self.log(f"{split}/loss", self._mean(split).compute(), batch_size=1)
+        self._mean(split).reset()
+
+    def configure_optimizers(self) -> Any:
+        """Rates by depth, norms and biases by themselves, as published; the rate moves every optimizer step."""
+        optimizer = build_optimizer(
+            self._optimizer,
+            parameter_groups(self.network, self._groups, self.depth),
+            fused=self.trainer.precision != "16-mixed",
+        )
+        scheduler = StepSchedule(optimizer, self._schedule, max_steps=self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def depth(self, name: str) -> int:
+        """Depth of a parameter: embeddings 0, layer i of the encoder i + 1, the head one above the next."""
+        parts = name.split(".")
+        if parts[0] != "electra":
+            return self.config.n_layers + 2
+        return int(parts[3]) + 1 if parts[1:3] == ["encoder", "layer"] else 0
+
+    @property
+    def parallel_plan(self) -> ParallelPlan:
+        """What of the network may be split over processes."""
+        return reader_plan(self.config)
+
+    def example(self) -> dict[str, Any]:
+        """Made-up arguments of one call of the network."""
+        ids, first = hf.made_up(self.config), torch.zeros(2, dtype=torch.long)
+        return {
+            "input_ids": ids,
+            "token_type_ids": torch.zeros_like(ids),
+            "lengths": torch.full((2,), ids.shape[1]),
+            "allowed": torch.ones_like(ids, dtype=torch.bool),
+            "starts": first,
+            "ends": first,
+            "impossible": torch.zeros(2),
+        }
+
+    def export(self, folder: Path, form: str) -> None:
+        """Refuses programs."""
+        raise ValueError(f"--format {form} is not for question answering; --format hf or state_dict are")
+
+    def export_hf(self, folder: Path, vocabulary: Any) -> list[Path]:
+        """Writes a folder that transformers loads, with the vocabulary."""
+        return hf.write_reader(self.network, folder, vocabulary)
+
+    def count(self, batch: SpanBatch) -> tuple[int, int]:
+        """Windows and real tokens of a batch, for throughput."""
+        return len(batch.lengths), int(batch.lengths.sum())
+
+    def flops_per_token(self) -> float:
+        """Floating-point operations to train on one token, forward and backward."""
+        return self.config.flops_per_token(self.batch_plan.seq_len)

@@ -1,0 +1,1 @@
+"""A dry run of a whole recipe at toy size."""

@@ -1,0 +1,197 @@
+"""Shrinking a recipe for its rehearsal: a whole configuration in, the same with small sizes on CPU processes out."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.strategies import StrategyRegistry
+
+from lmrecipes.models.common.tiny_config import tiny
+from lmrecipes.strategies import FSDP2Strategy
+
+# Steps in all; a checkpoint and a validation every so many; and how many are made before everything is killed.
+STEPS, EVERY, KILLED_AFTER = 6, 2, 5
+_PASSES, _COLUMNS = 2, 2
+_LENGTHS = {"seq_len": 8, "mem_len": 8, "clamp_len": 4}
+_NO_HALVES = {"16-mixed": "bf16-mixed", "16": "bf16-mixed", "16-true": "bf16-true", "transformer-engine": "bf16-mixed"}
+_NO_HALVES["transformer-engine-float16"] = "bf16-mixed"
+# Limits of a run, for which a rehearsal has its own.
+_UNSET = (
+    *("max_epochs", "min_epochs", "min_steps", "max_time", "limit_train_batches", "limit_predict_batches"),
+    *("check_val_every_n_epoch", "profiler"),
+)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Over which processes a recipe is spread."""
+
+    strategy: str | dict[str, Any]
+    """trainer.strategy."""
+    devices: int
+    """Processes of each node."""
+    data_ranks: int
+    """Processes that read different data, over all nodes."""
+
+
+def full_size_on_cpu(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as it is, but for what only its own hardware can do."""
+    on_cpu = deepcopy(dict(settings))
+    trainer = on_cpu["trainer"]
+    precision = str(trainer["precision"])
+    trainer["devices"] = n_devices(trainer["devices"], trainer["accelerator"])
+    trainer["accelerator"] = "cpu"
+    trainer["precision"] = _NO_HALVES.get(precision, trainer["precision"])
+    return on_cpu
+
+
+def n_devices(asked: Any, accelerator: str) -> int:
+    """Devices of a node; where a recipe takes what is there, two stand for many."""
+    if isinstance(asked, list):
+        return len(asked)
+    text = str(asked).strip()
+    if "," in text:
+        return len([index for index in text.split(",") if index.strip()])
+    if text in ("auto", "-1"):
+        return 1 if accelerator == "cpu" else 2
+    return int(text)
+
+
+def smallest_spread(strategy: Any, asked: str | dict[str, Any], devices: int, nodes: int) -> Spread:
+    """The fewest processes of one node among which there is still everything that the recipe's do with each other.
+
+    Args:
+        strategy: of the recipe's size, built.
+        asked: trainer.strategy, as it is in the configuration.
+        devices: processes of each of the recipe's nodes.
+        nodes: the recipe's nodes.
+
+    Returns:
+        Two processes where there were more; with a mesh, two along each axis that had more than one.
+    """
+    if not isinstance(strategy, FSDP2Strategy):
+        few = min(devices * nodes, 2)
+        return Spread(asked, few, few)
+    replicate, sharded, tensor = (min(size, 2) for size in strategy.mesh_shape(devices, nodes))
+    given: dict[str, Any] = asked if isinstance(asked, dict) else _registered(asked)
+    sizes = {"tensor_parallel_size": tensor, "shard_size": sharded}
+    exact = {**given, "init_args": {**(given.get("init_args") or {}), **sizes}}
+    return Spread(exact, replicate * sharded * tensor, replicate * sharded)
+
+
+def _registered(name: str) -> dict[str, Any]:
+    return {"class_path": "lmrecipes.strategies.FSDP2Strategy", "init_args": StrategyRegistry[name]["init_params"]}
+
+
+def shrink(settings: Mapping[str, Any], spread: Spread, passes: int, text: Path, cache: Path) -> dict[str, Any]:
+    """A recipe with everything it does, in small.
+
+    Args:
+        settings: the recipe, whole.
+        spread: processes to train on.
+        passes: forward and backward passes that the recipe makes per optimizer step.
+        text: folder of a small text.
+        cache: folder for prepared data.
+    """
+    small = full_size_on_cpu(settings)
+    model, data = small["model"]["init_args"], small["data"]["init_args"]
+    kind, corpus = (_class_of(small[part]["class_path"]) for part in ("model", "data"))
+    lengths = {**_LENGTHS, **getattr(corpus, "tiny_lengths", {})}
+    small["batch"] = tiny_batch(small["batch"], spread.data_ranks, min(passes, _PASSES), lengths)
+    model["config"] = getattr(kind, "tiny_config", tiny)(model["config"])
+    if "pretrained" in model:
+        # Of another size, and perhaps not on this machine.
+        model["pretrained"] = None
+    if isinstance(model.get("schedule"), dict):
+        model["schedule"]["init_args"] = tiny_schedule(
+            model["schedule"].get("init_args") or {}, small["trainer"]["max_steps"]
+        )
+    data.update(getattr(corpus, "tiny_data", _tiny_data)(data, text))
+    if "cache_dir" in data:
+        data["cache_dir"] = str(cache)
+    trainer = small["trainer"]
+    trainer.update(dict.fromkeys(_UNSET))
+    trainer.update(
+        strategy=spread.strategy,
+        devices=spread.devices,
+        num_nodes=1,
+        max_steps=STEPS,
+        val_check_interval=EVERY,
+        limit_val_batches=2,
+        limit_test_batches=2,
+        log_every_n_steps=1,
+        accumulate_grad_batches=1,
+        fast_dev_run=False,
+    )
+    given = trainer["callbacks"] or []
+    given = given if isinstance(given, list) else [given]
+    trainer["callbacks"] = [*map(tiny_callback, given), _sudden_end()]
+    small["published"] = []
+    return small
+
+
+def _class_of(class_path: str) -> Any:
+    module, _, name = class_path.rpartition(".")
+    return getattr(importlib.import_module(module), name)
+
+
+def _tiny_data(data: Mapping[str, Any], text: Path) -> dict[str, Any]:
+    """What makes a corpus of running text small: a folder of it in place of what it has."""
+    return {name: value for name, value in (("path", str(text)), ("revision", None)) if name in data}
+
+
+def _sudden_end() -> dict[str, Any]:
+    return {
+        "class_path": "lmrecipes.callbacks.fault_injection.SuddenEnd",
+        "init_args": {"after_step": KILLED_AFTER},
+    }
+
+
+def tiny_batch(batch: Mapping[str, Any], data_ranks: int, passes: int, lengths: Mapping[str, int]) -> dict[str, Any]:
+    """A batch of a few short sequences per process, accumulated if the recipe's is.
+
+    Args:
+        batch: the recipe's.
+        data_ranks: processes that read different data.
+        passes: forward and backward passes per step.
+        lengths: the longest that lengths may be, by their names.
+    """
+    small = {**batch, **_short(batch, lengths)}
+    columns = _COLUMNS if batch["micro_batch_size"] is None else min(batch["micro_batch_size"], _COLUMNS)
+    small["global_batch_size"] = data_ranks * columns * passes
+    small["micro_batch_size"] = None if batch["micro_batch_size"] is None else columns
+    for split in ("val", "test"):
+        small[split] = {**batch[split], **_short(batch[split], lengths), "batch_size": data_ranks * _COLUMNS}
+    return small
+
+
+def _short(plan: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, int]:
+    return {name: min(plan[name], longest) for name, longest in lengths.items() if isinstance(plan.get(name), int)}
+
+
+def tiny_schedule(arguments: Mapping[str, Any], max_steps: int) -> dict[str, Any]:
+    """A schedule that passes through all of its parts within the few steps, if it did within max_steps."""
+    end = arguments.get("max_steps") or max_steps
+    small = dict(arguments)
+    for name, value in arguments.items():
+        if name == "max_steps" and isinstance(value, int):
+            small[name] = STEPS
+        elif name.endswith("_steps") and isinstance(value, int):
+            small[name] = min(value, EVERY) if value < end or end < 0 else STEPS
+    return small
+
+
+def tiny_callback(callback: Mapping[str, Any]) -> dict[str, Any]:
+    """A callback that has its turn within the few steps, and does not end them."""
+    arguments = dict(callback.get("init_args") or {})
+    for name in ("every_n_steps", "every_n_train_steps"):
+        if isinstance(arguments.get(name), int) and arguments[name] > EVERY:
+            arguments[name] = EVERY
+    if isinstance(arguments.get("patience"), int):
+        arguments["patience"] = max(arguments["patience"], STEPS)
+    return {**callback, **({"init_args": arguments} if arguments else {})}

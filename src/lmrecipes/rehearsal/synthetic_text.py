@@ -1,0 +1,73 @@
+"""A small text in place of a corpus."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from itertools import islice
+from pathlib import Path
+
+from lmrecipes.data.corpora.text_source import NAMES, Source
+
+_LINES = {"train": 500, "val": 80, "test": 80}
+_PER_LINE = 12
+# Of a text that there is: enough for the few steps, and little to tokenize.
+_CHARACTERS = 30_000
+
+
+def write_made_up(folder: Path, words: Sequence[str] = ()) -> Path:
+    """Lines of made-up words, or of given ones, all of which the training text has.
+
+    Args:
+        folder: where train.txt, valid.txt and test.txt go.
+        words: what the lines are made of; left out, words of two syllables in small letters.
+    """
+    generator = random.Random(0)
+    known = list(words) or [first + second for first in _SYLLABLES for second in _SYLLABLES]
+    for split, n_lines in _LINES.items():
+        lines = [" ".join(generator.choices(known, k=_PER_LINE)) for _ in range(n_lines)]
+        if split == "train":
+            lines += [" ".join(known[i : i + _PER_LINE]) for i in range(0, len(known), _PER_LINE)]
+        _write(folder, split, lines)
+    return folder
+
+
+_SYLLABLES = [consonant + vowel for consonant in "bdfgklmn" for vowel in "aeiou"][::4]
+
+
+def write_sample(folder: Path, source: Source) -> Path:
+    """The beginning of a training text, for all splits, so that every word of theirs is known.
+
+    Raises:
+        ValueError: if training or validation text is missing or cannot be read.
+    """
+    for split in ("train", "val"):
+        source.require(split)
+    lines: list[str] = []
+    for block in source.blocks("train"):
+        lines += block.splitlines()
+        if sum(map(len, lines)) >= _CHARACTERS:
+            break
+    sample = "\n".join(lines)[:_CHARACTERS]
+    # In the middle of a word it would be another one.
+    text = sample.rpartition(" ")[0] or sample
+    for split in _LINES:
+        _write(folder, split, text.split("\n"))
+    return folder
+
+
+def _write(folder: Path, split: str, lines: Iterable[str]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{NAMES[split][0]}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def words_of(vocabulary: Path, n: int = 100) -> list[str]:
+    """The first words of a file with a word per line.
+
+    Raises:
+        ValueError: if there is no such file.
+    """
+    if not vocabulary.is_file():
+        raise ValueError(f"data.tokenizing.vocab_file {vocabulary} is no file")
+    with vocabulary.open(encoding="utf-8") as lines:
+        return list(islice((line.split()[0] for line in lines if line.strip()), n))

@@ -1,0 +1,1 @@
+"""Failures, signals and requeueing: how all ranks of a run end together."""

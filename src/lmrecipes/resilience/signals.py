@@ -1,0 +1,50 @@
+"""Signals that ask a run to stop: noted when they come, acted upon at the end of a step."""
+
+from __future__ import annotations
+
+import signal
+from types import FrameType
+
+from lmrecipes.runtime.launcher import in_slurm_job
+
+# What SLURM sends before a time limit, at a preemption, or when a node is drained.
+SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
+# The signal that came first, 0 for none.
+_noted = 0
+_training = False
+
+
+def watch() -> None:
+    """Notes the signals from now on.
+
+    Until training begins there is nothing to save: outside a SLURM job the signal then ends the process.
+    """
+    global _noted, _training
+    _noted, _training = 0, in_slurm_job()
+    for number in SIGNALS:
+        signal.signal(number, _note)
+
+
+def ignore() -> None:
+    """Lets signals do nothing any more: what they ask for is done, and the exit code stays."""
+    for number in SIGNALS:
+        if signal.getsignal(number) is _note:
+            signal.signal(number, signal.SIG_IGN)
+
+
+def _note(number: int, frame: FrameType | None) -> None:
+    global _noted
+    _noted = _noted or number
+    if not _training:
+        raise SystemExit(128 + number)
+
+
+def training_begins() -> None:
+    """From now on signals are only noted."""
+    global _training
+    _training = True
+
+
+def noted() -> int:
+    """The signal that came, or 0."""
+    return _noted

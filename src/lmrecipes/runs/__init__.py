@@ -1,0 +1,35 @@
+"""The directory of one run: where it is made, how it is found again, and what is kept in it."""
+
+from lmrecipes.runs.run_dir import (
+    ABOUT,
+    CONFIG,
+    RESULTS,
+    VOCABULARY,
+    add_result,
+    discard_if_unused,
+    find_run,
+    forget,
+    new_run_dir,
+    note,
+    recipe_of,
+    results,
+    seal,
+    write_text,
+)
+
+__all__ = [
+    "ABOUT",
+    "CONFIG",
+    "RESULTS",
+    "VOCABULARY",
+    "add_result",
+    "discard_if_unused",
+    "find_run",
+    "forget",
+    "new_run_dir",
+    "note",
+    "recipe_of",
+    "results",
+    "seal",
+    "write_text",
+]

@@ -1,0 +1,238 @@
+"""The directory of one run: where it is made, how it is found again, and what is kept in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from lmrecipes import __version__
+from lmrecipes.config import catalog
+from lmrecipes.runtime import atomic_write
+from lmrecipes.runtime.launcher import RUN_DIR_VARIABLE, is_main_process, launcher_id, sweep_id
+from lmrecipes.runtime.ledger import Ledger
+
+ABOUT = "run.json"
+CONFIG = "config.yaml"
+RESULTS = "results.json"
+VOCABULARY = "vocabulary"
+# The new run of this command, and what the command has made for it.
+_claimed: Path | None = None
+_ledger = Ledger()
+
+
+def forget() -> None:
+    """Begins a command: a run of this process's earlier command, or one that its parent had, is none of its own."""
+    global _claimed
+    _claimed = None
+    _ledger.clear()
+    if is_main_process():
+        os.environ.pop(RUN_DIR_VARIABLE, None)
+
+
+def new_run_dir(recipe: str, *, root: Path, asked: Path | None = None) -> Path:
+    """Makes the directory of a new run, the same one in every process of the run.
+
+    Args:
+        recipe: name of the recipe.
+        root: folder of all runs; the run goes to `<root>/<recipe>/<id>`.
+        asked: a directory asked for by name instead; it may exist if it is empty.
+
+    Raises:
+        ValueError: if the directory cannot be made, or holds a run or anything else already.
+    """
+    shared_id = None if asked is not None else sweep_id() or launcher_id()
+    inherited = os.environ.get(RUN_DIR_VARIABLE)
+    if inherited and asked is None and shared_id is None and not is_main_process():
+        return Path(inherited)
+    if asked is not None:
+        directory = asked
+    elif shared_id is not None:
+        directory = root / recipe / shared_id
+    else:
+        directory = _unused(root / recipe / time.strftime("%Y%m%d-%H%M%S"))
+    if is_main_process():
+        _claim(directory)
+    directory = directory.resolve()
+    os.environ[RUN_DIR_VARIABLE] = str(directory)
+    return directory
+
+
+def _claim(directory: Path) -> None:
+    """Makes a directory this process's run, by the first file in it, which says what the run was begun by.
+
+    Raises:
+        ValueError: if it cannot be made, or is not empty.
+    """
+    from importlib.metadata import version
+
+    global _claimed
+    again = _clear_failed_start(directory)
+    if os.path.lexists(directory) and not directory.is_dir():
+        kind = "a link that leads nowhere" if directory.is_symlink() and not directory.exists() else "no folder"
+        raise ValueError(f"run directory {directory} is {kind}; name another with --run_dir")
+    if (directory / CONFIG).exists():
+        raise ValueError(
+            f"run directory {directory} holds a run already; "
+            f"continue it with --resume {directory}, or name another with --run_dir"
+        )
+    about = {
+        "command": ["lmrecipes", *sys.argv[1:]],
+        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "lmrecipes": __version__,
+        "torch": version("torch"),
+        "lightning": version("lightning"),
+        "python": platform.python_version(),
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+    }
+    text = json.dumps(about, indent=2) + "\n"
+    taken = (
+        f"run directory {directory} is taken by a run that is starting, or was killed as it started; "
+        f"name another with --run_dir"
+    )
+    try:
+        _ledger.make_folder(directory)
+        if again:
+            write_text(directory / ABOUT, text)
+        elif (directory / ABOUT).exists():
+            raise ValueError(taken)
+        elif any(directory.iterdir()):
+            raise ValueError(
+                f"run directory {directory} is not empty and holds no run; name a new or an empty one with --run_dir"
+            )
+        else:
+            # Of two runs that find the same directory empty, one fails here.
+            _ledger.write_new(directory / ABOUT, text)
+    except OSError as error:
+        _ledger.undo()
+        lost = isinstance(error, FileExistsError) and (directory / ABOUT).exists()
+        raise ValueError(taken if lost else f"run directory {directory} cannot be made: {error.strerror}") from error
+    _claimed = directory.resolve()
+
+
+def _clear_failed_start(directory: Path) -> bool:
+    """Lets a requeued job begin anew where its own run ended before the first checkpoint; returns whether it does."""
+    job = os.environ.get("SLURM_JOB_ID")
+    if int(os.environ.get("SLURM_RESTART_COUNT", "0")) == 0 or any((directory / "checkpoints").glob("*.ckpt")):
+        return False
+    try:
+        about = json.loads((directory / ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    if job is None or not isinstance(about, dict) or about.get("slurm_job") != job:
+        return False
+    for name in (CONFIG, "metrics.csv"):
+        (directory / name).unlink(missing_ok=True)
+    return True
+
+
+def _unused(directory: Path) -> Path:
+    """`directory`, or its name with the first number that no other run has taken, claimed by making it."""
+    for number in range(1, 1000):
+        candidate = directory if number == 1 else directory.with_name(f"{directory.name}-{number}")
+        try:
+            _ledger.make_folder(candidate, exist_ok=False)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise ValueError(f"run directory {candidate} cannot be made: {error.strerror}") from error
+        return candidate
+    raise ValueError(f"run directories {directory}-2 to -999 are all taken; name one with --run_dir")
+
+
+def find_run(name: str, *, root: Path) -> Path:
+    """A run by its directory, or the newest run of a recipe by the recipe's name.
+
+    Raises:
+        ValueError: if there is none, saying what is there.
+    """
+    directory = Path(name)
+    if (directory / CONFIG).is_file():
+        return directory.resolve()
+    below = root / name.removesuffix(".yaml").removeprefix("recipes/")
+    if (below / CONFIG).is_file():
+        return below.resolve()
+    runs = [path.parent for path in below.glob(f"*/{CONFIG}")] if below.is_dir() else []
+    if runs:
+        return max(runs, key=lambda run: (run / CONFIG).stat().st_mtime).resolve()
+    if (inside := next((p for p in directory.parents if (p / CONFIG).is_file()), None)) and directory.exists():
+        raise ValueError(f"{name} is inside a run; give the run's directory: {inside}")
+    if directory.is_dir():
+        raise ValueError(f"{name} is not a run directory: it has no {CONFIG}")
+    known = (
+        sorted({p.parent.parent.relative_to(root).as_posix() for p in root.rglob(CONFIG)} - {"."})
+        if root.is_dir()
+        else []
+    )
+    hint = f"runs exist of: {', '.join(known)}" if known else f"there are no runs in {root}/ yet"
+    raise ValueError(f"no run {name!r}, neither as a directory nor as a recipe that was run; {hint}")
+
+
+def note(path: Path) -> None:
+    """Notes a file or folder that is about to be made in a run, to be removed should the run be refused."""
+    _ledger.note(path)
+
+
+def seal(path: Path) -> None:
+    """Notes that what was noted is written: what is added to it, or put in its place, is not this command's."""
+    _ledger.seal(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a small file of a run, whole or not at all."""
+    note(path)
+    atomic_write.write_text(path, text)
+    seal(path)
+
+
+def results(run_dir: Path) -> list[dict[str, Any]]:
+    """The run's evaluations so far.
+
+    Raises:
+        ValueError: if what is there is no list of them.
+    """
+    path = run_dir / RESULTS
+    if not os.path.lexists(path):
+        return []
+    with suppress(OSError, ValueError):
+        found = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(found, list) and all(isinstance(one, dict) and "metrics" in one for one in found):
+            return found
+    raise ValueError(f"{path} is no list of a run's results; move it away")
+
+
+def add_result(run_dir: Path, result: dict[str, Any]) -> None:
+    """Appends one evaluation to the run's results.
+
+    Raises:
+        ValueError: if what is there is no list of them.
+    """
+    write_text(run_dir / RESULTS, json.dumps([*results(run_dir), result], indent=2) + "\n")
+
+
+def discard_if_unused() -> None:
+    """Takes back what this command has made for a run that was refused before it trained; what else is there stays."""
+    global _claimed
+    run_dir, _claimed = _claimed, None
+    if run_dir is None or (run_dir / "checkpoints").exists() or (run_dir / "metrics.csv").exists():
+        return
+    errors = run_dir / "errors"
+    if any(errors.glob("[!.]*")):
+        return
+    # Any rank's, that it was the first to speak.
+    for mark in errors.glob(".said-*"):
+        mark.unlink(missing_ok=True)
+    with suppress(OSError):
+        errors.rmdir()
+    _ledger.undo()
+
+
+def recipe_of(config_paths: list[Path]) -> str:
+    """Name of the recipe that a list of `--config` files stands for: the first that is not an overlay."""
+    names = [catalog.recipe_name(path) for path in config_paths]
+    return next((name for name in names if not name.startswith("overlays/")), "unnamed")

@@ -1,0 +1,88 @@
+"""How this process was launched: which rank of which job it is."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+RUN_DIR_VARIABLE = "LMRECIPES_RUN_DIR"
+
+
+_RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
+
+
+def is_main_process() -> bool:
+    """Whether this process, among those the launcher started, is the one that writes."""
+    return all(os.environ.get(name, "0") == "0" for name in _RANKS)
+
+
+def check_rank(rank: int) -> None:
+    """Refuses to go on as the first process of a run of which this should be another one: it would claim no directory.
+
+    Args:
+        rank: of this process, as Lightning has it.
+
+    Raises:
+        ValueError: naming the variables that say otherwise.
+    """
+    if rank == 0 and not is_main_process():
+        names = [name for name in _RANKS if os.environ.get(name, "0") != "0"]
+        told = " and ".join(f"{name}={os.environ[name]}" for name in names)
+        raise ValueError(
+            f"the environment has {told}, but a run with these trainer.devices and trainer.num_nodes has no such "
+            f"process; unset {' and '.join(names)}, or set trainer.devices to the number of processes that are launched"
+        )
+
+
+def sweep_id() -> str | None:
+    """An id of its own for every run that an agent of a wandb sweep starts, also within one SLURM step."""
+    if "WANDB_SWEEP_ID" in os.environ and "WANDB_RUN_ID" in os.environ:
+        return f"sweep-{os.environ['WANDB_SWEEP_ID']}-{os.environ['WANDB_RUN_ID']}"
+    return None
+
+
+def launcher_id() -> str | None:
+    """An id that all processes started by srun or torchrun agree on without talking; None for other launches."""
+    if "SLURM_JOB_ID" in os.environ and os.environ.get("SLURM_STEP_ID", "").isdigit():
+        return f"slurm-{os.environ['SLURM_JOB_ID']}-{os.environ['SLURM_STEP_ID']}"
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        if os.environ["TORCHELASTIC_RUN_ID"] not in ("", "none"):
+            return f"torchrun-{os.environ['TORCHELASTIC_RUN_ID']}"
+        if os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE"):
+            raise ValueError("torchrun over several nodes needs --rdzv-id, or --run_dir naming one shared directory")
+        launcher = os.getppid()
+        started = Path(f"/proc/{launcher}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        return f"torchrun-{launcher}-{started}"
+    return None
+
+
+def in_slurm_job() -> bool:
+    """Whether this process belongs to a batch job, rather than to an interactive allocation."""
+    return "SLURM_JOB_ID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+
+
+def job_id() -> str:
+    """This job, as scontrol knows it: a task of an array by its own number, lest all its tasks are requeued."""
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
+
+
+def launch_id() -> str:
+    """An id that is the same in all ranks of one start of a run."""
+    slurm = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
+    names = (*slurm, "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT")
+    return "-".join(os.environ.get(name, "").replace("/", "_") for name in names)
+
+
+_OF_LAUNCHERS = {
+    *("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
+    *("LMRECIPES_RUN_DIR", "WANDB_RUN_ID"),
+}
+# What a launcher tells its processes, and a stage must not take for its own.
+_LAUNCHERS = ("SLURM_", "TORCHELASTIC_", "PMI_", "PMIX_", "OMPI_", "GROUP_", "ROLE_", "WANDB_SWEEP")
+
+
+def forget_launcher() -> None:
+    """Makes this process one that nobody launched with others, so that what it starts is a run of its own."""
+    for name in [name for name in os.environ if name.startswith(_LAUNCHERS) or name in _OF_LAUNCHERS]:
+        del os.environ[name]

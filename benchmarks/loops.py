@@ -18,6 +18,7 @@ from lightning.pytorch import Callback
 
 from lmrecipes.__main__ import main
 from lmrecipes.cli import open_recipe
+from lmrecipes.commands import validate
 from lmrecipes.commands.fabric import FabricCLI
 from lmrecipes.models.transformer_xl import TransformerXL
 from lmrecipes.runtime.allocator import tune_process
@@ -50,7 +51,7 @@ def options(steps: int) -> list[str]:
 
 def bare(steps: int) -> None:
     """The loop that anybody would write."""
-    cli = open_recipe("validate", options(steps), FabricCLI)
+    cli = open_recipe(validate.COMMAND, options(steps), FabricCLI)
     module, data = cli.model, cli.datamodule
     data.prepare(progress=False)
     network = TransformerXL(replace(module.config, vocab_size=data.vocab_size))

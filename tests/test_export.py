@@ -50,7 +50,7 @@ def losses(run):
     ["torch_export", pytest.param("aot_inductor", marks=[pytest.mark.exhaustive, COMPILER])],
 )
 def test_programs_give_the_loss_of_the_network(form, trained, programs, capsys):
-    runtime_option = f"--runtime={programs(form)}"
+    runtime_option = f"--exported={programs(form)}"
     (trained / "results.json").unlink(missing_ok=True)
     for runtime in ([], [runtime_option]):
         assert main(["test", f"--run={trained}", *runtime]) == 0, capsys.readouterr().err
@@ -67,14 +67,14 @@ def test_programs_give_the_loss_of_the_network(form, trained, programs, capsys):
 @pytest.mark.slow
 def test_programs_refuse_settings_they_were_not_made_for(trained, programs, capsys):
     folder = programs("torch_export")
-    assert main(["score", f"--run={trained}", *TEXT, f"--runtime={folder}", "--batch.test.mem_len=12"]) == 2
+    assert main(["score", f"--run={trained}", *TEXT, f"--exported={folder}", "--batch.test.mem_len=12"]) == 2
     assert f"batch.test.mem_len is 12, but {folder} was exported for 16" in capsys.readouterr().err
-    assert main(["validate", f"--run={trained}", f"--runtime={folder}", "--batch.val.mem_len=12"]) == 2
+    assert main(["validate", f"--run={trained}", f"--exported={folder}", "--batch.val.mem_len=12"]) == 2
     assert f"batch.val.mem_len is 12, but {folder} was exported for 16" in capsys.readouterr().err
 
 
 def test_a_folder_without_programs_is_refused(trained, tmp_path, capsys):
-    assert main(["score", f"--run={trained}", *TEXT, f"--runtime={tmp_path}"]) == 2
+    assert main(["score", f"--run={trained}", *TEXT, f"--exported={tmp_path}"]) == 2
     assert f"{tmp_path} holds no exported programs" in capsys.readouterr().err
 
 

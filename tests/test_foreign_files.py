@@ -18,6 +18,7 @@ from lmrecipes.callbacks import FailTogether
 from lmrecipes.checkpoints import listing, sharded
 from lmrecipes.checkpoints.io import AtomicCheckpointIO, remove_others
 from lmrecipes.cli import open_recipe
+from lmrecipes.commands import validate
 from lmrecipes.commands.common.export_folder import exporting
 from lmrecipes.commands.predict import answers_folder
 from lmrecipes.data.prepared.lock import locked
@@ -202,7 +203,7 @@ def test_a_run_that_inherits_a_directory_has_one_of_its_own(small, here, monkeyp
 def test_no_failure_is_written_into_an_inherited_run_directory(here, monkeypatch):
     monkeypatch.setenv(launcher.RUN_DIR_VARIABLE, str(here / "precious"))
     with pytest.raises(ValueError, match="name a recipe"):
-        open_recipe("validate", [])
+        open_recipe(validate.COMMAND, [])
     assert failure_report.folder() is None
 
 

@@ -8,14 +8,15 @@ import yaml
 
 from conftest import prepare_here
 from lmrecipes.cli import open_recipe
+from lmrecipes.commands import rehearse, test
 from lmrecipes.config import catalog
+from lmrecipes.data.corpora import synthetic_text
 from lmrecipes.data.corpora.text_source import Folder
 from lmrecipes.models.common import tiny_config as tiny_sizes
 from lmrecipes.models.electra import ElectraConfig, ReaderConfig
 from lmrecipes.models.mt5 import MT5Config
 from lmrecipes.models.transformer_xl import TransformerXLConfig
 from lmrecipes.rehearsal import shrink as shrinking
-from lmrecipes.rehearsal import synthetic_text
 from lmrecipes.rehearsal.shrink import Spread, full_size_on_cpu, n_devices, shrink, smallest_spread
 from lmrecipes.strategies import FSDP2Strategy
 
@@ -36,7 +37,7 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 
 
 def settings_of(name, *options):
-    return yaml.safe_load(open_recipe("rehearse", ["--config", name, "--no_runtime_tuning", *options]).settings())
+    return yaml.safe_load(open_recipe(rehearse.COMMAND, ["--config", name, "--no_runtime_tuning", *options]).settings())
 
 
 @pytest.mark.slow
@@ -45,7 +46,7 @@ def test_every_recipe_is_sound_in_full_size_and_in_small(name, tmp_path):
     settings = settings_of(name)
     before = deepcopy(settings)
     (tmp_path / "full.yaml").write_text(yaml.safe_dump(full_size_on_cpu(settings)))
-    built = open_recipe("test", ["--config", "full.yaml", "--no_runtime_tuning"])
+    built = open_recipe(test.COMMAND, ["--config", "full.yaml", "--no_runtime_tuning"])
     plan, ranks = built.config_init.batch, built.trainer.world_size
     assert ranks == settings["trainer"]["devices"] * settings["trainer"]["num_nodes"]
     assert all(plan.segmenting(split).batch_size % ranks == 0 for split in ("val", "test"))
@@ -56,9 +57,9 @@ def test_every_recipe_is_sound_in_full_size_and_in_small(name, tmp_path):
     small = shrink(settings, spread, 1, tmp_path / "text", tmp_path / "cache")
     assert settings == before
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
-    rebuilt = open_recipe("test", ["--config", "small.yaml", "--no_runtime_tuning"])
+    rebuilt = open_recipe(test.COMMAND, ["--config", "small.yaml", "--no_runtime_tuning"])
     assert rebuilt.trainer.world_size == spread.devices
-    write = getattr(built.datamodule, "write_stand_in", synthetic_text.write_made_up)
+    write = getattr(built.datamodule, "write_stand_in", synthetic_text.write_synthetic)
     write(tmp_path / "text")
     prepare_here(rebuilt.datamodule)
     assert small["data"]["class_path"] == settings["data"]["class_path"]
@@ -144,7 +145,7 @@ def test_one_callback_may_stand_for_a_list():
 
 @pytest.mark.parametrize("words", [(), ("only", "these")])
 def test_a_made_up_text_holds_every_word_in_training(tmp_path, words):
-    synthetic_text.write_made_up(tmp_path, words)
+    synthetic_text.write_synthetic(tmp_path, words)
     found = {split: set((tmp_path / f"{split}.txt").read_text().split()) for split in ("train", "valid", "test")}
     assert found["valid"] | found["test"] <= found["train"]
     assert found["train"] == set(words) or (not words and len(found["train"]) > 20)

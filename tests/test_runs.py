@@ -14,6 +14,7 @@ from conftest import environment
 from lmrecipes import runs
 from lmrecipes.__main__ import main
 from lmrecipes.cli import open_recipe
+from lmrecipes.commands import fit
 from lmrecipes.data.corpora.text_source import Folder
 from lmrecipes.runtime import launcher
 
@@ -173,6 +174,6 @@ def test_torchrun_trains_into_one_directory(small, tmp_path):
 def test_lightnings_callbacks_stand_in_a_saved_configuration_with_their_defaults(tmp_path):
     timer = {"class_path": "lightning.pytorch.callbacks.Timer", "init_args": {"duration": "00:01:00:00"}}
     (tmp_path / "timer.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [timer]}}))
-    built = open_recipe("fit", ["--config", "transformer_xl/tiny", "--config", str(tmp_path / "timer.yaml")])
+    built = open_recipe(fit.COMMAND, ["--config", "transformer_xl/tiny", "--config", str(tmp_path / "timer.yaml")])
     (saved,) = yaml.safe_load(built.settings())["trainer"]["callbacks"]
     assert saved["init_args"] == {"duration": "00:01:00:00", "interval": "step", "verbose": True}

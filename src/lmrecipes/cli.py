@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import atexit
-import importlib
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch.distributed as dist
 import yaml
@@ -31,15 +31,17 @@ from lmrecipes.callbacks import (
     set_group_timeout,
     take_signals_from,
 )
-from lmrecipes.checkpoints import sharded
-from lmrecipes.checkpoints.io import AtomicCheckpointIO, newest_readable
+from lmrecipes.checkpoints.io import AtomicCheckpointIO
 from lmrecipes.config import catalog, published
-from lmrecipes.config.arguments import config_files, expand_names, given_options, value_of
+from lmrecipes.config.arguments import class_of, config_files, expand_names, given_options, value_of
 from lmrecipes.config.errors import ConfigError, condense, known_options, unknown_key
 from lmrecipes.config.hardware import check_hardware
 from lmrecipes.config.moved import with_current_paths
 from lmrecipes.data import load_vocabulary
+from lmrecipes.datamodules.protocols import EvaluatesWith
 from lmrecipes.loggers import RunCSVLogger, RunLogger
+from lmrecipes.models.common.protocols import ChecksPrecision
+from lmrecipes.runs.checkpoint_choice import checkpoint_of, is_checkpoint
 from lmrecipes.runtime import launcher
 from lmrecipes.runtime.allocator import tune_process
 from lmrecipes.runtime.warning_filters import quiet
@@ -52,17 +54,25 @@ set_loader("recipe", lambda text: with_current_paths(get_loader("yaml")(text)), 
 
 # What a recipe may hold at its top level.
 _GROUPS = {"seed_everything", "trainer", "model", "data", "batch", "published"}
-# Where a run's exported programs go.
-EXPORTED = "exported"
-# Which parts of a recipe a command builds, where not all.
-_PARTS: dict[str, tuple[str, ...]] = {
-    "prepare": ("data",),
-    "score": ("model",),
-    "predict": ("model", "data"),
-    "export": ("model",),
-    "doctor": (),
-    "rehearse": (),
-}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Command:
+    """What one of the commands needs of a recipe."""
+
+    name: str
+    add_options: Callable[[LightningArgumentParser], None] = lambda parser: None
+    """Adds the options that only steer this invocation: they are no part of a run's configuration."""
+    builds: frozenset[str] = frozenset(("trainer", "model", "data"))
+    """Which groups of the recipe are built."""
+    uses_devices: bool = True
+    """Whether the machine must have what `trainer:` asks for."""
+    trains: bool = False
+    """Whether it makes or continues a run, instead of using one."""
+    split: str | None = None
+    """Which split it evaluates with the run's own vocabulary."""
+    run_option: str = "--run"
+    """Which option names an existing run; empty for a command that takes none."""
 
 
 class RecipeParser(LightningArgumentParser):
@@ -76,7 +86,7 @@ class RecipeParser(LightningArgumentParser):
 class RecipeCLI(LightningCLI):
     """LightningCLI for recipes: a flat configuration, one run directory, our logger and callbacks always there."""
 
-    def __init__(self, command: str, argv: Sequence[str]) -> None:
+    def __init__(self, command: Command, argv: Sequence[str]) -> None:
         self.command = command
         self.argv = list(argv)
         self.run_dir: Path | None = None
@@ -93,7 +103,7 @@ class RecipeCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             parser_class=RecipeParser,
-            parser_kwargs={"prog": f"lmrecipes {command}", "allow_abbrev": False, "parser_mode": "recipe"},
+            parser_kwargs={"prog": f"lmrecipes {command.name}", "allow_abbrev": False, "parser_mode": "recipe"},
             trainer_defaults={
                 "enable_model_summary": False,
                 # Our loaders give each rank its own share.
@@ -113,45 +123,11 @@ class RecipeCLI(LightningCLI):
         parser.add_argument(
             "--no_runtime_tuning", action="store_true", help="Leave the process's memory allocator as it is."
         )
-        if self.command not in _PARTS or self.command == "predict":
+        if self.command.uses_devices:
             parser.add_argument(
                 "--group_timeout_minutes", type=float, default=40.0, help="How long ranks wait for each other at most."
             )
-        if self.command == "fit":
-            parser.add_argument("--resume", type=str | None, help="Run to continue, with everything it was doing.")
-            parser.add_argument("--init_from", type=str | None, help="Checkpoint or run to take only weights from.")
-            parser.add_argument(
-                "--init_optimizer", type=bool, default=False, help="With --init_from: take the optimizer's state too."
-            )
-            parser.add_argument("--run_dir", type=str | None, help="Directory of the new run, a new or an empty one.")
-            parser.add_argument(
-                "--max_requeues", type=int, default=100, help="How often a SLURM job may requeue itself."
-            )
-        elif self.command not in ("prepare", "doctor", "rehearse"):
-            parser.add_argument("--run", type=str | None, help="Run to use, by directory or by its recipe's name.")
-            parser.add_argument("--checkpoint", type=str, default="best", help="best, last, or a path.")
-        if self.command in ("score", "predict"):
-            parser.add_argument("--text", type=str | None, help="A text.")
-            parser.add_argument("--file", type=str | None, help="A file with a text; of questions, in SQuAD format.")
-        if self.command in ("score", "validate", "test"):
-            parser.add_argument("--runtime", type=str | None, help="Folder of exported programs to evaluate by.")
-        if self.command == "prepare":
-            parser.add_argument("--shard", type=str | None, help="Which share to do, of an array of jobs: 1/8 to 8/8.")
-            parser.add_argument("--workers", type=int | None, help="Processes; left out, one for every core.")
-        if self.command == "export":
-            forms = Literal["torch_export", "aot_inductor", "state_dict", "hf"]
-            parser.add_argument("--format", type=forms, default="torch_export", help="What to write.")
-            parser.add_argument(
-                "--output",
-                type=str | None,
-                help=f"New or empty folder, or that of an earlier export; left out: RUN/{EXPORTED}.",
-            )
-        if self.command == "predict":
-            parser.add_argument("--question", type=str | None, help="A question, for a model that answers such.")
-            parser.add_argument("--context", type=str | None, help="The text that has its answer.")
-            parser.add_argument("--max_new_tokens", type=int | None, help="Tokens to generate at most.")
-            parser.add_argument("--temperature", type=float | None, help="0 takes the likeliest token.")
-            parser.add_argument("--top_k", type=int | None, help="Draw from the k likeliest; 0: from all.")
+        self.command.add_options(parser)
         # These are no part of a run's saved configuration.
         self.steering = {action.dest for action in parser._actions} - before
 
@@ -173,36 +149,49 @@ class RecipeCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Looks whether the machine has what is asked for, and finds or makes the run directory."""
         config, root = self.config, Path(self.config.runs_root)
-        if self.command not in _PARTS or self.command == "predict":
-            asked = config.trainer
-            if "model" in config:
-                # What a model cannot do anywhere comes before what this machine cannot do.
-                module, _, name = config.model.class_path.rpartition(".")
-                model = getattr(importlib.import_module(module), name)
-                if hasattr(model, "check_precision"):
-                    model.check_precision(str(asked.precision))
-            check_hardware(asked.accelerator, asked.devices, asked.precision, asked.strategy)
-        if self.command != "fit" and "trainer" in config:
-            # Nothing else logs, nor needs what the loggers need.
+        if self.command.uses_devices:
+            requested = config.trainer
+            # What a model cannot do anywhere comes before what this machine cannot do.
+            if "model" in config and isinstance(model := class_of(config.model.class_path), ChecksPrecision):
+                model.check_precision(str(requested.precision))
+            check_hardware(requested.accelerator, requested.devices, requested.precision, requested.strategy)
+        if self.command.trains:
+            self._begin_or_continue(config, root)
+            return
+        if "trainer" in config:
+            # Only training logs, and needs what loggers need.
             config.trainer.logger = False
-        if self.command == "fit" and config.init_optimizer and not config.init_from:
+        if run := config.get("run"):
+            self._use_run(run, root)
+        self._settle_vocabulary()
+        self._settle_base()
+
+    def _begin_or_continue(self, config: Namespace, root: Path) -> None:
+        """Makes the directory of a new run, or finds that of the one to resume."""
+        if config.init_optimizer and not config.init_from:
             raise ConfigError("--init_optimizer needs a run to take the optimizer's state from: --init_from RUN")
-        if self.command == "fit" and config.trainer.max_steps == 0:
+        if config.trainer.max_steps == 0:
             raise ConfigError("trainer.max_steps is 0; it must be 1 or more")
-        if self.command == "fit" and config.resume is None:
+        if config.resume is None:
             if config.run_dir == "":
                 raise ConfigError("--run_dir is empty; name a directory, or leave it out")
             given = Path(config.run_dir) if config.run_dir else None
             self.run_dir = runs.new_run_dir(runs.recipe_of(config_files(self.argv)), root=root, asked=given)
-        elif run := config.get("resume") or config.get("run"):
-            for other, why in (("init_from", "which takes only weights into a new run"), ("run_dir", "a new run's")):
+        else:
+            for other in ("init_from", "run_dir"):
                 if config.get(other):
-                    raise ConfigError(f"--resume goes on with a run, and contradicts --{other}, {why}; leave one out")
-            self.run_dir = runs.find_run(run, root=root)
-            self.resumed = self.command == "fit"
-            os.environ[launcher.RUN_DIR_VARIABLE] = str(self.run_dir)
+                    raise ConfigError(
+                        f"--resume and --{other} are mutually exclusive: --resume continues a run where it is, with "
+                        f"everything that it was doing"
+                    )
+            self._use_run(config.resume, root)
+            self.resumed = True
         self._settle_vocabulary()
         self._settle_base()
+
+    def _use_run(self, run: str, root: Path) -> None:
+        self.run_dir = runs.find_run(run, root=root)
+        os.environ[launcher.RUN_DIR_VARIABLE] = str(self.run_dir)
 
     def _settle_vocabulary(self) -> None:
         """Who begins with a run's weights reads text with its vocabulary, if the recipe names none.
@@ -216,7 +205,7 @@ class RecipeCLI(LightningCLI):
         if given is not None and own is not None and own.is_dir() and not Path(given).is_dir():
             arguments.vocabulary_dir = str(own)
         source = self.config.get("init_from")
-        if given is None and source is not None and not _is_checkpoint(Path(source)):
+        if given is None and source is not None and not is_checkpoint(Path(source)):
             saved = runs.find_run(source, root=Path(self.config.runs_root)) / runs.VOCABULARY
             if saved.is_dir():
                 arguments.vocabulary_dir = str(saved.resolve())
@@ -229,9 +218,9 @@ class RecipeCLI(LightningCLI):
 
     def _keep_vocabulary(self) -> None:
         """An evaluation reads text with the vocabulary that the run was trained with, whatever the text is now."""
-        split = {"validate": "val", "test": "test"}.get(self.command)
+        split = self.command.split
         saved = None if self.run_dir is None else self.run_dir / runs.VOCABULARY
-        if split is None or saved is None or not saved.is_dir() or not hasattr(self.datamodule, "evaluate_with"):
+        if split is None or saved is None or not saved.is_dir() or not isinstance(self.datamodule, EvaluatesWith):
             return
         if "data.vocabulary_dir" not in given_options(self.argv):
             self.datamodule.evaluate_with(load_vocabulary(saved), split)
@@ -239,11 +228,11 @@ class RecipeCLI(LightningCLI):
     def instantiate_classes(self) -> None:
         """Builds what the command needs of the recipe."""
         try:
-            if self.command not in _PARTS:
+            if "trainer" in self.command.builds:
                 super().instantiate_classes()
                 self._keep_vocabulary()
                 return
-            wanted = Namespace({part: self.config[part] for part in (*_PARTS[self.command], "batch")})
+            wanted = Namespace({part: self.config[part] for part in (*sorted(self.command.builds), "batch")})
             built = self.parser.instantiate_classes(wanted)
             self.model, self.datamodule = built.get("model"), built.get("data")
         except (ArgumentError, ValueError) as error:
@@ -261,7 +250,7 @@ class RecipeCLI(LightningCLI):
             ValueError: if the batch does not divide over devices and passes.
         """
         asked = self.config_init.trainer
-        fitting = self.command == "fit"
+        fitting = self.command.trains
         kwargs["logger"] = self.run_loggers() if fitting and asked.logger is not False else False
         plugins = asked.plugins if isinstance(asked.plugins, list) else [asked.plugins] if asked.plugins else []
         kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
@@ -301,7 +290,7 @@ class RecipeCLI(LightningCLI):
 
     def _own_callbacks(self) -> list[Any]:
         own: list[Any] = [console_progress()]
-        if self.command == "fit":
+        if self.command.trains:
             own += [StepSeed(int(self.config.seed_everything)), KeepOptimizerSettings(), PortableOptimizerState()]
             own.append(ContinueLog())
             if self.config.init_from:
@@ -311,7 +300,7 @@ class RecipeCLI(LightningCLI):
     def weights_from(self) -> Path:
         """The checkpoint that --init_from names."""
         name = self.config.init_from
-        if _is_checkpoint(Path(name)):
+        if is_checkpoint(Path(name)):
             return Path(name)
         run = runs.find_run(name, root=Path(self.config.runs_root))
         if not self.config.init_optimizer:
@@ -334,7 +323,7 @@ class RecipeCLI(LightningCLI):
             if self.run_dir is None:
                 raise ConfigError("give --run RUN, or --checkpoint PATH with a recipe")
             return checkpoint_of(self.run_dir, asked)
-        if not _is_checkpoint(Path(asked)):
+        if not is_checkpoint(Path(asked)):
             raise ConfigError(f"--checkpoint {asked} is no checkpoint; give best, last, or a checkpoint's path")
         return Path(asked)
 
@@ -344,24 +333,6 @@ class RecipeCLI(LightningCLI):
         for key in self.steering:
             config.pop(key, None)
         return self.parser.dump(config, skip_link_targets=True, skip_validation=True, skip_none=False)
-
-
-def _is_checkpoint(path: Path) -> bool:
-    """Whether this is one, plain or sharded, rather than a run."""
-    return path.is_file() or (path / sharded.MANIFEST).is_file()
-
-
-def checkpoint_of(run_dir: Path, which: str) -> Path:
-    """The best or last checkpoint of a run that can be read; the other kind if there is none of this.
-
-    Raises:
-        ValueError: if no checkpoint can be read.
-    """
-    folder = run_dir / "checkpoints"
-    found = newest_readable(folder, pattern=f"{which}-*.ckpt") or newest_readable(folder)
-    if found is None:
-        raise ValueError(f"run {run_dir} has no readable checkpoint in checkpoints/")
-    return found
 
 
 def _check_groups(files: Sequence[Path], given: set[str]) -> None:
@@ -409,7 +380,7 @@ def _leave_group() -> None:
         dist.destroy_process_group()
 
 
-def open_recipe(command: str, argv: Sequence[str], cli_class: type[RecipeCLI] = RecipeCLI) -> RecipeCLI:
+def open_recipe(command: Command, argv: Sequence[str], cli_class: type[RecipeCLI] = RecipeCLI) -> RecipeCLI:
     """Parses the command line of one command and builds what it needs.
 
     Raises:
@@ -421,20 +392,18 @@ def open_recipe(command: str, argv: Sequence[str], cli_class: type[RecipeCLI] = 
     if "--no_runtime_tuning" not in argv:
         tune_process()
     words = expand_names(argv)
-    source = value_of(words, "--resume" if command == "fit" else "--run")
+    source = value_of(words, command.run_option) if command.run_option else None
     if source is not None:
         run = runs.find_run(source, root=Path(value_of(words, "--runs_root") or "runs"))
         if not config_files(words):
             words = ["--config", str(run / runs.CONFIG), *words]
     elif not config_files(words) and not {"--help", "-h"} & set(words):
-        or_run = {"fit": ", or --resume RUN", "prepare": "", "doctor": "", "rehearse": ""}.get(
-            command, ", or --run RUN"
-        )
+        or_run = f", or {command.run_option} RUN" if command.run_option else ""
         raise ConfigError(f"name a recipe: --config RECIPE{or_run}; see `lmrecipes list`")
     cli = None
     try:
         cli = cli_class(command, words)
     finally:
-        if cli is None and command == "fit":
+        if cli is None and command.trains:
             runs.discard_if_unused()
     return cli

@@ -1,4 +1,4 @@
-"""Which share of the data a process has."""
+"""What models, data and callbacks ask of a training, the same under Lightning's Trainer and the loop under Fabric."""
 
 from __future__ import annotations
 
@@ -43,3 +43,8 @@ def logs_step(trainer: Any) -> bool:
     """Whether the step being made is one that is logged."""
     connector = getattr(trainer, "_logger_connector", None)
     return bool(trainer.logs_step if connector is None else connector.should_update_logs)
+
+
+def is_sanity_check(trainer: Any) -> bool:
+    """Whether this is the Trainer's trial validation before training."""
+    return bool(getattr(trainer, "sanity_checking", False))

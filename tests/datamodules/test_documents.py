@@ -17,13 +17,13 @@ from conftest import prepare_here, requires
 from lmrecipes.batches import BatchPlan, EvalBatchPlan, MaskedBatch
 from lmrecipes.config import catalog
 from lmrecipes.data import load_vocabulary
+from lmrecipes.data.corpora import synthetic_text
 from lmrecipes.data.corpora.documents import DocumentSource
 from lmrecipes.data.objectives.masking import Masking
 from lmrecipes.data.prepared.examples import Examples
 from lmrecipes.data.tokenizers.wordpiece import SPECIAL, WordPiece
 from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings
 from lmrecipes.datamodules import DocumentsDataModule
-from lmrecipes.rehearsal import synthetic_text
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
@@ -299,7 +299,7 @@ def test_presets_take_local_files_in_place_of_every_source(name, folder, tmp_pat
 @pytest.mark.slow
 def test_a_rehearsal_has_every_source_in_small(tmp_path):
     preset = yaml.safe_load(catalog.preset_paths("datamodules")["wikipedia_bookcorpus"].read_text())["init_args"]
-    small = {**preset, **DocumentsDataModule.tiny_data(preset, synthetic_text.write_made_up(tmp_path / "text"))}
+    small = {**preset, **DocumentsDataModule.tiny_data(preset, synthetic_text.write_synthetic(tmp_path / "text"))}
     sources = [DocumentSource(**source) for source in small["sources"]]
     assert [source.weight for source in sources] == [source["weight"] for source in preset["sources"]]
     data = DocumentsDataModule(

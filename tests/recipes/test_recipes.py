@@ -8,9 +8,10 @@ import yaml
 from conftest import prepare_here
 from lmrecipes.__main__ import main
 from lmrecipes.cli import open_recipe
+from lmrecipes.commands import prepare, rehearse
 from lmrecipes.config import catalog
+from lmrecipes.data.corpora.synthetic_text import write_synthetic
 from lmrecipes.rehearsal.shrink import Spread, shrink
-from lmrecipes.rehearsal.synthetic_text import write_made_up
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 RECIPES = [name for name in catalog.recipe_paths() if not name.startswith("overlays/")]
@@ -76,14 +77,14 @@ def test_a_recipe_trains_two_steps_and_tests(name, small_corpus, tmp_path, capsy
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ELECTRA)
 def test_a_recipe_trains_in_small_on_its_own_kind_of_data(name, tmp_path, capsys):
-    built = open_recipe("rehearse", ["--config", name, "--no_runtime_tuning"])
+    built = open_recipe(rehearse.COMMAND, ["--config", name, "--no_runtime_tuning"])
     settings = yaml.safe_load(built.settings())
     small = shrink(settings, Spread("auto", 1, 1), 1, tmp_path / "text", tmp_path / "cache")
     small["trainer"] |= {"max_steps": 3, "callbacks": [], "val_check_interval": 2, "num_sanity_val_steps": 0}
     small["trainer"]["logger"] = small["model"]["init_args"]["compile"] = False
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
-    corpus = open_recipe("prepare", ["--config", "small.yaml", "--no_runtime_tuning"]).datamodule
-    getattr(corpus, "write_stand_in", write_made_up)(tmp_path / "text")
+    corpus = open_recipe(prepare.COMMAND, ["--config", "small.yaml", "--no_runtime_tuning"]).datamodule
+    getattr(corpus, "write_stand_in", write_synthetic)(tmp_path / "text")
     prepare_here(corpus)
     assert main(["fit", "--config", "small.yaml", "--run_dir=run", "--no_runtime_tuning"]) == 0, capsys.readouterr().err
     assert "eval at step 2" in capsys.readouterr().out

@@ -5,6 +5,7 @@ import pytest
 from lmrecipes import datamodules
 from lmrecipes.batches import TextPairBatch
 from lmrecipes.cli import open_recipe
+from lmrecipes.commands import prepare
 from lmrecipes.data.embedded.languages import LANGUAGES
 
 NAMES = {
@@ -16,7 +17,7 @@ NAMES = {
 def opened(name, *given):
     # Any model will do: what is prepared depends on data and batch.
     recipe = ["--config", "electra/tiny_pretrain", "--batch.target_len=32", "--data", name]
-    return open_recipe("prepare", [*recipe, "--no_runtime_tuning", *given])
+    return open_recipe(prepare.COMMAND, [*recipe, "--no_runtime_tuning", *given])
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))

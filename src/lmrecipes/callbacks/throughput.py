@@ -5,24 +5,14 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lmrecipes.models.common.protocols import Countable
 from lmrecipes.runtime.peak_flops import peak_tflops
 from lmrecipes.trainer_state import completes_step, data_rank, logs_step, sum_over_ranks
-
-
-@runtime_checkable
-class Countable(Protocol):
-    """What throughput needs of a LightningModule."""
-
-    def count(self, batch: Any) -> tuple[int, int]:
-        """Sequences and trained tokens of a batch of this rank."""
-
-    def flops_per_token(self) -> float:
-        """Floating-point operations to train on one token."""
 
 
 class Throughput(Callback):

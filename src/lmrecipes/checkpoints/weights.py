@@ -49,7 +49,7 @@ def own_weights(module: nn.Module) -> dict[str, Tensor]:
 
 
 def take_weights(module: nn.Module, path: Path, given: str, strategy: Any = None) -> None:
-    """Fills a module with a checkpoint's weights: all of them, or those that its `adopt` chooses and renames.
+    """Fills a module with a checkpoint's weights: all of them, or those that its `select_weights` chooses and renames.
 
     Args:
         module: to be filled.
@@ -61,12 +61,12 @@ def take_weights(module: nn.Module, path: Path, given: str, strategy: Any = None
         ValueError: if they do not fit, naming the first that does not.
     """
     found = load_checkpoint(path)["state_dict"]
-    adopt: Any = getattr(module, "adopt", None)
-    if adopt is None:
+    select: Any = getattr(module, "select_weights", None)
+    if select is None:
         check_weights(found, own_weights(module), given)
     set_weight = getattr(strategy, "set_weight", fill)
     own = module.state_dict(keep_vars=True)
-    for name, weight in (found if adopt is None else adopt(found, given)).items():
+    for name, weight in (found if select is None else select(found, given)).items():
         set_weight(own[name], weight)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch.distributed as dist
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-from lmrecipes.cli import open_recipe
+from lmrecipes.cli import Command, open_recipe
+from lmrecipes.commands import test
 from lmrecipes.commands.common.parser import Arguments
 from lmrecipes.config.arguments import config_files, expand_names
 from lmrecipes.config.errors import ConfigError
@@ -18,6 +19,9 @@ from lmrecipes.config.hardware import check_hardware
 from lmrecipes.diagnostics import slurm
 from lmrecipes.diagnostics.machine import Finding, machine
 from lmrecipes.runtime.console import say
+
+# Of the recipe nothing is built.
+COMMAND = Command(name="doctor", builds=frozenset(), uses_devices=False, run_option="")
 
 
 def run(argv: list[str]) -> int:
@@ -32,7 +36,7 @@ def run(argv: list[str]) -> int:
     options, rest = parser.parse_known_args(argv)
     trainer = None
     if config_files(expand_names(rest)) or rest:
-        trainer = open_recipe("doctor", rest).config.trainer
+        trainer = open_recipe(COMMAND, rest).config.trainer
     findings = list(machine(options.runs_root))
     job: list[Finding] = []
     if "SLURM_JOB_ID" in os.environ:
@@ -65,7 +69,7 @@ def _recipe(trainer: Any, argv: list[str], whole: bool) -> Finding:
         check_hardware(trainer.accelerator, trainer.devices, trainer.precision, trainer.strategy)
         if whole:
             # As for an evaluation, which makes no run.
-            open_recipe("test", argv)
+            open_recipe(test.COMMAND, argv)
     except (ConfigError, MisconfigurationException) as error:
         found, _, fix = str(error).partition("; ")
         return Finding("recipe", found, fix=fix or "change it, or run where there is one")

@@ -3,32 +3,68 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from lightning.pytorch.cli import LightningArgumentParser
 
-from lmrecipes.cli import EXPORTED, RecipeCLI, open_recipe
+from lmrecipes.cli import Command, RecipeCLI, open_recipe
 from lmrecipes.commands.common.export_folder import exporting
 from lmrecipes.commands.common.load_model import Trained, built, load_trained
+from lmrecipes.commands.common.options import add_run
 from lmrecipes.models.common.exported_program import COMPILED, GRAPH
+from lmrecipes.models.common.protocols import ExportsHF, ExportsPrograms, ExportsWeights
 from lmrecipes.runtime.console import say, short
 
 WEIGHTS = "weights.pt"
 
 
+# Where a run's exports go.
+EXPORTED = "exported"
+
+
+def _add_options(parser: LightningArgumentParser) -> None:
+    add_run(parser)
+    forms = Literal["torch_export", "aot_inductor", "state_dict", "hf"]
+    parser.add_argument("--format", type=forms, default="torch_export", help="What to write.")
+    parser.add_argument(
+        "--output",
+        type=str | None,
+        help=f"New or empty folder, or that of an earlier export; left out: RUN/{EXPORTED}.",
+    )
+
+
+COMMAND = Command(name="export", add_options=_add_options, builds=frozenset(("model",)), uses_devices=False)
+
+
 def run(argv: list[str]) -> int:
     """Writes what --format names, loads it again and compares before saying so."""
-    cli = open_recipe("export", argv)
+    cli = open_recipe(COMMAND, argv)
     if cli.run_dir is None:
-        raise ValueError(f"lmrecipes {cli.command} needs a run: --run RUN")
+        raise ValueError(f"lmrecipes {cli.command.name} needs a run: --run RUN")
+    _check_format(cli.model, cli.config.format)
     folder, form = Path(cli.config.output or cli.run_dir / EXPORTED), cli.config.format
     with exporting(folder, form) as part:
         written = _write(cli, load_trained(cli), part)
     for path, what in written.items():
         say(f"{short(folder / path.relative_to(part))}: {what}")
     for command in ("test --run RUN", 'score --run RUN --text "..."') if form in (GRAPH, COMPILED) else ():
-        say(f"use them with: lmrecipes {command.replace('RUN', short(cli.run_dir))} --runtime {short(folder)}")
+        say(f"use them with: lmrecipes {command.replace('RUN', short(cli.run_dir))} --exported {short(folder)}")
     return 0
+
+
+_NEEDS = {"hf": ExportsHF, "state_dict": ExportsWeights, GRAPH: ExportsPrograms, COMPILED: ExportsPrograms}
+
+
+def _check_format(model: Any, form: str) -> None:
+    """Refuses a form that the model does not have.
+
+    Raises:
+        ValueError: naming those that it has.
+    """
+    if not isinstance(model, _NEEDS[form]):
+        forms = [name for name, protocol in _NEEDS.items() if isinstance(model, protocol)]
+        raise ValueError(f"--format {form} is not for {type(model).__name__}; --format {' or '.join(forms)} is")
 
 
 def _write(cli: RecipeCLI, trained: Trained, folder: Path) -> dict[Path, str]:
@@ -39,11 +75,8 @@ def _write(cli: RecipeCLI, trained: Trained, folder: Path) -> dict[Path, str]:
         count = len(trained.module.network.state_dict())
         return {path: f"{count} tensors, loaded again into a new network and compared with the run's"}
     if form == "hf":
-        write = getattr(trained.module, "export_hf", None)
-        if write is None:
-            raise ValueError(f"--format hf: transformers has no {type(trained.module.network).__name__}")
         what = "a folder for transformers, loaded again and compared with the network"
-        return dict.fromkeys(write(folder, trained.vocabulary), what)
+        return dict.fromkeys(trained.module.export_hf(folder, trained.vocabulary), what)
     if form == COMPILED:
         say("compiling, which takes a minute or so")
     trained.module.export(folder, form)

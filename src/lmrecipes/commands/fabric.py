@@ -13,7 +13,9 @@ from lmrecipes import runs
 from lmrecipes.callbacks import FailTogether, KeepOptimizerSettings, LeftBySignal, StepSeed, StoppedByLossGuard
 from lmrecipes.checkpoints.weights import naming_misfits
 from lmrecipes.cli import RecipeCLI, open_recipe
+from lmrecipes.commands import fit, test, validate
 from lmrecipes.commands.common.end_run import exit_code, onward, stop
+from lmrecipes.commands.common.load_model import use_exported
 from lmrecipes.commands.common.report import check_evaluation, report
 from lmrecipes.commands.common.start_run import begin, save_vocabulary
 from lmrecipes.fabric.loop import HOOKS, Loop, started_by_fabric_run
@@ -22,7 +24,7 @@ from lmrecipes.resilience.requeue import requeue
 from lmrecipes.runtime import launcher
 from lmrecipes.runtime.console import say, short
 
-_COMMANDS = ("fit", "validate", "test")
+_COMMANDS = {"fit": fit.COMMAND, "validate": validate.COMMAND, "test": test.COMMAND}
 _STRATEGIES = ("auto", "ddp")
 # Settings of the Trainer that the loop acts upon, and those that are nothing to it.
 _KNOWN = {
@@ -45,13 +47,13 @@ def run(argv: list[str]) -> int:
     if not argv or argv[0] not in _COMMANDS:
         given = argv[0] if argv else "nothing"
         raise ValueError(f"lmrecipes fabric got {given}; it takes one of {', '.join(_COMMANDS)}, and a recipe")
-    command = argv[0]
+    command = _COMMANDS[argv[0]]
     cli = open_recipe(command, argv[1:], FabricCLI)
     try:
         _check(cli)
-        return _fit(cli) if command == "fit" else _measure(cli, command)
+        return _fit(cli) if command.trains else _evaluate(cli)
     except (ValueError, OSError):
-        if command == "fit":
+        if command.trains:
             runs.discard_if_unused()
         raise
 
@@ -68,9 +70,9 @@ def _check(cli: RecipeCLI) -> None:
     for name in sorted(vars(asked).keys() - _KNOWN):
         if asked[name] != usual[name]:
             raise ValueError(f"trainer.{name} is {asked[name]}, which the loop under Fabric does not do; leave it out")
-    if cli.command == "fit" and asked.max_steps < 1:
+    if cli.command.trains and asked.max_steps < 1:
         raise ValueError(f"trainer.max_steps is {asked.max_steps}; under Fabric it must be 1 or more")
-    if cli.command == "fit" and asked.limit_val_batches != 0 and not isinstance(asked.val_check_interval, int):
+    if cli.command.trains and asked.limit_val_batches != 0 and not isinstance(asked.val_check_interval, int):
         raise ValueError(
             f"trainer.val_check_interval is {asked.val_check_interval}; under Fabric it must be a number of steps"
         )
@@ -88,13 +90,13 @@ def _loop(cli: RecipeCLI, more: list[Any]) -> Loop:
         where["strategy"] = settings.strategy
     given = settings.callbacks or []
     given = given if isinstance(given, list) else [given]
-    if cli.command == "fit":
+    if cli.command.trains:
         where["loggers"] = cli.run_loggers() if settings.logger is not False else []
         if left_out := [type(c).__name__ for c in given if _needs_the_trainer(c)] + _never_called(given):
             say(f"not under Fabric: {', '.join(left_out)}")
         given = [StepSeed(int(cli.config.seed_everything)), KeepOptimizerSettings(), *given]
     callbacks = [FailTogether(), *(c for c in given if not _needs_the_trainer(c)), *more]
-    run_dir = cli.run_dir if cli.command == "fit" else None
+    run_dir = cli.run_dir if cli.command.trains else None
     loop = Loop(cli.datamodule, settings, callbacks, run_dir, **where)
     launcher.check_rank(loop.global_rank)
     loop.default_root_dir = cli.run_dir or Path.cwd()
@@ -162,12 +164,13 @@ def _leave(cli: RecipeCLI, loop: Loop, run_dir: Path, resume: str) -> int:
     return exit_code(loop, int(left.code or 0))
 
 
-def _measure(cli: RecipeCLI, command: str) -> int:
-    check_evaluation(cli, command)
-    split = "val" if command == "validate" else command
+def _evaluate(cli: RecipeCLI) -> int:
+    check_evaluation(cli)
+    split = cli.command.split
+    assert split is not None
     checkpoint: Path | None = cli.checkpoint()
-    if cli.config.runtime is not None:
-        cli.model.use_programs(Path(cli.config.runtime), split)
+    if cli.config.exported is not None:
+        use_exported(cli.model, cli.config.exported, split)
         checkpoint = None
     loop = _loop(cli, [])
     began = time.perf_counter()
@@ -175,5 +178,5 @@ def _measure(cli: RecipeCLI, command: str) -> int:
         figures = loop.measure(cli.model, checkpoint, split)
     elapsed = time.perf_counter() - began
     figures = {**figures, f"{split}/tokens_per_s": loop.evaluated_tokens * loop.world_size / elapsed}
-    report(cli, f"fabric {command}", figures, checkpoint, elapsed)
+    report(cli, f"fabric {cli.command.name}", figures, checkpoint, elapsed)
     return 0

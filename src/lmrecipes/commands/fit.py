@@ -3,21 +3,35 @@
 from __future__ import annotations
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.cli import LightningArgumentParser
 
 from lmrecipes import runs
 from lmrecipes.callbacks import LeftBySignal, StoppedByLossGuard
 from lmrecipes.checkpoints.io import newest_readable
 from lmrecipes.checkpoints.weights import naming_misfits
-from lmrecipes.cli import open_recipe
+from lmrecipes.cli import Command, open_recipe
 from lmrecipes.commands.common.end_run import exit_code, onward, stop
 from lmrecipes.commands.common.start_run import begin, save_vocabulary
 from lmrecipes.resilience import signals
 from lmrecipes.runtime.console import say, short
 
 
+def _add_options(parser: LightningArgumentParser) -> None:
+    parser.add_argument("--resume", type=str | None, help="Run to continue, with everything it was doing.")
+    parser.add_argument("--init_from", type=str | None, help="Checkpoint or run to take only weights from.")
+    parser.add_argument(
+        "--init_optimizer", type=bool, default=False, help="With --init_from: take the optimizer's state too."
+    )
+    parser.add_argument("--run_dir", type=str | None, help="Directory of the new run, a new or an empty one.")
+    parser.add_argument("--max_requeues", type=int, default=100, help="How often a SLURM job may requeue itself.")
+
+
+COMMAND = Command(name="fit", add_options=_add_options, trains=True, run_option="--resume")
+
+
 def run(argv: list[str]) -> int:
     """Trains; returns 130 if interrupted by the keyboard, 128 and its number if stopped by a signal."""
-    cli = open_recipe("fit", argv)
+    cli = open_recipe(COMMAND, argv)
     assert cli.run_dir is not None
     resume = f"lmrecipes fit --resume {short(cli.run_dir)}"
     try:

@@ -12,58 +12,75 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser
 from torch.utils.data import DataLoader
 
 from lmrecipes.callbacks import SquadAnswers
-from lmrecipes.cli import RecipeCLI, open_recipe
+from lmrecipes.cli import Command, RecipeCLI, open_recipe
 from lmrecipes.commands.common.load_model import load_trained, texts_of
+from lmrecipes.commands.common.options import add_run, add_text
 from lmrecipes.data.corpora.hub import local_file
 from lmrecipes.data.tasks.squad.answers import write_answers
 from lmrecipes.data.tasks.squad.files import Question, read_squad
+from lmrecipes.datamodules.protocols import AnswersQuestions
+from lmrecipes.models.common.protocols import Generates
 from lmrecipes.models.common.sampling import PromptBatch
 from lmrecipes.runtime.console import say, short
 
 _FORMATS = (".json", ".jsonl", ".parquet", ".gz", ".zst")
 
 
+def _add_options(parser: LightningArgumentParser) -> None:
+    add_run(parser)
+    add_text(parser)
+    parser.add_argument("--question", type=str | None, help="A question, for a model that answers such.")
+    parser.add_argument("--context", type=str | None, help="The text that has its answer.")
+    parser.add_argument("--max_new_tokens", type=int | None, help="Tokens to generate at most.")
+    parser.add_argument("--temperature", type=float | None, help="0 takes the likeliest token.")
+    parser.add_argument("--top_k", type=int | None, help="Sample from the k likeliest tokens; 0: from all.")
+
+
+COMMAND = Command(name="predict", add_options=_add_options, builds=frozenset(("model", "data")))
+
+
 def run(argv: list[str]) -> int:
-    """Prints what the model writes for each text, in the form that the model gives it, or the answers to questions."""
-    cli = open_recipe("predict", argv)
-    asks, writes = hasattr(cli.datamodule, "ask"), hasattr(cli.model, "sampling")
-    if asks and not (writes and cli.config.text is not None):
+    """Prints what the model generates for each text, or the answers to questions."""
+    cli = open_recipe(COMMAND, argv)
+    answers, generates = isinstance(cli.datamodule, AnswersQuestions), isinstance(cli.model, Generates)
+    if answers and not (generates and cli.config.text is not None):
         return _answer(cli)
     for name in ("question", "context"):
-        if cli.config[name] is not None and asks:
+        if cli.config[name] is not None and answers:
             raise ValueError(f"--{name} and --text are both given; give --question and --context, or --text")
         if cli.config[name] is not None:
             raise ValueError(f"--{name} is for a model that answers questions; {type(cli.model).__name__} takes --text")
-    return _write(cli)
+    return _generate(cli)
 
 
-def _write(cli: RecipeCLI) -> int:
+def _generate(cli: RecipeCLI) -> int:
     texts = texts_of(cli)
-    if not hasattr(cli.model, "sampling"):
-        raise ValueError(f"{type(cli.model).__name__} writes no text; predict is for models that do")
+    if not isinstance(cli.model, Generates):
+        raise ValueError(f"{type(cli.model).__name__} cannot generate text; predict --text needs a model that does")
     sampling = _sampling(cli)
     trained = load_trained(cli)
-    trained.module.sampling = sampling
-    ask, show = getattr(trained.module, "prompt", _prompt), getattr(trained.module, "shown", _shown)
-    prompts = [PromptBatch(torch.tensor([ask(text, trained.vocabulary)])) for text in texts]
+    module = trained.module
+    module.sampling = sampling
+    prompts = [PromptBatch(torch.tensor([module.prompt(text, trained.vocabulary)])) for text in texts]
     loader: DataLoader[PromptBatch] = DataLoader(prompts, batch_size=None)  # type: ignore[arg-type]
-    for text, output in zip(texts, _trainer(cli).predict(trained.module, loader) or [], strict=True):
-        say(show(text, trained.vocabulary, output))
+    for text, output in zip(texts, _trainer(cli).predict(module, loader) or [], strict=True):
+        say(module.completion(text, trained.vocabulary, output))
     return 0
 
 
 def _sampling(cli: RecipeCLI) -> Any:
-    """How the model writes, with what the command line says otherwise; None of one that does not write.
+    """How the model generates, with what the command line says otherwise; None of one that does not.
 
     Raises:
         ValueError: for what cannot be, before anything is loaded.
     """
     names = ("max_new_tokens", "temperature", "top_k")
     given = {name: value for name in names if (value := cli.config[name]) is not None}
-    if hasattr(cli.model, "sampling"):
+    if isinstance(cli.model, Generates):
         try:
             return replace(cli.model.sampling, **given)
         except ValueError as error:
@@ -72,25 +89,8 @@ def _sampling(cli: RecipeCLI) -> Any:
                 said = said.replace(f"model.decoding.{name} ", f"--{name} ")
             raise ValueError(said) from None
     for name in given:
-        raise ValueError(f"--{name} is for a model that writes texts, and {type(cli.model).__name__} does not")
+        raise ValueError(f"--{name} is for a model that generates text; {type(cli.model).__name__} cannot")
     return None
-
-
-def _prompt(text: str, vocabulary: Any) -> list[int]:
-    """A text as the beginning of one.
-
-    Raises:
-        ValueError: if nothing is left of it.
-    """
-    ids: list[int] = vocabulary.encode(text)
-    if len(ids) <= len(vocabulary.encode("")):
-        raise ValueError("the text has no token to continue")
-    return ids
-
-
-def _shown(text: str, vocabulary: Any, ids: torch.Tensor) -> str:
-    """The text with its continuation."""
-    return str(vocabulary.decode(ids[0].tolist())).strip()
 
 
 def _answer(cli: RecipeCLI) -> int:

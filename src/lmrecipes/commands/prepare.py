@@ -5,18 +5,30 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from lmrecipes.cli import RecipeCLI, open_recipe
+from lightning.pytorch.cli import LightningArgumentParser
+
+from lmrecipes.cli import Command, RecipeCLI, open_recipe
 from lmrecipes.data.prepared.shards import Share
-from lmrecipes.datamodules.prepared_documents import PreparedDocuments
+from lmrecipes.datamodules.protocols import PreparesInShards
 from lmrecipes.runtime.console import say
+
+
+def _add_options(parser: LightningArgumentParser) -> None:
+    parser.add_argument("--shard", type=str | None, help="Which share to do, of an array of jobs: 1/8 to 8/8.")
+    parser.add_argument("--workers", type=int | None, help="Processes; left out, one for every core.")
+
+
+COMMAND = Command(
+    name="prepare", add_options=_add_options, builds=frozenset(("data",)), uses_devices=False, run_option=""
+)
 
 
 def run(argv: list[str]) -> int:
     """Prepares the data, or says that it is ready."""
-    cli = open_recipe("prepare", argv)
+    cli = open_recipe(COMMAND, argv)
     data = cli.datamodule
     data.prepare(progress=sys.stderr.isatty(), **_parts(cli))
-    if getattr(data, "ready", True):
+    if not isinstance(data, PreparesInShards) or data.ready:
         say(f"prepared: vocabulary {data.vocab_size:,}")
     else:
         say(f"share {cli.config.shard} is prepared; the data is ready once all are, or after a call without --shard")
@@ -31,7 +43,7 @@ def _parts(cli: RecipeCLI) -> dict[str, Any]:
     """
     shard, workers = cli.config.shard, cli.config.workers
     asked = {"--shard": shard, "--workers": workers}
-    if not isinstance(cli.datamodule, PreparedDocuments):
+    if not isinstance(cli.datamodule, PreparesInShards):
         for option, value in asked.items():
             if value is not None:
                 raise ValueError(f"{option} is {value}, but this data is prepared in one piece; leave it out")

@@ -16,19 +16,23 @@ import yaml
 from lmrecipes import runs
 from lmrecipes.callbacks.fault_injection import ASKED_FOR
 from lmrecipes.checkpoints.io import load_checkpoint, newest_readable, step_of
-from lmrecipes.cli import EXPORTED, RecipeCLI, open_recipe
+from lmrecipes.cli import Command, RecipeCLI, open_recipe
+from lmrecipes.commands import test
 from lmrecipes.commands.common.parser import Arguments
-from lmrecipes.commands.export import WEIGHTS
+from lmrecipes.commands.export import EXPORTED, WEIGHTS
 from lmrecipes.config.arguments import config_files, expand_names
 from lmrecipes.data import load_vocabulary
-from lmrecipes.datamodules import TextDataModule
-from lmrecipes.rehearsal import synthetic_text
+from lmrecipes.data.corpora.synthetic_text import write_synthetic
+from lmrecipes.datamodules.protocols import Rehearses
 from lmrecipes.rehearsal.shrink import EVERY, KILLED_AFTER, STEPS, Spread, full_size_on_cpu, shrink, smallest_spread
 from lmrecipes.rehearsal.stages import StageError, Stages
 from lmrecipes.runtime import launcher
 from lmrecipes.runtime.console import say
 from lmrecipes.runtime.launcher import forget_launcher
 from lmrecipes.strategies.checks import data_parallel_size
+
+# Of the recipe nothing is built before it is shrunk.
+COMMAND = Command(name="rehearse", builds=frozenset(), uses_devices=False, run_option="")
 
 
 def run(argv: list[str]) -> int:
@@ -45,7 +49,7 @@ def run(argv: list[str]) -> int:
     if not launcher.is_main_process():
         return 0
     forget_launcher()
-    recipe = open_recipe("rehearse", rest)
+    recipe = open_recipe(COMMAND, rest)
     began = time.perf_counter()
     stages = Stages(options.stage_timeout_s)
     # An end in order, so that no process of a stage is left, nor a file.
@@ -72,7 +76,7 @@ class _Rehearsal:
     def __init__(self, settings: dict[str, Any], folder: Path, stages: Stages) -> None:
         self.settings, self.folder, self.stages = settings, folder, stages
         self.small = folder / "recipe.yaml"
-        self.sampled = False
+        self.text = ""
         self.alone, self.killed = folder / "left_alone", folder / "killed"
 
     def all(self) -> None:
@@ -91,7 +95,7 @@ class _Rehearsal:
         """Builds the recipe in its full size, but for its hardware, then shrinks it."""
         full = self.folder / "full.yaml"
         full.write_text(yaml.safe_dump(full_size_on_cpu(self.settings), sort_keys=False))
-        built = open_recipe("test", ["--config", str(full), "--no_runtime_tuning"])
+        built = open_recipe(test.COMMAND, ["--config", str(full), "--no_runtime_tuning"])
         ranks = data_parallel_size(built.trainer)
         _check_evaluation(built, ranks)
         asked = self.settings["trainer"]["strategy"]
@@ -101,7 +105,8 @@ class _Rehearsal:
         text, cache = self.folder / "text", self.folder / "cache"
         small = shrink(self.settings, spread, passes, text, cache)
         self.small.write_text(yaml.safe_dump(small, sort_keys=False))
-        self._write_text(built.datamodule, text)
+        data = built.datamodule
+        self.text = data.write_synthetic(text) if isinstance(data, Rehearses) else write_synthetic(text)
         return self._summary(spread, trainer.world_size, passes, small)
 
     def _summary(self, spread: Spread, world_size: int, passes: int, small: dict[str, Any]) -> str:
@@ -114,23 +119,9 @@ class _Rehearsal:
             parts.append(f"accumulating over 2 of {passes} passes")
         return ", ".join(parts)
 
-    def _write_text(self, data: Any, folder: Path) -> None:
-        if hasattr(data, "write_stand_in"):
-            data.write_stand_in(folder)
-            return
-        if not isinstance(data, TextDataModule):
-            synthetic_text.write_made_up(folder)
-            return
-        if data.path is not None:
-            synthetic_text.write_sample(folder, data.source())
-            self.sampled = True
-            return
-        named = data.tokenizing.vocab_file if data.vocabulary_dir is None else None
-        synthetic_text.write_made_up(folder, synthetic_text.words_of(Path(named)) if named else ())
-
     def _data(self) -> str:
         self.stages.command("prepare", "--config", str(self.small))
-        return "a sample of its own text" if self.sampled else "made-up text"
+        return self.text
 
     def _train(self) -> str:
         self.stages.command("fit", "--config", str(self.small), "--run_dir", str(self.alone))

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from lmrecipes.commands.common.evaluation import evaluate
+from lmrecipes.cli import Command
+from lmrecipes.commands.common.evaluation import add_options, evaluate
+
+COMMAND = Command(name="test", add_options=add_options, split="test")
 
 
 def run(argv: list[str]) -> int:
-    """Evaluates a run on the test split, beside the published figures."""
-    return evaluate("test", argv)
+    """Evaluates a run on the test split."""
+    return evaluate(COMMAND, argv)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from lmrecipes.commands.common.evaluation import evaluate
+from lmrecipes.cli import Command
+from lmrecipes.commands.common.evaluation import add_options, evaluate
+
+COMMAND = Command(name="validate", add_options=add_options, split="val")
 
 
 def run(argv: list[str]) -> int:
     """Evaluates a run on the validation split."""
-    return evaluate("validate", argv)
+    return evaluate(COMMAND, argv)

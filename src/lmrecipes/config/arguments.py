@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from lmrecipes.config import catalog
 
@@ -88,3 +90,9 @@ def given_options(argv: Sequence[str]) -> list[str]:
     """Dotted names of the options on a command line, without `init_args` and `class_path`."""
     names = (word[2:].split("=", 1)[0].removesuffix("+") for word in argv if word.startswith("--"))
     return [name.replace(".init_args", "").removesuffix(".class_path") for name in names]
+
+
+def class_of(class_path: str) -> Any:
+    """The class that a configuration names."""
+    module, _, name = class_path.rpartition(".")
+    return getattr(importlib.import_module(module), name)

@@ -1,4 +1,4 @@
-"""Class paths of earlier versions, so that configurations saved by them still open."""
+"""Class paths and arguments of earlier versions, so that configurations saved by them still open."""
 
 from __future__ import annotations
 
@@ -22,6 +22,8 @@ _MODULES = {
     "lmrecipes.models.mt5.tuning": "lmrecipes.models.common.peft",
 }
 _CLASSES: dict[str, str] = {}
+# Arguments by their earlier names, of the classes that had them.
+_ARGUMENTS = {"lmrecipes.models.mt5.MT5Module": {"recompute": "activation_checkpointing"}}
 
 
 def with_current_paths(content: Any) -> Any:
@@ -33,6 +35,9 @@ def with_current_paths(content: Any) -> Any:
     renewed = {key: with_current_paths(value) for key, value in content.items()}
     if isinstance(path := renewed.get("class_path"), str):
         renewed["class_path"] = current_path(path)
+        names = _ARGUMENTS.get(renewed["class_path"], {})
+        if isinstance(arguments := renewed.get("init_args"), dict):
+            renewed["init_args"] = {names.get(name, name): value for name, value in arguments.items()}
     return renewed
 
 

@@ -18,6 +18,7 @@ from lightning.pytorch import LightningDataModule
 from lmrecipes.batches import BatchPlan
 from lmrecipes.data.corpora.documents import Corpus, DocumentSource
 from lmrecipes.data.corpora.malformed import complaint
+from lmrecipes.data.corpora.synthetic_text import write_synthetic
 from lmrecipes.data.prepared.cache import cache_folder, folder_for, recall, remember, writing_to
 from lmrecipes.data.prepared.corpus import Prepared, find_prepared
 from lmrecipes.data.prepared.progress_bar import ProgressBar
@@ -31,6 +32,7 @@ class PreparedDocuments(LightningDataModule):
 
     name: str
     """Name of the corpus."""
+    takes_shares: ClassVar[bool] = True
     vocabulary_class: ClassVar[type[Vocabulary]]
     """What documents are tokenized with."""
     vocabulary_name: ClassVar[str]
@@ -90,6 +92,10 @@ class PreparedDocuments(LightningDataModule):
     def corpus(self) -> Corpus:
         """What is prepared."""
         return Corpus(sources=self.sources, seq_len=self._seq_len, held_out=self.held_out, seed=self.seed)
+
+    def write_synthetic(self, folder: Path) -> str:
+        """Writes lines for `tiny_data`, each a document."""
+        return write_synthetic(folder)
 
     def evaluate_with(self, vocabulary: Vocabulary, split: str) -> None:
         """From now on the documents are read with a trained model's own vocabulary, whatever they are now."""

@@ -151,18 +151,19 @@ class SquadDataModule(LightningDataModule):
 
     @staticmethod
     def tiny_data(settings: Mapping[str, Any], text: Path) -> dict[str, Any]:
-        """What makes a rehearsal's questions few: those that `write_stand_in` leaves in a folder."""
+        """What makes a rehearsal's questions few: those that `write_synthetic` leaves in a folder."""
         files = {split: str(text / f"{split}.json") for split in _SPLITS if settings[split] is not None}
         sizes = {"wordpiece": {"vocab_size": 400}, "sentencepiece": {"vocab_size": 400}}
         tokens = {**sizes, "vocabulary_dir": None, "language": None, "languages": None}
         return {**files, **tokens, "max_query_len": 16, "doc_stride": 16}
 
-    def write_stand_in(self, folder: Path) -> None:
-        """Writes a few made-up questions for each split, of which some have no answer if the own ones may."""
+    def write_synthetic(self, folder: Path) -> str:
+        """Writes a few synthetic questions for each split, some without an answer if the recipe's may lack one."""
         folder.mkdir(parents=True, exist_ok=True)
         for split in self.files:
             made = make_squad(split, 6, unanswerable=self.null_threshold is not None)
             (folder / f"{split}.json").write_text(json.dumps(made), encoding="utf-8")
+        return "synthetic questions"
 
     def source(self, split: str) -> SquadSource:
         """Where the questions of a split come from.

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any, ClassVar
 
 from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from lmrecipes.batches import BatchPlan, StreamBatch, TextStatistics
+from lmrecipes.data.corpora.synthetic_text import words_of, write_sample, write_synthetic
 from lmrecipes.data.corpora.tables import HubRepository, TableFolder
 from lmrecipes.data.corpora.text_source import SPLITS, Folder, Source
 from lmrecipes.data.objectives.streams import Streams
@@ -37,6 +39,7 @@ class TextDataModule(LightningDataModule):
 
     name: str
     """Name of the corpus."""
+    tiny_lengths: ClassVar[Mapping[str, int]] = {}
     published_vocab_size: int | None = None
     """Number of different tokens that the whole corpus is known to have."""
 
@@ -114,6 +117,18 @@ class TextDataModule(LightningDataModule):
                 f"data.revision is {self.revision}, but this text does not come from the hub; leave it out"
             )
         return source
+
+    @staticmethod
+    def tiny_data(settings: Mapping[str, Any], text: Path) -> dict[str, Any]:
+        """Reads the small text of a folder instead of the recipe's own."""
+        return {name: value for name, value in (("path", str(text)), ("revision", None)) if name in settings}
+
+    def write_synthetic(self, folder: Path) -> str:
+        """Writes the beginning of the recipe's own text where that is local, or lines of words of its vocabulary."""
+        if self.path is not None:
+            return write_sample(folder, self.source())
+        named = self.tokenizing.vocab_file if self.vocabulary_dir is None else None
+        return write_synthetic(folder, words_of(Path(named)) if named else ())
 
     def evaluate_with(self, vocabulary: Vocabulary, split: str) -> None:
         """From now on only this split is read, with a trained model's own vocabulary, whatever the text is now."""

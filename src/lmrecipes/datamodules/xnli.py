@@ -117,6 +117,10 @@ class XNLIDataModule(LightningDataModule):
         files = {split: f"{EMBEDDED}{split}" for split in _SPLITS if settings[split] is not None}
         return {**files, "languages": ["en", "de"], "vocabulary_dir": None, "sentencepiece": {"vocab_size": 400}}
 
+    def write_synthetic(self, folder: Path) -> str:
+        """Writes nothing: the embedded pairs are small."""
+        return "embedded pairs"
+
     def languages_of(self, split: str) -> list[str]:
         """The languages of a split: English to train on."""
         return ["en"] if split == "train" else self.languages

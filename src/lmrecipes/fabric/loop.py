@@ -21,10 +21,10 @@ from lightning.fabric.strategies import ParallelStrategy
 from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
 from lmrecipes.callbacks import BestCheckpoint, LastCheckpoint, RunPlot, Throughput
-from lmrecipes.callbacks.throughput import Countable
 from lmrecipes.checkpoints.io import load_checkpoint
 from lmrecipes.checkpoints.weights import take_moments, take_weights
 from lmrecipes.fabric.checkpoint import restore, save, save_best
+from lmrecipes.models.common.protocols import Countable
 from lmrecipes.resilience import signals
 from lmrecipes.runs.plots import plot_runs
 

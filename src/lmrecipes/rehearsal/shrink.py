@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -11,6 +10,9 @@ from typing import Any
 
 from lightning.pytorch.strategies import StrategyRegistry
 
+from lmrecipes.config.arguments import class_of
+from lmrecipes.datamodules.protocols import Rehearses as RehearsesData
+from lmrecipes.models.common.protocols import Rehearses as RehearsesModel
 from lmrecipes.models.common.tiny_config import tiny
 from lmrecipes.strategies import FSDP2Strategy
 
@@ -100,10 +102,10 @@ def shrink(settings: Mapping[str, Any], spread: Spread, passes: int, text: Path,
     """
     small = full_size_on_cpu(settings)
     model, data = small["model"]["init_args"], small["data"]["init_args"]
-    kind, corpus = (_class_of(small[part]["class_path"]) for part in ("model", "data"))
-    lengths = {**_LENGTHS, **getattr(corpus, "tiny_lengths", {})}
+    kind, corpus = (class_of(small[part]["class_path"]) for part in ("model", "data"))
+    lengths = {**_LENGTHS, **(corpus.tiny_lengths if isinstance(corpus, RehearsesData) else {})}
     small["batch"] = tiny_batch(small["batch"], spread.data_ranks, min(passes, _PASSES), lengths)
-    model["config"] = getattr(kind, "tiny_config", tiny)(model["config"])
+    model["config"] = (kind.tiny_config if isinstance(kind, RehearsesModel) else tiny)(model["config"])
     if "pretrained" in model:
         # Of another size, and perhaps not on this machine.
         model["pretrained"] = None
@@ -111,7 +113,7 @@ def shrink(settings: Mapping[str, Any], spread: Spread, passes: int, text: Path,
         model["schedule"]["init_args"] = tiny_schedule(
             model["schedule"].get("init_args") or {}, small["trainer"]["max_steps"]
         )
-    data.update(getattr(corpus, "tiny_data", _tiny_data)(data, text))
+    data.update((corpus.tiny_data if isinstance(corpus, RehearsesData) else _tiny_data)(data, text))
     if "cache_dir" in data:
         data["cache_dir"] = str(cache)
     trainer = small["trainer"]
@@ -133,11 +135,6 @@ def shrink(settings: Mapping[str, Any], spread: Spread, passes: int, text: Path,
     trainer["callbacks"] = [*map(tiny_callback, given), _sudden_end()]
     small["published"] = []
     return small
-
-
-def _class_of(class_path: str) -> Any:
-    module, _, name = class_path.rpartition(".")
-    return getattr(importlib.import_module(module), name)
 
 
 def _tiny_data(data: Mapping[str, Any], text: Path) -> dict[str, Any]:

@@ -136,7 +136,7 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
 
     def setup(self, trainer: Trainer) -> None:
         """Splits the model by its plan, then sets up the rest."""
-        from lmrecipes.strategies.parallelize import recompute, shard, split_tensors
+        from lmrecipes.strategies.parallelize import checkpoint_activations, shard, split_tensors
 
         module: Any = self.lightning_module
         network, plan = module.network, module.parallel_plan
@@ -145,7 +145,7 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
         if self._tensor_size > 1:
             split_tensors(network, plan, self.device_mesh["tensor"])
         if self._activation_checkpointing:
-            recompute(network, plan)
+            checkpoint_activations(network, plan)
         if data := self._data_mesh():
             shard(network, plan, data, offload_policy=self._offload_policy(), **self._settings)
         plugin: Any = self.precision_plugin

@@ -78,7 +78,7 @@ def blocks(network: nn.Module, plan: ParallelPlan) -> Iterator[nn.Module]:
             yield module
 
 
-def recompute(network: nn.Module, plan: ParallelPlan) -> None:
+def checkpoint_activations(network: nn.Module, plan: ParallelPlan) -> None:
     """Keeps no activations within blocks: the backward pass computes them again."""
     for block in blocks(network, plan):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)

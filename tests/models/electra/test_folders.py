@@ -137,10 +137,10 @@ def options(folder, **config):
 def pretrained(tmp_path_factory):
     """A run of four steps of LAMB with two passes each, and the folder of it and of its text."""
     from lmrecipes.__main__ import main
-    from lmrecipes.rehearsal.synthetic_text import write_made_up
+    from lmrecipes.data.corpora.synthetic_text import write_synthetic
 
     folder = tmp_path_factory.mktemp("pretrained")
-    write_made_up(folder / "lines")
+    write_synthetic(folder / "lines")
     lines = (folder / "lines" / "train.txt").read_text().splitlines()
     (folder / "text.txt").write_text("\n\n".join("\n".join(lines[i : i + 5]) for i in range(0, len(lines), 5)))
     words = [

@@ -132,7 +132,7 @@ def test_a_blank_is_filled_in_the_published_shape(learned):
     ids = made.prompt(text, vocabulary)
     assert ids == [*vocabulary.encode("ab "), 249, *vocabulary.encode(" cd"), 248]
     found = made.predict_step(PromptBatch(torch.tensor([ids])), 0)
-    shape = json.loads(made.shown(text, vocabulary, found))
+    shape = json.loads(made.completion(text, vocabulary, found))
     assert list(shape) == ["prompt", "completion", "masked_input"]
     assert shape["prompt"] == text
     assert shape["masked_input"].endswith("<extra_id_1>")
@@ -203,7 +203,7 @@ def test_only_what_is_tuned_changes_and_is_saved_and_it_loads_onto_its_base(kind
 
 def test_a_base_that_is_nowhere_else_is_saved_and_warned_of(tmp_path):
     made = module(tuning=KINDS["lora"])
-    with pytest.warns(UserWarning, match="lora, but the network beside it has learned nothing"):
+    with pytest.warns(UserWarning, match="lora, but the frozen network has random weights"):
         trainer(tmp_path, max_steps=1).fit(made, datamodule=Pairs())
     assert made.state_dict().keys() >= {f"network.{name}" for name, _ in made.network.named_parameters()}
 

@@ -57,9 +57,9 @@ def test_padding_spoils_no_gradient_under_dropout(family):
 def test_recomputing_layers_changes_nothing(family):
     batch = inputs_of(PACKED)
     gradients = []
-    for recompute in (False, True):
+    for activation_checkpointing in (False, True):
         network = small_network(dropout=0.2, **FAMILIES[family])
-        network.recompute = recompute
+        network.activation_checkpointing = activation_checkpointing
         torch.manual_seed(3)
         network(**batch).loss.backward()
         gradients.append({name: p.grad for name, p in network.named_parameters()})
@@ -69,9 +69,9 @@ def test_recomputing_layers_changes_nothing(family):
 
 def test_recomputing_keeps_less():
     kept = []
-    for recompute in (False, True):
+    for activation_checkpointing in (False, True):
         network = small_network(n_layers=4)
-        network.recompute = recompute
+        network.activation_checkpointing = activation_checkpointing
         held = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t.numel()) or t, lambda t: t):  # noqa: B023
             network(**inputs_of(PACKED))

@@ -7,33 +7,42 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser
 
-from lmrecipes.callbacks.throughput import Countable
 from lmrecipes.checkpoints.weights import naming_misfits
-from lmrecipes.cli import open_recipe
+from lmrecipes.cli import Command, open_recipe
+from lmrecipes.commands.common.load_model import use_exported
+from lmrecipes.commands.common.options import add_exported, add_run
 from lmrecipes.commands.common.report import check_evaluation, report
+from lmrecipes.models.common.protocols import Countable
 from lmrecipes.runtime.console import short
 from lmrecipes.strategies.checks import data_parallel_size
 
 
-def evaluate(command: str, argv: list[str]) -> int:
-    """Evaluates on the validation (validate) or test (test) split."""
-    split = {"validate": "val"}.get(command, command)
+def add_options(parser: LightningArgumentParser) -> None:
+    """Which run is evaluated, and by what."""
+    add_run(parser)
+    add_exported(parser)
+
+
+def evaluate(command: Command, argv: list[str]) -> int:
+    """Evaluates on the command's split."""
+    assert command.split is not None
     cli = open_recipe(command, argv)
     checkpoint: Path | None = cli.checkpoint()
-    if cli.config.runtime is not None:
-        cli.model.use_programs(Path(cli.config.runtime), split)
+    if cli.config.exported is not None:
+        use_exported(cli.model, cli.config.exported, command.split)
         checkpoint = None
-    check_evaluation(cli, command)
+    check_evaluation(cli)
     counted = _CountTokens()
     cli.trainer.callbacks.append(counted)  # type: ignore[attr-defined]
     began = time.perf_counter()
-    method = getattr(cli.trainer, command)
+    method = getattr(cli.trainer, command.name)
     with naming_misfits(cli.model, checkpoint, f"--checkpoint {short(checkpoint)}" if checkpoint else ""):
         figures = method(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False)[0]
     elapsed = time.perf_counter() - began
-    figures = {**figures, f"{split}/tokens_per_s": counted.tokens * data_parallel_size(cli.trainer) / elapsed}
-    report(cli, command, figures, checkpoint, elapsed)
+    figures = {**figures, f"{command.split}/tokens_per_s": counted.tokens * data_parallel_size(cli.trainer) / elapsed}
+    report(cli, command.name, figures, checkpoint, elapsed)
     return 0
 
 

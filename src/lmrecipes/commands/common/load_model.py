@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from lmrecipes import runs
@@ -10,6 +11,7 @@ from lmrecipes.checkpoints.io import load_checkpoint
 from lmrecipes.checkpoints.weights import check_weights
 from lmrecipes.cli import RecipeCLI
 from lmrecipes.data import Vocabulary, load_vocabulary
+from lmrecipes.models.common.protocols import ExportsPrograms
 from lmrecipes.runtime.console import short
 
 
@@ -28,7 +30,7 @@ def load_trained(cli: RecipeCLI) -> Trained:
         ValueError: if no run was given, it has no vocabulary or checkpoint, or the weights are of another network.
     """
     if cli.run_dir is None:
-        raise ValueError(f"lmrecipes {cli.command} needs a run: --run RUN")
+        raise ValueError(f"lmrecipes {cli.command.name} needs a run: --run RUN")
     vocabulary = load_vocabulary(cli.run_dir / runs.VOCABULARY)
     module = built(cli.model, vocabulary)
     path = cli.checkpoint()
@@ -59,5 +61,18 @@ def texts_of(cli: RecipeCLI) -> list[str]:
         except (OSError, UnicodeDecodeError) as error:
             raise ValueError(f"--file {cli.config.file} cannot be read: {error}") from None
     if not texts:
-        raise ValueError(f'lmrecipes {cli.command} needs a text: --text "..." or --file FILE')
+        raise ValueError(f'lmrecipes {cli.command.name} needs a text: --text "..." or --file FILE')
     return texts
+
+
+def use_exported(module: Any, folder: str, split: str = "test") -> None:
+    """Evaluates a split by exported programs from now on.
+
+    Raises:
+        ValueError: if the model has none, or the folder holds none of this model.
+    """
+    if not isinstance(module, ExportsPrograms):
+        raise ValueError(
+            f"--exported is {folder}, but {type(module).__name__} is not exported as programs; leave it out"
+        )
+    module.use_programs(Path(folder), split)

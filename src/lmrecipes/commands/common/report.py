@@ -14,7 +14,7 @@ from lmrecipes.runtime import launcher
 from lmrecipes.runtime.console import say, short
 
 
-def check_evaluation(cli: RecipeCLI, command: str) -> None:
+def check_evaluation(cli: RecipeCLI) -> None:
     """Refuses to evaluate nothing, or where the results could not be kept.
 
     Raises:
@@ -22,9 +22,9 @@ def check_evaluation(cli: RecipeCLI, command: str) -> None:
     """
     if cli.run_dir is not None and launcher.is_main_process():
         runs.results(cli.run_dir)
-    limit = f"limit_{'val' if command == 'validate' else command}_batches"
+    limit = f"limit_{cli.command.split}_batches"
     if cli.config.trainer[limit] == 0:
-        raise ValueError(f"trainer.{limit} is 0, which leaves nothing to {command}; leave it out")
+        raise ValueError(f"trainer.{limit} is 0, which leaves nothing to {cli.command.name}; leave it out")
 
 
 def report(cli: RecipeCLI, command: str, figures: dict[str, float], checkpoint: Path | None, elapsed_s: float) -> None:
@@ -49,7 +49,7 @@ def report(cli: RecipeCLI, command: str, figures: dict[str, float], checkpoint: 
             "command": command,
             "metrics": figures,
             "checkpoint": short(checkpoint) if checkpoint else None,
-            "runtime": cli.config.runtime,
+            "exported": cli.config.exported,
             "data": {key: value for key, value in settings.items() if key.startswith("data.")},
             "batch": {key: value for key, value in settings.items() if key.startswith("batch.")},
             "published": [{**vars(t), "differences": published.differences(t, settings)} for t in targets],

@@ -1,9 +1,9 @@
-"""Drawing the next token from a model's distribution."""
+"""Sampling the next token from a model's distribution, and the prompt and completion of a causal model."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -56,3 +56,20 @@ class Sampling:
             k = min(self.top_k, scaled.shape[-1])
             scaled = scaled.masked_fill(scaled < scaled.topk(k).values[:, -1:], -torch.inf)
         return torch.multinomial(scaled.softmax(dim=-1), num_samples=1)
+
+
+def prompt_tokens(text: str, vocabulary: Any) -> list[int]:
+    """The token ids of a text that is to be continued.
+
+    Raises:
+        ValueError: if no token is left of it.
+    """
+    ids: list[int] = vocabulary.encode(text)
+    if len(ids) <= len(vocabulary.encode("")):
+        raise ValueError("the text has no token to continue")
+    return ids
+
+
+def continuation(text: str, vocabulary: Any, ids: Tensor) -> str:
+    """A text with its continuation, of token ids (1, prompt + generated)."""
+    return str(vocabulary.decode(ids[0].tolist())).strip()

@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lmrecipes.batches import BatchPlan, MaskedBatch
-from lmrecipes.metrics.perplexity import TokenLoss
 from lmrecipes.metrics.replaced_tokens import ReplacedTokens
 from lmrecipes.models.common.hf import begins
+from lmrecipes.models.common.module import RecipeModule
 from lmrecipes.models.common.parallel_plan import ParallelPlan
-from lmrecipes.models.common.vocab_size import corpus_of, with_vocabulary
+from lmrecipes.models.common.vocab_size import corpus_of
 from lmrecipes.models.electra import hf
 from lmrecipes.models.electra.config import ElectraConfig
 from lmrecipes.models.electra.network import Electra, PretrainingOutput
 from lmrecipes.models.electra.parallel import pretraining_plan
 from lmrecipes.models.electra.tiny import tiny
-from lmrecipes.optim import GroupSettings, Schedule, StepSchedule, build_optimizer, parameter_groups
-from lmrecipes.trainer_state import completes_step, logs_step
+from lmrecipes.optim import GroupSettings, Schedule
+from lmrecipes.trainer_state import logs_step
 
 _LOSSES = ("generator_loss", "discriminator_loss")
 
 
-class ElectraModule(LightningModule):
+class ElectraModule(RecipeModule):
     """Replaced token detection (Clark et al. 2020, arXiv:2003.10555)."""
 
     network: Electra
@@ -54,89 +53,40 @@ class ElectraModule(LightningModule):
             pretrained: folders of published networks to begin with.
             compile: whether torch.compile is applied to the network.
         """
-        super().__init__()
-        self.config = config
-        self.batch_plan = batch
-        self._optimizer = optimizer
-        self._schedule = schedule
-        self._groups = groups or GroupSettings()
+        super().__init__(config, optimizer, schedule, batch, groups=groups, compile=compile)
         self._pretrained = pretrained
-        self._compile = compile
-        splits = ("train", "val", "test")
-        self._means = torch.nn.ModuleDict({f"{split}_{name}": TokenLoss() for split in splits for name in _LOSSES})
-        self._tokens = torch.nn.ModuleDict({f"{split}_tokens": ReplacedTokens() for split in splits})
+        for name in _LOSSES:
+            self.add_metric(name)
+        self.add_metric("tokens", ReplacedTokens)
 
-    def configure_model(self) -> None:
-        """Builds the network, for the corpus's vocabulary where the recipe leaves its size open."""
-        if hasattr(self, "network"):
-            return
-        self.config = with_vocabulary(self.config, corpus_of(self))
-        self.network = Electra(self.config)
+    def build(self) -> Electra:
+        """Generator and discriminator."""
+        return Electra(self.config)
+
+    def initialize(self) -> None:
+        """Fills both with published weights, where the recipe names some."""
         if self._pretrained is not None and begins(self):
             hf.load_pretraining(self.network, self._pretrained)
-        if self._compile:
-            self.network.compile()
 
-    def training_step(self, batch: MaskedBatch, batch_idx: int) -> Tensor:
-        """Weighted sum of both losses of one micro-batch."""
-        out = self.network(**batch._asdict())
-        self._add("train", out, tokens=logs_step(self.trainer))
-        if logs_step(self.trainer) and completes_step(self.trainer):
-            # Losses over all passes since the last logged step, the rest over those of this one.
-            self._report("train")
-        loss: Tensor = out.loss
-        return loss
-
-    def validation_step(self, batch: MaskedBatch, batch_idx: int) -> None:
-        """Adds a batch to the validation figures."""
-        self._add("val", self.network(**batch._asdict()), tokens=True)
-
-    def test_step(self, batch: MaskedBatch, batch_idx: int) -> None:
-        """Adds a batch to the test figures."""
-        self._add("test", self.network(**batch._asdict()), tokens=True)
-
-    def on_validation_epoch_end(self) -> None:
-        """Logs the validation figures."""
-        self._report("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Logs the test figures."""
-        self._report("test")
-
-    def _add(self, split: str, out: PretrainingOutput, *, tokens: bool) -> None:
+    def loss(self, batch: MaskedBatch, split: str) -> Tensor:
+        """Weighted sum of both losses of a batch."""
+        out: PretrainingOutput = self.network(**batch._asdict())
         # Each is a mean over so many tokens.
         counts = (len(out.originals), len(out.replaced))
         for name, count in zip(_LOSSES, counts, strict=True):
-            cast(TokenLoss, self._means[f"{split}_{name}"]).update(getattr(out, name).detach().expand(count))
-        if tokens:
-            cast(ReplacedTokens, self._tokens[f"{split}_tokens"]).update(
+            self.metric(split, name).update(getattr(out, name).detach().expand(count))
+        # In training these are of the logged step alone: counting ranks takes as long as a small network.
+        if split != "train" or logs_step(self.trainer):
+            self.metric(split, "tokens").update(
                 out.generator_logits, out.originals, out.sampled, out.discriminator_logits, out.replaced
             )
+        return out.loss
 
-    def _report(self, split: str) -> None:
-        figures = {}
-        for name in _LOSSES:
-            mean = cast(TokenLoss, self._means[f"{split}_{name}"])
-            figures[name] = mean.compute()
-            mean.reset()
-        figures["loss"] = self.config.weighted(*(figures[name] for name in _LOSSES))
-        tokens = cast(ReplacedTokens, self._tokens[f"{split}_tokens"])
-        figures |= tokens.compute()
-        tokens.reset()
-        self.log_dict({f"{split}/{name}": value for name, value in figures.items()}, batch_size=1)
-
-    def configure_optimizers(self) -> Any:
-        """Norms and biases by themselves, as published; the learning rate moves every optimizer step."""
-        optimizer = build_optimizer(
-            self._optimizer,
-            parameter_groups(self.network, self._groups, self._depth),
-            fused=self.trainer.precision != "16-mixed",
-        )
-        scheduler = StepSchedule(optimizer, self._schedule, max_steps=self.trainer.max_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-    def _depth(self, name: str) -> int:
-        raise ValueError("model.groups.layer_decay is for fine-tuning; leave it out of pretraining")
+    def figures(self, split: str) -> dict[str, Tensor]:
+        """Losses over all micro-batches since the last logged step; of tokens see `ReplacedTokens`."""
+        losses = {name: self.metric(split, name).compute() for name in _LOSSES}
+        total = self.config.weighted(*losses.values())
+        return {**losses, "loss": total, **self.metric(split, "tokens").compute()}
 
     @property
     def parallel_plan(self) -> ParallelPlan:
@@ -144,7 +94,7 @@ class ElectraModule(LightningModule):
         return pretraining_plan(self.config)
 
     def example(self) -> dict[str, Any]:
-        """Made-up arguments of one call of the network."""
+        """Synthetic arguments of one call of the network."""
         ids, first = hf.made_up(self.config), torch.zeros(2, 1, dtype=torch.long)
         return {
             "input_ids": ids,
@@ -154,10 +104,6 @@ class ElectraModule(LightningModule):
             "originals": ids[:, :1],
             "weights": torch.ones(2, 1),
         }
-
-    def export(self, folder: Path, form: str) -> None:
-        """Refuses programs: a discriminator that is pretrained is there to be fine-tuned."""
-        raise ValueError(f"--format {form} is not for pretraining; --format hf writes what can be fine-tuned")
 
     def export_hf(self, folder: Path, vocabulary: Any) -> list[Path]:
         """Writes `discriminator` and `generator`, which transformers loads, with the vocabulary."""

@@ -7,27 +7,24 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lmrecipes.batches import BatchPlan, SpanBatch, SpanScores
 from lmrecipes.checkpoints.weights import check_weights, own_weights
 from lmrecipes.data.tasks.squad.best_spans import best_spans
-from lmrecipes.metrics.perplexity import TokenLoss
 from lmrecipes.models.common.hf import begins
+from lmrecipes.models.common.module import RecipeModule
 from lmrecipes.models.common.parallel_plan import ParallelPlan
-from lmrecipes.models.common.vocab_size import corpus_of, with_vocabulary
 from lmrecipes.models.electra import hf
 from lmrecipes.models.electra.config import ReaderConfig
 from lmrecipes.models.electra.parallel import reader_plan
 from lmrecipes.models.electra.reader import ElectraReader
 from lmrecipes.models.electra.tiny import tiny
-from lmrecipes.optim import GroupSettings, Schedule, StepSchedule, build_optimizer, parameter_groups
-from lmrecipes.trainer_state import completes_step, logs_step
+from lmrecipes.optim import GroupSettings, Schedule
 
 
-class ElectraReaderModule(LightningModule):
+class ElectraReaderModule(RecipeModule):
     """Fine-tuning on SQuAD-shaped data; evaluation steps hand over the spans that were found."""
 
     network: ElectraReader
@@ -54,28 +51,20 @@ class ElectraReaderModule(LightningModule):
             pretrained: folder or hub name of a published discriminator to begin with.
             compile: whether torch.compile is applied to the network.
         """
-        super().__init__()
-        self.config = config
-        self.batch_plan = batch
-        self._optimizer = optimizer
-        self._schedule = schedule
-        self._groups = groups or GroupSettings()
+        super().__init__(config, optimizer, schedule, batch, groups=groups, compile=compile)
         self._pretrained = pretrained
-        self._compile = compile
-        self._means = torch.nn.ModuleDict({f"{split}_loss": TokenLoss() for split in ("train", "val", "test")})
+        self.add_metric("loss")
 
-    def configure_model(self) -> None:
-        """Builds the network, for the corpus's vocabulary where the recipe leaves its size open."""
-        if hasattr(self, "network"):
-            return
-        self.config = with_vocabulary(self.config, corpus_of(self))
-        self.network = ElectraReader(self.config)
+    def build(self) -> ElectraReader:
+        """Encoder and head."""
+        return ElectraReader(self.config)
+
+    def initialize(self) -> None:
+        """Fills the encoder with published weights, where the recipe names some."""
         if self._pretrained is not None and begins(self):
             hf.load_reader(self.network, self._pretrained)
-        if self._compile:
-            self.network.compile()
 
-    def adopt(self, found: Mapping[str, Tensor], given: str) -> dict[str, Tensor]:
+    def select_weights(self, found: Mapping[str, Tensor], given: str) -> dict[str, Tensor]:
         """The weights to begin with of another run: a pretrained discriminator's encoder, or all of a reader.
 
         Args:
@@ -95,33 +84,16 @@ class ElectraReaderModule(LightningModule):
 
     def _run(self, batch: SpanBatch, split: str) -> Any:
         out = self.network(**{name: value for name, value in batch._asdict().items() if name != "windows"})
-        self._mean(split).update(out.loss.detach().expand(len(batch.lengths)))
+        self.metric(split, "loss").update(out.loss.detach().expand(len(batch.lengths)))
         return out
 
-    def _mean(self, split: str) -> Any:
-        return self._means[f"{split}_loss"]
-
-    def training_step(self, batch: SpanBatch, batch_idx: int) -> Tensor:
-        """Mean loss over the windows of one micro-batch."""
-        loss: Tensor = self._run(batch, "train").loss
-        if logs_step(self.trainer) and completes_step(self.trainer):
-            # Over all passes since the last logged step.
-            self._report("train")
+    def loss(self, batch: SpanBatch, split: str) -> Tensor:
+        """Mean loss over the windows of a batch."""
+        loss: Tensor = self._run(batch, split).loss
         return loss
 
-    def validation_step(self, batch: SpanBatch, batch_idx: int) -> Any:
-        """The SpanScores of the windows; adds to the validation loss."""
-        return self._scores(batch, "val")
-
-    def test_step(self, batch: SpanBatch, batch_idx: int) -> Any:
-        """The SpanScores of the windows; adds to the test loss."""
-        return self._scores(batch, "test")
-
-    def predict_step(self, batch: SpanBatch, batch_idx: int) -> SpanScores:
-        """What the windows hold."""
-        return self._scores(batch, "test")
-
-    def _scores(self, batch: SpanBatch, split: str) -> SpanScores:
+    def evaluate(self, batch: SpanBatch, split: str) -> SpanScores:
+        """The best spans of each window, and the odds that it has no answer."""
         out = self._run(batch, split)
         if out.logits is not None:
             start, end = out.logits
@@ -129,27 +101,9 @@ class ElectraReaderModule(LightningModule):
         odds = self.config.answerable
         return SpanScores(windows=batch.windows, **out.found._asdict(), null_is_odds=odds)
 
-    def on_validation_epoch_end(self) -> None:
-        """Logs the validation loss."""
-        self._report("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Logs the test loss."""
-        self._report("test")
-
-    def _report(self, split: str) -> None:
-        self.log(f"{split}/loss", self._mean(split).compute(), batch_size=1)
-        self._mean(split).reset()
-
-    def configure_optimizers(self) -> Any:
-        """Rates by depth, norms and biases by themselves, as published; the rate moves every optimizer step."""
-        optimizer = build_optimizer(
-            self._optimizer,
-            parameter_groups(self.network, self._groups, self.depth),
-            fused=self.trainer.precision != "16-mixed",
-        )
-        scheduler = StepSchedule(optimizer, self._schedule, max_steps=self.trainer.max_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    def predict_step(self, batch: SpanBatch, batch_idx: int) -> SpanScores:
+        """The best spans of each window."""
+        return self.evaluate(batch, "test")
 
     def depth(self, name: str) -> int:
         """Depth of a parameter: embeddings 0, layer i of the encoder i + 1, the head one above the next."""
@@ -164,7 +118,7 @@ class ElectraReaderModule(LightningModule):
         return reader_plan(self.config)
 
     def example(self) -> dict[str, Any]:
-        """Made-up arguments of one call of the network."""
+        """Synthetic arguments of one call of the network."""
         ids, first = hf.made_up(self.config), torch.zeros(2, dtype=torch.long)
         return {
             "input_ids": ids,
@@ -175,10 +129,6 @@ class ElectraReaderModule(LightningModule):
             "ends": first,
             "impossible": torch.zeros(2),
         }
-
-    def export(self, folder: Path, form: str) -> None:
-        """Refuses programs."""
-        raise ValueError(f"--format {form} is not for question answering; --format hf or state_dict are")
 
     def export_hf(self, folder: Path, vocabulary: Any) -> list[Path]:
         """Writes a folder that transformers loads, with the vocabulary."""

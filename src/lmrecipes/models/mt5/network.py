@@ -90,7 +90,7 @@ class Stack(nn.Module):
 class MT5(nn.Module):
     """Text to text."""
 
-    recompute = False
+    activation_checkpointing = False
     """Whether the backward pass computes layers again, instead of keeping what is in them."""
     prompt: nn.Module | None
     """Makes vectors that stand before every input (virtual tokens, D)."""
@@ -163,7 +163,7 @@ class MT5(nn.Module):
         return (x_BTD, pairs_BT) if self.prompt is None else with_prompt(x_BTD, pairs_BT, self.prompt())
 
     def _run(self, layer: nn.Module, *inputs: Any) -> Tensor:
-        if self.recompute and self.training:
+        if self.activation_checkpointing and self.training:
             out: Tensor = checkpoint(layer, *inputs, use_reentrant=False)
         else:
             out = layer(*inputs)

@@ -1,4 +1,4 @@
-"""Transformer-XL as a LightningModule: steps, loss, memory, optimizer."""
+"""Transformer-XL as a LightningModule: loss, memory, generation."""
 
 from __future__ import annotations
 
@@ -6,29 +6,31 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lmrecipes.batches import BatchPlan, StreamBatch
-from lmrecipes.metrics.perplexity import TokenLoss, text_figures
+from lmrecipes.metrics.perplexity import text_figures
+from lmrecipes.models.common.module import SPLITS, RecipeModule
 from lmrecipes.models.common.parallel_plan import ParallelPlan
-from lmrecipes.models.common.sampling import PromptBatch, Sampling
-from lmrecipes.models.common.vocab_size import corpus_of, with_vocabulary
+from lmrecipes.models.common.sampling import PromptBatch, Sampling, continuation, prompt_tokens
+from lmrecipes.models.common.vocab_size import corpus_of
 from lmrecipes.models.transformer_xl import export
 from lmrecipes.models.transformer_xl.memory import StreamMemory
 from lmrecipes.models.transformer_xl.network import TransformerXL, TransformerXLConfig
 from lmrecipes.models.transformer_xl.parallel import parallel_plan
+from lmrecipes.models.transformer_xl.score import score_tokens
 from lmrecipes.models.transformer_xl.tiny import tiny
-from lmrecipes.optim import Schedule, StepSchedule, build_optimizer
-from lmrecipes.trainer_state import completes_step, data_rank, logs_step
+from lmrecipes.optim import Schedule
+from lmrecipes.trainer_state import data_rank
 
 
-class TransformerXLModule(LightningModule):
+class TransformerXLModule(RecipeModule):
     """Language modelling over parallel streams of text, with segment memory (Dai et al. 2019, arXiv:1901.02860)."""
 
     network: TransformerXL
     tiny_config = staticmethod(tiny)
+    prompt, completion = staticmethod(prompt_tokens), staticmethod(continuation)
 
     def __init__(
         self,
@@ -47,28 +49,19 @@ class TransformerXLModule(LightningModule):
             batch: how text is cut; a recipe's `batch:` group.
             compile: whether torch.compile is applied to the network.
         """
-        super().__init__()
-        self.config = config
-        self.batch_plan = batch
+        super().__init__(config, optimizer, schedule, batch, compile=compile)
         self.sampling = Sampling()
-        self._optimizer = optimizer
-        self._schedule = schedule
-        self._compile = compile
-        self._segmenting = {split: batch.segmenting(split) for split in ("train", "val", "test")}
-        self._memory = {split: StreamMemory() for split in self._segmenting}
-        self._loss = torch.nn.ModuleDict({f"{split}_loss": TokenLoss() for split in self._segmenting})
+        self._segmenting = {split: batch.segmenting(split) for split in SPLITS}
+        self._memory = {split: StreamMemory() for split in SPLITS}
+        self.add_metric("loss")
 
-    def _meter(self, split: str) -> TokenLoss:
-        return cast(TokenLoss, self._loss[f"{split}_loss"])
+    def build(self) -> TransformerXL:
+        """The network."""
+        return TransformerXL(self.config)
 
-    def configure_model(self) -> None:
-        """Builds the network, for the corpus's vocabulary where the recipe leaves its size open."""
-        if hasattr(self, "network"):
-            return
-        self.config = with_vocabulary(self.config, corpus_of(self))
-        self.network = TransformerXL(self.config)
-        if self._compile:
-            self.network.compile()
+    def parameters_to_train(self) -> Any:
+        """One group of all parameters, as published."""
+        return self.network.parameters()
 
     def _nll(self, batch: StreamBatch, split: str) -> Tensor:
         """Negative log-likelihood per token (columns, length), given the streams' memory, which it moves on."""
@@ -84,64 +77,32 @@ class TransformerXLModule(LightningModule):
         self._memory[split].write(batch, memory)
         return nll
 
-    def training_step(self, batch: StreamBatch, batch_idx: int) -> Tensor:
-        """Mean loss over the tokens of one micro-batch (all of a step's micro-batches have equally many)."""
-        nll = self._nll(batch, "train")
-        self._meter("train").update(nll.detach())
-        if logs_step(self.trainer) and completes_step(self.trainer):
-            # Over all tokens since the last logged step.
-            loss = self._meter("train").compute()
-            self._meter("train").reset()
-            self.log_dict({"train/loss": loss, "train/perplexity": loss.exp()}, batch_size=1)
-        return nll.mean()
-
-    def on_validation_epoch_start(self) -> None:
-        """Begins validation with nothing remembered."""
-        self._begin("val")
-
-    def on_test_epoch_start(self) -> None:
-        """Begins the test with nothing remembered."""
-        self._begin("test")
-
-    def _begin(self, split: str) -> None:
-        self._memory[split].clear()
-        self._meter(split).reset()
-
-    def validation_step(self, batch: StreamBatch, batch_idx: int) -> None:
-        """Adds one segment to the validation loss."""
-        self._evaluate(batch, "val")
-
-    def test_step(self, batch: StreamBatch, batch_idx: int) -> None:
-        """Adds one segment to the test loss."""
-        self._evaluate(batch, "test")
-
-    def _evaluate(self, batch: StreamBatch, split: str) -> None:
+    def loss(self, batch: StreamBatch, split: str) -> Tensor:
+        """Mean loss over the tokens of a batch (all micro-batches of a step have equally many)."""
         nll = self._nll(batch, split)
         if batch.scored:
-            self._meter(split).update(nll)
+            self.metric(split, "loss").update(nll.detach())
+        return nll.mean()
 
-    def on_validation_epoch_end(self) -> None:
-        """Logs validation loss and perplexity."""
-        self._report("val")
+    def begin_split(self, split: str) -> None:
+        """Begins an evaluation with an empty memory; that of training goes on."""
+        super().begin_split(split)
+        if split != "train":
+            self._memory[split].clear()
 
-    def on_test_epoch_end(self) -> None:
-        """Logs test loss and perplexity."""
-        self._report("test")
-
-    def _report(self, split: str) -> None:
-        self._memory[split].clear()
-        corpus = getattr(self.trainer, "datamodule", None)
-        figures = text_figures(self._meter(split).compute(), corpus.statistics(split) if corpus else None)
-        self.log_dict({f"{split}/{name}": value for name, value in figures.items()}, batch_size=1)
+    def figures(self, split: str) -> dict[str, Tensor]:
+        """Loss and perplexity, of an evaluation also per word and character."""
+        corpus = None if split == "train" else corpus_of(self)
+        return text_figures(self.metric(split, "loss").compute(), corpus.statistics(split) if corpus else None)
 
     def example(self) -> dict[str, Any]:
-        """Made-up arguments of one call of the network."""
+        """Synthetic arguments of one call of the network."""
         plan = self._segmenting["test"]
         tokens, targets, memory = export.example(self.network, plan)
         return {"input_ids": tokens, "targets": targets, "memory": memory, **export.settings_of(plan)}
 
     def export(self, folder: Path, form: str) -> None:
-        """Writes the trained network as programs for the test split's plan; see `models.common.programs`."""
+        """Writes the trained network as programs for the test split's plan; see `models.common.exported_program`."""
         export.export(self.network, self._segmenting["test"], folder, form)
 
     def use_programs(self, folder: Path, split: str = "test") -> None:
@@ -160,13 +121,9 @@ class TransformerXLModule(LightningModule):
             ids = torch.cat([ids, new], dim=1)
         return ids
 
-    def configure_optimizers(self) -> Any:
-        """One group of all parameters, as published; the learning rate moves every optimizer step."""
-        optimizer = build_optimizer(
-            self._optimizer, self.network.parameters(), fused=self.trainer.precision != "16-mixed"
-        )
-        scheduler = StepSchedule(optimizer, self._schedule, max_steps=self.trainer.max_steps)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+    def score_tokens(self, ids: list[int]) -> float:
+        """Mean negative log-likelihood, in nats, of every token but the first, with the memory of the test split."""
+        return score_tokens(self.network, ids, self._segmenting["test"])
 
     @property
     def parallel_plan(self) -> ParallelPlan:

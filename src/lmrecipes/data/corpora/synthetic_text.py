@@ -1,4 +1,4 @@
-"""A small text in place of a corpus."""
+"""A small text in place of a corpus, for a rehearsal."""
 
 from __future__ import annotations
 
@@ -11,16 +11,19 @@ from lmrecipes.data.corpora.text_source import NAMES, Source
 
 _LINES = {"train": 500, "val": 80, "test": 80}
 _PER_LINE = 12
-# Of a text that there is: enough for the few steps, and little to tokenize.
+# Of the recipe's own text: enough for the few steps, and little to tokenize.
 _CHARACTERS = 30_000
 
 
-def write_made_up(folder: Path, words: Sequence[str] = ()) -> Path:
-    """Lines of made-up words, or of given ones, all of which the training text has.
+def write_synthetic(folder: Path, words: Sequence[str] = ()) -> str:
+    """Lines of synthetic words, or of given ones, all of which the training text has.
 
     Args:
         folder: where train.txt, valid.txt and test.txt go.
         words: what the lines are made of; left out, words of two syllables in small letters.
+
+    Returns:
+        What was written, in words.
     """
     generator = random.Random(0)
     known = list(words) or [first + second for first in _SYLLABLES for second in _SYLLABLES]
@@ -29,13 +32,13 @@ def write_made_up(folder: Path, words: Sequence[str] = ()) -> Path:
         if split == "train":
             lines += [" ".join(known[i : i + _PER_LINE]) for i in range(0, len(known), _PER_LINE)]
         _write(folder, split, lines)
-    return folder
+    return "synthetic text"
 
 
 _SYLLABLES = [consonant + vowel for consonant in "bdfgklmn" for vowel in "aeiou"][::4]
 
 
-def write_sample(folder: Path, source: Source) -> Path:
+def write_sample(folder: Path, source: Source) -> str:
     """The beginning of a training text, for all splits, so that every word of theirs is known.
 
     Raises:
@@ -53,7 +56,7 @@ def write_sample(folder: Path, source: Source) -> Path:
     text = sample.rpartition(" ")[0] or sample
     for split in _LINES:
         _write(folder, split, text.split("\n"))
-    return folder
+    return "a sample of its own text"
 
 
 def _write(folder: Path, split: str, lines: Iterable[str]) -> None:

@@ -1,0 +1,183 @@
+"""What the LightningModules of all models share: building, optimizer, steps, and figures by split."""
+
+from __future__ import annotations
+
+import warnings
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any, cast
+
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import OptimizerCallable
+from torch import Tensor, nn
+from torchmetrics import Metric
+
+from lmrecipes.batches import BatchPlan
+from lmrecipes.metrics.perplexity import TokenLoss
+from lmrecipes.models.common.vocab_size import corpus_of, with_vocabulary
+from lmrecipes.optim import GroupSettings, Schedule, StepSchedule, build_optimizer, parameter_groups
+from lmrecipes.trainer_state import completes_step, is_sanity_check, logs_step
+
+SPLITS = ("train", "val", "test")
+
+
+class RecipeModule(LightningModule):
+    """A network with its recipe: subclasses say how it is built and what its loss on a batch is.
+
+    They define `build` and `loss`, and override `initialize`, `evaluate`, `figures`, `depth` and `parameters_to_train`
+    where theirs differ. A metric of `add_metric` is kept by split, summed over micro-batches and ranks, and reset
+    once it is logged.
+    """
+
+    network: Any
+
+    def __init__(
+        self,
+        config: Any,
+        optimizer: OptimizerCallable,
+        schedule: Schedule,
+        batch: BatchPlan,
+        *,
+        groups: GroupSettings | None = None,
+        compile: bool = False,
+    ) -> None:
+        """Holds the settings; the network is built by `configure_model`, when the vocabulary is known.
+
+        Args:
+            config: sizes of the network.
+            optimizer: makes the optimizer from the parameters.
+            schedule: learning rate by step.
+            batch: a recipe's `batch:` group.
+            groups: which parameters the optimizer treats otherwise; left out, norms and biases have no weight decay.
+            compile: whether torch.compile is applied to the network.
+        """
+        super().__init__()
+        self.config = config
+        self.batch_plan = batch
+        self._optimizer = optimizer
+        self._schedule = schedule
+        self._groups = groups or GroupSettings()
+        self._compile = compile
+        self._metrics_by_split = nn.ModuleDict()
+
+    # What a model defines.
+
+    @abstractmethod
+    def build(self) -> nn.Module:
+        """The network of `self.config`."""
+
+    @abstractmethod
+    def loss(self, batch: Any, split: str) -> Tensor:
+        """Mean loss of a batch, whose figures are added to the metrics of the split."""
+
+    def initialize(self) -> None:
+        """Fills the network that was just built with published weights, where the recipe names some."""
+
+    def evaluate(self, batch: Any, split: str) -> Any:
+        """What an evaluation step hands to callbacks; adds the batch to the metrics of the split."""
+        self.loss(batch, split)
+
+    def figures(self, split: str) -> dict[str, Tensor]:
+        """What is logged of a split, by name."""
+        return {"loss": self.metric(split, "loss").compute()}
+
+    def depth(self, name: str) -> int:
+        """Depth of a parameter, for rates that fall from layer to layer.
+
+        Raises:
+            ValueError: if this model has none.
+        """
+        raise ValueError("model.groups.layer_decay is for fine-tuning; leave it out of pretraining")
+
+    def parameters_to_train(self) -> Any:
+        """What the optimizer is given: parameters, or groups of them."""
+        return parameter_groups(self.network, self._groups, self.depth)
+
+    # What they share.
+
+    def add_metric(self, name: str, make: Callable[[], Metric] = TokenLoss, splits: tuple[str, ...] = SPLITS) -> None:
+        """Keeps a metric of this name for every split."""
+        for split in splits:
+            self._metrics_by_split[f"{split}_{name}"] = make()
+
+    def metric(self, split: str, name: str) -> Any:
+        """The metric of this name, of one split."""
+        return self._metrics_by_split[f"{split}_{name}"]
+
+    def configure_model(self) -> None:
+        """Builds the network, for the corpus's vocabulary where the recipe leaves its size open."""
+        if hasattr(self, "network"):
+            return
+        self.config = with_vocabulary(self.config, corpus_of(self))
+        self.network = self.build()
+        self.initialize()
+        if self._compile:
+            self.network.compile()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """Mean loss of one micro-batch."""
+        loss = self.loss(batch, "train")
+        if logs_step(self.trainer) and completes_step(self.trainer):
+            # Over all micro-batches since the last logged step.
+            self.report("train")
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Forgets what an interrupted validation has counted."""
+        self.begin_split("val")
+
+    def on_test_epoch_start(self) -> None:
+        """Forgets what an interrupted test has counted."""
+        self.begin_split("test")
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        """Adds a batch to the validation figures."""
+        return self.evaluate(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> Any:
+        """Adds a batch to the test figures."""
+        return self.evaluate(batch, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the validation figures."""
+        self.report("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the test figures."""
+        self.report("test")
+
+    def begin_split(self, split: str) -> None:
+        """Resets the metrics of a split."""
+        for name, metric in self._metrics_by_split.items():
+            if name.startswith(f"{split}_"):
+                cast(Metric, metric).reset()
+
+    def report(self, split: str) -> None:
+        """Logs the figures of a split, over all ranks, and begins anew.
+
+        Raises:
+            ValueError: if an evaluation scored nothing; a training that validates nothing is warned of instead.
+        """
+        figures = self.figures(split)
+        if split != "train" and self._scored_nothing(split) and not is_sanity_check(self.trainer):
+            message = (
+                f"{split}/loss is undefined: no token of the evaluated batches is scored, they only fill the memory; "
+                f"raise trainer.limit_{split}_batches, or leave it out"
+            )
+            if self.trainer.state.fn != "fit":
+                raise ValueError(message)
+            warnings.warn(message, stacklevel=2)
+        self.log_dict({f"{split}/{name}": value for name, value in figures.items()}, batch_size=1)
+        self.begin_split(split)
+
+    def _scored_nothing(self, split: str) -> bool:
+        losses = [metric for name, metric in self._metrics_by_split.items() if name.startswith(f"{split}_")]
+        return all(not metric.count for metric in losses if isinstance(metric, TokenLoss))
+
+    def configure_optimizers(self) -> Any:
+        """The recipe's optimizer; the learning rate moves every optimizer step."""
+        # Clipping under 16-mixed unscales gradients, which a fused optimizer does by itself.
+        fused = self.trainer.precision != "16-mixed"
+        optimizer = build_optimizer(self._optimizer, self.parameters_to_train(), fused=fused)
+        scheduler = StepSchedule(optimizer, self._schedule, max_steps=self.trainer.max_steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}

@@ -1,0 +1,38 @@
+"""Scoring a text of any length, segment by segment with memory."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from lmrecipes.batches import Segmenting
+
+
+@torch.inference_mode()
+def score_tokens(network: nn.Module, ids: list[int], plan: Segmenting) -> float:
+    """Mean negative log-likelihood, in nats, of every token but the first.
+
+    Args:
+        network: TransformerXL, or its exported program.
+        ids: the text's tokens.
+        plan: how the text is cut.
+
+    Raises:
+        ValueError: for fewer than two tokens.
+    """
+    if len(ids) < 2:
+        raise ValueError("the text has no token to score")
+    tokens = torch.tensor([ids])
+    memory, total = None, 0.0
+    for start in range(0, len(ids) - 1, plan.seq_len):
+        end = min(start + plan.seq_len, len(ids) - 1)
+        nll, memory = network(
+            tokens[:, start:end],
+            tokens[:, start + 1 : end + 1],
+            memory,
+            mem_len=plan.mem_len,
+            clamp_len=plan.clamp_len,
+            same_length=plan.same_length,
+        )
+        total += nll.double().sum().item()
+    return total / (len(ids) - 1)

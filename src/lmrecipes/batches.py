@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, NamedTuple
 
 from torch import Tensor
@@ -74,7 +75,7 @@ class SpanScores(NamedTuple):
 
     A step hands this over. What is no answer (a start behind its end, a span that is too long or not in the context, a
     start that another window sees with more context) is dropped later, so a head may leave it in. A head of two logits
-    per token gets all of this from `data.spans.best_spans`.
+    per token gets all of this from `data.tasks.squad.best_spans`.
     """
 
     windows: Tensor
@@ -143,6 +144,10 @@ class TextStatistics:
     """Whether the vocabulary spells every text, as characters and bytes do; with a word vocabulary <unk> hides some."""
 
 
+# Fields of a BatchPlan that only some data and models read; each declares those that it does as `batch_fields`.
+OPTIONAL_FIELDS = frozenset(("seq_len", "mem_len", "clamp_len", "same_length", "target_len"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class EvalBatchPlan:
     """How text is cut when evaluating. What is left out is as in training."""
@@ -180,11 +185,11 @@ class BatchPlan:
     """How text is cut into batches: the `batch:` group of a recipe, shared by data and model."""
 
     global_batch_size: int
-    """Sequences per optimizer step, over all devices and accumulated passes."""
-    seq_len: int
-    """Tokens predicted per sequence and step."""
+    """Sequences per optimizer step, over all devices and micro-batches."""
+    seq_len: int | None = None
+    """Tokens predicted per sequence and step; absent for data whose examples have no such length."""
     micro_batch_size: int | None = None
-    """Sequences per device and pass; accumulation follows from it. Left out: a device's whole share."""
+    """Sequences of a micro-batch, on each device; accumulation follows from it. Left out: a device's whole share."""
     mem_len: int = 0
     """Tokens of memory per layer carried from segment to segment."""
     clamp_len: int = 0
@@ -204,29 +209,53 @@ class BatchPlan:
         Raises:
             ValueError: naming the field and what would work.
         """
-        for name in ("global_batch_size", "seq_len"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"batch.{name} is {getattr(self, name)}; it must be 1 or more")
-        for name in ("mem_len", "clamp_len"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"batch.{name} is {getattr(self, name)}; it must be 0 or more")
-        if self.micro_batch_size is not None and self.micro_batch_size < 1:
-            raise ValueError(f"batch.micro_batch_size is {self.micro_batch_size}; it must be 1 or more")
-        if self.target_len is not None and self.target_len < 1:
-            raise ValueError(f"batch.target_len is {self.target_len}; it must be 1 or more")
-        for split, plan in (("val", self.val), ("test", self.test)):
-            for name, least in (("batch_size", 1), ("seq_len", 1), ("mem_len", 0), ("clamp_len", 0)):
+        least = {"global_batch_size": 1, "seq_len": 1, "micro_batch_size": 1, "target_len": 1, "batch_size": 1}
+        for prefix, plan in (("", self), ("val.", self.val), ("test.", self.test)):
+            for name in [field.name for field in fields(plan) if "int" in str(field.type)]:
                 value = getattr(plan, name)
-                if value is not None and value < least:
-                    raise ValueError(f"batch.{split}.{name} is {value}; it must be {least} or more")
+                if value is not None and value < least.get(name, 0):
+                    raise ValueError(f"batch.{prefix}{name} is {value}; it must be {least.get(name, 0)} or more")
 
     @property
-    def most_targets(self) -> int:
+    def sequence_length(self) -> int:
+        """`seq_len` of data that has one.
+
+        Raises:
+            ValueError: if it is absent.
+        """
+        if self.seq_len is None:
+            raise ValueError("batch.seq_len is missing; give the tokens of a sequence, such as 512")
+        return self.seq_len
+
+    @property
+    def max_target_len(self) -> int:
         """Tokens of a target text at most."""
-        return max(self.seq_len // 4, 1) if self.target_len is None else self.target_len
+        return max(self.sequence_length // 4, 1) if self.target_len is None else self.target_len
+
+    def check_read(self, readers: Mapping[str, frozenset[str]]) -> None:
+        """Refuses fields that nothing reads, and misses one that something needs.
+
+        Args:
+            readers: which of `seq_len, mem_len, clamp_len, same_length, target_len` each reads, by its name.
+
+        Raises:
+            ValueError: naming the field.
+        """
+        read = frozenset().union(*readers.values())
+        for prefix, plan in (("", self), ("val.", self.val), ("test.", self.test)):
+            for field in fields(plan):
+                value = getattr(plan, field.name)
+                if field.name in OPTIONAL_FIELDS - read and value != field.default:
+                    who = " nor ".join(readers)
+                    raise ValueError(f"batch.{prefix}{field.name} is {value}, but neither {who} reads it; leave it out")
+        if self.seq_len is None and "seq_len" in read:
+            name = next(name for name, own in readers.items() if "seq_len" in own)
+            raise ValueError(
+                f"batch.seq_len is missing, which {name} reads; give the tokens of a sequence, such as 512"
+            )
 
     def accumulation(self, world_size: int) -> int:
-        """Passes per optimizer step on each of `world_size` devices.
+        """Micro-batches per optimizer step on each of `world_size` devices.
 
         Raises:
             ValueError: if global_batch_size does not divide evenly, naming sizes that would.
@@ -251,7 +280,7 @@ class BatchPlan:
         """The plan of `split` (train, val or test) with everything filled in."""
         train = Segmenting(
             batch_size=self.global_batch_size,
-            seq_len=self.seq_len,
+            seq_len=self.seq_len or 0,
             mem_len=self.mem_len,
             clamp_len=self.clamp_len,
             same_length=self.same_length,
@@ -259,8 +288,8 @@ class BatchPlan:
         if split == "train":
             return train
         plan = {"val": self.val, "test": self.test}[split]
-        seq_len = self.seq_len if plan.seq_len is None else plan.seq_len
-        mem_len = max(self.mem_len + self.seq_len - seq_len, 0) if self.mem_len else 0
+        seq_len = train.seq_len if plan.seq_len is None else plan.seq_len
+        mem_len = max(self.mem_len + train.seq_len - seq_len, 0) if self.mem_len else 0
         return replace(
             train,
             batch_size=plan.batch_size,

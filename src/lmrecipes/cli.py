@@ -37,10 +37,11 @@ from lmrecipes.config.arguments import class_of, config_files, expand_names, giv
 from lmrecipes.config.errors import ConfigError, condense, known_options, unknown_key
 from lmrecipes.config.hardware import check_hardware
 from lmrecipes.config.moved import with_current_paths
+from lmrecipes.config.presets import with_lists_flattened
 from lmrecipes.data import load_vocabulary
 from lmrecipes.datamodules.protocols import EvaluatesWith
 from lmrecipes.loggers import RunCSVLogger, RunLogger
-from lmrecipes.models.common.protocols import ChecksPrecision
+from lmrecipes.models.common.protocols import ChecksPrecision, ReadsBatchPlan
 from lmrecipes.runs.checkpoint_choice import checkpoint_of, is_checkpoint
 from lmrecipes.runtime import launcher
 from lmrecipes.runtime.allocator import tune_process
@@ -50,7 +51,12 @@ from lmrecipes.strategies.checks import check_strategy, data_parallel_size
 # Some of Lightning's callbacks have names out of a list as defaults; YAML holds the names.
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, name: dumper.represent_data(name.value))
 
-set_loader("recipe", lambda text: with_current_paths(get_loader("yaml")(text)), exceptions=(yaml.YAMLError,))
+
+def _load(text: str) -> Any:
+    return with_lists_flattened(with_current_paths(get_loader("yaml")(text)))
+
+
+set_loader("recipe", _load, exceptions=(yaml.YAMLError,))
 
 # What a recipe may hold at its top level.
 _GROUPS = {"seed_everything", "trainer", "model", "data", "batch", "published"}
@@ -109,6 +115,8 @@ class RecipeCLI(LightningCLI):
                 # Our loaders give each rank its own share.
                 "use_distributed_sampler": False,
                 "log_every_n_steps": 10,
+                # `val_check_interval` counts steps of the whole training, not of an epoch.
+                "check_val_every_n_epoch": None,
             },
         )
 
@@ -230,6 +238,7 @@ class RecipeCLI(LightningCLI):
         try:
             if "trainer" in self.command.builds:
                 super().instantiate_classes()
+                self._check_batch()
                 self._keep_vocabulary()
                 return
             wanted = Namespace({part: self.config[part] for part in (*sorted(self.command.builds), "batch")})
@@ -237,6 +246,12 @@ class RecipeCLI(LightningCLI):
             self.model, self.datamodule = built.get("model"), built.get("data")
         except (ArgumentError, ValueError) as error:
             raise ConfigError(condense(str(error))) from error
+
+    def _check_batch(self) -> None:
+        """Refuses fields of `batch:` that neither the model nor the data reads, if both say what they read."""
+        readers = [part for part in (self.model, self.datamodule) if isinstance(part, ReadsBatchPlan)]
+        if len(readers) == 2:
+            self.config_init.batch.check_read({type(part).__name__: part.batch_fields for part in readers})
 
     def another_model(self) -> Any:
         """The recipe's model once more, without a network yet."""
@@ -257,6 +272,9 @@ class RecipeCLI(LightningCLI):
         kwargs["default_root_dir"] = self.run_dir or Path.cwd()
         given = asked.callbacks if isinstance(asked.callbacks, list) else [asked.callbacks] if asked.callbacks else []
         kwargs["callbacks"] = [FailTogether(), CheckMonitors(), *given, *self._own_callbacks()]
+        if asked.check_val_every_n_epoch is None and isinstance(asked.val_check_interval, float):
+            # A share of an epoch.
+            kwargs["check_val_every_n_epoch"] = 1
         trainer = super().instantiate_trainer(**kwargs)
         launcher.check_rank(trainer.global_rank)
         set_group_timeout(trainer, self.config.group_timeout_minutes)

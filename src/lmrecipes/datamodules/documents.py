@@ -31,6 +31,7 @@ class DocumentsDataModule(PreparedDocuments):
 
     name = "documents"
     vocabulary_class, vocabulary_name = WordPiece, "WordPiece"
+    batch_fields = frozenset(("seq_len",))
     # What a rehearsal needs for two segments.
     tiny_lengths: ClassVar[dict[str, int]] = {"seq_len": 24}
 
@@ -69,7 +70,7 @@ class DocumentsDataModule(PreparedDocuments):
             batch,
             located(sources, paths or {}),
             self.wordpiece,
-            seq_len=batch.seq_len,
+            seq_len=batch.sequence_length,
             held_out=held_out,
             cache_dir=cache_dir,
             num_workers=num_workers,
@@ -77,7 +78,7 @@ class DocumentsDataModule(PreparedDocuments):
             vocabulary_dir=vocabulary_dir,
         )
         self.masking = masking or Masking()
-        if batch.seq_len < SHORTEST:
+        if batch.sequence_length < SHORTEST:
             raise ValueError(f"batch.seq_len is {batch.seq_len}; examples of two segments need {SHORTEST} or more")
 
     @staticmethod
@@ -101,7 +102,7 @@ class DocumentsDataModule(PreparedDocuments):
         examples = Examples(self.prepared, split)
         if not len(examples):
             raise self.nothing(split)
-        return Masker(examples, self.vocabulary, self.masking, self.batch_plan.seq_len, self.seed)
+        return Masker(examples, self.vocabulary, self.masking, self.batch_plan.sequence_length, self.seed)
 
     def train_batches(self) -> TrainingBatches:
         """This rank's training batches.

@@ -44,6 +44,12 @@ class MC4DataModule(PreparedDocuments):
 
     name = "mc4"
     vocabulary_class, vocabulary_name = SentencePiece, "SentencePiece"
+    batch_fields = frozenset(
+        (
+            "seq_len",
+            "target_len",
+        )
+    )
     # What a rehearsal needs for texts with spans.
     tiny_lengths: ClassVar[dict[str, int]] = {"seq_len": 32, "target_len": 16}
 
@@ -111,7 +117,7 @@ class MC4DataModule(PreparedDocuments):
         self.packed = packed
         self.path = path
         # Fails at once where no text has room.
-        self.corruption.longest_text(batch.seq_len, batch.most_targets)
+        self.corruption.longest_text(batch.sequence_length, batch.max_target_len)
         common: dict[str, Any] = {"key": key, "on_malformed": on_malformed}
         sources = []
         for code in self.languages:
@@ -184,8 +190,8 @@ class MC4DataModule(PreparedDocuments):
     def _packing(self, split: str) -> Packing:
         return Packing(
             corruption=self.corruption,
-            input_len=self.batch_plan.seq_len,
-            target_len=self.batch_plan.most_targets,
+            input_len=self.batch_plan.sequence_length,
+            target_len=self.batch_plan.max_target_len,
             n_sentinels=self.vocabulary.n_sentinels,
             packed=self.packed and split == "train",
         )

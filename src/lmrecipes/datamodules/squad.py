@@ -266,6 +266,11 @@ class SquadDataModule(LightningDataModule):
         return size
 
     @property
+    def batch_fields(self) -> frozenset[str]:
+        """Fields of the batch plan that are read."""
+        return frozenset(("seq_len", "target_len") if self.collator.texts else ("seq_len",))
+
+    @property
     def writes_texts(self) -> bool:
         """Whether answers are written, and so are also compared as they stand."""
         return self.collator.texts

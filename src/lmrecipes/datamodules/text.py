@@ -39,6 +39,12 @@ class TextDataModule(LightningDataModule):
 
     name: str
     """Name of the corpus."""
+    batch_fields = frozenset(
+        (
+            "seq_len",
+            "mem_len",
+        )
+    )
     tiny_lengths: ClassVar[Mapping[str, int]] = {}
     published_vocab_size: int | None = None
     """Number of different tokens that the whole corpus is known to have."""

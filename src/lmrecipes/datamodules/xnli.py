@@ -50,6 +50,12 @@ class XNLIDataModule(LightningDataModule):
     """
 
     task = "xnli"
+    batch_fields = frozenset(
+        (
+            "seq_len",
+            "target_len",
+        )
+    )
     # What a rehearsal needs for two sentences.
     tiny_lengths: ClassVar[dict[str, int]] = {"seq_len": 64, "target_len": 8}
 
@@ -207,7 +213,7 @@ class XNLIDataModule(LightningDataModule):
     def pairs(self, split: str) -> TextPairs:
         """The texts of a split (train, val or test), tokenized."""
         if split not in self._pairs:
-            sizes = [self.batch_plan.segmenting(split).seq_len, self.batch_plan.most_targets]
+            sizes = [self.batch_plan.segmenting(split).seq_len, self.batch_plan.max_target_len]
             how = [self._described(split), self.vocabulary.digest(), sizes, self.prompt, self.input_eos]
             folder = self.cache_dir / f"xnli-{hashlib.sha256(json.dumps(how).encode()).hexdigest()[:12]}"
             with writing_to(self.cache_dir):
@@ -249,7 +255,7 @@ class XNLIDataModule(LightningDataModule):
 
     def _batch(self, split: str, rows: NDArray[Any]) -> TextPairBatch:
         seq_len = self.batch_plan.segmenting(split).seq_len
-        return self.pairs(split).batch(rows, seq_len, self.batch_plan.most_targets, self.vocabulary.pad_id)
+        return self.pairs(split).batch(rows, seq_len, self.batch_plan.max_target_len, self.vocabulary.pad_id)
 
     def train_dataloader(self) -> DataLoader[TextPairBatch]:
         """Micro-batches from the optimizer's step to the end of the epoch, every time it is iterated."""

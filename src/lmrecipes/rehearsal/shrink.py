@@ -15,6 +15,7 @@ from lmrecipes.datamodules.protocols import Rehearses as RehearsesData
 from lmrecipes.models.common.protocols import Rehearses as RehearsesModel
 from lmrecipes.models.common.tiny_config import tiny
 from lmrecipes.strategies import FSDP2Strategy
+from lmrecipes.strategies.fsdp2 import MeshShape
 
 # Steps in all; a checkpoint and a validation every so many; and how many are made before everything is killed.
 STEPS, EVERY, KILLED_AFTER = 6, 2, 5
@@ -79,11 +80,11 @@ def smallest_spread(strategy: Any, asked: str | dict[str, Any], devices: int, no
     if not isinstance(strategy, FSDP2Strategy):
         few = min(devices * nodes, 2)
         return Spread(asked, few, few)
-    replicate, sharded, tensor = (min(size, 2) for size in strategy.mesh_shape(devices, nodes))
+    small = MeshShape(*(min(size, 2) for size in strategy.mesh_shape(devices, nodes)))
     given: dict[str, Any] = asked if isinstance(asked, dict) else _registered(asked)
-    sizes = {"tensor_parallel_size": tensor, "shard_size": sharded}
+    sizes = {"tensor_parallel_size": small.tensor, "shard_size": small.shard}
     exact = {**given, "init_args": {**(given.get("init_args") or {}), **sizes}}
-    return Spread(exact, replicate * sharded * tensor, replicate * sharded)
+    return Spread(exact, small.data * small.tensor, small.data)
 
 
 def _registered(name: str) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 
+from lmrecipes.models.common.protocols import Parallelizable
 from lmrecipes.strategies.deepspeed import DeepSpeedZeROStrategy
 from lmrecipes.strategies.fsdp2 import FSDP2Strategy
 
@@ -39,10 +40,9 @@ def check_strategy(trainer: Trainer, model: LightningModule, optimizer: str = ""
     """
     strategy: Any = trainer.strategy
     if isinstance(strategy, FSDP2Strategy):
-        plan = getattr(model, "parallel_plan", None)
-        if plan is None:
+        if not isinstance(model, Parallelizable):
             raise ValueError(f"trainer.strategy shards by a plan, and {type(model).__name__} has none; ddp works")
-        plan.check(strategy.mesh_shape(trainer.num_devices, trainer.num_nodes)[2])
+        model.parallel_plan.check(strategy.mesh_shape(trainer.num_devices, trainer.num_nodes).tensor)
     elif isinstance(strategy, ModelParallelStrategy):
         raise ValueError(
             "trainer.strategy is ModelParallelStrategy, which splits nothing by itself; fsdp2 or fsdp2_tp do"

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from lightning.pytorch import Trainer
@@ -27,6 +27,22 @@ if TYPE_CHECKING:
 
 # FSDP2 and DTensors are imported where a model is split: every command looks at this class.
 _TYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+class MeshShape(NamedTuple):
+    """Processes along each axis of the device mesh, the outermost first."""
+
+    replicate: int
+    """Groups that hold the same parameters and read different data."""
+    shard: int
+    """Processes that parameters are sharded over, which read different data."""
+    tensor: int
+    """Processes that layers are split over, which read the same data."""
+
+    @property
+    def data(self) -> int:
+        """Processes that read different data."""
+        return self.replicate * self.shard
 
 
 class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
@@ -75,8 +91,8 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
         self._activation_checkpointing = activation_checkpointing
         self._async_checkpoints = async_checkpoints
 
-    def mesh_shape(self, devices_per_node: int, num_nodes: int) -> tuple[int, int, int]:
-        """Sizes of the mesh's dimensions replicate, shard and tensor.
+    def mesh_shape(self, devices_per_node: int, num_nodes: int) -> MeshShape:
+        """Sizes of the mesh's axes.
 
         Raises:
             ValueError: if the sizes asked for do not divide the number of processes, naming what would.
@@ -96,12 +112,11 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
                 f"trainer.strategy's shard_size is {shard_size} and does not divide the {data} data-parallel ranks; "
                 f"{_divisors(data)} would"
             )
-        return data // shard_size, shard_size, tensor
+        return MeshShape(replicate=data // shard_size, shard=shard_size, tensor=tensor)
 
     def data_parallel_size(self, devices_per_node: int, num_nodes: int) -> int:
         """Number of processes that read different data."""
-        replicate, sharded, _ = self.mesh_shape(devices_per_node, num_nodes)
-        return replicate * sharded
+        return self.mesh_shape(devices_per_node, num_nodes).data
 
     @property
     def _tensor_size(self) -> int:
@@ -120,9 +135,7 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
         self.accelerator.setup_device(self.root_device)
         self._setup_distributed()
         shape = self.mesh_shape(self.num_processes, self.num_nodes)
-        self._device_mesh = init_device_mesh(
-            self.root_device.type, shape, mesh_dim_names=("replicate", "shard", "tensor")
-        )
+        self._device_mesh = init_device_mesh(self.root_device.type, tuple(shape), mesh_dim_names=MeshShape._fields)
         self.lightning_module._device_mesh = self._device_mesh
         self.open_writer(self._async_checkpoints)
 

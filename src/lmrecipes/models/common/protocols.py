@@ -122,3 +122,11 @@ class Rehearses(Protocol):
     @staticmethod
     def tiny_config(config: dict[str, Any]) -> dict[str, Any]:
         """The configuration at toy size, for `lmrecipes rehearse`."""
+
+
+@runtime_checkable
+class ReadsBatchPlan(Protocol):
+    """A model, or data, that says which optional fields of a BatchPlan it reads; others are then refused."""
+
+    batch_fields: frozenset[str]
+    """Some of seq_len, mem_len, clamp_len, same_length, target_len."""

@@ -30,6 +30,7 @@ class ElectraModule(RecipeModule):
     """Replaced token detection (Clark et al. 2020, arXiv:2003.10555)."""
 
     network: Electra
+    batch_fields = frozenset(("seq_len",))
     tiny_config = staticmethod(tiny)
 
     def __init__(
@@ -117,4 +118,4 @@ class ElectraModule(RecipeModule):
         """Floating-point operations to train on one token, forward and backward."""
         masking = getattr(corpus_of(self), "masking", None)
         predicted = 0.15 if masking is None else masking.mask_prob
-        return self.config.flops_per_token(self.batch_plan.seq_len, predicted)
+        return self.config.flops_per_token(self.batch_plan.sequence_length, predicted)

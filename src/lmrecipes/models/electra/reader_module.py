@@ -28,6 +28,7 @@ class ElectraReaderModule(RecipeModule):
     """Fine-tuning on SQuAD-shaped data; evaluation steps hand over the spans that were found."""
 
     network: ElectraReader
+    batch_fields = frozenset(("seq_len",))
     tiny_config = staticmethod(tiny)
 
     def __init__(
@@ -140,4 +141,4 @@ class ElectraReaderModule(RecipeModule):
 
     def flops_per_token(self) -> float:
         """Floating-point operations to train on one token, forward and backward."""
-        return self.config.flops_per_token(self.batch_plan.seq_len)
+        return self.config.flops_per_token(self.batch_plan.sequence_length)

@@ -47,6 +47,12 @@ class MT5Module(RecipeModule):
     """Text to text (Xue et al. 2021, arXiv:2010.11934), in Google's family or NeMo's."""
 
     network: MT5
+    batch_fields = frozenset(
+        (
+            "seq_len",
+            "target_len",
+        )
+    )
     tiny_config = staticmethod(tiny)
 
     def __init__(
@@ -235,5 +241,5 @@ class MT5Module(RecipeModule):
 
     def flops_per_token(self) -> float:
         """Floating-point operations to train on one token, forward and backward."""
-        seq_len = self.batch_plan.seq_len
-        return self.config.flops_per_token(seq_len, self.batch_plan.most_targets)
+        seq_len = self.batch_plan.sequence_length
+        return self.config.flops_per_token(seq_len, self.batch_plan.max_target_len)

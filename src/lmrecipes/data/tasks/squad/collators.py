@@ -111,7 +111,7 @@ class TextCollator(SquadCollator):
         """Whole questions; in training one for each of its answers."""
         return TextLayout(
             seq_len=batch.segmenting(split).seq_len,
-            target_len=batch.most_targets,
+            target_len=batch.max_target_len,
             prompt=self.prompt,
             every_answer=split == "train",
             input_eos=self.input_eos,

@@ -59,7 +59,7 @@ def test_every_recipe_is_sound_in_full_size_and_in_small(name, tmp_path):
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
     rebuilt = open_recipe(test.COMMAND, ["--config", "small.yaml", "--no_runtime_tuning"])
     assert rebuilt.trainer.world_size == spread.devices
-    write = getattr(built.datamodule, "write_stand_in", synthetic_text.write_synthetic)
+    write = getattr(built.datamodule, "write_synthetic", synthetic_text.write_synthetic)
     write(tmp_path / "text")
     prepare_here(rebuilt.datamodule)
     assert small["data"]["class_path"] == settings["data"]["class_path"]

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from conftest import requires
 from lmrecipes.data.objectives.row_packing import Filling, Packing, index_rows, row_starts
-from lmrecipes.data.objectives.seq2seq_lm import Corruptor, PairEvaluationBatches, PairTrainingBatches
+from lmrecipes.data.objectives.seq2seq_lm import PairEvaluationBatches, PairTrainingBatches, SpanCorrupter
 from lmrecipes.data.objectives.span_corruption import SpanCorruption, restored
 from lmrecipes.data.sampling.interleaving import Interleaving
 from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
@@ -34,7 +34,7 @@ def corpus(lengths, path, how, documents=None):
     starts = np.concatenate([[0], np.cumsum(lengths)])
     rows = index_rows(path / "rows", starts, documents or [len(lengths)], how)
     tokens = (np.arange(starts[-1]) % 5000 + 3).astype(np.uint32)
-    return Corruptor(tokens, starts, rows, VOCABULARY, seed=1), tokens, starts
+    return SpanCorrupter(tokens, starts, rows, VOCABULARY, seed=1), tokens, starts
 
 
 def texts_of(batch, row):
@@ -60,22 +60,22 @@ def texts_of(batch, row):
 def test_every_token_is_in_one_row_that_has_room(lengths, nemo, packed, data, tmp_path_factory):
     half = data.draw(st.integers(0, len(lengths)))
     how = packing(how=NEMO if nemo else GOOGLE, packed=packed)
-    corruptor, tokens, starts = corpus(lengths, tmp_path_factory.mktemp("rows"), how, [half, len(lengths) - half])
-    n = len(corruptor)
-    batch = corruptor.batch(np.arange(n), 0, np.arange(n))
+    corrupter, tokens, starts = corpus(lengths, tmp_path_factory.mktemp("rows"), how, [half, len(lengths) - half])
+    n = len(corrupter)
+    batch = corrupter.batch(np.arange(n), 0, np.arange(n))
     read = [text for row in range(n) for text in texts_of(batch, row)]
     assert [token for text in read for token in text] == tokens.tolist()
     # No text goes beyond a document, and no row beyond a source.
     ends = set(np.cumsum([0, *(len(text) for text in read)]).tolist())
     assert set(starts.tolist()) <= ends
-    assert int(starts[half]) in corruptor.rows.bounds.tolist()
-    assert sum(corruptor.rows.counts) == n
-    assert batch.languages.tolist() == [0] * corruptor.rows.counts[0] + [1] * corruptor.rows.counts[1]
+    assert int(starts[half]) in corrupter.rows.bounds.tolist()
+    assert sum(corrupter.rows.counts) == n
+    assert batch.languages.tolist() == [0] * corrupter.rows.counts[0] + [1] * corrupter.rows.counts[1]
     assert batch.questions.tolist() == list(range(n))
-    filling, unused = corruptor.rows.filling, (batch.input_pairs == 0).sum() + (batch.target_pairs == 0).sum()
+    filling, unused = corrupter.rows.filling, (batch.input_pairs == 0).sum() + (batch.target_pairs == 0).sum()
     assert filling.pairs == len(read)
-    cells = n * (corruptor.rows.how.input_len + corruptor.rows.how.target_len)
-    assert filling.waste(corruptor.rows.how) == pytest.approx(int(unused) / cells)
+    cells = n * (corrupter.rows.how.input_len + corrupter.rows.how.target_len)
+    assert filling.waste(corrupter.rows.how) == pytest.approx(int(unused) / cells)
     if not packed:
         assert int(batch.input_pairs.max()) == 1
 
@@ -104,8 +104,8 @@ def test_lengths_are_read_as_they_are_needed():
 
 def test_short_documents_fill_rows_too(tmp_path):
     generator = np.random.default_rng(0)
-    corruptor, *_ = corpus(generator.integers(60, 120, 400), tmp_path, packing(512, 256, NEMO))
-    assert corruptor.rows.filling.waste(corruptor.rows.how) < 0.03
+    corrupter, *_ = corpus(generator.integers(60, 120, 400), tmp_path, packing(512, 256, NEMO))
+    assert corrupter.rows.filling.waste(corrupter.rows.how) < 0.03
 
 
 @pytest.mark.parametrize("how", [packing(1024, 256, GOOGLE), packing(512, 128, NEMO)], ids=["google", "nemo"])
@@ -146,8 +146,8 @@ def test_a_source_that_is_hardly_ever_drawn_is_drawn_in_its_share():
 
 @pytest.mark.parametrize(("world_size", "n_chunks"), [(1, 4), (2, 2), (4, 1)])
 def test_a_step_has_the_same_rows_however_it_is_spread(world_size, n_chunks, tmp_path):
-    corruptor, *_ = corpus([40] * 90, tmp_path, packing())
-    order = Interleaving(corruptor.rows.counts, [1.0], seed=5)
+    corrupter, *_ = corpus([40] * 90, tmp_path, packing())
+    order = Interleaving(corrupter.rows.counts, [1.0], seed=5)
 
     def step(k, world_size, n_chunks):
         places = [DataRank(rank, world_size) for rank in range(world_size)]
@@ -155,7 +155,7 @@ def test_a_step_has_the_same_rows_however_it_is_spread(world_size, n_chunks, tmp
             row
             for place in places
             for chunk in range(n_chunks)
-            for row in PairTrainingBatches(corruptor, order, batch_size=8, place=place, n_chunks=n_chunks)
+            for row in PairTrainingBatches(corrupter, order, batch_size=8, place=place, n_chunks=n_chunks)
             .batch(k * n_chunks + chunk)
             .input_ids.tolist()
         ]
@@ -166,15 +166,15 @@ def test_a_step_has_the_same_rows_however_it_is_spread(world_size, n_chunks, tmp
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_evaluation_reads_every_text_once_on_one_of_the_ranks(world_size, tmp_path):
-    corruptor, *_ = corpus([40, 7, 90] * 11, tmp_path, packing(packed=False))
+    corrupter, *_ = corpus([40, 7, 90] * 11, tmp_path, packing(packed=False))
     found, numbers = [], set()
     for rank in range(world_size):
-        batches = PairEvaluationBatches(corruptor, batch_size=6, place=DataRank(rank, world_size), seed=1)
+        batches = PairEvaluationBatches(corrupter, batch_size=6, place=DataRank(rank, world_size), seed=1)
         numbers.add(len(batches))
         for k in range(len(batches)):
             batch = batches.batch(k)
             found += batch.questions.tolist()
             assert batch.input_ids.shape[1] % 8 == 0
             assert int(batch.input_pairs[:, -8:].sum()) > 0
-    assert sorted(found) == list(range(len(corruptor)))
+    assert sorted(found) == list(range(len(corrupter)))
     assert len(numbers) == 1

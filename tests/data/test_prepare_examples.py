@@ -44,8 +44,11 @@ def corpus(*folders, **settings):
     return Corpus(sources=sources, seq_len=32, held_out=0.1, **settings)
 
 
+OBJECTIVE = "lmrecipes.data.objectives.masked_lm.MaskedLM"
+
+
 def prepared(what, cache, **arguments):
-    return prepare_examples(what, SETTINGS, folder_for(what, SETTINGS, "test", cache), **arguments)
+    return prepare_examples(what, SETTINGS, folder_for(what, SETTINGS, "test", cache), objective=OBJECTIVE, **arguments)
 
 
 def contents(found):
@@ -186,10 +189,10 @@ def test_other_files_beside_the_parts_stay(tmp_path):
         write(tmp_path / "c", seed=2)
 
     with pytest.raises(ValueError, match="changed while it was being prepared; prepare it again"):
-        prepare_examples(what, SETTINGS, folder, change)
+        prepare_examples(what, SETTINGS, folder, change, objective=OBJECTIVE)
     ours = {"plan.json", "parts/000000.json", "vocabulary/vocabulary.json"}
     assert not any((folder / name).exists() for name in ours)
-    found = prepare_examples(what, SETTINGS, folder)
+    found = prepare_examples(what, SETTINGS, folder, objective=OBJECTIVE)
     assert found is not None
     assert find_prepared(folder)
     assert len(checks) == 2
@@ -219,23 +222,25 @@ def test_what_is_no_text_is_named_whoever_reads_it(tmp_path, monkeypatch):
 SCRIPT = """
 import os, signal, sys
 from pathlib import Path
-from lmrecipes.data import documents, prepare_examples
+from lmrecipes.data.corpora import documents
+from lmrecipes.data.prepared import shards
 from lmrecipes.data.prepared.cache import folder_for
 from lmrecipes.data.corpora.documents import Corpus, DocumentSource
-from lmrecipes.data.tokenizers.wordpiece import WordPieceSettings
+from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings
 documents.PART_BYTES = 3000
 source, cache, workers, stop = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 what = Corpus(sources=[DocumentSource(name="c", path=str(source))], seq_len=32, held_out=0.1)
 settings = WordPieceSettings(vocab_size=200)
-write = prepare_examples._Plan._write
+write = shards._Plan._write
 def counted(plan, number, *rest):
     write(plan, number, *rest)
     print("part", number, flush=True)
-prepare_examples._Plan._write = counted
+shards._Plan._write = counted
 def report(_, done, total):
     if done >= stop:
         os.kill(os.getpid(), signal.SIGKILL)
-prepare_examples.prepare_examples(what, settings, folder_for(what, settings, "test", cache), report, workers=workers)
+folder, objective = folder_for(what, settings, "test", cache), "lmrecipes.data.objectives.masked_lm.MaskedLM"
+shards.prepare_examples(what, settings, folder, report, objective=objective, workers=workers)
 """
 
 

@@ -19,6 +19,7 @@ from lmrecipes.config import catalog
 from lmrecipes.data import load_vocabulary
 from lmrecipes.data.corpora import synthetic_text
 from lmrecipes.data.corpora.documents import DocumentSource
+from lmrecipes.data.objectives.masked_lm import MaskedLM
 from lmrecipes.data.objectives.masking import Masking
 from lmrecipes.data.prepared.examples import Examples
 from lmrecipes.data.tokenizers.wordpiece import SPECIAL, WordPiece
@@ -197,7 +198,7 @@ def test_evaluation_has_every_example_once_on_any_number_of_ranks_with_the_same_
 
 def test_another_seed_and_share_give_other_masks(folder, cache):
     first = next(iter(module(folder, cache).val_dataloader()))
-    more = next(iter(module(folder, cache, masking=Masking(mask_prob=0.25)).val_dataloader()))
+    more = next(iter(module(folder, cache, objective=MaskedLM(Masking(mask_prob=0.25))).val_dataloader()))
     assert torch.equal(first.lengths, more.lengths)
     assert more.weights.sum() > 1.3 * first.weights.sum()
     assert more.positions.shape[1] == 8
@@ -299,7 +300,8 @@ def test_presets_take_local_files_in_place_of_every_source(name, folder, tmp_pat
 @pytest.mark.slow
 def test_a_rehearsal_has_every_source_in_small(tmp_path):
     preset = yaml.safe_load(catalog.preset_paths("datamodules")["wikipedia_bookcorpus"].read_text())["init_args"]
-    small = {**preset, **DocumentsDataModule.tiny_data(preset, synthetic_text.write_synthetic(tmp_path / "text"))}
+    small = {**preset, **DocumentsDataModule.tiny_data(preset, tmp_path / "text")}
+    synthetic_text.write_synthetic(tmp_path / "text")
     sources = [DocumentSource(**source) for source in small["sources"]]
     assert [source.weight for source in sources] == [source["weight"] for source in preset["sources"]]
     data = DocumentsDataModule(

@@ -112,7 +112,7 @@ def rows_read(module, steps, size, workers):
 def test_nothing_is_lost_or_repeated_by_kills_with_other_workers_and_ranks(module):
     data = module()
     data.prepare(progress=False)
-    counts = data.rows("train").counts
+    counts = data.objective.rows(data.prepared_sources, "train").counts
     n_steps = 2 * sum(counts) // PLAN.global_batch_size
     # Killed at arbitrary steps, and gone on with as many ranks and workers as there happened to be.
     generator = random.Random(3)
@@ -134,17 +134,17 @@ def test_nothing_is_lost_or_repeated_by_kills_with_other_workers_and_ranks(modul
 
 def test_every_document_is_in_the_rows_as_it_was(module, texts, vocabulary):
     data = module()
-    corruptor = data.corruptor("train")
-    batch = corruptor.batch(np.arange(len(corruptor)), 0, np.arange(len(corruptor)))
+    corrupter = data.objective.corrupter(data.prepared_sources, "train")
+    batch = corrupter.batch(np.arange(len(corrupter)), 0, np.arange(len(corrupter)))
     sentinels = data.vocabulary.sentinels.tolist()
     read = ""
-    for row in range(len(corruptor)):
+    for row in range(len(corrupter)):
         for pair in range(1, int(batch.input_pairs[row].max()) + 1):
             inputs = batch.input_ids[row][batch.input_pairs[row] == pair].tolist()
             targets = batch.targets[row][batch.target_pairs[row] == pair].tolist()
             read += data.vocabulary.decode(restored(inputs, targets, sentinels, 1)).replace(" ", "")
     for split in ("val", "test"):
-        rows = data.corruptor(split)
+        rows = data.objective.corrupter(data.prepared_sources, split)
         read += "".join(
             data.vocabulary.decode(rows._tokens[a:b].tolist()).replace(" ", "")
             for a, b in itertools.pairwise(rows.rows.bounds.tolist())
@@ -162,21 +162,23 @@ def test_every_document_is_in_the_rows_as_it_was(module, texts, vocabulary):
 def test_languages_are_drawn_by_their_size_to_the_power_of_alpha(module, alpha, weigh_by):
     data = module(alpha=alpha, weigh_by=weigh_by)
     documents = data.prepared.split("train")["examples"]
-    tokens = np.add.reduceat(np.diff(data.corruptor("train")._starts), np.cumsum([0, *documents[:-1]]))
+    tokens = np.add.reduceat(
+        np.diff(data.objective.corrupter(data.prepared_sources, "train")._starts), np.cumsum([0, *documents[:-1]])
+    )
     sizes = np.asarray(documents if weigh_by == "documents" else tokens, dtype=float) ** alpha
-    assert np.allclose(data.shares(), sizes / sizes.sum())
+    assert np.allclose(data.objective.shares(data.prepared_sources), sizes / sizes.sum())
     n = 150
     loader, seen = data.train_batches(), np.zeros(3)
     for k in range(n * PLAN.accumulation(1)):
         batch = loader.batch(k)
         seen += np.bincount(batch.languages.numpy(), minlength=3)
-    assert np.abs(seen / seen.sum() - data.shares()).max() < 0.015
+    assert np.abs(seen / seen.sum() - data.objective.shares(data.prepared_sources)).max() < 0.015
 
 
 def test_tokens_are_counted_by_language_without_reading_them(module):
     data = module()
     counted = data.tokens_by_language(3, 9)
-    batches, lengths = data.train_batches(), np.diff(data.rows("train").bounds)
+    batches, lengths = data.train_batches(), np.diff(data.objective.rows(data.prepared_sources, "train").bounds)
     seen = dict.fromkeys(data.languages, 0)
     for k in range(3 * PLAN.accumulation(1), 9 * PLAN.accumulation(1)):
         batch = batches.batch(k)
@@ -198,7 +200,9 @@ def test_what_was_prepared_is_read_when_the_text_is_gone(texts, vocabulary, tmp_
     before.prepare(progress=False)
     for file in gone.iterdir():
         file.unlink()
-    assert len(module(**given).rows("train")) == len(before.rows("train"))
+    assert len(module(**given).objective.rows(module(**given).prepared_sources, "train")) == len(
+        before.objective.rows(before.prepared_sources, "train")
+    )
 
 
 def test_other_lengths_take_the_same_tokens(module, cache):
@@ -249,7 +253,7 @@ def test_empty_documents_are_left_out_and_counted(module, tmp_path):
     data = wrong(module, tmp_path, content)
     with pytest.warns(UserWarning, match=r"left out 2 x empty document \(first: .*c4-aa.json:61"):
         data.prepare(progress=False)
-    assert (np.diff(data.corruptor("train")._starts) > 0).all()
+    assert (np.diff(data.objective.corrupter(data.prepared_sources, "train")._starts) > 0).all()
 
 
 def test_a_file_cut_short_is_refused_or_read_as_far_as_it_goes(module, tmp_path):
@@ -330,8 +334,8 @@ def test_24_real_languages_are_read(tmp_path):
         cache_dir=str(tmp_path),
     )
     data.prepare(progress=False, workers=1)
-    assert len(data.rows("train").counts) == 24
-    assert min(data.rows("train").counts) > 0
+    assert len(data.objective.rows(data.prepared_sources, "train").counts) == 24
+    assert min(data.objective.rows(data.prepared_sources, "train").counts) > 0
     batches = data.train_batches()
     assert set(np.concatenate([batches.batch(k).languages for k in range(20)]).tolist()) == set(range(24))
     assert sum(data.prepared.split(split)["documents"] for split in ("train", "val", "test")) > 23_000

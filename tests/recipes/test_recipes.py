@@ -84,7 +84,7 @@ def test_a_recipe_trains_in_small_on_its_own_kind_of_data(name, tmp_path, capsys
     small["trainer"]["logger"] = small["model"]["init_args"]["compile"] = False
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
     corpus = open_recipe(prepare.COMMAND, ["--config", "small.yaml", "--no_runtime_tuning"]).datamodule
-    getattr(corpus, "write_stand_in", write_synthetic)(tmp_path / "text")
+    getattr(corpus, "write_synthetic", write_synthetic)(tmp_path / "text")
     prepare_here(corpus)
     assert main(["fit", "--config", "small.yaml", "--run_dir=run", "--no_runtime_tuning"]) == 0, capsys.readouterr().err
     assert "eval at step 2" in capsys.readouterr().out

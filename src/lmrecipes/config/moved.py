@@ -35,9 +35,8 @@ def with_current_paths(content: Any) -> Any:
     renewed = {key: with_current_paths(value) for key, value in content.items()}
     if isinstance(path := renewed.get("class_path"), str):
         renewed["class_path"] = current_path(path)
-        names = _ARGUMENTS.get(renewed["class_path"], {})
         if isinstance(arguments := renewed.get("init_args"), dict):
-            renewed["init_args"] = {names.get(name, name): value for name, value in arguments.items()}
+            renewed["init_args"] = _current_arguments(renewed["class_path"], arguments)
     return renewed
 
 
@@ -46,3 +45,13 @@ def current_path(class_path: str) -> str:
     module, _, name = class_path.rpartition(".")
     path = f"{_MODULES.get(module, module)}.{name}" if module else class_path
     return _CLASSES.get(path, path)
+
+
+def _current_arguments(class_path: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    names = _ARGUMENTS.get(class_path, {})
+    renewed = {names.get(name, name): value for name, value in arguments.items()}
+    if class_path == "lmrecipes.datamodules.DocumentsDataModule" and "masking" in renewed:
+        masking = renewed.pop("masking")
+        masked = {"class_path": "lmrecipes.datamodules.MaskedLM", "init_args": {"masking": masking}}
+        renewed.setdefault("objective", None if masking is None else masked)
+    return renewed

@@ -1,5 +1,7 @@
-"""One class per corpus."""
+"""One class per corpus, and the objectives that documents are read for."""
 
+from lmrecipes.data.objectives.masked_lm import MaskedLM
+from lmrecipes.data.objectives.span_corruption_lm import SpanCorruptionLM
 from lmrecipes.datamodules.characters import Enwik8, Text8
 from lmrecipes.datamodules.documents import DocumentsDataModule
 from lmrecipes.datamodules.embedded_text import EmbeddedText
@@ -16,7 +18,9 @@ __all__ = [
     "EmbeddedText",
     "Enwik8",
     "MC4DataModule",
+    "MaskedLM",
     "OneBillionWord",
+    "SpanCorruptionLM",
     "SquadDataModule",
     "Text8",
     "TextDataModule",

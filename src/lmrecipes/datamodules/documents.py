@@ -1,47 +1,61 @@
-"""Documents of several sources as masked examples: the corpus of masked language models."""
+"""Documents of several sources, prepared once by any number of processes: the corpus of pretraining."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+import os
+import warnings
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, cast
+from typing import Any, ClassVar
 
+from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
-from lmrecipes.batches import BatchPlan, MaskedBatch
-from lmrecipes.data.corpora.documents import DocumentSource
-from lmrecipes.data.objectives.electra_segments import SHORTEST
-from lmrecipes.data.objectives.masked_lm import EvaluationBatches, Masker, TrainingBatches
-from lmrecipes.data.objectives.masking import Masking
-from lmrecipes.data.prepared.examples import Examples
-from lmrecipes.data.sampling.mixture import Mixture
+from lmrecipes.batches import BatchPlan
+from lmrecipes.data.corpora.documents import Corpus, DocumentSource
+from lmrecipes.data.corpora.malformed import complaint
+from lmrecipes.data.corpora.synthetic_text import write_synthetic
+from lmrecipes.data.corpora.text_source import SPLITS
+from lmrecipes.data.objectives.base import Objective, PreparedSources
+from lmrecipes.data.objectives.masked_lm import MaskedLM
+from lmrecipes.data.prepared.cache import cache_folder, folder_for, recall, remember, writing_to
+from lmrecipes.data.prepared.corpus import Prepared, find_prepared
+from lmrecipes.data.prepared.progress_bar import ProgressBar
+from lmrecipes.data.prepared.shards import ALL, Share, VocabularySettings, prepare_examples
+from lmrecipes.data.tokenizers.base import Vocabulary
+from lmrecipes.data.tokenizers.loading import load_vocabulary
+from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings
 from lmrecipes.data.tokenizers.wordpiece import WordPiece
 from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings
-from lmrecipes.datamodules.prepared_documents import PreparedDocuments, located
 from lmrecipes.datamodules.resumable_loader import PositionLoader, micro_batches_done
 from lmrecipes.trainer_state import data_rank
 
 
-class DocumentsDataModule(PreparedDocuments):
-    """Weighted sources of documents, packed into ELECTRA's examples once and masked anew whenever they are read.
+class DocumentsDataModule(LightningDataModule):
+    """Weighted sources of documents, tokenized once, then mapped into memory and read as the objective has it.
 
-    Position is arithmetic on the optimizer step, so that a resumed run reads on exactly where the interrupted one
-    would have, with any number of workers and ranks.
+    Which examples are in a batch is a pure function of the optimizer step: a resumed run reads on exactly where the
+    interrupted one would have, with any number of workers and ranks.
     """
 
     name = "documents"
-    vocabulary_class, vocabulary_name = WordPiece, "WordPiece"
-    batch_fields = frozenset(("seq_len",))
-    # What a rehearsal needs for two segments.
-    tiny_lengths: ClassVar[dict[str, int]] = {"seq_len": 24}
+    takes_shares: ClassVar[bool] = True
+    # Of the default objective; its own are asked of the recipe's at toy size.
+    tiny_lengths: ClassVar[dict[str, int]] = MaskedLM.tiny_lengths
 
     def __init__(
         self,
         batch: BatchPlan,
         sources: Sequence[DocumentSource],
         paths: dict[str, str] | None = None,
+        objective: Objective | None = None,
         wordpiece: WordPieceSettings | None = None,
-        masking: Masking | None = None,
+        sentencepiece: SentencePieceSettings | None = None,
         held_out: float = 0.01,
         cache_dir: str | None = None,
         num_workers: int = 0,
@@ -52,90 +66,229 @@ class DocumentsDataModule(PreparedDocuments):
 
         Args:
             batch: sizes; a recipe's `batch:` group.
-            sources: where the documents come from, and how often each source is drawn.
+            sources: where the documents come from, and how often each source is read.
             paths: local files in place of those of some sources, by the source's name.
-            wordpiece: which vocabulary to make; left out, one is learned from the documents.
-            masking: how many tokens are masked; left out, as published for the small and base size.
+            objective: what is predicted from what; left out, masked language modelling as published for ELECTRA.
+            wordpiece: which WordPiece vocabulary to read or learn, for objectives on one.
+            sentencepiece: which SentencePiece vocabulary to read or learn, for objectives on one.
             held_out: share of the documents for validation, and as many again for the test.
             cache_dir: where prepared data goes; left out, $LMRECIPES_CACHE or ~/.cache/lmrecipes.
             num_workers: processes that load training batches; 0 suffices, a batch takes about a millisecond.
-            seed: for splits, packing, order and masks.
+            seed: for splits, packing, order, masks and spans.
             vocabulary_dir: a saved vocabulary to use instead of making one.
 
         Raises:
-            ValueError: for settings that cannot be, naming the field.
+            ValueError: for settings that do not work, naming the field.
         """
-        self.wordpiece = wordpiece or WordPieceSettings()
-        super().__init__(
-            batch,
-            located(sources, paths or {}),
-            self.wordpiece,
-            seq_len=batch.sequence_length,
-            held_out=held_out,
-            cache_dir=cache_dir,
-            num_workers=num_workers,
-            seed=seed,
-            vocabulary_dir=vocabulary_dir,
+        super().__init__()
+        self.batch_plan = batch
+        self.objective = objective or MaskedLM()
+        self.sources = located(sources, paths or {})
+        self.settings: VocabularySettings = (
+            wordpiece or WordPieceSettings()
+            if issubclass(self.objective.vocabulary_class, WordPiece)
+            else sentencepiece or SentencePieceSettings()
         )
-        self.masking = masking or Masking()
-        if batch.sequence_length < SHORTEST:
-            raise ValueError(f"batch.seq_len is {batch.seq_len}; examples of two segments need {SHORTEST} or more")
+        self.held_out = held_out
+        self.cache_dir = cache_folder(cache_dir)
+        self.num_workers = num_workers
+        self.seed = seed
+        self.vocabulary_dir = None if vocabulary_dir is None else Path(vocabulary_dir)
+        self._seq_len = self.objective.example_len(batch)
+        self._given: Vocabulary | None = None
+        self._prepared: Prepared | None = None
+        if not 0 < held_out < 0.5:
+            raise ValueError(f"data.held_out is {held_out}; it must be above 0 and below 0.5")
+        for split in ("val", "test"):
+            if batch.segmenting(split).seq_len != batch.seq_len:
+                raise ValueError(
+                    f"batch.{split}.seq_len is {batch.segmenting(split).seq_len}, but examples are prepared for "
+                    f"batch.seq_len, {batch.seq_len}; leave it out"
+                )
+
+    @property
+    def batch_fields(self) -> frozenset[str]:
+        """Optional fields of the batch plan that are read."""
+        return self.objective.batch_fields
 
     @staticmethod
     def tiny_data(settings: Mapping[str, Any], text: Path) -> dict[str, Any]:
-        """What makes a rehearsal's corpus small: every line of a text is a document of every source."""
+        """A small corpus for a rehearsal: every line of a text is a document of every source."""
         sources = [{**source, "documents": "line", "path": str(text / "train.txt")} for source in settings["sources"]]
         return {
             "sources": sources,
             "paths": None,
             "wordpiece": {"vocab_size": 300},
+            "sentencepiece": {"vocab_size": 400},
             "held_out": 0.2,
             "vocabulary_dir": None,
         }
 
+    @cached_property
+    def corpus(self) -> Corpus:
+        """What is prepared."""
+        return Corpus(sources=self.sources, seq_len=self._seq_len, held_out=self.held_out, seed=self.seed)
+
+    def write_synthetic(self, folder: Path) -> str:
+        """Writes lines for `tiny_data`, each a document."""
+        return write_synthetic(folder)
+
+    def evaluate_with(self, vocabulary: Vocabulary, split: str) -> None:
+        """From now on the documents are read with a trained model's own vocabulary, whatever they are now."""
+        self._given = self._checked(vocabulary, "the run")
+
+    def prepare(self, progress: bool = True, workers: int | None = None, share: Share = ALL) -> None:
+        """Makes the examples unless that was done; training then needs neither network nor the text itself.
+
+        Args:
+            progress: whether to show a bar on a terminal.
+            workers: processes; left out, one for every core.
+            share: which of the parts to do, of an array of jobs.
+
+        Raises:
+            ValueError: if the text cannot be had or read.
+        """
+        self._prepare(progress, workers, share)
+        if self.ready:
+            with writing_to(self.cache_dir):
+                for split in SPLITS:
+                    self.objective.index(self.prepared_sources, split)
+
+    def _prepare(self, progress: bool, workers: int | None, share: Share) -> None:
+        given = self._given
+        if given is None and self.vocabulary_dir is not None:
+            given = self._checked(load_vocabulary(self.vocabulary_dir), str(self.vocabulary_dir))
+        # A vocabulary that is given makes how another would be made irrelevant.
+        ways: list[tuple[VocabularySettings, str]] = [(self.settings, self.name)]
+        if given is not None:
+            ways.append((type(self.settings)(), f"{self.name}-{given.digest()}"))
+        for settings, tag in ways:
+            found = self._find(settings, tag)
+            if found is not None and (given is None or found.manifest["vocabulary"] == given.digest()):
+                self._prepared = found
+                return
+        settings, tag = ways[-1]
+        folder = folder_for(self.corpus, settings, tag, self.cache_dir)
+        n_workers = workers or len(os.sched_getaffinity(0))
+        with writing_to(self.cache_dir), ProgressBar(f"preparing {self.name}", progress) as report:
+            kind = type(self.objective)
+            made = prepare_examples(
+                *(self.corpus, settings, folder, report),
+                objective=f"{kind.__module__}.{kind.__qualname__}",
+                given=given,
+                workers=n_workers,
+                share=share,
+            )
+        if made is not None:
+            remember(made, None, settings, self._note(tag))
+            for source, flaws in made.manifest["flaws"].items():
+                warnings.warn(f"source {source}: {complaint(flaws)}", stacklevel=2)
+        self._prepared = made
+
+    def _find(self, settings: VocabularySettings, tag: str) -> Prepared | None:
+        """The examples if they were made, also of text or vocabulary files that are gone since."""
+        gone = any(source.gone for source in self.sources)
+        if gone or settings.content() is None:
+            found = recall(None if gone else self.corpus, None, settings, self._note(tag), self.cache_dir)
+            if found is not None or gone:
+                return found
+        return find_prepared(folder_for(self.corpus, settings, tag, self.cache_dir))
+
+    def _note(self, tag: str) -> str:
+        """Under which name it is noted what these settings led to."""
+        said = [asdict(source) for source in self.sources]
+        settings = json.dumps([said, self._seq_len, self.held_out, self.seed], sort_keys=True)
+        return f"{tag}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
+
+    def prepare_data(self) -> None:
+        """Lightning's hook: prepares in one process per node."""
+        self.prepare()
+
     @property
-    def vocabulary(self) -> WordPiece:
+    def ready(self) -> bool:
+        """Whether all parts are prepared, of which other jobs may have some."""
+        return self._prepared is not None
+
+    @property
+    def prepared(self) -> Prepared:
+        """The examples."""
+        if self._prepared is None:
+            self.prepare(progress=False)
+        assert self._prepared is not None
+        return self._prepared
+
+    @property
+    def vocab_size(self) -> int:
+        """Different tokens."""
+        size: int = self.prepared.manifest["vocab_size"]
+        return size
+
+    @property
+    def vocabulary(self) -> Any:
         """The vocabulary."""
-        return cast(WordPiece, self.prepared.vocabulary)
+        return self.prepared.vocabulary
 
-    def _masker(self, split: str) -> Masker:
-        examples = Examples(self.prepared, split)
-        if not len(examples):
-            raise self.nothing(split)
-        return Masker(examples, self.vocabulary, self.masking, self.batch_plan.sequence_length, self.seed)
+    @cached_property
+    def prepared_sources(self) -> PreparedSources:
+        """The examples of all sources, as the objective reads them."""
+        return PreparedSources(
+            self.prepared,
+            [source.name for source in self.sources],
+            [source.weight for source in self.sources],
+            self.batch_plan,
+            self.held_out,
+            self.seed,
+        )
 
-    def train_batches(self) -> TrainingBatches:
+    def train_batches(self) -> Any:
         """This rank's training batches.
 
         Raises:
             ValueError: if batch and ranks do not divide, or there are too few examples; naming the field.
         """
-        place = data_rank(self.trainer)
-        n_chunks = self.batch_plan.accumulation(place.size)
-        masker = self._masker("train")
-        mixture = Mixture(masker.examples.counts, [source.weight for source in self.sources], self.seed)
-        try:
-            return TrainingBatches(
-                masker, mixture, batch_size=self.batch_plan.global_batch_size, place=place, n_chunks=n_chunks
-            )
-        except ValueError as error:
-            raise ValueError(f"batch.global_batch_size: {error}") from None
+        return self.objective.train_batches(self.prepared_sources, data_rank(self.trainer))
 
-    def evaluation_batches(self, split: str) -> EvaluationBatches:
+    def evaluation_batches(self, split: str) -> Any:
         """This rank's batches of a held-out split."""
-        size = self.batch_plan.segmenting(split).batch_size
-        return EvaluationBatches(self._masker(split), batch_size=size, place=data_rank(self.trainer))
+        return self.objective.evaluation_batches(self.prepared_sources, split, data_rank(self.trainer))
 
-    def train_dataloader(self) -> DataLoader[MaskedBatch]:
+    def train_dataloader(self) -> DataLoader[Any]:
         """Micro-batches from the optimizer's step to the end of the epoch, every time it is iterated."""
         return PositionLoader(
             self.train_batches(), lambda: micro_batches_done(self.trainer, self.batch_plan), self.num_workers
         )
 
-    def val_dataloader(self) -> DataLoader[MaskedBatch]:
-        """Validation examples in order, always with the same masks."""
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Validation examples in order, always the same."""
         return PositionLoader(self.evaluation_batches("val"))
 
-    def test_dataloader(self) -> DataLoader[MaskedBatch]:
-        """Test examples in order, always with the same masks."""
+    def test_dataloader(self) -> DataLoader[Any]:
+        """Test examples in order, always the same."""
         return PositionLoader(self.evaluation_batches("test"))
+
+    def _checked(self, vocabulary: Vocabulary, where: str) -> Vocabulary:
+        wanted = self.objective.vocabulary_class
+        if not isinstance(vocabulary, wanted):
+            raise ValueError(
+                f"the vocabulary of {where} is one of kind {vocabulary.kind}; these examples need {wanted.__name__}"
+            )
+        return vocabulary
+
+
+def located(sources: Sequence[DocumentSource], paths: dict[str, str]) -> list[DocumentSource]:
+    """The sources with local files where some are given.
+
+    Raises:
+        ValueError: for names that do not fit.
+    """
+    if not sources:
+        raise ValueError("data.sources is empty; give one or more, such as {name: mine, path: FOLDER}")
+    names = [source.name for source in sources]
+    if twice := [name for name, n in Counter(names).items() if n > 1]:
+        raise ValueError(f"data.sources has {twice[0]} twice; give every source a name of its own")
+    if unknown := [name for name in paths if name not in names]:
+        raise ValueError(f"data.paths names {unknown[0]}, which is none of data.sources: {', '.join(names)}")
+    located = [replace(source, path=paths.get(source.name, source.path)) for source in sources]
+    for source in located:
+        source.check()
+    return located

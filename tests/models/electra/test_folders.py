@@ -234,7 +234,7 @@ def test_questions_are_answered_from_a_pretrained_run_with_its_vocabulary(pretra
     folder, _ = pretrained
     data = SquadDataModule.__new__(SquadDataModule)
     data.files, data.null_threshold = dict.fromkeys(("train", "val", "test")), 0.0
-    data.write_stand_in(folder / "questions")
+    data.write_synthetic(folder / "questions")
     sizes = {name: value for name, value in TINY.items() if not name.startswith("generator")}
     files = [f"--data.{split}={folder}/questions/{split}.json" for split in ("train", "val", "test")]
     words = [

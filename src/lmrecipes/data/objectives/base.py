@@ -1,45 +1,86 @@
-"""What a document becomes when it is prepared, as its vocabulary has it."""
+"""What an objective of a documents corpus says: how documents become examples, and examples batches."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
-from lmrecipes.data.corpora.sentence_splitter import split_sentences
-from lmrecipes.data.objectives.electra_segments import build_segments, with_special_tokens
+from lmrecipes.batches import BatchPlan
+from lmrecipes.data.prepared.corpus import Prepared
+from lmrecipes.data.prepared.examples import Examples
 from lmrecipes.data.tokenizers.base import Vocabulary
-from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
-from lmrecipes.data.tokenizers.wordpiece import WordPiece
-from lmrecipes.data.tokenizers.wordpiece_cache import WordCache
+from lmrecipes.trainer_state import DataRank
 
 Make = Callable[[Sequence[str], random.Random], Iterable[tuple[Sequence[int], int]]]
+"""From the paragraphs of a document and its randomness to examples: token ids, and where a second segment begins."""
 
 
-def making(vocabulary: Vocabulary, seq_len: int) -> Make:
-    """A function from paragraphs of a document to examples: tokens, and where the second segment begins.
+@dataclass(frozen=True)
+class PreparedSources:
+    """The examples of all sources, and what batches of them are made by."""
 
-    WordPiece has examples of two segments between its marks, SentencePiece whole documents as they are.
+    prepared: Prepared
+    names: Sequence[str]
+    """Of the sources, in the order in which their examples are stored."""
+    weights: Sequence[float]
+    """Epochs over each source per training epoch."""
+    batch: BatchPlan
+    held_out: float
+    """Share of the documents in each of validation and test."""
+    seed: int
 
-    Raises:
-        ValueError: for another vocabulary.
-    """
-    if isinstance(vocabulary, WordPiece):
-        words = WordCache(vocabulary)
+    def examples(self, split: str) -> Examples:
+        """The examples of a split.
 
-        def segments(paragraphs: Sequence[str], generator: random.Random) -> Iterator[tuple[Sequence[int], int]]:
-            sentences = (words.encode(sentence) for line in paragraphs for sentence in split_sentences(line))
-            for found in build_segments(sentences, seq_len, generator):
-                yield with_special_tokens(found, vocabulary.cls_id, vocabulary.sep_id)
+        Raises:
+            ValueError: if it has none.
+        """
+        examples = Examples(self.prepared, split)
+        if not len(examples):
+            documents = sum(self.prepared.split(name)["documents"] for name in ("train", "val", "test"))
+            raise ValueError(
+                f"none of the corpus's {documents:,} documents fell to {split}; change data.held_out, {self.held_out}"
+            )
+        return examples
 
-        return segments
-    if isinstance(vocabulary, SentencePiece):
 
-        def document(paragraphs: Sequence[str], generator: random.Random) -> Iterator[tuple[Sequence[int], int]]:
-            (tokens,) = vocabulary.encode_batch(["\n".join(paragraphs)])
-            if tokens:
-                yield tokens, len(tokens)
+class Objective(ABC):
+    """A training objective on documents, such as masked or causal language modelling."""
 
-        return document
-    raise ValueError(
-        f"documents are prepared for WordPiece and SentencePiece, not a vocabulary of kind {vocabulary.kind}"
-    )
+    vocabulary_class: ClassVar[type[Vocabulary]]
+    """What documents are tokenized with."""
+    batch_fields: ClassVar[frozenset[str]]
+    """Optional fields of the batch plan that are read."""
+    tiny_lengths: ClassVar[dict[str, int]]
+    """The shortest lengths of `batch:` that an example needs, for a rehearsal."""
+
+    @abstractmethod
+    def example_len(self, batch: BatchPlan) -> int:
+        """Tokens of a prepared example at most; 0 keeps documents whole.
+
+        Raises:
+            ValueError: for a length that is too short for this objective, naming the field.
+        """
+
+    @staticmethod
+    @abstractmethod
+    def maker(vocabulary: Any, example_len: int) -> Make:
+        """What turns documents into examples; preparing processes find it by the objective's class path."""
+
+    def index(self, sources: PreparedSources, split: str) -> None:  # noqa: B027  (most need nothing further)
+        """Stores beside the examples what batches of a split need further."""
+
+    @abstractmethod
+    def train_batches(self, sources: PreparedSources, place: DataRank) -> Any:
+        """A rank's micro-batches as a pure function of their number; there is no iterator state.
+
+        Raises:
+            ValueError: if batch and ranks do not divide, or there are too few examples; naming the field.
+        """
+
+    @abstractmethod
+    def evaluation_batches(self, sources: PreparedSources, split: str, place: DataRank) -> Any:
+        """A rank's batches of a held-out split, always the same."""

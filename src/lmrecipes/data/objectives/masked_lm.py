@@ -1,22 +1,91 @@
-"""Batches of masked examples: all of it arithmetic on one position."""
+"""Masked language modelling: batches of masked examples as a pure function of the step index."""
 
 from __future__ import annotations
 
-from typing import Any
+import random
+from collections.abc import Iterator, Sequence
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from lmrecipes.batches import MaskedBatch
+from lmrecipes.batches import BatchPlan, MaskedBatch
+from lmrecipes.data.corpora.sentence_splitter import split_sentences
+from lmrecipes.data.objectives.base import Make, Objective, PreparedSources
+from lmrecipes.data.objectives.electra_segments import SHORTEST, build_segments, with_special_tokens
 from lmrecipes.data.objectives.masking import Masking, mask
 from lmrecipes.data.prepared.examples import Examples
 from lmrecipes.data.sampling.counter_random import keys
 from lmrecipes.data.sampling.mixture import Mixture
 from lmrecipes.data.tokenizers.wordpiece import WordPiece
+from lmrecipes.data.tokenizers.wordpiece_cache import WordCache
 from lmrecipes.trainer_state import DataRank
 
 _TRAINING, _EVALUATION = 0, 1
+
+
+class MaskedLM(Objective):
+    """Examples of two segments, as BERT and ELECTRA have them, masked anew whenever they are read."""
+
+    vocabulary_class = WordPiece
+    batch_fields = frozenset(("seq_len",))
+    # Two segments and their special tokens.
+    tiny_lengths: ClassVar[dict[str, int]] = {"seq_len": 24}
+
+    def __init__(self, masking: Masking | None = None) -> None:
+        """Sets how many tokens are masked.
+
+        Args:
+            masking: left out, as published for the small and base size.
+        """
+        self.masking = masking or Masking()
+
+    def example_len(self, batch: BatchPlan) -> int:
+        """Tokens of an example with its special tokens.
+
+        Raises:
+            ValueError: if two segments have no room.
+        """
+        if batch.sequence_length < SHORTEST:
+            raise ValueError(f"batch.seq_len is {batch.seq_len}; examples of two segments need {SHORTEST} or more")
+        return batch.sequence_length
+
+    @staticmethod
+    def maker(vocabulary: Any, example_len: int) -> Make:
+        """Sentences of a document packed into two segments between [CLS] and [SEP]."""
+        words = WordCache(vocabulary)
+
+        def segments(paragraphs: Sequence[str], generator: random.Random) -> Iterator[tuple[Sequence[int], int]]:
+            sentences = (words.encode(sentence) for line in paragraphs for sentence in split_sentences(line))
+            for found in build_segments(sentences, example_len, generator):
+                yield with_special_tokens(found, vocabulary.cls_id, vocabulary.sep_id)
+
+        return segments
+
+    def _masker(self, sources: PreparedSources, split: str) -> Masker:
+        vocabulary: Any = sources.prepared.vocabulary
+        length = sources.batch.sequence_length
+        return Masker(sources.examples(split), vocabulary, self.masking, length, sources.seed)
+
+    def train_batches(self, sources: PreparedSources, place: DataRank) -> TrainingBatches:
+        """This rank's training batches.
+
+        Raises:
+            ValueError: if batch and ranks do not divide, or there are too few examples; naming the field.
+        """
+        masker = self._masker(sources, "train")
+        mixture = Mixture(masker.examples.counts, sources.weights, sources.seed)
+        batch, n_chunks = sources.batch, sources.batch.accumulation(place.size)
+        try:
+            return TrainingBatches(masker, mixture, batch_size=batch.global_batch_size, place=place, n_chunks=n_chunks)
+        except ValueError as error:
+            raise ValueError(f"batch.global_batch_size: {error}") from None
+
+    def evaluation_batches(self, sources: PreparedSources, split: str, place: DataRank) -> EvaluationBatches:
+        """This rank's batches of a held-out split, always with the same masks."""
+        size = sources.batch.segmenting(split).batch_size
+        return EvaluationBatches(self._masker(sources, split), batch_size=size, place=place)
 
 
 class Masker:

@@ -1,4 +1,4 @@
-"""Batches of corrupted texts: all of it arithmetic on one position."""
+"""Batches of input and target texts as a pure function of the step index; there is no iterator state."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def pair_batch(
     return TextPairBatch(*(torch.from_numpy(array) for array in arrays))
 
 
-class Corruptor:
+class SpanCorrupter:
     """Rows of a split, with spans left out anew whenever they are read, whatever batch they stand in."""
 
     def __init__(self, tokens: Ints, starts: Ints, rows: Rows, vocabulary: SentencePiece, seed: int) -> None:
@@ -136,18 +136,18 @@ class PairTrainingBatches:
     """
 
     def __init__(
-        self, corruptor: Corruptor, order: Interleaving, *, batch_size: int, place: DataRank, n_chunks: int
+        self, corrupter: SpanCorrupter, order: Interleaving, *, batch_size: int, place: DataRank, n_chunks: int
     ) -> None:
         """Settles the sizes.
 
         Args:
-            corruptor: the rows.
+            corrupter: the rows.
             order: which of them come when.
             batch_size: rows of a step over all ranks and chunks.
             place: this rank among those that read different data.
             n_chunks: micro-batches of a step.
         """
-        self._corruptor, self._order = corruptor, order
+        self._corrupter, self._order = corrupter, order
         self._batch_size, self._n_chunks = batch_size, n_chunks
         share = batch_size // place.size
         self._size = share // n_chunks
@@ -155,13 +155,13 @@ class PairTrainingBatches:
 
     def __len__(self) -> int:
         """Micro-batches of an epoch."""
-        return max(len(self._corruptor) // self._batch_size, 1) * self._n_chunks
+        return max(len(self._corrupter) // self._batch_size, 1) * self._n_chunks
 
     def batch(self, k: int) -> TextPairBatch:
         """Micro-batch number k, counted from the beginning of training."""
         step, chunk = divmod(k, self._n_chunks)
         draws = step * self._batch_size + self._begins + chunk * self._size + np.arange(self._size)
-        return self._corruptor.batch(self.numbers(draws), _TRAINING, draws)
+        return self._corrupter.batch(self.numbers(draws), _TRAINING, draws)
 
     def numbers(self, draws: Ints) -> Ints:
         """Which rows are drawn, in draws counted from the beginning of training."""
@@ -172,18 +172,18 @@ class PairTrainingBatches:
         found = np.zeros(n_languages, dtype=np.int64)
         for step in range(first_step, end):
             draws = step * self._batch_size + np.arange(self._batch_size)
-            found += self._corruptor.text_tokens(self.numbers(draws), n_languages)
+            found += self._corrupter.text_tokens(self.numbers(draws), n_languages)
         return found
 
 
 class PairEvaluationBatches:
     """All rows once and always with the same spans, in one mixed order; every rank has as many batches."""
 
-    def __init__(self, corruptor: Corruptor, *, batch_size: int, place: DataRank, seed: int) -> None:
+    def __init__(self, corrupter: SpanCorrupter, *, batch_size: int, place: DataRank, seed: int) -> None:
         """Settles the sizes.
 
         Args:
-            corruptor: the rows.
+            corrupter: the rows.
             batch_size: rows at once over all ranks, at most.
             place: this rank among those that read different data.
             seed: for the order.
@@ -191,12 +191,12 @@ class PairEvaluationBatches:
         Raises:
             ValueError: if there are fewer rows than ranks.
         """
-        n = len(corruptor)
+        n = len(corrupter)
         if n < place.size:
             raise ValueError(
                 f"the corpus has {n} held-out texts, fewer than the {place.size} processes; raise data.held_out"
             )
-        self._corruptor, self._place, self._key = corruptor, place, keys(seed, _EVALUATION)
+        self._corrupter, self._place, self._key = corrupter, place, keys(seed, _EVALUATION)
         self._n_batches = -(-n // max(batch_size, place.size))
         self._cuts = np.arange(self._n_batches * place.size + 1) * n // (self._n_batches * place.size)
 
@@ -208,5 +208,5 @@ class PairEvaluationBatches:
         """Batch number k."""
         part = k % self._n_batches * self._place.size + self._place.rank
         places = np.arange(self._cuts[part], self._cuts[part + 1])
-        numbers = permuted(places, len(self._corruptor), self._key)
-        return self._corruptor.batch(numbers, _EVALUATION, numbers, tight=True)
+        numbers = permuted(places, len(self._corrupter), self._key)
+        return self._corrupter.batch(numbers, _EVALUATION, numbers, tight=True)

@@ -19,11 +19,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from lmrecipes.config.arguments import class_of
 from lmrecipes.data.corpora.document_files import Span
 from lmrecipes.data.corpora.documents import Corpus, DocumentSource, Part
 from lmrecipes.data.corpora.malformed import Flaws
 from lmrecipes.data.corpora.text_source import SPLITS
-from lmrecipes.data.objectives.base import Make, making
 from lmrecipes.data.prepared.cache import Vocabularies
 from lmrecipes.data.prepared.corpus import Prepared, find_prepared
 from lmrecipes.data.prepared.examples import ExampleWriter, join
@@ -35,6 +35,14 @@ from lmrecipes.runtime.atomic_write import write_text
 
 # Names of a part's files, finished or with the number of the process that writes them.
 _OF_A_PART = re.compile(rf"\d{{6,}}\.(claim|json|({'|'.join(SPLITS)})\.(tokens|lengths|seconds))(\.\d+)?")
+
+
+Make = Callable[[Sequence[str], random.Random], Iterable[tuple[Sequence[int], int]]]
+# Of plans of earlier versions, which do not name it.
+_OBJECTIVES = {
+    "wordpiece": "lmrecipes.data.objectives.masked_lm.MaskedLM",
+    "sentencepiece": "lmrecipes.data.objectives.span_corruption_lm.SpanCorruptionLM",
+}
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,7 @@ def prepare_examples(
     folder: Path,
     progress: Progress = lambda *_: None,
     *,
+    objective: str,
     given: Vocabulary | None = None,
     workers: int = 1,
     share: Share = ALL,
@@ -89,6 +98,7 @@ def prepare_examples(
         settings: which vocabulary to make.
         folder: where to put it all.
         progress: called with a title, parts done, parts in all.
+        objective: class path of the objective, whose `maker` turns documents into examples.
         given: a vocabulary to use instead of making one.
         workers: processes.
         share: which of the parts to do.
@@ -103,7 +113,7 @@ def prepare_examples(
         found = find_prepared(folder)
         if found is not None:
             return found
-        plan = _Plan.read(folder) or _Plan.make(corpus, folder)
+        plan = _Plan.read(folder) or _Plan.make(corpus, folder, objective)
         if not (folder / "vocabulary" / FILE).is_file():
             vocabulary = given or settings.make(partial(_sample, plan))
             vocabulary.save(folder / "vocabulary")
@@ -132,11 +142,16 @@ class _Plan:
         return cls(folder, json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
     @classmethod
-    def make(cls, corpus: Corpus, folder: Path) -> _Plan:
+    def make(cls, corpus: Corpus, folder: Path, objective: str) -> _Plan:
         """Settles and keeps the plan."""
         corpus = replace(corpus, commits=[source.commit() for source in corpus.sources])
         described = corpus.describe()
-        content = {"corpus": asdict(corpus), "described": described, "parts": corpus.parts()}
+        content = {
+            "corpus": asdict(corpus),
+            "described": described,
+            "objective": objective,
+            "parts": corpus.parts(),
+        }
         _write_json(folder / "plan.json", content)
         plan = cls.read(folder)
         assert plan is not None
@@ -179,7 +194,8 @@ class _Plan:
         if not left:
             return
         vocabulary = load_vocabulary(self.folder / "vocabulary")
-        make = making(vocabulary, self.corpus.seq_len)
+        objective = self.content.get("objective") or _OBJECTIVES[vocabulary.kind]
+        make = class_of(objective).maker(vocabulary, self.corpus.seq_len)
         for number in left:
             with _claimed(self.stem(number, "claim"), wait=patient) as claimed:
                 if claimed and not self.done(number):

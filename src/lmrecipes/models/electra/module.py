@@ -116,6 +116,6 @@ class ElectraModule(RecipeModule):
 
     def flops_per_token(self) -> float:
         """Floating-point operations to train on one token, forward and backward."""
-        masking = getattr(corpus_of(self), "masking", None)
+        masking = getattr(getattr(corpus_of(self), "objective", None), "masking", None)
         predicted = 0.15 if masking is None else masking.mask_prob
         return self.config.flops_per_token(self.batch_plan.sequence_length, predicted)

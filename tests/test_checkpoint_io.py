@@ -107,7 +107,12 @@ def test_what_cannot_be_trusted_is_refused(tmp_path, case):
         path.touch()
     elif case == "other":
         torch.save([1], path)
-    reasons = {"code": "more than tensors", "empty": "is empty", "absent": "is not there", "other": "no state_dict"}
+    reasons = {
+        "code": "contains pickled objects",
+        "empty": "is empty",
+        "absent": "does not exist",
+        "other": "no state_dict",
+    }
     with pytest.raises(ValueError, match=reasons[case]):
         load_checkpoint(path)
 

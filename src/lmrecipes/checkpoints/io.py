@@ -21,6 +21,10 @@ from lmrecipes.runtime import launcher
 # In a checkpoint whose optimizer states are by parameter names.
 BY_NAME = "optimizer_states_by_name"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
+# A checkpoint that was read whole to check it before a resume, and its identity on disk then: it is not read twice.
+_kept: tuple[tuple[int, ...], dict[str, Any]] | None = None
+# Sharded checkpoints whose files were all compared with their checksums, by their manifests.
+_verified: set[tuple[int, ...]] = set()
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -79,10 +83,15 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
     Raises:
         ValueError: if it is absent, broken, or holds code.
     """
+    global _kept
     if path.is_dir():
         return _load_sharded(path)
     if not path.is_file():
-        raise ValueError(f"checkpoint {path} is not there")
+        raise ValueError(f"checkpoint {path} does not exist")
+    if _kept is not None and str(map_location) == "cpu":
+        (identity, content), _kept = _kept, None
+        if identity == _identity(path):
+            return content
     try:
         # torch does not compare the checksums that it writes.
         with zipfile.ZipFile(path) as archive:
@@ -91,7 +100,7 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         content = torch.load(path, map_location=map_location, weights_only=True)
     except Exception as error:
         carries_code = "Unsupported" in str(error) or "weights_only" in str(error).lower()
-        reason = "it holds more than tensors and plain values, which is not loaded" if carries_code else "it is broken"
+        reason = "it contains pickled objects; refusing to unpickle" if carries_code else "it is broken"
         if path.stat().st_size == 0:
             reason = "it is empty"
         raise ValueError(f"checkpoint {path} cannot be read: {reason}") from error
@@ -102,7 +111,7 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
 
 def _load_sharded(path: Path) -> dict[str, Any]:
     """A folder's content in the form of a plain checkpoint, but for the optimizer's state, which stays by names."""
-    sharded.verify(path)
+    _verify(path)
     states: dict[str, dict[str, torch.Tensor]] = {}
     for name, value in sharded.read_whole(path, STATES).items():
         parameter, _, key = name.removeprefix(STATES).rpartition(".")
@@ -114,27 +123,52 @@ def _load_sharded(path: Path) -> dict[str, Any]:
     return {**rest, "state_dict": weights, "optimizer_states": [states] if states else [], BY_NAME: True}
 
 
-def check(path: Path) -> None:
-    """Looks whether a checkpoint can be read, all of it.
+def _identity(path: Path) -> tuple[int, ...]:
+    about = path.stat()
+    return about.st_dev, about.st_ino, about.st_size, about.st_mtime_ns
+
+
+def _verify(path: Path) -> None:
+    """Compares a sharded checkpoint with its checksums, once."""
+    manifest = path / sharded.MANIFEST
+    if not (manifest.is_file() and _identity(manifest) in _verified):
+        sharded.verify(path)
+        _verified.add(_identity(manifest))
+
+
+def check(path: Path, *, keep: bool = False) -> None:
+    """Checks that a checkpoint can be read, all of it.
+
+    Args:
+        path: the checkpoint.
+        keep: whether it is about to be loaded, for which what is read now is kept in memory.
 
     Raises:
         ValueError: if not.
     """
+    global _kept
     if path.is_dir():
-        sharded.verify(path)
+        _verify(path)
+    elif keep:
+        _kept = _identity(path), load_checkpoint(path)
     else:
         load_checkpoint(path)
 
 
-def newest_readable(folder: Path, pattern: str = "*.ckpt") -> Path | None:
+def newest_readable(folder: Path, pattern: str = "*.ckpt", *, keep: bool = False) -> Path | None:
     """The checkpoint of the greatest step that can be read; broken ones are warned about.
 
     Only the main process reads them: the others hear of its choice before anything is loaded.
+
+    Args:
+        folder: where they are.
+        pattern: of their names.
+        keep: as for `check`.
     """
     for path in sorted(folder.glob(pattern), key=lambda p: (step_of(p), p.stat().st_mtime_ns), reverse=True):
         try:
             if launcher.is_main_process():
-                check(path)
+                check(path, keep=keep)
         except ValueError as error:
             warnings.warn(f"{error}; taking an earlier one", stacklevel=2)
             continue

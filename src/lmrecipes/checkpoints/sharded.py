@@ -37,7 +37,7 @@ ALIASES = "aliases"
 MANIFEST = "manifest.json"
 REST = "rest.pt"
 _METADATA = ".metadata"
-_CODE = "checkpoint {path} cannot be read: it holds more than tensors and plain values"
+_CODE = "checkpoint {path} cannot be read: it contains pickled objects"
 _PIECE = 2**24
 
 
@@ -237,7 +237,7 @@ def _index(path: Path) -> Metadata:
         with (path / _METADATA).open("rb") as file:
             index = IndexUnpickler(file).load()
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{_CODE.format(path=path)} ({error}), which is not loaded") from error
+        raise ValueError(f"{_CODE.format(path=path)} ({error}); refusing to unpickle") from error
     except Exception as error:
         raise ValueError(f"checkpoint {path} cannot be read: its index is broken") from error
     if not isinstance(index, Metadata):
@@ -262,7 +262,7 @@ def read_rest(path: Path) -> dict[str, Any]:
     try:
         rest: dict[str, Any] = torch.load(path / REST, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"{_CODE.format(path=path)}, which is not loaded") from error
+        raise ValueError(f"{_CODE.format(path=path)}; refusing to unpickle") from error
     return rest
 
 

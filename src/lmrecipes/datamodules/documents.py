@@ -135,7 +135,7 @@ class DocumentsDataModule(LightningDataModule):
 
     def evaluate_with(self, vocabulary: Vocabulary, split: str) -> None:
         """From now on the documents are read with a trained model's own vocabulary, whatever they are now."""
-        self._given = self._checked(vocabulary, "the run")
+        self._given, self._prepared = self._checked(vocabulary, "the run"), None
 
     def prepare(self, progress: bool = True, workers: int | None = None, share: Share = ALL) -> None:
         """Makes the examples unless that was done; training then needs neither network nor the text itself.
@@ -148,6 +148,8 @@ class DocumentsDataModule(LightningDataModule):
         Raises:
             ValueError: if the text cannot be had or read.
         """
+        if self._prepared is not None:
+            return
         self._prepare(progress, workers, share)
         if self.ready:
             with writing_to(self.cache_dir):

@@ -138,7 +138,7 @@ class TextDataModule(LightningDataModule):
 
     def evaluate_with(self, vocabulary: Vocabulary, split: str) -> None:
         """From now on only this split is read, with a trained model's own vocabulary, whatever the text is now."""
-        self._evaluated = (vocabulary, split)
+        self._evaluated, self._prepared = (vocabulary, split), None
 
     def prepare(self, progress: bool = True) -> None:
         """Tokenizes the corpus unless that was done; training then needs neither network nor the text itself.
@@ -146,6 +146,8 @@ class TextDataModule(LightningDataModule):
         Raises:
             ValueError: if the text cannot be had or read, or is not the published one.
         """
+        if self._prepared is not None:
+            return
         if self._evaluated is not None:
             self._prepared = self._prepare_split(*self._evaluated, progress)
             return

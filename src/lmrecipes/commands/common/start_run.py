@@ -49,7 +49,7 @@ def _checkpoint_to_resume(run_dir: Path) -> Path:
     Raises:
         ValueError: if there is none.
     """
-    checkpoint = newest_readable(run_dir / "checkpoints")
+    checkpoint = newest_readable(run_dir / "checkpoints", keep=True)
     if checkpoint is None:
         raise ValueError(
             f"run {short(run_dir)} has no readable checkpoint to resume from; start over with another --run_dir"

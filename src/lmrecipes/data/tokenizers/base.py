@@ -6,6 +6,7 @@ import hashlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -55,4 +56,8 @@ class Vocabulary(ABC):
 
     def digest(self) -> str:
         """A hash that changes with the vocabulary."""
+        return self._digest
+
+    @cached_property
+    def _digest(self) -> str:
         return hashlib.sha256(json.dumps(self._content(), ensure_ascii=False).encode()).hexdigest()[:16]

@@ -158,8 +158,12 @@ class RecipeModule(LightningModule):
         Raises:
             ValueError: if an evaluation scored nothing; a training that validates nothing is warned of instead.
         """
-        figures = self.figures(split)
-        if split != "train" and self._scored_nothing(split) and not is_sanity_check(self.trainer):
+        with warnings.catch_warnings():
+            # torchmetrics' words for what is said below, or for a rank without a batch beside others that have some.
+            warnings.filterwarnings("ignore", "The ``compute`` method of metric")
+            figures = self.figures(split)
+        undefined = "loss" in figures and bool(figures["loss"].isnan()) and self._scored_nothing(split)
+        if split != "train" and undefined and not is_sanity_check(self.trainer):
             message = (
                 f"{split}/loss is undefined: no token of the evaluated batches is scored, they only fill the memory; "
                 f"raise trainer.limit_{split}_batches, or leave it out"

@@ -1,0 +1,231 @@
+"""What commands, models and data promise one another, and that what breaks it is said in one line."""
+
+import ast
+import warnings
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+
+import lmrecipes
+from lmrecipes.__main__ import COMMANDS, main
+from lmrecipes.batches import BatchPlan, EvalBatchPlan
+from lmrecipes.checkpoints.io import load_checkpoint
+from lmrecipes.data.corpora.documents import DocumentSource
+from lmrecipes.datamodules import DocumentsDataModule, MC4DataModule, SquadDataModule, TextFolder, XNLIDataModule
+from lmrecipes.datamodules import protocols as data_protocols
+from lmrecipes.models.common import protocols
+from lmrecipes.models.electra import ElectraModule, ElectraReaderModule
+from lmrecipes.models.mt5 import MT5Module
+from lmrecipes.models.transformer_xl import TransformerXLModule
+
+SOURCE = Path(lmrecipes.__file__).parent
+HAS = {
+    TransformerXLModule: {"Countable", "Generates", "ScoresText", "ExportsPrograms", "ExportsWeights", "Rehearses"},
+    ElectraModule: {"Countable", "ExportsHF", "ExportsWeights", "Rehearses"},
+    ElectraReaderModule: {"Countable", "ExportsHF", "ExportsWeights", "SelectsWeights", "Rehearses"},
+    MT5Module: {
+        *("Countable", "Generates", "ExportsHF", "ExportsWeights", "SelectsWeights", "ChecksPrecision", "Rehearses"),
+    },
+}
+
+
+def small_plan(**more):
+    return BatchPlan(global_batch_size=4, seq_len=64, **more)
+
+
+def built(kind):
+    """A model of these sizes, without a network."""
+    from lmrecipes.models.electra import ElectraConfig, ReaderConfig
+    from lmrecipes.models.mt5 import MT5Config
+    from lmrecipes.models.transformer_xl import TransformerXLConfig
+
+    configs = {
+        TransformerXLModule: TransformerXLConfig,
+        ElectraModule: ElectraConfig,
+        ElectraReaderModule: ReaderConfig,
+        MT5Module: MT5Config,
+    }
+    sizes = {"n_layers": 1, "d_model": 8, "n_heads": 1, "d_head": 8, "d_ff": 8} if kind is TransformerXLModule else {}
+    return kind(configs[kind](**sizes), torch.optim.Adam, None, small_plan())
+
+
+@pytest.mark.parametrize("kind", HAS)
+def test_a_model_has_the_protocols_that_its_commands_need(kind):
+    everyone = {"Parallelizable", "ReadsBatchPlan"}
+    names = {name for name, value in vars(protocols).items() if getattr(value, "_is_protocol", False)} - {"Protocol"}
+    assert {name for name in names if isinstance(built(kind), getattr(protocols, name))} == HAS[kind] | everyone
+
+
+def test_data_has_the_protocols_that_its_commands_need(tmp_path):
+    for split in ("train", "valid", "test"):
+        (tmp_path / f"{split}.txt").write_text("a b\n")
+    made = {
+        "text": TextFolder(small_plan(), path=str(tmp_path)),
+        "documents": DocumentsDataModule(small_plan(), [DocumentSource(name="embedded")]),
+        "mc4": MC4DataModule(small_plan(target_len=32), ["en"]),
+        "squad": SquadDataModule(small_plan(), train="embedded:train", max_query_len=16),
+        "xnli": XNLIDataModule(small_plan(), train="embedded:train"),
+    }
+    for name, data in made.items():
+        assert isinstance(data, data_protocols.EvaluatesWith), name
+        assert isinstance(data, data_protocols.Rehearses), name
+        assert isinstance(data, data_protocols.AnswersQuestions) == (name == "squad"), name
+        assert isinstance(data, data_protocols.PreparesInShards) == (name in ("mc4", "documents")), name
+
+
+def test_no_command_asks_a_model_or_its_data_what_it_has_but_by_protocol():
+    for file in [*(SOURCE / "commands").rglob("*.py"), SOURCE / "cli.py"]:
+        calls = [
+            node.func.id
+            for node in ast.walk(ast.parse(file.read_text()))
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)
+        ]
+        assert "hasattr" not in calls, file
+
+
+def test_what_recipes_share_knows_no_command_by_name():
+    tree = ast.parse((SOURCE / "cli.py").read_text())
+    compared = {
+        item.value
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Compare)
+        for item in ast.walk(node)
+        if isinstance(item, ast.Constant)
+    }
+    assert not compared & set(COMMANDS)
+
+
+def test_score_refuses_a_model_that_is_no_causal_language_model_before_anything_is_loaded(
+    tmp_path, monkeypatch, capsys
+):
+    run = Path(__file__).with_name("earlier_runs") / "mt5_squad"
+    monkeypatch.chdir(tmp_path)
+    assert main(["score", f"--run={run}", "--text=a b"]) == 2
+    assert "score needs a causal language model; MT5Module is not one" in capsys.readouterr().err
+
+
+def test_predict_refuses_a_model_that_generates_nothing(tmp_path, monkeypatch, capsys):
+    run = Path(__file__).with_name("earlier_runs") / "electra_pretrain"
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", f"--run={run}", "--text=a b"]) == 2
+    assert "ElectraModule cannot generate text" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["torch_export", "aot_inductor"])
+def test_export_names_the_forms_that_a_model_has(form, tmp_path, monkeypatch, capsys):
+    run = Path(__file__).with_name("earlier_runs") / "mt5_mc4"
+    monkeypatch.chdir(tmp_path)
+    assert main(["export", f"--run={run}", f"--format={form}", "--output=out"]) == 2
+    assert f"--format {form} is not for MT5Module; --format hf or state_dict is" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("command", ["validate", "test"])
+def test_exported_programs_are_refused_for_a_model_that_has_none(command, tmp_path, monkeypatch, capsys):
+    run = Path(__file__).with_name("earlier_runs") / "mt5_mc4"
+    monkeypatch.chdir(tmp_path)
+    assert main([command, f"--run={run}", "--exported=somewhere"]) == 2
+    assert "--exported is somewhere, but MT5Module is not exported as programs" in capsys.readouterr().err
+
+
+# Fields of the batch plan.
+
+
+@pytest.mark.parametrize(
+    ("recipe", "option", "field"),
+    [
+        ("transformer_xl/tiny", "--batch.target_len=5", "batch.target_len is 5"),
+        ("electra/tiny_pretrain", "--batch.mem_len=5", "batch.mem_len is 5"),
+        ("electra/tiny_squad", "--batch.target_len=5", "batch.target_len is 5"),
+        ("mt5/tiny_mc4", "--batch.same_length=true", "batch.same_length is True"),
+        ("mt5/tiny_squad", "--batch.test.clamp_len=5", "batch.test.clamp_len is 5"),
+    ],
+)
+def test_a_batch_field_that_nothing_reads_is_refused_by_name(recipe, option, field, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", "--config", recipe, option]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert f"error: {field}, but neither " in line
+    assert not list(tmp_path.rglob("config.yaml"))
+
+
+def test_data_without_a_sequence_length_needs_none_and_data_with_one_says_so():
+    plan = BatchPlan(global_batch_size=4, val=EvalBatchPlan(batch_size=2))
+    plan.check_read({"Speech": frozenset()})
+    assert (plan.accumulation(2), plan.segmenting("val").batch_size) == (1, 2)
+    with pytest.raises(ValueError, match=r"batch.seq_len is missing, which WikiText103 reads"):
+        plan.check_read({"WikiText103": frozenset(("seq_len",))})
+    with pytest.raises(ValueError, match=r"batch.seq_len is missing"):
+        plan.sequence_length  # noqa: B018
+
+
+# An evaluation of nothing but warm-up.
+
+
+def test_a_test_that_scores_nothing_is_refused_and_a_validation_warned_of(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    one = ["--trainer.limit_val_batches=1", "--trainer.max_steps=6"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        assert main(["fit", *small, *one, "--run_dir=run", "--batch.val.mem_len=16"]) == 0
+    lines = [line for line in capsys.readouterr().err.splitlines() if "undefined" in line or "``compute``" in line]
+    assert len(lines) == 1
+    assert lines[0].startswith("warning: val/loss is undefined: no token of the evaluated batches is scored")
+    assert main(["test", "--run=run", "--trainer.limit_test_batches=1"]) == 2
+    error = capsys.readouterr().err
+    assert "test/loss is undefined" in error
+    assert "raise trainer.limit_test_batches" in error
+    assert not (tmp_path / "run/results.json").exists()
+
+
+# Work that is done once.
+
+
+def test_a_start_prepares_and_hashes_its_data_once(small, tmp_path, monkeypatch):
+    from lmrecipes.data.tokenizers.words import WordVocabulary
+    from lmrecipes.datamodules import text
+
+    monkeypatch.chdir(tmp_path)
+    counts = {"found": 0, "hashed": 0}
+    find, content = text.recall, WordVocabulary._content
+
+    def counting_find(*what):
+        counts["found"] += 1
+        return find(*what)
+
+    def counting_content(self):
+        counts["hashed"] += 1
+        return content(self)
+
+    assert main(["prepare", *small]) == 0
+    monkeypatch.setattr(text, "recall", counting_find)
+    monkeypatch.setattr(WordVocabulary, "_content", counting_content)
+    assert main(["fit", *small, "--run_dir=run", "--trainer.max_steps=6"]) == 0
+    # Once for the hash, once for the copy that is kept with the run.
+    assert counts == {"found": 1, "hashed": 2}
+
+
+def test_a_resume_reads_its_checkpoint_once(small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", *small, "--run_dir=run", "--trainer.max_steps=6"]) == 0
+    read, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda file, **how: read.append(str(file)) or load(file, **how))
+    assert main(["fit", "--resume=run", "--trainer.max_steps=12"]) == 0
+    assert len(read) == 1
+
+
+def test_a_checkpoint_that_changed_after_it_was_checked_is_read_again(tmp_path):
+    from lmrecipes.checkpoints.io import check
+
+    path = tmp_path / "last-step=1.ckpt"
+    torch.save({"state_dict": {}, "global_step": 1}, path)
+    check(path, keep=True)
+    torch.save({"state_dict": {}, "global_step": 2, "more": 0}, path)
+    assert load_checkpoint(path)["global_step"] == 2
+
+
+def test_a_plain_lightning_module_has_no_protocol_by_accident():
+    names = {name for name, value in vars(protocols).items() if getattr(value, "_is_protocol", False)} - {"Protocol"}
+    assert not [name for name in names if isinstance(LightningModule(), getattr(protocols, name))]

@@ -32,10 +32,10 @@ class Clock(Callback):
     """Takes the time at the beginning of every step."""
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        begins().append(time.perf_counter())
+        is_fresh_start().append(time.perf_counter())
 
 
-def begins() -> list[float]:
+def is_fresh_start() -> list[float]:
     """One list, whether this file is the script or was imported for the callback."""
     import loops
 
@@ -59,7 +59,7 @@ def bare(steps: int) -> None:
     rate = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
     memory = None
     for batch, _ in zip(data.train_dataloader(), range(steps), strict=False):
-        begins().append(time.perf_counter())
+        is_fresh_start().append(time.perf_counter())
         nll, memory = network(batch.input_ids, batch.targets, memory, mem_len=module.batch_plan.mem_len)
         nll.mean().backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 0.25)
@@ -84,9 +84,9 @@ def measure(steps: int, rounds: int) -> dict[str, dict[str, float]]:
     times: dict[str, list[float]] = {name: [] for name in WAYS}
     for _ in range(rounds):
         for name, run in WAYS.items():
-            begins().clear()
+            is_fresh_start().clear()
             run(steps)
-            took = [after - before for before, after in zip(begins(), begins()[1:], strict=False)]
+            took = [after - before for before, after in zip(is_fresh_start(), is_fresh_start()[1:], strict=False)]
             times[name] += took[WARM_UP:]
     base = statistics.median(times["bare loop"])
     medians = {name: statistics.median(taken) for name, taken in times.items()}

@@ -14,7 +14,7 @@ import torch
 from foreign_files import everything, put_files
 from lmrecipes import runs
 from lmrecipes.__main__ import main
-from lmrecipes.callbacks import FailTogether
+from lmrecipes.callbacks import FailFast
 from lmrecipes.checkpoints import listing, sharded
 from lmrecipes.checkpoints.io import AtomicCheckpointIO, remove_others
 from lmrecipes.cli import open_recipe
@@ -155,7 +155,7 @@ def test_a_refusal_by_another_rank_leaves_nothing_either(here, monkeypatch):
     runs.write_text(run_dir / runs.CONFIG, "ours")
     codes = []
     monkeypatch.setattr(failure_report, "leave", codes.append)
-    callback = FailTogether()
+    callback = FailFast()
     strategy = SimpleNamespace(launcher=SimpleNamespace(procs=[]))
     callback._trainer = SimpleNamespace(strategy=strategy, loggers=[], global_rank=0, local_rank=0, global_step=0)
     callback._other_ended(End(rank=1, host="", code=failure_report.REFUSED, stacks=False))

@@ -140,7 +140,7 @@ def test_one_callback_may_stand_for_a_list():
     settings = settings_of("transformer_xl/tiny", one)
     assert isinstance(settings["trainer"]["callbacks"], dict)
     kept = shrink(settings, Spread("ddp", 2, 2), 1, "text", "cache")["trainer"]["callbacks"]
-    assert [callback["class_path"].rpartition(".")[2] for callback in kept] == ["LossGuard", "SuddenEnd"]
+    assert [callback["class_path"].rpartition(".")[2] for callback in kept] == ["LossGuard", "KillAtStep"]
 
 
 @pytest.mark.parametrize("words", [(), ("only", "these")])

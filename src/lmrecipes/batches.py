@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from lmrecipes.config.validation import at_least
+
 
 class StreamBatch(NamedTuple):
     """One segment of several parallel token streams (language modelling with memory)."""
@@ -204,17 +206,16 @@ class BatchPlan:
     """How test text is cut."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes that cannot be.
+        """Validate the configuration.
 
         Raises:
             ValueError: naming the field and what would work.
         """
-        least = {"global_batch_size": 1, "seq_len": 1, "micro_batch_size": 1, "target_len": 1, "batch_size": 1}
-        for prefix, plan in (("", self), ("val.", self.val), ("test.", self.test)):
-            for name in [field.name for field in fields(plan) if "int" in str(field.type)]:
-                value = getattr(plan, name)
-                if value is not None and value < least.get(name, 0):
-                    raise ValueError(f"batch.{prefix}{name} is {value}; it must be {least.get(name, 0)} or more")
+        at_least(
+            self, "batch.", global_batch_size=1, seq_len=1, micro_batch_size=1, mem_len=0, clamp_len=0, target_len=1
+        )
+        for split, plan in (("val", self.val), ("test", self.test)):
+            at_least(plan, f"batch.{split}.", batch_size=1, seq_len=1, mem_len=0, clamp_len=0)
 
     @property
     def sequence_length(self) -> int:

@@ -20,13 +20,13 @@ from lmrecipes import runs
 from lmrecipes.batches import BatchPlan
 from lmrecipes.callbacks import (
     CheckMonitors,
-    ContinueLog,
-    FailTogether,
+    FailFast,
+    InitWeights,
     KeepOptimizerSettings,
     PortableOptimizerState,
     Requeue,
+    ResumeLog,
     StepSeed,
-    WeightsFrom,
     console_progress,
     set_group_timeout,
     take_signals_from,
@@ -271,7 +271,7 @@ class RecipeCLI(LightningCLI):
         kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         kwargs["default_root_dir"] = self.run_dir or Path.cwd()
         given = asked.callbacks if isinstance(asked.callbacks, list) else [asked.callbacks] if asked.callbacks else []
-        kwargs["callbacks"] = [FailTogether(), CheckMonitors(), *given, *self._own_callbacks()]
+        kwargs["callbacks"] = [FailFast(), CheckMonitors(), *given, *self._own_callbacks()]
         if asked.check_val_every_n_epoch is None and isinstance(asked.val_check_interval, float):
             # A share of an epoch.
             kwargs["check_val_every_n_epoch"] = 1
@@ -310,9 +310,9 @@ class RecipeCLI(LightningCLI):
         own: list[Any] = [console_progress()]
         if self.command.trains:
             own += [StepSeed(int(self.config.seed_everything)), KeepOptimizerSettings(), PortableOptimizerState()]
-            own.append(ContinueLog())
+            own.append(ResumeLog())
             if self.config.init_from:
-                own.append(WeightsFrom(self.weights_from(), self.config.init_optimizer))
+                own.append(InitWeights(self.weights_from(), self.config.init_optimizer))
         return own
 
     def weights_from(self) -> Path:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from lmrecipes.callbacks import BestCheckpoint, LastCheckpoint, PlainProgress, RunPlot, StepSeed, Throughput
+from lmrecipes.callbacks import BestCheckpoint, ConsoleLog, LastCheckpoint, RunPlot, StepSeed, Throughput
 from lmrecipes.checkpoints.io import AtomicCheckpointIO
 from lmrecipes.loggers import RunCSVLogger
 
@@ -51,7 +51,7 @@ def train(tmp_path, callbacks, steps=10, module=None, data=None, **settings):
         default_root_dir=tmp_path,
         callbacks=callbacks,
         enable_model_summary=False,
-        enable_progress_bar=any(isinstance(c, PlainProgress) for c in callbacks),
+        enable_progress_bar=any(isinstance(c, ConsoleLog) for c in callbacks),
         **{"logger": False, "log_every_n_steps": 1, **settings},
     )
     loader = torch.utils.data.DataLoader(torch.zeros(1000, 1) if data is None else data)
@@ -197,7 +197,7 @@ def test_the_best_state_is_kept_by_validation(tmp_path):
 
 
 def test_a_log_is_plain_and_short(tmp_path, capsys):
-    train(tmp_path, [PlainProgress(), Throughput()], steps=20, val_check_interval=10)
+    train(tmp_path, [ConsoleLog(), Throughput()], steps=20, val_check_interval=10)
     out = capsys.readouterr().out
     assert len(out.splitlines()) <= 40
     assert "\x1b" not in out

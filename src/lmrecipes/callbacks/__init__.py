@@ -2,15 +2,15 @@
 
 from lmrecipes.callbacks.check_monitors import CheckMonitors
 from lmrecipes.callbacks.checkpoints import BestCheckpoint, LastCheckpoint
-from lmrecipes.callbacks.console_log import PlainProgress, console_progress
-from lmrecipes.callbacks.fail_fast import FailTogether, set_group_timeout
-from lmrecipes.callbacks.init_weights import WeightsFrom
+from lmrecipes.callbacks.console_log import ConsoleLog, console_progress
+from lmrecipes.callbacks.fail_fast import FailFast, set_group_timeout
+from lmrecipes.callbacks.init_weights import InitWeights
 from lmrecipes.callbacks.language_tokens import LanguageTokens
 from lmrecipes.callbacks.learning_rate import LearningRate
 from lmrecipes.callbacks.loss_guard import LossGuard, StoppedByLossGuard
 from lmrecipes.callbacks.optimizer_state import KeepOptimizerSettings, PortableOptimizerState
 from lmrecipes.callbacks.requeue import LeftBySignal, Requeue, take_signals_from
-from lmrecipes.callbacks.resume_log import ContinueLog
+from lmrecipes.callbacks.resume_log import ResumeLog
 from lmrecipes.callbacks.run_plot import RunPlot
 from lmrecipes.callbacks.squad_answers import SquadAnswers
 from lmrecipes.callbacks.step_seed import StepSeed
@@ -21,17 +21,18 @@ from lmrecipes.callbacks.watchdog import Watchdog
 __all__ = [
     "BestCheckpoint",
     "CheckMonitors",
-    "ContinueLog",
-    "FailTogether",
+    "ConsoleLog",
+    "FailFast",
+    "InitWeights",
     "KeepOptimizerSettings",
     "LanguageTokens",
     "LastCheckpoint",
     "LearningRate",
     "LeftBySignal",
     "LossGuard",
-    "PlainProgress",
     "PortableOptimizerState",
     "Requeue",
+    "ResumeLog",
     "RunPlot",
     "SquadAnswers",
     "StepSeed",
@@ -39,7 +40,6 @@ __all__ = [
     "TextAccuracy",
     "Throughput",
     "Watchdog",
-    "WeightsFrom",
     "console_progress",
     "set_group_timeout",
     "take_signals_from",

@@ -39,7 +39,7 @@ class _WholeCheckpoint(ModelCheckpoint):
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
         guards = (c for c in trainer.callbacks if isinstance(c, LossGuard))  # type: ignore[attr-defined]
-        if not all(guard.sound() for guard in guards):
+        if not all(guard.is_finite() for guard in guards):
             self._failed = True
             return
         # So that this checkpoint's state of the callbacks counts none that failed.

@@ -15,10 +15,10 @@ from lmrecipes.trainer_state import completes_step
 
 def console_progress() -> ProgressBar:
     """The progress bar for this output."""
-    return StepBar() if sys.stdout.isatty() else PlainProgress()
+    return StepBar() if sys.stdout.isatty() else ConsoleLog()
 
 
-class PlainProgress(ProgressBar):
+class ConsoleLog(ProgressBar):
     """One line every `trainer.log_every_n_steps` steps, and one per validation."""
 
     def __init__(self) -> None:

@@ -27,7 +27,7 @@ _PATIENCE_S = 10.0
 _AFTER_S = 3.0
 
 
-class FailTogether(Callback):
+class FailFast(Callback):
     """Ends all ranks when one of them raises, hangs or is killed.
 
     A rank that raises says so in one line and writes its traceback to `errors/rank<N>.txt` of the run; a rank that

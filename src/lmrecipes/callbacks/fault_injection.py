@@ -12,7 +12,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 ASKED_FOR = "LMRECIPES_SUDDEN_END"
 
 
-class SuddenEnd(Callback):
+class KillAtStep(Callback):
     """Kills all processes of its group in the middle of a step, as a machine that loses its power does."""
 
     def __init__(self, after_step: int) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy
 
-from lmrecipes.checkpoints.weights import take_moments, take_weights
+from lmrecipes.checkpoints.weights import load_optimizer_state, load_weights
 
 
-class WeightsFrom(Callback):
+class InitWeights(Callback):
     """Takes only the weights of a checkpoint, and if asked the optimizer's moments: the rest begins anew.
 
     The rest is the step, the schedule, the position in the data and memory.
@@ -26,7 +26,7 @@ class WeightsFrom(Callback):
             ValueError: if they do not fit the network, naming the first that does not, or if there are no moments.
         """
         path = Path(trainer.strategy.broadcast(str(self.path)))
-        take_weights(pl_module, path, f"--init_from {path}", trainer.strategy)
+        load_weights(pl_module, path, f"--init_from {path}", trainer.strategy)
         if not self.optimizer:
             return
         if isinstance(trainer.strategy, DeepSpeedStrategy):
@@ -35,4 +35,4 @@ class WeightsFrom(Callback):
                 "use trainer.strategy fsdp2 or ddp"
             )
         for optimizer in trainer.optimizers:
-            take_moments(pl_module, getattr(optimizer, "_optimizer", optimizer), path)
+            load_optimizer_state(pl_module, getattr(optimizer, "_optimizer", optimizer), path)

@@ -190,7 +190,7 @@ class LossGuard(Callback):
         if self.action == "skip" and in_a_row >= self.max_skips_in_a_row:
             raise StoppedByLossGuard(int(step), f"{what}, after {in_a_row:.0f} bad steps in a row")
 
-    def sound(self) -> bool:
+    def is_finite(self) -> bool:
         """Whether the state may be saved: what a model keeps between steps may have followed the loss.
 
         Raises:

@@ -13,7 +13,7 @@ from lmrecipes.loggers import RunLogger
 FIGURES = "figures_of_the_step"
 
 
-class ContinueLog(Callback):
+class ResumeLog(Callback):
     """Drops logged rows of steps that are made again after a resume, and keeps the counts of steps and epochs right.
 
     Lightning logs a step after it was saved: its figures are in the checkpoint, too, lest a kill in between lose them.

@@ -48,7 +48,7 @@ def own_weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
-def take_weights(module: nn.Module, path: Path, given: str, strategy: Any = None) -> None:
+def load_weights(module: nn.Module, path: Path, given: str, strategy: Any = None) -> None:
     """Fills a module with a checkpoint's weights: all of them, or those that its `select_weights` chooses and renames.
 
     Args:
@@ -70,7 +70,7 @@ def take_weights(module: nn.Module, path: Path, given: str, strategy: Any = None
         set_weight(own[name], weight)
 
 
-def take_moments(module: nn.Module, optimizer: Optimizer, path: Path) -> None:
+def load_optimizer_state(module: nn.Module, optimizer: Optimizer, path: Path) -> None:
     """Fills an optimizer with a checkpoint's state of the module's parameters.
 
     Raises:
@@ -85,7 +85,7 @@ def take_moments(module: nn.Module, optimizer: Optimizer, path: Path) -> None:
 
 
 @contextmanager
-def naming_misfits(module: nn.Module, checkpoint: Path | None, given: str) -> Iterator[None]:
+def naming_mismatches(module: nn.Module, checkpoint: Path | None, given: str) -> Iterator[None]:
     """Where torch refuses the checkpoint's weights, says so in one line.
 
     Raises:

@@ -10,8 +10,8 @@ from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
 from lmrecipes import runs
-from lmrecipes.callbacks import FailTogether, KeepOptimizerSettings, LeftBySignal, StepSeed, StoppedByLossGuard
-from lmrecipes.checkpoints.weights import naming_misfits
+from lmrecipes.callbacks import FailFast, KeepOptimizerSettings, LeftBySignal, StepSeed, StoppedByLossGuard
+from lmrecipes.checkpoints.weights import naming_mismatches
 from lmrecipes.cli import RecipeCLI, open_recipe
 from lmrecipes.commands import fit, test, validate
 from lmrecipes.commands.common.end_run import exit_code, onward, stop
@@ -95,7 +95,7 @@ def _loop(cli: RecipeCLI, more: list[Any]) -> Loop:
         if left_out := [type(c).__name__ for c in given if _needs_the_trainer(c)] + _never_called(given):
             say(f"not under Fabric: {', '.join(left_out)}")
         given = [StepSeed(int(cli.config.seed_everything)), KeepOptimizerSettings(), *given]
-    callbacks = [FailTogether(), *(c for c in given if not _needs_the_trainer(c)), *more]
+    callbacks = [FailFast(), *(c for c in given if not _needs_the_trainer(c)), *more]
     run_dir = cli.run_dir if cli.command.trains else None
     loop = Loop(cli.datamodule, settings, callbacks, run_dir, **where)
     launcher.check_rank(loop.global_rank)
@@ -139,7 +139,7 @@ def _fit(cli: RecipeCLI) -> int:
     source = checkpoint or weights
     option = "--resume" if checkpoint else "--init_from"
     try:
-        with naming_misfits(cli.model, source, f"{option} {short(source)}" if source else ""):
+        with naming_mismatches(cli.model, source, f"{option} {short(source)}" if source else ""):
             loop.fit(cli.model, checkpoint, weights, cli.config.init_optimizer)
     except StoppedByLossGuard as stopped:
         stop(cli, stopped, resume)
@@ -174,7 +174,7 @@ def _evaluate(cli: RecipeCLI) -> int:
         checkpoint = None
     loop = _loop(cli, [])
     began = time.perf_counter()
-    with naming_misfits(cli.model, checkpoint, f"--checkpoint {short(checkpoint)}" if checkpoint else ""):
+    with naming_mismatches(cli.model, checkpoint, f"--checkpoint {short(checkpoint)}" if checkpoint else ""):
         figures = loop.measure(cli.model, checkpoint, split)
     elapsed = time.perf_counter() - began
     figures = {**figures, f"{split}/tokens_per_s": loop.evaluated_tokens * loop.world_size / elapsed}

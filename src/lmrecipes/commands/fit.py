@@ -8,7 +8,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lmrecipes import runs
 from lmrecipes.callbacks import LeftBySignal, StoppedByLossGuard
 from lmrecipes.checkpoints.io import newest_readable
-from lmrecipes.checkpoints.weights import naming_misfits
+from lmrecipes.checkpoints.weights import naming_mismatches
 from lmrecipes.cli import Command, open_recipe
 from lmrecipes.commands.common.end_run import exit_code, onward, stop
 from lmrecipes.commands.common.start_run import begin, save_vocabulary
@@ -38,7 +38,7 @@ def run(argv: list[str]) -> int:
         checkpoint, keeping = begin(cli, cli.run_dir)
         cli.trainer.callbacks += keeping  # type: ignore[attr-defined]
         save_vocabulary(cli, cli.run_dir)
-        with naming_misfits(cli.model, checkpoint, f"--resume {short(checkpoint)}" if checkpoint else ""):
+        with naming_mismatches(cli.model, checkpoint, f"--resume {short(checkpoint)}" if checkpoint else ""):
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
     except (ValueError, OSError, MisconfigurationException):
         runs.discard_if_unused()

@@ -80,7 +80,7 @@ class MC4DataModule(DocumentsDataModule):
             vocabulary_dir: a saved vocabulary to use instead of making one.
 
         Raises:
-            ValueError: for settings that cannot be, naming the field.
+            ValueError: for settings that do not work, naming the field.
         """
         if not languages or len(set(languages)) < len(languages):
             raise ValueError(f"data.languages is {list(languages)}; give one or more, each once, such as [en, de]")

@@ -101,7 +101,7 @@ class SquadDataModule(LightningDataModule):
             seed: for the order of training.
 
         Raises:
-            ValueError: for settings that cannot be.
+            ValueError: for settings that do not work.
         """
         super().__init__()
         for name, value in (("max_answer_len", max_answer_len), ("n_best", n_best)):

@@ -95,7 +95,7 @@ class XNLIDataModule(LightningDataModule):
             seed: for the order of training.
 
         Raises:
-            ValueError: for settings that cannot be.
+            ValueError: for settings that do not work.
         """
         super().__init__()
         if not languages or len(set(languages)) < len(languages):

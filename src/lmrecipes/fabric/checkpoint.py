@@ -54,7 +54,7 @@ def save(loop: Training, kind: str) -> Path | None:
     One that this loop wrote stays as it is; one that was there before may be broken, or lack the step's validation.
     """
     guards = (callback for callback in loop.callbacks if isinstance(callback, LossGuard))
-    if loop.run_dir is None or not all(guard.sound() for guard in guards):
+    if loop.run_dir is None or not all(guard.is_finite() for guard in guards):
         return None
     path = loop.run_dir / "checkpoints" / f"{kind}-step={loop.global_step}.ckpt"
     content = _state(loop)

@@ -22,7 +22,7 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule
 
 from lmrecipes.callbacks import BestCheckpoint, LastCheckpoint, RunPlot, Throughput
 from lmrecipes.checkpoints.io import load_checkpoint
-from lmrecipes.checkpoints.weights import take_moments, take_weights
+from lmrecipes.checkpoints.weights import load_optimizer_state, load_weights
 from lmrecipes.fabric.checkpoint import restore, save, save_best
 from lmrecipes.models.common.protocols import Countable
 from lmrecipes.resilience import signals
@@ -162,7 +162,7 @@ class Loop(Fabric):
         with self.init_module():
             module.configure_model()
         if weights is not None:
-            take_weights(module, weights, str(weights))
+            load_weights(module, weights, str(weights))
 
     def fit(
         self,
@@ -191,7 +191,7 @@ class Loop(Fabric):
         self.optimizers = [made["optimizer"]]
         self.lr_scheduler_configs = [SimpleNamespace(scheduler=made["lr_scheduler"]["scheduler"])]
         if weights is not None and moments:
-            take_moments(self.module, self.optimizers[0], weights)
+            load_optimizer_state(self.module, self.optimizers[0], weights)
         self._tell("on_fit_start")
         if checkpoint is not None:
             restore(self, load_checkpoint(checkpoint))

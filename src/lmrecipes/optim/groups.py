@@ -21,7 +21,7 @@ class GroupSettings:
     """Factor of the learning rate from a layer to the one below it."""
 
     def __post_init__(self) -> None:
-        """Refuses a decay that cannot be.
+        """Validate the configuration.
 
         Raises:
             ValueError: naming the field.

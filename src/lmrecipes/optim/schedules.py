@@ -94,7 +94,7 @@ class WarmupAnnealing(Schedule):
     """Rate at the end."""
 
     def __post_init__(self) -> None:
-        """Refuses settings that cannot be.
+        """Validate the configuration.
 
         Raises:
             ValueError: naming the field.
@@ -127,7 +127,7 @@ class Polynomial(Schedule):
     """Rate at the end."""
 
     def __post_init__(self) -> None:
-        """Refuses settings that cannot be.
+        """Validate the configuration.
 
         Raises:
             ValueError: naming the field.

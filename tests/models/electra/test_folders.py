@@ -161,11 +161,11 @@ def last(run):
 @pytest.mark.slow
 def test_phase_two_begins_with_the_weights_and_moments_of_phase_one_and_a_new_schedule(pretrained, monkeypatch):
     from lmrecipes.__main__ import main
-    from lmrecipes.callbacks import WeightsFrom
+    from lmrecipes.callbacks import InitWeights
 
     folder, words = pretrained
     seen = {}
-    begin = WeightsFrom.on_fit_start
+    begin = InitWeights.on_fit_start
 
     def look(self, trainer, module):
         begin(self, trainer, module)
@@ -177,7 +177,7 @@ def test_phase_two_begins_with_the_weights_and_moments_of_phase_one_and_a_new_sc
         seen["weights"] = {name: value.clone() for name, value in module.state_dict().items()}
         seen["step"], seen["lr"] = trainer.global_step, optimizer.param_groups[0]["lr"]
 
-    monkeypatch.setattr(WeightsFrom, "on_fit_start", look)
+    monkeypatch.setattr(InitWeights, "on_fit_start", look)
     two = ["--batch.seq_len=48", "--trainer.max_steps=3", "--trainer.val_check_interval=100"]
     begin_with = [f"--init_from={folder}/one", "--init_optimizer=true"]
     assert main([*words, *two, *begin_with, f"--run_dir={folder}/two"]) == 0

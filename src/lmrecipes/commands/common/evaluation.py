@@ -9,7 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser
 
-from lmrecipes.checkpoints.weights import naming_misfits
+from lmrecipes.checkpoints.weights import naming_mismatches
 from lmrecipes.cli import Command, open_recipe
 from lmrecipes.commands.common.load_model import use_exported
 from lmrecipes.commands.common.options import add_exported, add_run
@@ -38,7 +38,7 @@ def evaluate(command: Command, argv: list[str]) -> int:
     cli.trainer.callbacks.append(counted)  # type: ignore[attr-defined]
     began = time.perf_counter()
     method = getattr(cli.trainer, command.name)
-    with naming_misfits(cli.model, checkpoint, f"--checkpoint {short(checkpoint)}" if checkpoint else ""):
+    with naming_mismatches(cli.model, checkpoint, f"--checkpoint {short(checkpoint)}" if checkpoint else ""):
         figures = method(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False)[0]
     elapsed = time.perf_counter() - began
     figures = {**figures, f"{command.split}/tokens_per_s": counted.tokens * data_parallel_size(cli.trainer) / elapsed}

@@ -69,7 +69,7 @@ class DocumentSource:
     """What to do about lines that are no JSON, have no text, or are cut short: refuse with file and line, or skip."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be.
+        """Validate the configuration.
 
         Raises:
             ValueError: naming the source and what would work.

@@ -101,7 +101,7 @@ def row_starts(lengths: Iterable[int], how: Packing, filling: Filling | None = N
                 input_room = target_room = 0
 
 
-def narrowest(samples: Sequence[Ints], how: Packing) -> Packing:
+def choose_target_len(samples: Sequence[Ints], how: Packing) -> Packing:
     """The same with targets so wide that least of all rows is padding, as some documents show.
 
     Args:
@@ -167,7 +167,7 @@ def _write(path: Path, starts: Ints, documents: Sequence[int], how: Packing) -> 
     if how.packed:
         ends = [min(begin + _TRIED, end) for begin, end in pairwise(first)]
         pairs = zip(first[:-1], ends, strict=True)
-        how = narrowest([np.diff(starts[a : b + 1]) for a, b in pairs if b > a], how)
+        how = choose_target_len([np.diff(starts[a : b + 1]) for a, b in pairs if b > a], how)
     counts, filling = [], Filling()
     part = _beside(path, f"bin.{os.getpid()}")
     with part.open("wb") as file:

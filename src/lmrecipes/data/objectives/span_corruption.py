@@ -40,7 +40,7 @@ class SpanCorruption:
     """Whether the input too ends with the end of a text, as Google's does."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be.
+        """Validate the configuration.
 
         Raises:
             ValueError: naming the field and what would work.

@@ -31,7 +31,7 @@ class SentencePieceSettings:
     """Text to learn from at most, in millions of characters."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be.
+        """Validate the configuration.
 
         Raises:
             ValueError: naming the field and what would work.

@@ -30,7 +30,7 @@ class Tokenizing:
     """Name on the Hugging Face hub, folder, or tokenizer.json (pretrained)."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be.
+        """Validate the configuration.
 
         Raises:
             ValueError: naming the field and what would work.

@@ -29,7 +29,7 @@ class WordPieceSettings:
     """Text to learn from at most, in millions of characters."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be.
+        """Validate the configuration.
 
         Raises:
             ValueError: naming the field and what would work.

@@ -34,7 +34,7 @@ class Decoding:
     """Beam search divides a text's log-probability by its length to this power."""
 
     def __post_init__(self) -> None:
-        """Refuses settings that cannot be.
+        """Validate the configuration.
 
         Raises:
             ValueError: naming the field and what would work.

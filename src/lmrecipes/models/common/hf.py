@@ -16,7 +16,7 @@ def transformers() -> Any:
     return transformers
 
 
-def begins(module: LightningModule) -> bool:
+def is_fresh_start(module: LightningModule) -> bool:
     """Whether a module is built for a training from its beginning, rather than to be filled with a run's weights."""
     if module._fabric is not None:
         return True

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from lmrecipes.checkpoints.io import load_checkpoint
 from lmrecipes.checkpoints.weights import check_weights
+from lmrecipes.config.validation import at_least
 from lmrecipes.models.common.linear import Linear, linear
 
 _PREFIX = "network."
@@ -42,14 +43,12 @@ class Tuning:
     """LoRA's sums are multiplied by alpha / rank."""
 
     def __post_init__(self) -> None:
-        """Refuses settings that cannot be.
+        """Validate the configuration.
 
         Raises:
             ValueError: naming the field.
         """
-        for name in ("virtual_tokens", "encoder_hidden", "rank"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.tuning.{name} is {getattr(self, name)}; it must be 1 or more")
+        at_least(self, "model.tuning.", virtual_tokens=1, encoder_hidden=1, rank=1)
 
     @property
     def in_part(self) -> bool:

@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lmrecipes.config.validation import at_least
+
 
 class PromptBatch(NamedTuple):
     """One text to be continued."""
@@ -28,15 +30,12 @@ class Sampling:
     """Draw from the k likeliest tokens (0: from all)."""
 
     def __post_init__(self) -> None:
-        """Refuse settings that cannot be.
+        """Validate the configuration.
 
         Raises:
             ValueError: naming the option and what would work.
         """
-        if self.max_new_tokens < 1:
-            raise ValueError(f"--max_new_tokens is {self.max_new_tokens}; it must be 1 or more")
-        if self.temperature < 0:
-            raise ValueError(f"--temperature is {self.temperature}; it must be 0 or more")
+        at_least(self, "--", max_new_tokens=1, temperature=0)
         if self.top_k < 0:
             raise ValueError(f"--top_k is {self.top_k}; it must be 0 (all tokens) or more")
 

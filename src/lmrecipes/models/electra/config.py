@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from lmrecipes.config.validation import at_least
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
@@ -37,14 +39,22 @@ class EncoderConfig:
     """Standard deviation of the truncated normal distribution that weights begin with."""
 
     def __post_init__(self) -> None:
-        """Refuses sizes that cannot be.
+        """Validate the configuration.
 
         Raises:
             ValueError: naming the field and what would work.
         """
-        for name in ("vocab_multiple", "d_embedding", "d_model", "n_layers", "n_heads", "d_ff", "max_positions"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.config.{name} is {getattr(self, name)}; it must be 1 or more")
+        at_least(
+            self,
+            "model.config.",
+            vocab_multiple=1,
+            d_embedding=1,
+            d_model=1,
+            n_layers=1,
+            n_heads=1,
+            d_ff=1,
+            max_positions=1,
+        )
         if self.d_model % self.n_heads:
             heads = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
             near = min(heads, key=lambda n: abs(n - self.n_heads))
@@ -121,7 +131,7 @@ class ElectraConfig(EncoderConfig):
     """Of the distribution that the generator's tokens are drawn from."""
 
     def __post_init__(self) -> None:
-        """Refuses sizes that cannot be.
+        """Validate the configuration.
 
         Raises:
             ValueError: naming the field and what would work.
@@ -216,15 +226,13 @@ class ReaderConfig(EncoderConfig):
     """Inner width of Google's head."""
 
     def __post_init__(self) -> None:
-        """Refuses sizes that cannot be.
+        """Validate the configuration.
 
         Raises:
             ValueError: naming the field and what would work.
         """
         super().__post_init__()
-        for name in ("beam", "d_answer"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.config.{name} is {getattr(self, name)}; it must be 1 or more")
+        at_least(self, "model.config.", beam=1, d_answer=1)
 
     def n_params(self) -> int:
         """Parameters of the encoder; those of the head are few."""

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lmrecipes.batches import BatchPlan, MaskedBatch
 from lmrecipes.metrics.replaced_tokens import ReplacedTokens
-from lmrecipes.models.common.hf import begins
+from lmrecipes.models.common.hf import is_fresh_start
 from lmrecipes.models.common.module import RecipeModule
 from lmrecipes.models.common.parallel_plan import ParallelPlan
 from lmrecipes.models.common.vocab_size import corpus_of
@@ -66,7 +66,7 @@ class ElectraModule(RecipeModule):
 
     def initialize(self) -> None:
         """Fills both with published weights, where the recipe names some."""
-        if self._pretrained is not None and begins(self):
+        if self._pretrained is not None and is_fresh_start(self):
             hf.load_pretraining(self.network, self._pretrained)
 
     def loss(self, batch: MaskedBatch, split: str) -> Tensor:

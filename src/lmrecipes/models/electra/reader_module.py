@@ -13,7 +13,7 @@ from torch import Tensor
 from lmrecipes.batches import BatchPlan, SpanBatch, SpanScores
 from lmrecipes.checkpoints.weights import check_weights, own_weights
 from lmrecipes.data.tasks.squad.best_spans import best_spans
-from lmrecipes.models.common.hf import begins
+from lmrecipes.models.common.hf import is_fresh_start
 from lmrecipes.models.common.module import RecipeModule
 from lmrecipes.models.common.parallel_plan import ParallelPlan
 from lmrecipes.models.electra import hf
@@ -62,7 +62,7 @@ class ElectraReaderModule(RecipeModule):
 
     def initialize(self) -> None:
         """Fills the encoder with published weights, where the recipe names some."""
-        if self._pretrained is not None and begins(self):
+        if self._pretrained is not None and is_fresh_start(self):
             hf.load_reader(self.network, self._pretrained)
 
     def select_weights(self, found: Mapping[str, Tensor], given: str) -> dict[str, Tensor]:

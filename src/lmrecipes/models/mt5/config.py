@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from lmrecipes.config.validation import at_least
+
 
 @dataclass(frozen=True, kw_only=True)
 class MT5Config:
@@ -50,14 +52,14 @@ class MT5Config:
     """Standard deviation of NeMo's first weights; Google's follow from the widths."""
 
     def __post_init__(self) -> None:
-        """Refuses sizes that cannot be.
+        """Validate the configuration.
 
         Raises:
             ValueError: naming the field and what would work.
         """
-        for name in ("vocab_multiple", "d_model", "n_layers", "n_heads", "d_head", "d_ff", "max_positions"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.config.{name} is {getattr(self, name)}; it must be 1 or more")
+        at_least(
+            self, "model.config.", vocab_multiple=1, d_model=1, n_layers=1, n_heads=1, d_head=1, d_ff=1, max_positions=1
+        )
         if self.vocab_size < 0:
             raise ValueError(f"model.config.vocab_size is {self.vocab_size}; it must be 0 (the corpus's) or more")
         if self.n_buckets < 4 or self.n_buckets % 4:

@@ -16,7 +16,7 @@ from lmrecipes.batches import BatchPlan, TextPairBatch, WrittenTexts
 from lmrecipes.checkpoints.weights import check_weights, own_weights
 from lmrecipes.metrics.group_loss import GroupLoss
 from lmrecipes.models.common.generation import Decoding, Generated, generate
-from lmrecipes.models.common.hf import begins
+from lmrecipes.models.common.hf import is_fresh_start
 from lmrecipes.models.common.module import RecipeModule
 from lmrecipes.models.common.parallel_plan import ParallelPlan
 from lmrecipes.models.common.peft import Tuning, load_base, tune
@@ -117,12 +117,12 @@ class MT5Module(RecipeModule):
     def initialize(self) -> None:
         """Fills the network with the weights that the recipe names, and freezes all but the adapters."""
         tuning = self._tuning
-        if self._pretrained is not None and (begins(self) or tuning.in_part):
+        if self._pretrained is not None and (is_fresh_start(self) or tuning.in_part):
             hf.load_published(self.network, self._pretrained)
         if tuning.in_part and tuning.base is not None:
             load_base(self.network, tuning.base)
         has_base = self._pretrained is not None or tuning.base is not None
-        if tuning.in_part and not has_base and begins(self):
+        if tuning.in_part and not has_base and is_fresh_start(self):
             warnings.warn(
                 f"model.tuning.kind is {tuning.kind}, but the frozen network has random weights: give a base with "
                 f"--init_from RUN",

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from lmrecipes.config.validation import at_least
 from lmrecipes.models.common.dropout import Dropout
 from lmrecipes.models.common.linear import Linear
 from lmrecipes.models.transformer_xl.adaptive import AdaptiveVocabulary, cluster_bounds
@@ -55,14 +56,12 @@ class TransformerXLConfig:
     """Standard deviation of the initial projections of the adaptive embedding."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes that cannot be.
+        """Validate the configuration.
 
         Raises:
             ValueError: naming the field, the value and what would work.
         """
-        for name in ("n_layers", "d_model", "n_heads", "d_head", "d_ff", "div_val"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"model.config.{name} is {getattr(self, name)}; it must be 1 or more")
+        at_least(self, "model.config.", n_layers=1, d_model=1, n_heads=1, d_head=1, d_ff=1, div_val=1)
         if self.vocab_size < 0:
             raise ValueError(f"model.config.vocab_size is {self.vocab_size}; it must be 0 (the corpus's) or more")
         if self.d_model % 2:

@@ -12,6 +12,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lmrecipes.config.validation import at_least
 from lmrecipes.data.tasks.squad.files import Question
 
 WindowRule = Literal["google", "nvidia"]
@@ -46,14 +47,12 @@ class Windowing:
     an answer is the question's own label. `nvidia`: the span is [CLS], and there is no answer."""
 
     def __post_init__(self) -> None:
-        """Refuse sizes that cannot be.
+        """Validate the configuration.
 
         Raises:
             ValueError: naming the field and what would work.
         """
-        for name in ("max_query_len", "doc_stride"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"data.{name} is {getattr(self, name)}; it must be 1 or more")
+        at_least(self, "data.", max_query_len=1, doc_stride=1)
         if self.seq_len < self.max_query_len + _MARKS + 1:
             raise ValueError(
                 f"batch.seq_len is {self.seq_len}, which leaves no room for a context beside a question of "

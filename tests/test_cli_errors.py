@@ -270,7 +270,7 @@ def test_weights_of_another_network_are_refused_by_name(small, capsys):
     assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
     assert main(["fit", *small, "--run_dir=b", "--trainer.max_steps=3", "--init_from=a"]) == 0
     assert "has shape" in refused(capsys, ["fit", *small, "--run_dir=c", "--init_from=a", "--model.config.d_ff=64"])
-    assert "another network" in refused(
+    assert "a different architecture" in refused(
         capsys, ["fit", *small, "--run_dir=d", "--init_from=a", "--model.config.n_layers=3"]
     )
 
@@ -286,14 +286,14 @@ def trained(small, in_an_empty_folder, tmp_path):
     ("options", "parts"),
     [
         (["--model.config.d_ff=64"], ["--resume a/checkpoints/last-step=3.ckpt: network.", "has shape"]),
-        (["--model.config.n_layers=3"], ["lacks weight network.layers", "another network"]),
+        (["--model.config.n_layers=3"], ["missing key network.layers", "a different architecture"]),
         (["--model.optimizer=torch.optim.SGD", "--model.optimizer.lr=1"], ["--resume cannot change model.optimizer"]),
         (["--trainer.max_steps=3", "--model.optimizer.lr=1"], []),
         (["--trainer.max_steps=2"], ["trainer.max_steps is 2, but a is at step 3 already"]),
         (["--batch.global_batch_size=8"], ["cannot change batch.global_batch_size from 4 to 8", "--init_from a"]),
         (["--batch.seq_len=4"], ["cannot change batch.seq_len from 8 to 4", "--init_from a"]),
-        (["--init_from=a"], ["--resume", "contradicts --init_from"]),
-        (["--run_dir=b"], ["--resume", "contradicts --run_dir"]),
+        (["--init_from=a"], ["--resume", "and --init_from are mutually exclusive"]),
+        (["--run_dir=b"], ["--resume", "and --run_dir are mutually exclusive"]),
     ],
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else None,
 )
@@ -336,7 +336,7 @@ def test_a_run_goes_on_with_other_passes_and_a_shorter_memory(trained):
 
 def test_sizes_that_the_checkpoint_has_not_are_named(trained, capsys):
     for command in (["test"], ["validate"], ["score", "--text=w1 w2"]):
-        for option, part in (("d_ff=64", "has shape"), ("n_layers=1", "another network")):
+        for option, part in (("d_ff=64", "has shape"), ("n_layers=1", "a different architecture")):
             message = refused(capsys, [*command, "--run=a", f"--model.config.{option}"])
             assert message.startswith("error: --checkpoint a/checkpoints/last-step=3.ckpt"), message
             assert part in message

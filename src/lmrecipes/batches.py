@@ -244,11 +244,11 @@ class BatchPlan:
         """
         read = frozenset().union(*readers.values())
         for prefix, plan in (("", self), ("val.", self.val), ("test.", self.test)):
-            for field in fields(plan):
-                value = getattr(plan, field.name)
-                if field.name in OPTIONAL_FIELDS - read and value != field.default:
+            for one in fields(plan):
+                value = getattr(plan, one.name)
+                if one.name in OPTIONAL_FIELDS - read and value != one.default:
                     who = " nor ".join(readers)
-                    raise ValueError(f"batch.{prefix}{field.name} is {value}, but neither {who} reads it; leave it out")
+                    raise ValueError(f"batch.{prefix}{one.name} is {value}, but neither {who} reads it; leave it out")
         if self.seq_len is None and "seq_len" in read:
             name = next(name for name, own in readers.items() if "seq_len" in own)
             raise ValueError(

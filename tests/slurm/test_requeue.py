@@ -159,7 +159,7 @@ def test_a_task_that_fails_ends_the_others_and_is_named(cluster, submit, kind, r
     (line,) = re.findall("^error: .*", text, re.M)
     assert line.startswith(f"error: rank {rank} on ")
     assert ("failed at step 7: RuntimeError: the disk is on fire; traceback: " in line) == (kind == "raise")
-    assert ("killed (for want of memory, perhaps" in line) == (kind == "kill")
+    assert ("SIGKILL (out of memory? see dmesg" in line) == (kind == "kill")
     assert "Traceback" not in text
     assert [path.name for path in run.glob("errors/[!.]*")] == ([f"rank{rank}.txt"] if kind == "raise" else [])
 

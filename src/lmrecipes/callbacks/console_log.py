@@ -31,7 +31,7 @@ class ConsoleLog(ProgressBar):
         self._enabled = False
 
     def enable(self) -> None:
-        """Says something again."""
+        """Enable output."""
         self._enabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

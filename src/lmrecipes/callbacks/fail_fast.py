@@ -146,8 +146,8 @@ def _follows(exception: BaseException) -> bool:
 
 
 def _how_it_ended(end: End, trainer: Trainer, children: list[subprocess.Popen]) -> str:
-    """What is known of a process that went without a word."""
-    memory = "for want of memory, perhaps: the kernel's log says"
+    """How a process ended that reported no failure itself."""
+    memory = "out of memory? see dmesg"
     local = end.rank - trainer.global_rank - 1
     if 0 <= local < len(children):
         try:
@@ -158,7 +158,7 @@ def _how_it_ended(end: End, trainer: Trainer, children: list[subprocess.Popen]) 
             name = signal.Signals(-code).name
             return f"was killed by {name}" + (f" ({memory})" if -code == signal.SIGKILL else "")
         return f"ended with code {code}"
-    return f"ended without a word: its machine is lost, or it was killed ({memory})"
+    return f"disappeared: node failure or SIGKILL ({memory})"
 
 
 def _call_off_observer() -> None:

@@ -9,8 +9,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import torch
 import torch.distributed as dist
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
+from lmrecipes.callbacks.evaluation_outputs import EvaluationOutputs
 from lmrecipes.data.tasks.squad.answers import Answered, Evidence, answer, merged, write_answers
 from lmrecipes.data.tasks.squad.files import Question
 from lmrecipes.metrics.squad import LANGUAGES, Gold, exact_string_match, squad11, squad20
@@ -41,7 +42,7 @@ class Questions(Protocol):
         """What a step's output on one batch says about questions, by their ids."""
 
 
-class SquadAnswers(Callback):
+class SquadAnswers(EvaluationOutputs):
     """Logs exact match and F1 and writes the answers, from what evaluation steps return.
 
     A model needs to know nothing of it: its step returns something, and the DataModule says what that means for which
@@ -60,67 +61,12 @@ class SquadAnswers(Callback):
         """What the questions of the last evaluation or prediction are answered with, by their ids."""
         self._found: list[Mapping[str, Evidence]] = []
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins anew."""
+    def begin(self) -> None:
+        """Forgets the answers of an earlier evaluation."""
         self._found = []
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins anew."""
-        self._found = []
-
-    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins anew."""
-        self._found = []
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Notes what a step says."""
-        self._note(trainer, "val", outputs)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Notes what a step says."""
-        self._note(trainer, "test", outputs)
-
-    def on_predict_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Notes what a step says."""
-        self._note(trainer, "predict", outputs)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs and writes."""
-        self._conclude(trainer, pl_module, "val")
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs and writes."""
-        self._conclude(trainer, pl_module, "test")
-
-    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Leaves the answers in `answered`."""
-        self.answered = self._answers(_questions_of(trainer), "predict")
-
-    def _note(self, trainer: Trainer, split: str, outputs: Any) -> None:
+    def add(self, trainer: Trainer, split: str, outputs: Any) -> None:
+        """Takes the spans or texts of one step."""
         if outputs is None:
             raise ValueError(f"SquadAnswers: the model's {split} step returns nothing; it must return what it found")
         self._found.append(_questions_of(trainer).evidence(split, outputs))
@@ -137,7 +83,11 @@ class SquadAnswers(Callback):
             if question.id in everything
         }
 
-    def _conclude(self, trainer: Trainer, module: LightningModule, split: str) -> None:
+    def conclude(self, trainer: Trainer, module: LightningModule, split: str) -> None:
+        """Logs the figures and writes the answers; of `predict` leaves them in `answered`."""
+        if split == "predict":
+            self.answered = self._answers(_questions_of(trainer), split)
+            return
         data = _questions_of(trainer)
         questions, may_lack = data.questions(split), data.may_lack(split)
         answered = self.answered = self._answers(data, split)

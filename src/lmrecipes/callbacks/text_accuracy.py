@@ -1,4 +1,4 @@
-"""Share of texts that a model writes as they should be."""
+"""Accuracy of generated texts against the right ones."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 
-from lmrecipes.trainer_state import data_rank, sum_over_ranks
+from lmrecipes.callbacks.evaluation_outputs import EvaluationOutputs
+from lmrecipes.trainer_state import data_rank, is_sanity_check, sum_over_ranks
 
 
 @runtime_checkable
 class Judges(Protocol):
-    """What is asked of a DataModule whose texts are right or wrong."""
+    """A DataModule whose texts are right or wrong."""
 
     task: str
     """Under which name its figures are logged."""
@@ -29,46 +30,24 @@ class Judges(Protocol):
         """Texts of a split."""
 
 
-class TextAccuracy(Callback):
+class TextAccuracy(EvaluationOutputs):
     """Logs `<task>/accuracy`, the mean over languages, and `<task>/accuracy_<language>`, in percent."""
 
     def __init__(self) -> None:
         self._found: dict[int, tuple[int, bool]] = {}
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins anew."""
+    def begin(self) -> None:
+        """Forgets the verdicts of an earlier evaluation."""
         self._found = {}
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins anew."""
-        self._found = {}
-
-    def on_validation_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        """Notes what is right."""
-        self._note(trainer, "val", outputs)
-
-    def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, *_: Any
-    ) -> None:
-        """Notes what is right."""
-        self._note(trainer, "test", outputs)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs."""
-        self._conclude(trainer, pl_module, "val")
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs."""
-        self._conclude(trainer, pl_module, "test")
-
-    def _note(self, trainer: Trainer, split: str, outputs: Any) -> None:
+    def add(self, trainer: Trainer, split: str, outputs: Any) -> None:
+        """Takes the verdicts on the texts of one step."""
         if outputs is None:
             raise ValueError(f"TextAccuracy: the model's {split} step returns nothing; it must return what it wrote")
         self._found.update(_judge_of(trainer).verdicts(split, outputs))
 
-    def _conclude(self, trainer: Trainer, module: LightningModule, split: str) -> None:
+    def conclude(self, trainer: Trainer, module: LightningModule, split: str) -> None:
+        """Logs the accuracies over all ranks."""
         data = _judge_of(trainer)
         languages = data.languages_of(split)
         counts = torch.zeros(2, len(languages), dtype=torch.int64)
@@ -85,7 +64,7 @@ class TextAccuracy(Callback):
             figures |= {f"{data.task}/accuracy_{code}": share for code, share in shares.items()}
         module.log_dict(figures, batch_size=1)
         done = int(asked.sum()) * data_rank(trainer).size // trainer.world_size
-        if done < data.asked(split) and not getattr(trainer, "sanity_checking", False):
+        if done < data.asked(split) and not is_sanity_check(trainer):
             warnings.warn(f"{data.task} figures are of {done} of {data.asked(split)} {split} texts", stacklevel=2)
 
 

@@ -53,7 +53,7 @@ class Throughput(Callback):
             name = torch.cuda.get_device_name(device)
             self.peak_tflops = peak_tflops(name, str(trainer.precision), torch.get_float32_matmul_precision())
             if self.peak_tflops is None and trainer.is_global_zero:
-                print(f"MFU off: no peak of {name} for {trainer.precision} is known; give Throughput peak_tflops")
+                print(f"MFU disabled: unknown peak FLOPS of {name} in {trainer.precision}; set Throughput.peak_tflops")
         self._steps.clear()
         self._reset_step()
         self._first = True

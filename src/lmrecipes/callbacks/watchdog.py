@@ -14,6 +14,16 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lmrecipes.resilience import failure_report
 
 
+def _heartbeat(phase: str) -> Any:
+    """A hook that says which phase training is in."""
+
+    def hook(self: Watchdog, *_: Any) -> None:
+        self._note(phase)
+
+    hook.__doc__ = f"Heartbeat: {phase}."
+    return hook
+
+
 class Watchdog(Callback):
     """Ends a rank, and with it the run, when nothing has moved on in it for a time.
 
@@ -95,41 +105,15 @@ class Watchdog(Callback):
             if last_resort:
                 faulthandler.cancel_dump_traceback_later()
 
-    def on_train_batch_start(self, *_: Any) -> None:
-        """Notes the time."""
-        self._note("the training step")
-
-    def on_before_backward(self, *_: Any) -> None:
-        """Notes the time."""
-        self._note("the backward pass")
-
-    def on_before_optimizer_step(self, *_: Any) -> None:
-        """Notes the time."""
-        self._note("the optimizer step")
-
-    def on_train_batch_end(self, *_: Any) -> None:
-        """Notes the time."""
-        self._note("taking the next batch")
-
-    def on_validation_start(self, *_: Any) -> None:
-        """Notes the time."""
-        self._note("validation, taking the first batch")
-
-    def on_validation_batch_start(self, *_: Any) -> None:
-        """Notes the time."""
-        self._note("a validation step")
-
-    def on_validation_batch_end(self, *_: Any) -> None:
-        """Notes the time."""
-        self._note("validation, taking the next batch")
-
-    def on_validation_end(self, *_: Any) -> None:
-        """Notes the time."""
-        self._note("taking the next batch")
-
-    def on_save_checkpoint(self, *_: Any) -> None:
-        """Notes the time."""
-        self._note("writing a checkpoint")
+    on_train_batch_start = _heartbeat("the training step")
+    on_before_backward = _heartbeat("the backward pass")
+    on_before_optimizer_step = _heartbeat("the optimizer step")
+    on_train_batch_end = _heartbeat("taking the next batch")
+    on_validation_start = _heartbeat("validation, taking the first batch")
+    on_validation_batch_start = _heartbeat("a validation step")
+    on_validation_batch_end = _heartbeat("validation, taking the next batch")
+    on_validation_end = _heartbeat("taking the next batch")
+    on_save_checkpoint = _heartbeat("writing a checkpoint")
 
     def teardown(self, *_: Any, **__: Any) -> None:
         """Ends watching."""

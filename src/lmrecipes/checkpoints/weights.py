@@ -1,4 +1,4 @@
-"""Whether the weights of a checkpoint are those of a network."""
+"""Loading a checkpoint's weights and optimizer state into a model that has the same architecture."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def check_weights(found: Mapping[str, Tensor], own: Mapping[str, Tensor], given:
     missing, unknown = own.keys() - found.keys(), found.keys() - own.keys()
     if missing or unknown:
         name = min(missing or unknown)
-        where = "lacks" if missing else "has an unknown"
-        raise ValueError(f"{given} {where} weight {name}: it is of another network")
+        which = "missing" if missing else "unexpected"
+        raise ValueError(f"{given}: {which} key {name}: the checkpoint is from a different architecture")
     for name, weight in own.items():
         if weight.shape != found[name].shape:
             raise ValueError(

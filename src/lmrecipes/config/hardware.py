@@ -43,9 +43,7 @@ def check_hardware(accelerator: Any, devices: Any, precision: Any, strategy: Any
         raise ConfigError(f"trainer.accelerator is {accelerator!r}; it must be one of {', '.join(_ACCELERATORS)}")
     found = next((kind for kind in _ACCELERATORS[accelerator] if kind.is_available()), None)
     if found is None:
-        raise ConfigError(
-            f"trainer.accelerator is {accelerator}, but this machine has none; --config overlays/cpu goes without"
-        )
+        raise ConfigError(f"trainer.accelerator is {accelerator}, but this machine has none; add --config overlays/cpu")
     on_cpu = found is CPUAccelerator
     if str(precision) in ("16", "16-mixed", "16-true") and on_cpu:
         raise ConfigError(f"trainer.precision is {precision}, which a CPU cannot do; bf16-mixed and 32-true work")

@@ -31,7 +31,9 @@ def job(nodes: int | None, devices: int | None) -> Iterator[Finding]:
     yield Finding("slurm job", f"{given['SLURM_JOB_ID']} on {given.get('SLURM_JOB_NODELIST', 'unknown nodes')}")
     if given.get("SLURM_JOB_NAME") in ("bash", "interactive"):
         name = given["SLURM_JOB_NAME"]
-        yield Finding("job name", f"{name}, which Lightning takes for no SLURM job", fix="srun --job-name=lmrecipes …")
+        yield Finding(
+            "job name", f"Lightning treats a job named {name} as interactive", fix="srun --job-name=lmrecipes …"
+        )
     elif "SLURM_STEP_ID" not in given or "SLURM_PROCID" not in given:
         yield Finding("launch", "not by srun, so that there is one process only", fix="srun lmrecipes …")
     per_node = _tasks_per_node()

@@ -26,7 +26,7 @@ def watch() -> None:
 
 
 def ignore() -> None:
-    """Lets signals do nothing any more: what they ask for is done, and the exit code stays."""
+    """Ignore further signals: shutdown is in progress."""
     for number in SIGNALS:
         if signal.getsignal(number) is _note:
             signal.signal(number, signal.SIG_IGN)

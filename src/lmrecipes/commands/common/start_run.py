@@ -74,14 +74,14 @@ def _note_changes(cli: RecipeCLI, run_dir: Path, checkpoint: Path) -> list[Callb
         return []
     if (key := "model.optimizer.class_path") in changed:
         raise ValueError(
-            f"--resume cannot change model.optimizer from {before.get(key)} to {after.get(key)}, whose state "
-            f"is another; begin anew from the weights with --init_from {short(run_dir)}"
+            f"--resume cannot change model.optimizer: the optimizer states of {before.get(key)} and {after.get(key)} "
+            f"are incompatible; start a new run with --init_from {short(run_dir)}"
         )
     for key in _POSITION:
         if key in changed:
             raise ValueError(
-                f"--resume cannot change {key} from {before.get(key)} to {after.get(key)}, by which the place in the "
-                f"data is counted; leave it, or begin anew from the weights with --init_from {short(run_dir)}"
+                f"--resume cannot change {key} from {before.get(key)} to {after.get(key)}, by which the position in "
+                f"the data is counted; leave it, or start a new run with --init_from {short(run_dir)}"
             )
     step, last = step_of(checkpoint), after["trainer.max_steps"]
     # Other processes are yet to hear which checkpoint the main one chose.
@@ -89,7 +89,7 @@ def _note_changes(cli: RecipeCLI, run_dir: Path, checkpoint: Path) -> list[Callb
         raise ValueError(
             f"trainer.max_steps is {last}, but {short(run_dir)} is at step {step} already; give a larger number"
         )
-    say("continuing with changed settings, which win over the checkpoint's:")
+    say("continuing with changed settings, which override the checkpoint's:")
     for key in changed:
         say(f"  {key}: {before.get(key)} -> {after.get(key)}")
     return [_KeepSettings(run_dir, text)] if launcher.is_main_process() else []

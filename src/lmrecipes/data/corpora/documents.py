@@ -41,9 +41,9 @@ class DocumentSource:
 
     name: str
     """What to call it; without a place to read from `embedded` is English text that comes with Python, `passages` are
-    invented passages, such as those of embedded_squad that are trained on, and `facts` single sentences of such."""
+    synthetic passages, such as those of embedded_squad that are trained on, and `facts` single sentences of such."""
     weight: float = 1.0
-    """How often each of its examples is seen in an epoch; 2.5: twice, and half of them, each time others, once more."""
+    """Epochs over this source per training epoch; 2.5 = every example twice plus a fresh random half."""
     path: str | None = None
     """File, folder or pattern of local files: text, JSON lines (.jsonl, .json) or parquet; also .gz and .zst. Or
     embedded:de and so on, for made-up sentences of a language; or embedded:passages

@@ -29,7 +29,7 @@ class Flaws:
             ValueError: unless such lines are left out.
         """
         if self._refuse:
-            raise ValueError(f"{problem} (on_malformed: skip goes on without)")
+            raise ValueError(f"{problem} (set on_malformed: skip to ignore such lines)")
         self.note(kind, lambda: problem)
 
     def note(self, kind: str, where: Callable[[], str]) -> None:

@@ -1,4 +1,4 @@
-"""Parallel streams of a tokenized text, cut into segments: all of it arithmetic on one position."""
+"""Parallel streams of a tokenized text, cut into segments: a pure function of the step index."""
 
 from __future__ import annotations
 

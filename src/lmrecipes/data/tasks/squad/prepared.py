@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +19,7 @@ from lmrecipes.data.embedded.squad import make_squad
 from lmrecipes.data.prepared.lock import preparing
 from lmrecipes.data.tasks.squad.files import Answer, OnMalformed, Question, SquadFile, read_content, read_squad
 from lmrecipes.data.tokenizers.base import Vocabulary
+from lmrecipes.runtime.atomic_write import write_text
 
 # Other arrays, other embedded questions or another way of cutting: other number.
 _VERSION = 6
@@ -205,15 +205,11 @@ def _write(
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     # Last and at once: what has a manifest is whole.
-    _write_json(folder / "manifest.part", manifest)
-    os.replace(folder / "manifest.part", folder / "manifest.json")
+    _write_json(folder / "manifest.json", manifest)
 
 
 def _write_json(path: Path, content: Any) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(content, file, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
+    write_text(path, json.dumps(content, ensure_ascii=False), part=path.with_suffix(".part"), durable=True)
 
 
 def _load(folder: Path, how: Layout) -> PreparedSquad:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lmrecipes.data.tasks.squad.files import Answer, Question
-from lmrecipes.data.tasks.squad.prepared import SquadSource
+from lmrecipes.data.tasks.squad.source import SquadSource
 
 # Of XQuAD's English contexts the middle one has 152 tokens, a twentieth under 86, a twentieth over 293; an invented
 # passage has 37. There are 5 questions on a context.

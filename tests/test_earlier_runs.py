@@ -46,6 +46,8 @@ def test_paths_of_earlier_versions_are_those_of_today_wherever_they_stand():
     assert renewed["class_path"] == current_path(collator) != collator
     assert with_current_paths(content)["note"] == collator
     assert current_path("torch.optim.Adam") == "torch.optim.Adam"
+    for earlier in ("lmrecipes.data.squad_batches", "lmrecipes.data.tasks.squad.collators"):
+        assert current_path(f"{earlier}.TextCollator") == "lmrecipes.datamodules.TextCollator"
 
 
 def test_every_path_of_an_earlier_version_leads_to_a_module_that_is_there():

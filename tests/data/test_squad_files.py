@@ -12,7 +12,7 @@ from conftest import requires
 from lmrecipes.data.corpora.hub import local_file
 from lmrecipes.data.embedded.squad import make_squad
 from lmrecipes.data.tasks.squad.files import Answer, Question, read_content, read_squad
-from lmrecipes.data.tasks.squad.prepared import SquadSource
+from lmrecipes.data.tasks.squad.source import SquadSource
 
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
 real_data = requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")

@@ -77,7 +77,7 @@ def test_pairs_carry_types_and_offsets():
 
 LEARN = """
 import sys
-from lmrecipes.data.tokenizers.wordpiece import train_wordpiece
+from lmrecipes.data.tokenizers.wordpiece_trainer import train_wordpiece
 text = open(sys.argv[1], encoding="utf-8").read()
 print(train_wordpiece(text.split("\\n"), 600).digest())
 """

@@ -21,7 +21,11 @@ _MODULES = {
     "lmrecipes.models.mt5.decoding": "lmrecipes.models.common.generation",
     "lmrecipes.models.mt5.tuning": "lmrecipes.models.common.peft",
 }
-_CLASSES: dict[str, str] = {}
+# Classes by their paths in these modules, where recipes name them by another.
+_CLASSES = {
+    f"lmrecipes.data.tasks.squad.collators.{name}": f"lmrecipes.datamodules.{name}"
+    for name in ("SpanCollator", "TextCollator")
+}
 # Arguments by their earlier names, of the classes that had them.
 _ARGUMENTS = {"lmrecipes.models.mt5.MT5Module": {"recompute": "activation_checkpointing"}}
 

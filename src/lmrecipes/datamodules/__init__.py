@@ -1,7 +1,8 @@
-"""One class per corpus, and the objectives that documents are read for."""
+"""One class per corpus, the objectives that documents are read for, and what batches of questions are."""
 
 from lmrecipes.data.objectives.masked_lm import MaskedLM
 from lmrecipes.data.objectives.span_corruption_lm import SpanCorruptionLM
+from lmrecipes.data.tasks.squad.collators import SpanCollator, TextCollator
 from lmrecipes.datamodules.characters import Enwik8, Text8
 from lmrecipes.datamodules.documents import DocumentsDataModule
 from lmrecipes.datamodules.embedded_text import EmbeddedText
@@ -20,9 +21,11 @@ __all__ = [
     "MC4DataModule",
     "MaskedLM",
     "OneBillionWord",
+    "SpanCollator",
     "SpanCorruptionLM",
     "SquadDataModule",
     "Text8",
+    "TextCollator",
     "TextDataModule",
     "TextFolder",
     "WikiText2",

@@ -7,7 +7,6 @@ do not fit. It belongs to one source, and takes as much text as input and target
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import islice, pairwise
@@ -20,6 +19,7 @@ from numpy.typing import NDArray
 from lmrecipes.data.objectives.span_corruption import SpanCorruption
 from lmrecipes.data.prepared.corpus import mapped
 from lmrecipes.data.prepared.lock import locked
+from lmrecipes.runtime.atomic_write import replacing, write_text
 
 Ints = NDArray[Any]
 # A document is not cut for fewer tokens than these.
@@ -169,8 +169,7 @@ def _write(path: Path, starts: Ints, documents: Sequence[int], how: Packing) -> 
         pairs = zip(first[:-1], ends, strict=True)
         how = choose_target_len([np.diff(starts[a : b + 1]) for a, b in pairs if b > a], how)
     counts, filling = [], Filling()
-    part = _beside(path, f"bin.{os.getpid()}")
-    with part.open("wb") as file:
+    with replacing(_beside(path, "bin"), "wb", part=_beside(path, "bin.part"), durable=True) as file:
         for begin, end in pairwise(first):
             before = filling.rows
             found = row_starts(_lengths(starts, begin, end), how, filling)
@@ -178,13 +177,8 @@ def _write(path: Path, starts: Ints, documents: Sequence[int], how: Packing) -> 
                 file.write((chunk + int(starts[begin])).data)
             counts.append(filling.rows - before)
         file.write(np.asarray(starts[-1:], dtype=np.int64).tobytes())
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(part, _beside(path, "bin"))
     about = {"counts": counts, "target_len": how.target_len, "filling": asdict(filling)}
-    part = _beside(path, f"json.{os.getpid()}")
-    part.write_text(json.dumps(about), encoding="utf-8")
-    os.replace(part, _beside(path, "json"))
+    write_text(_beside(path, "json"), json.dumps(about), part=_beside(path, "json.part"))
 
 
 def _beside(path: Path, ending: str) -> Path:

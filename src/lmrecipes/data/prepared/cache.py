@@ -80,7 +80,12 @@ def _note(path: Path | None, tokenizing: Vocabularies, name: str, cache_dir: Pat
 
 
 def _digest(*parts: Any) -> str:
-    return hashlib.sha256(json.dumps([_VERSION, *parts], sort_keys=True).encode()).hexdigest()[:12]
+    return short_hash(json.dumps([_VERSION, *parts], sort_keys=True))
+
+
+def short_hash(text: str) -> str:
+    """12 hexadecimal digits that name what the text describes."""
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 _UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}

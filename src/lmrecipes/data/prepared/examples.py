@@ -2,32 +2,29 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from array import array
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lmrecipes.data.prepared.corpus import Prepared, mapped
+from lmrecipes.runtime.atomic_write import replacing
 
 _AT_ONCE = 1 << 20
 
 
 class ExampleWriter:
-    """Writes examples to files that are joined later."""
+    """Takes examples; `writing` gives one."""
 
-    def __init__(self, stem: Path, dtype: np.dtype[Any]) -> None:
-        self._names = _part_files(stem)
-        self._temporary = [name.with_name(f"{name.name}.{os.getpid()}") for name in self._names]
+    def __init__(self, files: Sequence[IO[bytes]], dtype: np.dtype[Any]) -> None:
+        self._files = files
         self._tokens, self._lengths, self._seconds = (array(np.dtype(kind).char) for kind in (dtype, "u4", "u4"))
         self.examples = self.tokens = 0
-        for path in self._temporary:
-            path.write_bytes(b"")
 
     def add(self, tokens: Sequence[int], second: int) -> None:
         """Adds an example: its tokens, and the place of the second segment."""
@@ -37,26 +34,23 @@ class ExampleWriter:
         self.examples += 1
         self.tokens += len(tokens)
         if len(self._tokens) >= _AT_ONCE:
-            self._flush()
+            self.flush()
 
-    def _flush(self) -> None:
-        for values, path in zip((self._tokens, self._lengths, self._seconds), self._temporary, strict=True):
-            with path.open("ab") as file:
-                values.tofile(file)
-                file.flush()
-                os.fsync(file.fileno())
+    def flush(self) -> None:
+        """Empties the memory into the files."""
+        for values, file in zip((self._tokens, self._lengths, self._seconds), self._files, strict=True):
+            values.tofile(file)
             del values[:]
 
-    def close(self) -> None:
-        """Puts the files in place."""
-        self._flush()
-        for path, name in zip(self._temporary, self._names, strict=True):
-            os.replace(path, name)
 
-    def discard(self) -> None:
-        """Deletes what was written."""
-        for path in self._temporary:
-            path.unlink(missing_ok=True)
+@contextmanager
+def writing(stem: Path, dtype: np.dtype[Any]) -> Iterator[ExampleWriter]:
+    """Writes examples to files that are joined later, and are there at the end; after an error there are none."""
+    with ExitStack() as stack:
+        files = [stack.enter_context(replacing(name, "wb", durable=True)) for name in _part_files(stem)]
+        writer = ExampleWriter(files, dtype)
+        yield writer
+        writer.flush()
 
 
 def _part_files(stem: Path) -> list[Path]:
@@ -70,10 +64,11 @@ def join(stems: Sequence[Path], folder: Path, split: str) -> dict[str, int]:
         Names and sizes of the files.
     """
     names = [folder / f"{split}.{what}" for what in ("bin", "starts.bin", "seconds.bin")]
-    temporary = [name.with_suffix(".part") for name in names]
     n_tokens = 0
     with ExitStack() as stack:
-        tokens, starts, seconds = files = [stack.enter_context(path.open("wb")) for path in temporary]
+        tokens, starts, seconds = (
+            stack.enter_context(replacing(name, "wb", part=name.with_suffix(".part"), durable=True)) for name in names
+        )
         np.zeros(1, dtype=np.int64).tofile(starts)
         for stem in stems:
             of_tokens, of_lengths, of_seconds = _part_files(stem)
@@ -83,11 +78,6 @@ def join(stems: Sequence[Path], folder: Path, split: str) -> dict[str, int]:
             ends = n_tokens + np.cumsum(np.fromfile(of_lengths, dtype=np.uint32), dtype=np.int64)
             ends.tofile(starts)
             n_tokens = int(ends[-1]) if len(ends) else n_tokens
-        for file in files:
-            file.flush()
-            os.fsync(file.fileno())
-    for path, name in zip(temporary, names, strict=True):
-        os.replace(path, name)
     return {name.name: name.stat().st_size for name in names}
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 
 @contextmanager
@@ -26,8 +27,34 @@ def preparing(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Waits until no other process holds the lock of this name, and holds it."""
-    # Appending, so that a file of this name that is none of ours keeps what it holds.
-    with path.open("a") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+    """Waits until no other process holds the lock of this name, and holds it.
+
+    The system gives a lock back when its holder ends, however it does. The file stays, with what it holds.
+    """
+    with _lock(path):
         yield
+
+
+@contextmanager
+def claimed(path: Path, wait: bool) -> Iterator[bool]:
+    """Holds a lock, as `locked` does; says False where another process has it, or its folder is gone.
+
+    Args:
+        path: file of the lock.
+        wait: whether to wait for the other process instead.
+    """
+    lock = _lock(path)
+    try:
+        lock.acquire(blocking=wait)
+    except (Timeout, FileNotFoundError):
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _lock(path: Path) -> FileLock:
+    # One that a file's mere presence stands for would outlive its holder: without the system's locks this fails.
+    return FileLock(path, preserve_lock_file=True)

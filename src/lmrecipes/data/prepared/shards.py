@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import random
@@ -26,15 +25,15 @@ from lmrecipes.data.corpora.malformed import Flaws
 from lmrecipes.data.corpora.text_source import SPLITS
 from lmrecipes.data.prepared.cache import Vocabularies
 from lmrecipes.data.prepared.corpus import Prepared, find_prepared
-from lmrecipes.data.prepared.examples import ExampleWriter, join
-from lmrecipes.data.prepared.lock import locked, preparing
+from lmrecipes.data.prepared.examples import join, writing
+from lmrecipes.data.prepared.lock import claimed, locked, preparing
 from lmrecipes.data.prepared.tokenize_text import Progress
 from lmrecipes.data.tokenizers.base import FILE, Vocabulary
 from lmrecipes.data.tokenizers.loading import load_vocabulary
 from lmrecipes.runtime.atomic_write import write_text
 
 # Names of a part's files, finished or with the number of the process that writes them.
-_OF_A_PART = re.compile(rf"\d{{6,}}\.(claim|json|({'|'.join(SPLITS)})\.(tokens|lengths|seconds))(\.\d+)?")
+_OF_A_PART = re.compile(rf"\.?\d{{6,}}\.(claim|json|({'|'.join(SPLITS)})\.(tokens|lengths|seconds))(\.\d+(-\d+)?)?")
 
 
 Make = Callable[[Sequence[str], random.Random], Iterable[tuple[Sequence[int], int]]]
@@ -123,7 +122,12 @@ def prepare_examples(
     if plan.n_done() < len(plan.parts) and find_prepared(folder) is None:
         return None
     with locked(folder / ".lock"):
-        return find_prepared(folder) or _join(plan, corpus, settings)
+        found = find_prepared(folder)
+        if found is None:
+            return _join(plan, corpus, settings)
+        # Who waited for a part may have made its claim anew behind the process that joined them.
+        plan.discard()
+        return found
 
 
 class _Plan:
@@ -196,19 +200,20 @@ class _Plan:
         vocabulary = load_vocabulary(self.folder / "vocabulary")
         objective = self.content.get("objective") or _OBJECTIVES[vocabulary.kind]
         make = class_of(objective).maker(vocabulary, self.corpus.seq_len)
+        (self.folder / "parts").mkdir(exist_ok=True)
         for number in left:
-            with _claimed(self.stem(number, "claim"), wait=patient) as claimed:
-                if claimed and not self.done(number):
+            with claimed(self.stem(number, "claim"), wait=patient) as own:
+                if own and not self.done(number):
                     self._write(number, make, vocabulary.size)
             progress("parts", self.n_done(), len(self.parts))
 
     def _write(self, number: int, make: Make, vocab_size: int) -> None:
         dtype = np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
-        writers = {split: ExampleWriter(self.stem(number, split), dtype) for split in SPLITS}
         documents = dict.fromkeys(SPLITS, 0)
         characters = dict.fromkeys(SPLITS, 0)
         flaws = Flaws(self.corpus.sources[self.parts[number].source].on_malformed)
-        try:
+        with ExitStack() as stack:
+            writers = {split: stack.enter_context(writing(self.stem(number, split), dtype)) for split in SPLITS}
             for paragraphs in self.corpus.read(self.parts[number], flaws):
                 text = "\n".join(paragraphs)
                 split, generator = _lot(text, self.corpus)
@@ -216,12 +221,6 @@ class _Plan:
                 characters[split] += len(text)
                 for tokens, second in make(paragraphs, generator):
                     writers[split].add(tokens, second)
-            for writer in writers.values():
-                writer.close()
-        except BaseException:
-            for writer in writers.values():
-                writer.discard()
-            raise
         splits = {
             split: {
                 "examples": writer.examples,
@@ -318,19 +317,6 @@ def _flaws(plan: _Plan, abouts: Sequence[dict[str, Any]]) -> dict[str, dict[str,
 
 def _write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2))
-
-
-@contextmanager
-def _claimed(path: Path, wait: bool) -> Iterator[bool]:
-    """Holds a claim that no other process has; gives it back when the process ends, however it does."""
-    path.parent.mkdir(exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            yield False
-            return
-        yield True
 
 
 @contextmanager

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from lmrecipes.data.tokenizers.characters import CharacterVocabulary, code_point
 from lmrecipes.data.tokenizers.loading import load_vocabulary
 from lmrecipes.data.tokenizers.text_config import Tokenizing
 from lmrecipes.data.tokenizers.words import EOS, UNK, WordVocabulary, corpus_words
+from lmrecipes.runtime.atomic_write import replacing, write_text
 
 Progress = Callable[[str, int, int | None], None]
 
@@ -75,9 +75,7 @@ def prepare(
             "splits": writer.splits,
             "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
-        temporary = folder / "manifest.part"
-        temporary.write_text(json.dumps(manifest, indent=2))
-        os.replace(temporary, folder / "manifest.json")
+        write_text(folder / "manifest.json", json.dumps(manifest, indent=2), part=folder / "manifest.part")
         (folder / "state.json").unlink(missing_ok=True)
     return Prepared(folder, manifest)
 
@@ -195,14 +193,12 @@ class _Writer:
 
     def _store(self, split: str, blocks: Iterator[Any], vocabulary: Vocabulary, tally: _Tally) -> None:
         dtype = np.dtype(np.uint16 if vocabulary.size <= 1 << 16 else np.uint32)
-        temporary, n_tokens = self.folder / f"{split}.part", 0
-        with temporary.open("wb") as file:
+        n_tokens = 0
+        part = self.folder / f"{split}.part"
+        with replacing(self.folder / f"{split}.bin", "wb", part=part, durable=True) as file:
             for block in blocks:
                 file.write(block.astype(dtype).data)
                 n_tokens += len(block)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, self.folder / f"{split}.bin")
         words = n_tokens if vocabulary.kind == "word" else tally.words
         # Of bytes, as enwik8 is published, a character is one byte.
         characters = n_tokens if vocabulary.kind in ("char", "byte") else tally.characters
@@ -212,9 +208,7 @@ class _Writer:
             "words": words,
             "characters": characters,
         }
-        state = self.folder / "state.part"
-        state.write_text(json.dumps(self.splits))
-        os.replace(state, self.folder / "state.json")
+        write_text(self.folder / "state.json", json.dumps(self.splits), part=self.folder / "state.part")
 
 
 class _Tally:

@@ -1,8 +1,8 @@
-"""Texts with the texts that are to follow from them, as flat arrays that may be mapped into memory."""
+"""Texts with the texts that are to follow from them, as flat arrays that may be mapped into memory; texts written."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lmrecipes.batches import TextPairBatch
+from lmrecipes.batches import TextPairBatch, WrittenTexts
 from lmrecipes.data.objectives.seq2seq_lm import pair_batch
 from lmrecipes.data.objectives.span_corruption import Pair
 from lmrecipes.data.sampling.length_buckets import width
@@ -146,3 +146,20 @@ def tokenized(
         np.array([pair.number for pair in pairs], dtype=np.int64),
         np.array([pair.language for pair in pairs], dtype=np.int64),
     )
+
+
+def written(output: WrittenTexts, vocabulary: SentencePiece) -> Iterator[tuple[int, str, float]]:
+    """What a network wrote, as texts.
+
+    Args:
+        output: of a step.
+        vocabulary: that it wrote with.
+
+    Yields:
+        Number of each question, the text up to its end, and its score; rows that only fill up are left out.
+    """
+    rows = zip(output.questions.tolist(), output.tokens.tolist(), output.scores.float().tolist(), strict=True)
+    for number, tokens, score in rows:
+        if number >= 0:
+            end = tokens.index(vocabulary.eos_id) if vocabulary.eos_id in tokens else len(tokens)
+            yield number, vocabulary.decode(tokens[:end]).strip(), score

@@ -16,8 +16,7 @@ from lmrecipes.data.tasks.squad.answers import Candidate, Evidence, evidence_of
 from lmrecipes.data.tasks.squad.prepared import Layout, PreparedSquad
 from lmrecipes.data.tasks.squad.text import Prompt, TextLayout
 from lmrecipes.data.tasks.squad.windows import Windowing, Windows
-from lmrecipes.data.tasks.text_pairs import TextPairs
-from lmrecipes.data.tasks.written import written
+from lmrecipes.data.tasks.text_pairs import TextPairs, written
 from lmrecipes.data.tokenizers.base import Vocabulary
 from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
 from lmrecipes.data.tokenizers.wordpiece import WordPiece
@@ -40,6 +39,21 @@ class SquadCollator(ABC):
             split: of the data.
             windowing: the DataModule's settings for windows.
         """
+
+    def layouts(self, batch: BatchPlan, windowing: Mapping[str, Any]) -> dict[str, Layout]:
+        """The layout of each split.
+
+        Raises:
+            ValueError: for sizes that cannot be, naming the field that they are of.
+        """
+        found = {}
+        for split in ("train", "val", "test"):
+            try:
+                found[split] = self.layout(batch, split, windowing)
+            except ValueError as error:
+                own = "" if batch.segmenting(split).seq_len == batch.seq_len else f"{split}."
+                raise ValueError(str(error).replace("batch.seq_len", f"batch.{own}seq_len")) from None
+        return found
 
     @abstractmethod
     def batch(self, prepared: PreparedSquad, rows: NDArray[Any], vocabulary: Any, how: Any) -> Any:

@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar, Protocol, cast
 
 from numpy.typing import NDArray
 
-from lmrecipes.data.corpora.hub import local_file
-from lmrecipes.data.embedded.squad import make_squad
+from lmrecipes.data.prepared.cache import short_hash
 from lmrecipes.data.prepared.lock import preparing
-from lmrecipes.data.tasks.squad.files import Answer, OnMalformed, Question, SquadFile, read_content, read_squad
+from lmrecipes.data.tasks.squad.files import Answer, Question
+from lmrecipes.data.tasks.squad.source import SquadSource
 from lmrecipes.data.tokenizers.base import Vocabulary
+from lmrecipes.runtime.atomic_write import write_text
 
 # Other arrays, other embedded questions or another way of cutting: other number.
 _VERSION = 6
-_EMBEDDED = "embedded:"
-_ANSWERED = "1.1/"
-# Who writes answers must learn to copy first, and takes more.
-_PASSAGES = {"train": 4000, "val": 100, "test": 100, "1.1/train": 12_000, "1.1/val": 100, "1.1/test": 100}
 
 
 class Pieces(Protocol):
@@ -79,77 +73,12 @@ class PreparedSquad:
         ]
 
 
-@dataclass(frozen=True)
-class SquadSource:
-    """Where questions come from."""
-
-    path: str
-    """A file in SQuAD format (.json, .parquet, also .gz), `hf://datasets/OWNER/NAME/FILE` on the Hugging Face hub, or
-    `embedded:train`, `embedded:val` and `embedded:test` for made-up ones, `embedded:1.1/train` and so on for such as
-    all have an answer; with {language} one of each language."""
-    on_malformed: OnMalformed = "refuse"
-    languages: tuple[str, ...] = ()
-    """Languages whose files are read, one after the other; none: the path is one file's."""
-
-    @property
-    def _files(self) -> dict[str, str]:
-        """Each file, by its language."""
-        codes = self.languages or ("",)
-        return {code: self.path.replace("{language}", code) if code else self.path for code in codes}
-
-    def describe(self) -> dict[str, Any]:
-        """What identifies the questions.
-
-        Raises:
-            ValueError: if there is no such file.
-        """
-        found = [self._describe(file) for file in self._files.values()]
-        return {"languages": list(self.languages), "files": found} if self.languages else found[0]
-
-    def _describe(self, path: str) -> dict[str, Any]:
-        about: dict[str, Any] = {"path": path, "on_malformed": self.on_malformed}
-        if "://" not in path and not path.startswith(_EMBEDDED):
-            found = local_file(path)
-            about |= {"path": str(found.resolve()), "size": found.stat().st_size, "time": found.stat().st_mtime_ns}
-        return about
-
-    def read(self) -> SquadFile:
-        """The questions.
-
-        Raises:
-            ValueError: for a file that cannot be had or read, or is malformed.
-        """
-        if not self.languages:
-            return self._read(self.path)
-        questions: list[Question] = []
-        skipped: Counter[str] = Counter()
-        repaired: Counter[str] = Counter()
-        for code, path in self._files.items():
-            found = self._read(path)
-            # The same questions have the same ids in every language.
-            questions += [replace(q, id=f"{code}:{q.id}", language=code) for q in found.questions]
-            skipped.update(found.skipped)
-            repaired.update(found.repaired)
-        return SquadFile(tuple(questions), skipped, repaired)
-
-    def _read(self, path: str) -> SquadFile:
-        if path.startswith(_EMBEDDED):
-            name = path.removeprefix(_EMBEDDED)
-            if name not in _PASSAGES:
-                raise ValueError(f"{path} is not there; embedded are {', '.join(_EMBEDDED + s for s in _PASSAGES)}")
-            unanswerable = not name.startswith(_ANSWERED)
-            made = make_squad(name.removeprefix(_ANSWERED), _PASSAGES[name], unanswerable=unanswerable)
-            return read_content(made, path)
-        return read_squad(local_file(path), self.on_malformed)
-
-
 def prepare_squad(
     source: SquadSource,
     vocabulary: Vocabulary,
     how: Layout,
     cache_dir: Path,
     progress: Callable[[int, int], None] = lambda *_: None,
-    warn: Callable[[str], None] = lambda _: None,
 ) -> PreparedSquad:
     """Cuts a file's questions into pieces, or finds that done. Of two processes one works, the other waits.
 
@@ -159,22 +88,17 @@ def prepare_squad(
         how: what the pieces are.
         cache_dir: where the result goes, into a folder of its own for everything that it depends on.
         progress: called with how many texts of how many are tokenized.
-        warn: called with a line about malformed questions that were left out or mended.
 
     Raises:
         ValueError: if the questions cannot be had or read, or the prepared files are damaged.
     """
     described = {"source": source.describe(), "vocabulary": vocabulary.digest(), "windows": asdict(cast(Any, how))}
-    digest = hashlib.sha256(json.dumps([_VERSION, described], sort_keys=True).encode()).hexdigest()[:12]
-    folder = cache_dir / f"squad-{digest}"
+    folder = cache_dir / f"squad-{short_hash(json.dumps([_VERSION, described], sort_keys=True))}"
     if not (folder / "manifest.json").is_file():
         with preparing(folder):
             if not (folder / "manifest.json").is_file():
                 _write(folder, source, vocabulary, how, described, progress)
-    found = _load(folder, how)
-    if found.manifest["complaint"]:
-        warn(found.manifest["complaint"])
-    return found
+    return _load(folder, how)
 
 
 def _write(
@@ -205,15 +129,11 @@ def _write(
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
     # Last and at once: what has a manifest is whole.
-    _write_json(folder / "manifest.part", manifest)
-    os.replace(folder / "manifest.part", folder / "manifest.json")
+    _write_json(folder / "manifest.json", manifest)
 
 
 def _write_json(path: Path, content: Any) -> None:
-    with path.open("w", encoding="utf-8") as file:
-        json.dump(content, file, ensure_ascii=False)
-        file.flush()
-        os.fsync(file.fileno())
+    write_text(path, json.dumps(content, ensure_ascii=False), part=path.with_suffix(".part"), durable=True)
 
 
 def _load(folder: Path, how: Layout) -> PreparedSquad:
@@ -233,7 +153,17 @@ def _load(folder: Path, how: Layout) -> PreparedSquad:
 
 
 def prepare_questions(questions: Sequence[Question], vocabulary: Vocabulary, how: Layout) -> PreparedSquad:
-    """Pieces of questions that are asked once."""
+    """Pieces of questions that are asked once.
+
+    Raises:
+        ValueError: for no question, or an empty one.
+    """
+    if not questions:
+        raise ValueError("there is no question to answer")
+    for number, question in enumerate(questions, start=1):
+        for name, text in (("question", question.question), ("context", question.context)):
+            if not text.strip():
+                raise ValueError(f"the {name} of question {question.id or number} is empty")
     return PreparedSquad(
         how.cut(questions, vocabulary),
         {"questions": len(questions), "impossible": sum(q.is_impossible for q in questions), "complaint": ""},

@@ -1,0 +1,69 @@
+"""One process at a time holds a lock, and a process that is gone holds none."""
+
+import subprocess
+import threading
+
+import pytest
+
+import warm
+from conftest import environment, wait_until
+from lmrecipes.data.prepared.lock import claimed, locked
+
+HOLDER = """
+import sys, time
+from pathlib import Path
+from lmrecipes.data.prepared.lock import locked
+with locked(Path(sys.argv[1])):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.slow
+def test_a_lock_is_free_when_its_holder_is_killed_and_not_before(tmp_path):
+    command = [warm.python(), "-c", HOLDER, tmp_path / "lock"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as holder:
+        try:
+            assert holder.stdout.readline() == "held\n"
+            with claimed(tmp_path / "lock", wait=False) as own:
+                assert not own
+            waited = []
+
+            def wait():
+                with locked(tmp_path / "lock"):
+                    waited.append(holder.poll())
+
+            waiting = threading.Thread(target=wait)
+            waiting.start()
+            waiting.join(0.3)
+            assert not waited
+        finally:
+            holder.kill()
+        waiting.join(30)
+    assert len(waited) == 1
+    with claimed(tmp_path / "lock", wait=False) as own:
+        assert own
+
+
+def test_who_waits_for_a_claim_gets_it_and_goes_on_where_its_folder_is_removed(tmp_path):
+    for removed in (False, True):
+        folder = tmp_path / str(removed)
+        found = []
+
+        def wait(folder=folder, found=found):
+            with claimed(folder / "claim", wait=True) as own:
+                found.append(own)
+
+        waiting = threading.Thread(target=wait)
+        with claimed(folder / "claim", wait=False) as own:
+            assert own
+            waiting.start()
+            waiting.join(0.3)
+            assert not found
+            if removed:
+                (folder / "claim").unlink()
+                folder.rmdir()
+                wait_until("end of the wait", lambda found=found: found, 30)
+        waiting.join(30)
+        assert found == [not removed]
+        assert folder.exists() != removed

@@ -1,0 +1,59 @@
+"""Files and folders are written whole or not at all."""
+
+import pytest
+
+from foreign_files import put_files
+from lmrecipes.runtime.atomic_write import new_folder, replacing, write_text
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_file_whose_writing_fails_stays_as_it_was(named, tmp_path):
+    path, part = tmp_path / "a", tmp_path / "a.part" if named else None
+    write_text(path, "before", part=part)
+
+    def write_half():
+        with replacing(path, part=part, durable=True) as file:
+            file.write("after")
+            file.flush()
+            assert path.read_text() == "before"
+            raise RuntimeError("cut off")
+
+    with pytest.raises(RuntimeError, match="cut off"):
+        write_half()
+    assert [p.name for p in tmp_path.iterdir()] == ["a"]
+    assert path.read_text() == "before"
+
+
+def test_what_a_kill_left_of_a_file_is_replaced_and_a_link_there_is_not_followed(tmp_path):
+    (tmp_path / "a.part").write_text("a longer text, cut off")
+    write_text(tmp_path / "a", "whole", part=tmp_path / "a.part", durable=True)
+    assert (tmp_path / "a").read_text() == "whole"
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "a.part").symlink_to("mine")
+    write_text(tmp_path / "a", "again", part=tmp_path / "a.part")
+    assert (tmp_path / "a").read_text() == "again"
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert not (tmp_path / "a").is_symlink()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "mine"]
+
+
+def test_a_folder_is_there_when_all_of_it_is_written_and_others_stay(tmp_path):
+    are_there = put_files(tmp_path)
+    before = {path.name for path in tmp_path.iterdir()}
+
+    def write_half():
+        with new_folder(tmp_path / "made") as part:
+            (part / "one").write_text("half")
+            raise RuntimeError("cut off")
+
+    with pytest.raises(RuntimeError, match="cut off"):
+        write_half()
+    assert not (tmp_path / "made").exists()
+    with new_folder(tmp_path / "made") as part:
+        (part / "one").write_text("whole")
+        (part / "two").write_text("whole")
+        assert not (tmp_path / "made").exists()
+    assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["one", "two"]
+    assert {path.read_text() for path in (tmp_path / "made").iterdir()} == {"whole"}
+    assert {path.name for path in tmp_path.iterdir()} - before == {"made"}
+    assert are_there()

@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     run_dir = os.environ.get(RUN_DIR_VARIABLE)
     try:
         if arguments[0] in ("fit", "fabric") and argv is None:
-            # Of a process of our own, not of one that calls this function.
+            # Only in our own process, not when another program calls main().
             signals.watch()
         return _command(arguments[0])(arguments[1:])
     except BrokenPipeError:
@@ -75,9 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except Exception as error:
         if (code := failure_report.ended()) is not None:
-            # Said by the first rank that failed; at an orderly end, ranks would wait for each other.
+            # Already reported by the first rank that failed; an orderly exit would wait for other ranks.
             return code if argv is not None else failure_report.leave(code)
-        # Lightning's refusals are known by their name: importing the class takes seconds.
+        # Match Lightning's exception by name: importing the class takes seconds.
         if not isinstance(error, ValueError | OSError) and type(error).__name__ != "MisconfigurationException":
             raise
         if os.environ.get("LMRECIPES_TRACEBACK"):
@@ -86,7 +86,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     finally:
         if argv is not None:
-            # The caller's next run has a directory of its own.
+            # Do not leak this run's directory into the caller's next run.
             os.environ.pop(RUN_DIR_VARIABLE, None)
             if run_dir is not None:
                 os.environ[RUN_DIR_VARIABLE] = run_dir

@@ -48,7 +48,7 @@ from lmrecipes.runtime.allocator import tune_process
 from lmrecipes.runtime.warning_filters import quiet
 from lmrecipes.strategies.checks import check_strategy, data_parallel_size
 
-# Some of Lightning's callbacks have names out of a list as defaults; YAML holds the names.
+# Some defaults of Lightning's callbacks are enum members, which YAML cannot represent: write their values.
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, name: dumper.represent_data(name.value))
 
 
@@ -58,7 +58,7 @@ def _load(text: str) -> Any:
 
 set_loader("recipe", _load, exceptions=(yaml.YAMLError,))
 
-# What a recipe may hold at its top level.
+# Keys allowed at the top level of a recipe.
 _GROUPS = {"seed_everything", "trainer", "model", "data", "batch", "published"}
 
 
@@ -112,7 +112,7 @@ class RecipeCLI(LightningCLI):
             parser_kwargs={"prog": f"lmrecipes {command.name}", "allow_abbrev": False, "parser_mode": "recipe"},
             trainer_defaults={
                 "enable_model_summary": False,
-                # Our loaders give each rank its own share.
+                # Our loaders shard the data over ranks themselves.
                 "use_distributed_sampler": False,
                 "log_every_n_steps": 10,
                 # `val_check_interval` counts steps of the whole training, not of an epoch.
@@ -148,7 +148,7 @@ class RecipeCLI(LightningCLI):
             self.config = parser.parse_args(self.argv)
         except ArgumentError as error:
             raise ConfigError(condense(str(error), known_options(_written(files, self.argv)) | fixed)) from None
-        # Inside a class, argparse takes a shortened name for the full one: not here.
+        # argparse accepts abbreviated option names inside a class; reject them.
         options = known_options(self.config.as_dict()) | fixed
         for option in given_options(self.argv):
             if option not in options and not option.endswith("help"):
@@ -159,7 +159,7 @@ class RecipeCLI(LightningCLI):
         config, root = self.config, Path(self.config.runs_root)
         if self.command.uses_devices:
             requested = config.trainer
-            # What a model cannot do anywhere comes before what this machine cannot do.
+            # Report a precision that the model never supports before one that this machine lacks.
             if "model" in config and isinstance(model := class_of(config.model.class_path), ChecksPrecision):
                 model.check_precision(str(requested.precision))
             check_hardware(requested.accelerator, requested.devices, requested.precision, requested.strategy)
@@ -167,7 +167,7 @@ class RecipeCLI(LightningCLI):
             self._begin_or_continue(config, root)
             return
         if "trainer" in config:
-            # Only training logs, and needs what loggers need.
+            # Evaluation logs nothing, so it must not require a logger's packages.
             config.trainer.logger = False
         if run := config.get("run"):
             self._use_run(run, root)
@@ -288,10 +288,10 @@ class RecipeCLI(LightningCLI):
             )
         trainer.accumulate_grad_batches = passes
         if isinstance(trainer.val_check_interval, int):
-            # In a recipe it counts optimizer steps; Lightning counts passes.
+            # Recipes count optimizer steps; Lightning counts micro-batches.
             trainer.val_check_interval *= passes
         if fitting:
-            # Behind the checkpoints, which Lightning puts last, to save what they know.
+            # After the checkpoint callbacks, which Lightning moves to the end, so that their state is saved too.
             trainer.callbacks.append(Requeue(self.config.max_requeues))  # type: ignore[attr-defined]
             take_signals_from(trainer)
         return trainer
@@ -323,7 +323,7 @@ class RecipeCLI(LightningCLI):
         run = runs.find_run(name, root=Path(self.config.runs_root))
         if not self.config.init_optimizer:
             return checkpoint_of(run, "best")
-        # Moments go on where they are; another optimizer's mean something else.
+        # Optimizer state is taken from the last step, and only if the optimizer is the same.
         of_run = catalog.read_yaml(run / runs.CONFIG)["model"]["init_args"]["optimizer"]["class_path"]
         own = self.config.model.init_args.optimizer.class_path
         if own != of_run:

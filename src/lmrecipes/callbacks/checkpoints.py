@@ -33,7 +33,7 @@ class _WholeCheckpoint(ModelCheckpoint):
     """
 
     _failed = False
-    # Whether the strategy was writing this callback's last checkpoint when last heard of; and what was so before.
+    # Whether the strategy was still writing this callback's last checkpoint, and the state before it.
     _on_its_way = False
     _before: dict[str, Any]
 
@@ -42,11 +42,11 @@ class _WholeCheckpoint(ModelCheckpoint):
         if not all(guard.is_finite() for guard in guards):
             self._failed = True
             return
-        # So that this checkpoint's state of the callbacks counts none that failed.
+        # The saved callback state must not list checkpoints whose write failed.
         finish_saving(trainer)
         path, before = Path(filepath), self._before
         if trainer.is_global_zero:
-            # Also where checkpoints are written by Lightning's own plugin. A full disk is met there.
+            # Other checkpoint plugins raise on a full disk.
             with suppress(OSError):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 begin_writing(path)
@@ -59,7 +59,7 @@ class _WholeCheckpoint(ModelCheckpoint):
         def arrived() -> None:
             self._on_its_way = False
             if trainer.is_global_zero:
-                # A resumed run does not know of files that were written after the state it began from.
+                # Files written after the checkpoint that was resumed are unknown to the callback's state.
                 remove_others(path)
 
         def failed() -> None:
@@ -100,7 +100,7 @@ class _WholeCheckpoint(ModelCheckpoint):
             states = [state for state in checkpoint["callbacks"].values() if isinstance(state, dict)]
             named = {Path(state[name]).name for state in states for name in _PATHS if state.get(name)}
             own = {f"{kind}-step={checkpoint['global_step']}.ckpt" for kind in ("best", "last")}
-            # The loop under Fabric has no use for `dirpath`.
+            # The Fabric loop does not set `dirpath`.
             folder = Path(self.dirpath or Path(trainer.default_root_dir) / "checkpoints")
             listing.adopt(folder, named | own)
 
@@ -135,7 +135,7 @@ class BestCheckpoint(_WholeCheckpoint):
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
         """Whether the figure is the best so far."""
-        # By all ranks, as those that save wait for each other.
+        # Called on all ranks: saving is collective.
         finite = trainer.strategy.reduce_boolean_decision(current is not None and bool(current.isfinite()))
         return finite and super().check_monitor_top_k(trainer, current)
 

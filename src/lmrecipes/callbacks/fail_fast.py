@@ -21,7 +21,7 @@ from lmrecipes import runs
 from lmrecipes.resilience import failure_report
 from lmrecipes.resilience.heartbeat import Address, End, Hub, Member
 
-# What the ranks that are left meet with when another is gone.
+# Errors that surviving ranks raise when another is gone.
 _OF_ANOTHER = re.compile(r"gloo|nccl|connection (closed|reset|refused|was)|broken pipe|process ?group|socket", re.I)
 _PATIENCE_S = 10.0
 _AFTER_S = 3.0
@@ -94,17 +94,17 @@ class FailFast(Callback):
         if trainer.world_size == 1:
             return
         if not isinstance(exception, Exception):
-            # Ctrl-C, a signal, or a stop that all agreed upon.
+            # Ctrl-C, a signal, or a collective stop: not a failure.
             self._part()
             return
         if self._ending.wait(_PATIENCE_S if _follows(exception) else 0.3):
-            # The thread that heard of the other's end ends this process.
+            # The heartbeat thread ends this process.
             time.sleep(60)
         refused = not self._trained and isinstance(exception, ValueError | OSError | MisconfigurationException)
         where = f"at step {trainer.global_step}" if self._trained else "before training"
         code = failure_report.report(exception, trainer.global_rank, where, refused=refused)
         self._line = None
-        # What waits for others while it is put away waits for ever.
+        # Destructors that wait for other ranks would block for ever.
         timer = threading.Timer(_PATIENCE_S, failure_report.leave, [code])
         timer.daemon = True
         timer.start()
@@ -131,7 +131,7 @@ class FailFast(Callback):
         environment: Any = getattr(trainer.strategy, "cluster_environment", None)
         external = environment is not None and environment.creates_processes_externally
         if external:
-            # The launcher takes the first that ends for the cause.
+            # Launchers blame the first process that exits.
             time.sleep(_AFTER_S)
         by_first = not external and trainer.local_rank
         # Lightning kills the process that started others as soon as one of them reports a failure.

@@ -8,7 +8,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-# Only where this is set does anything end.
+# The kill is armed by this environment variable only.
 ASKED_FOR = "LMRECIPES_SUDDEN_END"
 
 

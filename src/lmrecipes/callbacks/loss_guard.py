@@ -83,10 +83,10 @@ class LossGuard(Callback):
         self.spike_sigma = spike_sigma
         self.look_every_n_steps = look_every_n_steps
         self._loss: Tensor | None = None
-        # Of the last step, over all passes and ranks.
+        # Of the last step, over all micro-batches and ranks.
         self._mean = torch.zeros(())
-        # Of the latest bad step under `skip`, the first under `stop`: its number, reason and loss; then the number
-        # of bad steps, those in a row up to now, and the reason of the step before this.
+        # The latest bad step under `skip`, the first under `stop`: number, reason, loss; then the count of bad steps,
+        # of consecutive ones, and the reason of the previous step.
         self._record = torch.zeros(6, dtype=torch.float64)
         self._window = torch.zeros(spike_window_steps, dtype=torch.float64)
         self._good = torch.zeros((), dtype=torch.int64)
@@ -96,7 +96,7 @@ class LossGuard(Callback):
         if self.action == "skip" and "DeepSpeed" in type(trainer.strategy).__name__:
             raise ValueError("LossGuard.action is skip, but DeepSpeed makes its steps by itself; stop works")
         device = pl_module.device
-        # Apple's GPUs have no longer floats.
+        # MPS has no float64.
         self._exact = torch.float32 if device.type == "mps" else torch.float64
         self._record = self._record.to(device, self._exact)
         self._window = self._window.to(device, self._exact)
@@ -122,7 +122,7 @@ class LossGuard(Callback):
         self._mean = own[0] / trainer.world_size
         on_cpu = pl_module.device.type == "cpu"
         if on_cpu and self.action == "stop" and self.spike_sigma is None and own[0].isfinite() and own[1] == 0:
-            # Nothing to note, and nothing is gained by not looking.
+            # No gradient: nothing to check.
             return
         bad = self._judge(self._mean, own[1] > 0, trainer.global_step + 1)
         if self.action == "skip":
@@ -138,7 +138,7 @@ class LossGuard(Callback):
         if scaler is not None and scaler.is_enabled():
             loss = loss / scaler.scale(torch.ones((), device=device))
         elif gradients := list(_gradients(optimizer)):
-            # Either is finite only if every element is; a sum is half the work, a norm fewer kernels.
+        # Sum and norm are finite only if all elements are; the sum is cheaper on CPU, the norm launches fewer kernels on GPU.
             sums = [gradient.sum() for gradient in gradients] if device.type == "cpu" else []
             all_of_it = torch.stack(sums).sum() if sums else torch.nn.utils.get_total_norm(gradients)
             wrong = (~torch.isfinite(all_of_it)).to(device, self._exact)
@@ -172,7 +172,7 @@ class LossGuard(Callback):
     def _skip(optimizer: Any, bad: Tensor, on_device: bool) -> None:
         split = any(is_split(p) for group in optimizer.param_groups for p in group["params"])
         if on_device and not split and getattr(optimizer, "_step_supports_amp_scaling", False):
-            # What a GradScaler tells fused optimizers.
+            # `found_inf` makes fused optimizers skip the step, as with a GradScaler.
             optimizer.found_inf = bad.to(torch.float32)
         elif bad.item():
             optimizer.zero_grad(set_to_none=True)

@@ -27,7 +27,7 @@ class LeftBySignal(SystemExit):
             saved: the checkpoint, if it could be written.
             refusal: why the job was not requeued; None if it was.
         """
-        # To a sweep's agent, a run that it has ended did not fail.
+        # A run stopped by its sweep's agent did not fail: exit 0.
         super().__init__(0 if refusal == requeue.ENDED_BY_SWEEP else 128 + number)
         self.number, self.saved, self.refusal = number, saved, refusal
 
@@ -60,7 +60,7 @@ class Requeue(Callback):
         """Prepares to agree without waiting for the devices."""
         if trainer.world_size > 1:
             self._group = dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
-            # Lightning's own agreement, before every batch, waits for the device.
+            # Lightning's own check synchronizes the device before every batch.
             loop: Any = trainer.fit_loop.epoch_loop
             loop._broadcast_sigterm_tensor = _nothing
         signals.training_begins()

@@ -9,7 +9,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmrecipes.loggers import RunLogger
 
-# In a checkpoint, what was not logged yet.
+# Key in a checkpoint for metrics that were not logged yet.
 FIGURES = "figures_of_the_step"
 
 

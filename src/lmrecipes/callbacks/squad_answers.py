@@ -97,7 +97,7 @@ class SquadAnswers(EvaluationOutputs):
         figures = figures_by_language(
             asked, answered, may_lack=may_lack, language=data.language, written=data.writes_texts
         )
-        # Of all ranks already; in float64, for figures to the last digit.
+        # Already reduced over ranks; float64 keeps the official scripts' last digits.
         logged = {f"squad/{name}": torch.tensor(value, dtype=torch.float64) for name, value in figures.items()}
         module.log_dict(logged, batch_size=1)
         if getattr(trainer, "sanity_checking", False):
@@ -190,7 +190,7 @@ def _write(
     by_language: dict[str, dict[str, Answered]] = {}
     for question in questions:
         if question.id in answered:
-            # In its own language's files a question has its own id.
+            # Strip the language prefix: files of one language use the original ids.
             own = question.id.removeprefix(f"{question.language}:") if question.language else question.id
             by_language.setdefault(question.language, {})[own] = answered[question.id]
     for code, found in by_language.items():

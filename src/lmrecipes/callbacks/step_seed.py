@@ -27,7 +27,7 @@ class StepSeed(Callback):
         place = (trainer.global_step, batch_idx % trainer.accumulate_grad_batches, data_rank(trainer).rank)
         seed = int(np.random.SeedSequence((self.seed, *place)).generate_state(1)[0])
         if pl_module.device.type == "cpu":
-            # For devices that are not used, torch would note a whole stack of calls.
+            # Seed only devices in use: for others torch would record a stack trace.
             torch.default_generator.manual_seed(seed)
         else:
             torch.manual_seed(seed)

@@ -54,7 +54,7 @@ class TextAccuracy(EvaluationOutputs):
         for language, right in self._found.values():
             counts[0, language] += right
             counts[1, language] += 1
-        # The processes of a tensor-parallel group have the same texts, which changes no share.
+        # Ranks of a tensor-parallel group count the same texts, which leaves the ratios unchanged.
         right, asked = sum_over_ranks(trainer, counts.to(trainer.strategy.root_device)).cpu().double()
         if not asked.sum():
             raise ValueError(f"TextAccuracy: no text of {split} was written")

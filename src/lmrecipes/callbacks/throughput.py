@@ -36,7 +36,7 @@ class Throughput(Callback):
             raise ValueError(f"Throughput.window_steps is {window_steps}; it must be 1 or more")
         self.peak_tflops = peak_tflops
         self._steps: deque[tuple[float, float, int, int]] = deque(maxlen=window_steps)
-        # Of all ranks up to the last time they agreed, and of this rank since.
+        # Tokens of all ranks up to the last reduction, and of this rank since.
         self._tokens = self._own_tokens = 0
         self._reset_step()
 
@@ -59,7 +59,7 @@ class Throughput(Callback):
         self._first = True
         self._began = self.clock()
         if isinstance(trainer, Trainer):
-            # Lightning tells its profiler when it takes the next batch; no callback hook tells.
+            # Data waiting time is only visible to Lightning's profiler, not to callbacks.
             loop: Any = trainer.fit_loop.epoch_loop
             loop._on_before_fetch, loop._on_after_fetch = self.on_before_fetch, self.on_after_fetch
 
@@ -96,7 +96,7 @@ class Throughput(Callback):
     def _agree(self, trainer: Trainer, *counts: int) -> list[int]:
         """Brings the tokens of all ranks together, and returns the sums of other counts over all ranks."""
         own = torch.tensor([self._own_tokens, *counts], device=trainer.strategy.root_device)
-        # The processes of a tensor-parallel group count the same tokens.
+        # Ranks of a tensor-parallel group read the same tokens.
         copies = trainer.world_size // data_rank(trainer).size
         new, *sums = (count // copies for count in sum_over_ranks(trainer, own).tolist())
         self._tokens += new
@@ -107,7 +107,7 @@ class Throughput(Callback):
         """What is logged."""
         seconds, waited, *own = (sum(column) for column in zip((0.0, 0.0, 0, 0), *self._steps, strict=True))
         sequences, tokens = self._agree(trainer, *(int(count) for count in own))
-        # A float loses digits from 2^24 on; Apple's GPUs have nothing longer.
+        # float32 is exact up to 2^24 only; MPS has no float64.
         exact = torch.float32 if pl_module.device.type == "mps" else torch.float64
         figures: dict[str, Any] = {"train/tokens": torch.tensor(self._tokens, dtype=exact)}
         if not self._steps:

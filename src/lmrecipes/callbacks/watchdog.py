@@ -50,7 +50,7 @@ class Watchdog(Callback):
 
     def _note(self, doing: str) -> None:
         self._moves += 1
-        # One assignment, so that the thread never sees a part of it.
+        # A single assignment is atomic for the watching thread.
         self._last = (time.monotonic(), doing)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -83,7 +83,7 @@ class Watchdog(Callback):
     def _watch(self, trainer: Trainer, done: threading.Event) -> None:
         limit = 60 * self.timeout_minutes
         told = 0.0
-        # Where not even this thread gets to run any more, one without Python ends the process.
+        # If the GIL is held for ever, faulthandler's C thread ends the process.
         last_resort = self.end_process and _has_file(sys.stderr)
         try:
             while True:

@@ -1,4 +1,4 @@
-"""What a sharded checkpoint needs of torch's distributed checkpointing (DCP), whose import takes most of a second."""
+"""The parts of sharded checkpoints that import torch's distributed checkpointing (DCP), which is slow to import."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _memory_format(kind: Any, name: str) -> Any:
     return kind[name]
 
 
-# What DCP's index consists of, by module and name; nothing else is looked up, let alone imported.
+# Allowlist of the classes in DCP's index, by module and name; nothing else is looked up or imported.
 _INDEX: dict[tuple[str, str], Any] = {
     **{(kind.__module__, kind.__name__): kind for kind in _INDEX_CLASSES},
     **{("torch", name): value for name, value in vars(torch).items() if isinstance(value, torch.dtype | torch.layout)},

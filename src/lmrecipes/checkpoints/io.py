@@ -18,7 +18,7 @@ from lmrecipes.checkpoints import listing, sharded
 from lmrecipes.checkpoints.sharded import ALIASES, STATES, WEIGHTS, causes, remove
 from lmrecipes.runtime import launcher
 
-# In a checkpoint whose optimizer states are by parameter names.
+# Marks a checkpoint whose optimizer state is keyed by parameter name.
 BY_NAME = "optimizer_states_by_name"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 # A checkpoint that was read whole to check it before a resume, and its identity on disk then: it is not read twice.
@@ -64,7 +64,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 def is_full_disk(error: BaseException) -> bool:
     """Whether something could not be written because there is no space left."""
-    # torch reports some write errors as its own, with the cause behind them.
+    # torch wraps some OSErrors in RuntimeErrors.
     return any(getattr(cause, "errno", None) in _FULL for cause in causes(error))
 
 
@@ -93,7 +93,7 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         if identity == _identity(path):
             return content
     try:
-        # torch does not compare the checksums that it writes.
+        # torch.load does not verify the zip archive's checksums.
         with zipfile.ZipFile(path) as archive:
             if archive.testzip() is not None:
                 raise zipfile.BadZipFile(path)

@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from lmrecipes.checkpoints.sharded import fill
 
-# By parameter, then by what the optimizer calls it.
+# State tensors by parameter name, then by the optimizer's key.
 NamedStates = dict[str, dict[str, Tensor]]
 
 
@@ -77,6 +77,6 @@ def room_for(optimizer: Optimizer, parameter: Tensor, size: Any, dtype: torch.dt
     """Zeros for a state of a parameter, split as that is."""
     if tuple(size) == tuple(parameter.shape):
         return torch.zeros_like(parameter, dtype=dtype)
-    # Counts of steps stay on the CPU, but for fused optimizers.
+    # Step counters stay on the CPU, except for fused optimizers.
     on_device = len(size) or optimizer.defaults.get("fused") or optimizer.defaults.get("capturable")
     return torch.zeros(size, dtype=dtype, device=parameter.device if on_device else "cpu")

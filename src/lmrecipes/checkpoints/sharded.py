@@ -27,10 +27,9 @@ from lmrecipes.runtime.ledger import discard
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.metadata import Metadata
 
-# DCP and DTensors are imported where a sharded checkpoint is written or read: with them, every command would begin most
-# of a second later.
+# DCP and DTensor are imported lazily: they would delay the start of every command by most of a second.
 
-# How the names of weights and of the optimizer's states begin; and in the rest, which weights have further names.
+# Prefixes of weights and optimizer state; the key for tied weights in rest.pt.
 WEIGHTS = "state_dict."
 STATES = "optimizer."
 ALIASES = "aliases"
@@ -103,7 +102,7 @@ def put_in_place(part: Path, path: Path) -> None:
     """Gives a written checkpoint, plain or sharded, its name, in place of one of that name, and has that on disk."""
     if path.is_dir() and not _has_own_files_alone(path):
         listing.keep(path)
-    # A folder replaces nothing, and is replaced by nothing.
+    # os.replace cannot replace a folder, nor a file by a folder.
     crosswise = path.exists() and (part.is_dir() or path.is_dir())
     former = path.rename(path.with_name(f".{path.name}.former.part")) if crosswise else None
     os.replace(part, path)
@@ -118,7 +117,7 @@ def remove(path: Path) -> None:
         discard(path)
         return
     if _has_own_files_alone(path):
-        # Under another name first, so that what is left by a kill is no checkpoint any more.
+        # Rename first, so that a kill leaves no partial checkpoint.
         doomed = path.with_name(f".{path.name}.part")
         discard(doomed)
         path.rename(doomed)
@@ -149,7 +148,7 @@ def begin_writing(path: Path) -> None:
     listing.make_way(path)
     if os.path.lexists(part := path.with_name(f".{path.name}.part")):
         listing.keep(part)
-    # Before the first byte, so that what a kill leaves is known for ours.
+    # Record it first, so that leftovers of a kill are recognized as ours.
     listing.note(path.parent, [path.name])
 
 

@@ -43,7 +43,7 @@ def check_weights(found: Mapping[str, Tensor], own: Mapping[str, Tensor], given:
 def own_weights(module: nn.Module) -> dict[str, Tensor]:
     """A module's weights by name, in whole shapes and without values, however they are split over processes."""
     own = module.state_dict(keep_vars=True)
-    # Where DeepSpeed keeps what it made empty.
+    # Under ZeRO-3 a parameter is empty; DeepSpeed keeps its shape in `ds_shape`.
     shapes = {name: getattr(weight, "ds_shape", weight.shape) for name, weight in own.items()}
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 

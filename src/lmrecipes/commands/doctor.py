@@ -20,7 +20,7 @@ from lmrecipes.diagnostics import slurm
 from lmrecipes.diagnostics.machine import Finding, machine
 from lmrecipes.runtime.console import say
 
-# Of the recipe nothing is built.
+# Parses the recipe only.
 COMMAND = Command(name="doctor", builds=frozenset(), uses_devices=False, run_option="")
 
 
@@ -42,7 +42,7 @@ def run(argv: list[str]) -> int:
     if "SLURM_JOB_ID" in os.environ:
         job = list(slurm.job(*(_wanted(trainer) if trainer is not None else (None, None))))
     if trainer is not None:
-        # In a job that does not fit, Lightning would complain of that.
+        # In a mismatched SLURM job Lightning would raise about the job, not the recipe.
         findings.append(_recipe(trainer, rest, whole=all(finding.fix is None for finding in job)))
     findings += job
     if slurm.tasks() > 1:
@@ -68,7 +68,7 @@ def _recipe(trainer: Any, argv: list[str], whole: bool) -> Finding:
     try:
         check_hardware(trainer.accelerator, trainer.devices, trainer.precision, trainer.strategy)
         if whole:
-            # As for an evaluation, which makes no run.
+            # Build as for a test, which creates no run directory.
             open_recipe(test.COMMAND, argv)
     except (ConfigError, MisconfigurationException) as error:
         found, _, fix = str(error).partition("; ")

@@ -19,7 +19,7 @@ from lmrecipes.runtime.console import say, short
 WEIGHTS = "weights.pt"
 
 
-# Where a run's exports go.
+# Default folder of a run's exports.
 EXPORTED = "exported"
 
 
@@ -104,7 +104,7 @@ def write_weights(module: Any, anew: Any, folder: Path) -> Path:
     anew.network.load_state_dict(again)
     inputs = module.example()
     try:
-        # A compiled network rounds otherwise.
+        # A compiled network rounds differently.
         torch.testing.assert_close(_outputs(anew, inputs), _outputs(module, inputs), rtol=1e-3, atol=1e-3)
     except AssertionError as error:
         reason = str(error).split("\n")[0]

@@ -26,7 +26,7 @@ from lmrecipes.runtime.console import say, short
 
 _COMMANDS = {"fit": fit.COMMAND, "validate": validate.COMMAND, "test": test.COMMAND}
 _STRATEGIES = ("auto", "ddp")
-# Settings of the Trainer that the loop acts upon, and those that are nothing to it.
+# Trainer settings that the loop honours, or that do not concern it.
 _KNOWN = {
     *("accelerator", "strategy", "devices", "num_nodes", "precision", "logger", "callbacks", "max_steps"),
     *("log_every_n_steps", "val_check_interval", "limit_val_batches", "limit_test_batches", "gradient_clip_val"),
@@ -158,7 +158,7 @@ def _leave(cli: RecipeCLI, loop: Loop, run_dir: Path, resume: str) -> int:
         refusal = "its checkpoint could not be written"
         if loop.saved is not None:
             refusal = requeue(run_dir, loop.global_step, cli.config.max_requeues)
-    # None leaves before that is done: SLURM would end the others.
+    # All ranks wait for the requeue: SLURM ends the step when one exits.
     left = LeftBySignal(loop.stopped_by, loop.saved, loop.broadcast(refusal))
     say(onward(left, loop.global_step, resume))
     return exit_code(loop, int(left.code or 0))

@@ -51,7 +51,7 @@ def run(argv: list[str]) -> int:
         stop(cli, stopped, resume)
         return exit_code(cli.trainer, 3)
     except SystemExit as leaving:
-        # How Lightning ends after Ctrl-C; a signal before training has a code of its own.
+        # Lightning exits with 1 after Ctrl-C; a signal before training has its own code.
         if not cli.trainer.interrupted or leaving.code != 1:
             raise
     signals.ignore()

@@ -31,7 +31,7 @@ from lmrecipes.runtime.console import say
 from lmrecipes.runtime.launcher import forget_launcher
 from lmrecipes.strategies.checks import data_parallel_size
 
-# Of the recipe nothing is built before it is shrunk.
+# Parses the recipe only: building it comes after shrinking.
 COMMAND = Command(name="rehearse", builds=frozenset(), uses_devices=False, run_option="")
 
 
@@ -52,7 +52,7 @@ def run(argv: list[str]) -> int:
     recipe = open_recipe(COMMAND, rest)
     began = time.perf_counter()
     stages = Stages(options.stage_timeout_s)
-    # An end in order, so that no process of a stage is left, nor a file.
+    # Exit in order, so that stage processes and temporary files are cleaned up.
     before = signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     folder = Path(tempfile.mkdtemp(prefix="lmrecipes-rehearse-"))
     try:

@@ -13,7 +13,7 @@ from typing import Any
 from lmrecipes.config import catalog
 
 _CONFIG = ("--config", "-c")
-# Options that take a preset by its name, and the folder of those.
+# Options that take a preset by name, and the folder of its presets.
 _PRESETS = {
     "--data": "datamodules",
     "--trainer.callbacks": "callbacks",
@@ -46,7 +46,7 @@ def expand_names(argv: Sequence[str]) -> list[str]:
 def _expand(option: str, value: str) -> str:
     if option in _CONFIG:
         return str(catalog.find_recipe(value))
-    # Classes are written with dots or capitals.
+    # Names of presets are lower case; class paths have dots or capitals.
     if option == "--data" and (value.endswith(".yaml") or re.fullmatch(r"[a-z0-9_/-]+", value)):
         return str(catalog.find_preset(value, "datamodules"))
     folder = _PRESETS.get(option)

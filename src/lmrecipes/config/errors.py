@@ -29,11 +29,11 @@ _FRAME = (
     "expected a path but",
 )
 _UNKNOWN = re.compile(r"(?:does not accept option|Option) '([\w.]+)'|[Uu]nrecognized arguments: (--[^\s=]+)")
-# A value that is none of several plain types.
+# jsonargparse's report on a value that fits no member of a union.
 _CHOICE = re.compile(r"Errors:\n((?:\s*- Expected an? .*\n)+)\s*Given value type: .*\n\s*Given value: (.*)")
 
 
-# What jsonargparse says of one value, and how to say it.
+# jsonargparse's messages about a value, and ours.
 _REWORDED = (
     (r"Type typing\.Callable\[.*?\] expects a function or a callable class: ", ""),
     (r"\.*\s*Got value: (?:Namespace|NestedArg)\(.*", ""),
@@ -45,7 +45,7 @@ _REWORDED = (
     (r"Unable to load config '(.*)'", r"expected a group of keys and values, got \1"),
 )
 _NO_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'|Expected a dot import path string: (\w+)")
-# Where a class named without its module is looked for.
+# Modules searched for a class given without its module.
 _MODULES = (
     "torch.optim",
     "lmrecipes.optim",
@@ -53,7 +53,7 @@ _MODULES = (
     "lmrecipes.callbacks",
     "lightning.pytorch.loggers",
 )
-# Names of the same settings in published code.
+# Names that published code uses for the same settings.
 _SYNONYMS = {
     **{"d_inner": "d_ff", "n_layer": "n_layers", "n_head": "n_heads"},
     **{"tgt_len": "seq_len", "dropatt": "attention_dropout", "batch_size": "global_batch_size"},
@@ -138,7 +138,7 @@ def unknown_key(name: str, options: Iterable[str]) -> str:
     meant = [option for option in options if option.rsplit(".", 1)[-1] == _SYNONYMS.get(leaf)]
     near = sorted(meant, key=lambda option: (not option.startswith(f"{group}."), len(option)))[:1]
     top = name.split(".")[0]
-    # What stands in the same group is likelier meant than what is spelt alike elsewhere.
+    # Prefer keys of the same group to similar spellings elsewhere.
     for those in ([option for option in options if option.split(".")[0] == top], options):
         near = near or difflib.get_close_matches(name, those, n=1, cutoff=0.75)
         if not near:

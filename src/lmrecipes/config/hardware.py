@@ -1,4 +1,4 @@
-"""Whether this machine can do what a recipe's trainer asks for."""
+"""Checks of a recipe's trainer settings against this machine's hardware."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def _check_strategy(strategy: Any, on_cpu: bool) -> None:
         ConfigError: naming one that works.
     """
     if isinstance(strategy, str):
-        # Its own `get` would make one.
+        # The registry's own `get` would instantiate it.
         named = dict(StrategyRegistry).get(strategy.lower(), {})
         kind, arguments = named.get("strategy"), named.get("init_params", {})
     else:

@@ -73,7 +73,7 @@ def _locate(name: str, within: tuple[Path, ...]) -> Path:
             return beside.resolve()
     else:
         try:
-            # jsonargparse knows which file it is reading.
+            # Resolved relative to the file that jsonargparse is reading.
             return Path(Path_fr(name).absolute).resolve()
         except TypeError:
             pass

@@ -45,7 +45,7 @@ class DocumentsDataModule(LightningDataModule):
 
     name = "documents"
     takes_shares: ClassVar[bool] = True
-    # Of the default objective; its own are asked of the recipe's at toy size.
+    # Those of the default objective.
     tiny_lengths: ClassVar[dict[str, int]] = MaskedLM.tiny_lengths
 
     def __init__(
@@ -160,7 +160,7 @@ class DocumentsDataModule(LightningDataModule):
         given = self._given
         if given is None and self.vocabulary_dir is not None:
             given = self._checked(load_vocabulary(self.vocabulary_dir), str(self.vocabulary_dir))
-        # A vocabulary that is given makes how another would be made irrelevant.
+        # With a given vocabulary, the settings for making one are irrelevant to the cache.
         ways: list[tuple[VocabularySettings, str]] = [(self.settings, self.name)]
         if given is not None:
             ways.append((type(self.settings)(), f"{self.name}-{given.digest()}"))

@@ -137,7 +137,7 @@ class MC4DataModule(DocumentsDataModule):
 
     def _complain_of_missing(self) -> None:
         missing = [source.name for source in self.sources if source.gone]
-        # All gone is no language missing: what was prepared of them before may still be there.
+        # If all files are gone, the prepared corpus may still be in the cache.
         if not missing or len(missing) == len(self.sources) or self.path is None:
             return
         before, _, behind = self.path.partition(_LANGUAGE)

@@ -31,7 +31,7 @@ class SquadDataModule(BucketedDataModule):
     """
 
     cache_name, unit, file_format = "squad", "questions", "a file in SQuAD format"
-    # What a rehearsal needs for a question, a context and their marks.
+    # Minimum lengths for a question, a context and their special tokens.
     tiny_lengths: ClassVar[dict[str, int]] = {"seq_len": 80, "target_len": 24}
 
     def __init__(
@@ -176,7 +176,7 @@ class SquadDataModule(BucketedDataModule):
         """Fields of the batch plan that are read."""
         return frozenset(("seq_len", "target_len") if self.collator.texts else ("seq_len",))
 
-    # What is asked of the answers to a split.
+    # For SquadAnswers.
 
     def prepared(self, split: str) -> PreparedSquad:
         """The questions of a split (train, val, test or predict) and their windows or texts."""

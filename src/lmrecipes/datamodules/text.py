@@ -26,7 +26,7 @@ from lmrecipes.data.tokenizers.text_config import Tokenizing
 from lmrecipes.datamodules.resumable_loader import PositionLoader, micro_batches_done
 from lmrecipes.trainer_state import data_rank
 
-# A vocabulary that is given makes how another would be made irrelevant.
+# With a given vocabulary, the settings for making one are irrelevant to the cache.
 _ANY = Tokenizing()
 
 

@@ -34,7 +34,7 @@ class XNLIDataModule(BucketedDataModule):
     cache_name, unit, file_format = "xnli", "pairs", "a file of MNLI or XNLI"
     task = "xnli"
     batch_fields = frozenset(("seq_len", "target_len"))
-    # What a rehearsal needs for two sentences.
+    # Minimum lengths for two sentences.
     tiny_lengths: ClassVar[dict[str, int]] = {"seq_len": 64, "target_len": 8}
 
     def __init__(
@@ -127,7 +127,7 @@ class XNLIDataModule(BucketedDataModule):
         for file, code in self._sources(split):
             made = file.startswith(EMBEDDED)
             read = NLIFile(make_nli(file, code), {}) if made else read_nli(file, self.on_malformed, language=code)
-            # Pairs without a label are published so, and said nothing of.
+            # XNLI is published with some unlabelled pairs: no warning.
             if wrong := complaint({kind: about for kind, about in read.flaws.items() if "label" not in kind}):
                 warnings.warn(f"{file}: {wrong}", stacklevel=2)
             found += read.pairs
@@ -160,7 +160,7 @@ class XNLIDataModule(BucketedDataModule):
         """The training pairs, as they are put to a model."""
         return [" ".join(asked(pair, self.prompt)) for pair in self._read("train")]
 
-    # What is asked of the texts that are written.
+    # For TextAccuracy.
 
     def pairs(self, split: str) -> TextPairs:
         """The texts of a split (train, val or test), tokenized."""

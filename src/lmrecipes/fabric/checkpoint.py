@@ -61,7 +61,7 @@ def save(loop: Training, kind: str) -> Path | None:
     if loop.is_global_zero and path not in loop.written:
         make_way(path)
         if not _is_whole(path):
-            # Not to be taken for saved where the disk is full.
+            # If the disk is full, an old broken file must not pass for this checkpoint.
             remove(path)
         AtomicCheckpointIO().save_checkpoint(content, path)
         if path.exists():
@@ -129,7 +129,7 @@ def _loops(loop: Training) -> dict[str, Any]:
     left = {"total": begun, "current": begun, "is_last_batch": False}
     fit = {
         "state_dict": {},
-        # Counted up after the validation of a step.
+        # Lightning increments it after a step's validation.
         "epoch_loop.state_dict": {"_batches_that_stepped": step - loop.validation_left},
         "epoch_loop.batch_progress": {
             "total": dict.fromkeys(four, position),
@@ -162,7 +162,7 @@ def restore(loop: Training, checkpoint: dict[str, Any]) -> None:
     for config, state in zip(loop.lr_scheduler_configs, checkpoint["lr_schedulers"], strict=True):
         config.scheduler.load_state_dict(state)
     loop.global_step = checkpoint["global_step"]
-    # As the Trainer's loops know one that was begun.
+    # How the Trainer's loop state marks a validation that was started but not finished.
     validation = checkpoint["loops"]["fit_loop"]["epoch_loop.val_loop.batch_progress"]["total"]
     loop.validation_left = validation["processed"] == validation["completed"] == validation["started"] - 1
     loop.module.on_load_checkpoint(checkpoint)

@@ -28,9 +28,9 @@ from lmrecipes.models.common.protocols import Countable
 from lmrecipes.resilience import signals
 from lmrecipes.runs.plots import plot_runs
 
-# Moments of an evaluation.
+# Suffixes of the evaluation hooks.
 _AROUND = ("start", "epoch_start", "batch_start", "batch_end", "epoch_end", "end")
-# What callbacks are told of.
+# Callback hooks that the loop calls.
 HOOKS = {
     *("setup", "teardown", "on_exception", "on_fit_start", "on_train_start", "on_train_batch_start"),
     *("on_before_backward", "on_after_backward", "on_before_optimizer_step", "on_train_batch_end", "on_train_end"),
@@ -72,7 +72,7 @@ class Loop(Fabric):
         self.datamodule: Any = datamodule
         datamodule.trainer = self  # type: ignore[assignment]
         self.settings, self.run_dir = settings, run_dir
-        # Where callbacks write what is no checkpoint.
+        # Where callbacks write files other than checkpoints.
         self.default_root_dir = run_dir or Path.cwd()
         self.max_steps, self.log_every_n_steps = settings.max_steps, settings.log_every_n_steps
         self.precision = settings.precision
@@ -85,17 +85,17 @@ class Loop(Fabric):
         self.callback_metrics: dict[str, Any] = {}
         self.module: Any = None
         self.completes_step = self._stepped = True
-        # Of the signal that ended training, and the checkpoint that was saved then.
+        # The signal that ended training, 0 for none, and the checkpoint saved then.
         self.stopped_by = 0
         self.saved: Path | None = None
-        # Whether the validation of the last step is still to be made, as a signal ended it.
+        # Whether a signal came before the validation that is due after the last step.
         self.validation_left = False
         # Checkpoints that this loop wrote.
         self.written: set[Path] = set()
         self._new: dict[str, Any] = {}
         self._saved_at = time.monotonic()
 
-    # What modules, data and callbacks ask a trainer for.
+    # The Trainer's interface for modules, data and callbacks.
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any] | None:
@@ -184,7 +184,7 @@ class Loop(Fabric):
             self._fit(checkpoint, weights, moments)
 
     def _fit(self, checkpoint: Path | None, weights: Path | None, moments: bool) -> None:
-        # The first process's choice.
+        # All ranks take rank 0's choice.
         checkpoint, weights = self.broadcast((checkpoint, weights))
         self.prepare(self.module, weights)
         made: Any = self.module.configure_optimizers()
@@ -297,18 +297,18 @@ class Loop(Fabric):
         dist.all_reduce(shared, dist.ReduceOp.MAX)
         return int(shared)
 
-    # What is told of it.
+    # Metrics of this step.
 
     def _write(self) -> None:
         self.callback_metrics |= self._new
         if self._new and self.is_global_zero:
             for logger in self.loggers:
-                # As the Trainer counts: the steps done before the one of these figures.
+                # The Trainer numbers a row by the steps completed before it.
                 logger.log_metrics({**self._new, "epoch": self.current_epoch}, self.global_step - 1)
         self._new = {}
 
     def _say(self, line: str) -> None:
-        # Fabric's own print speaks once per node.
+        # Fabric.print prints once per node.
         if self.is_global_zero:
             print(line, flush=True)
 
@@ -336,7 +336,7 @@ class Loop(Fabric):
         limit = getattr(self.settings, f"limit_{split}_batches")
         own = getattr(self.datamodule, f"{split}_dataloader")()
         self.model.eval()
-        # Of a step's figures those of its evaluation.
+        # Keep only the evaluation's metrics.
         before, self._new = self._new, {}
         training = self.train_dataloader is not None
         agreeing = -self._agree(-_length(own)) if training else 0

@@ -50,7 +50,7 @@ class RunCSVLogger(RunLogger, CSVLogger):
         with path.open(newline="") as file:
             reader = csv.DictReader(file)
             names = reader.fieldnames or []
-            # The last line may be cut off.
+            # A kill may have truncated the last line.
             whole = (row for row in reader if None not in row.values() and row["step"].isdigit())
             rows = [row for row in whole if int(row["step"]) <= step]
         _write(path, names, rows)
@@ -86,7 +86,7 @@ def _check(path: Path) -> None:
 
 def _write(path: Path, names: Sequence[str], rows: list[dict[str, str]]) -> None:
     """Writes the file anew; a kill at any moment leaves the old or the new one."""
-    # A link stays one.
+    # Write through a symlink.
     path = path.resolve()
     with replacing(path, newline="") as file:
         writer = csv.DictWriter(file, names)

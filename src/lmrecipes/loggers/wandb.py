@@ -25,9 +25,9 @@ from lmrecipes.loggers.run_logger import RunLogger, require
 from lmrecipes.resilience import signals
 from lmrecipes.runtime import launcher
 
-# Which wandb run belongs to a run directory.
+# File with the id of a run directory's wandb run.
 KEPT = "wandb.json"
-# What SLURM leaves between a signal and the end is 120 s.
+# SLURM leaves 120 s between the signal and the kill.
 _FINISH_SECONDS = 60
 _PROBE_SECONDS = 10
 
@@ -59,7 +59,7 @@ class WandbLogger(RunLogger, Lightnings):
         require("wandb", "logger WandbLogger")
         project = project or os.environ.get("WANDB_PROJECT") or "lmrecipes"
         super().__init__(project=project, name=name, entity=entity, group=group, tags=tags, notes=notes)
-        # wandb has dropped it, and says so if it is given.
+        # A removed setting, about which wandb warns.
         self._wandb_init.pop("anonymous", None)
         self._asked_offline = offline
         self._config: dict[str, Any] = {}
@@ -86,7 +86,7 @@ class WandbLogger(RunLogger, Lightnings):
         self._wandb_init["name"] = self._name or os.environ.get("WANDB_NAME") or f"{run_dir.parent.name}/{run_dir.name}"
         runs.note(run_dir / "wandb")
         if launcher.is_main_process():
-            # Before training, lest a run that is killed early begins another one.
+            # Written before training, so that a run that is killed early keeps its id.
             runs.write_text(path, json.dumps(kept) + "\n")
 
     @property
@@ -98,9 +98,9 @@ class WandbLogger(RunLogger, Lightnings):
         return self._experiment
 
     def _start(self) -> Any:
-        # It greets, and asks for keys.
+        # wandb prints a greeting and prompts for a key.
         os.environ.setdefault("WANDB_SILENT", "true")
-        # It reports on itself, and its process may be ended before ours: that is ours to tell.
+        # Silence wandb's own reports: its process may end before ours.
         for noisy in ("opentelemetry", "asyncio"):
             logging.getLogger(noisy).setLevel(logging.CRITICAL)
         import wandb
@@ -111,7 +111,7 @@ class WandbLogger(RunLogger, Lightnings):
             reason = "as the recipe says"
         if mode == "online" and not reason:
             reason = _unusable(wandb)
-        # SLURM may end wandb's process with the job: little is to be lost then.
+        # Flush often: SLURM may kill wandb's process with the job.
         settings = wandb.Settings(silent=True, finish_timeout=_FINISH_SECONDS, x_transaction_log_flush_interval=1)
         if not reason:
             try:
@@ -140,7 +140,7 @@ class WandbLogger(RunLogger, Lightnings):
         if self._given_up:
             return
         try:
-            # The step is given, so that parts of a continued run that are sent later fit together.
+            # An explicit step keeps offline parts of a resumed run aligned.
             self.experiment.log(dict(metrics), step=None if step is None else step + 1)
         except Exception as error:
             self._give_up(error)
@@ -171,7 +171,7 @@ class WandbLogger(RunLogger, Lightnings):
         import wandb
 
         with contextlib.suppress(Exception):
-            # Lest it tries at exit, with a traceback.
+            # Prevent wandb's atexit hook from retrying with a traceback.
             wandb.teardown()
 
 
@@ -194,7 +194,7 @@ def _answers(url: str) -> bool:
     except (urllib.error.HTTPError, http.client.HTTPException):
         return True
     except urllib.error.URLError as error:
-        # Whom to trust is wandb's to know.
+        # Certificates are wandb's business.
         return isinstance(error.reason, ssl.SSLError)
     except (OSError, ValueError):
         return False

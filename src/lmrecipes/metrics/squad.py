@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 Figures = dict[str, Any]
 Normalize = Callable[[str], str]
 
-# What MLQA takes for articles. XQuAD's other languages have no published list, and keep every word.
+# Articles removed by MLQA. XQuAD's other languages have no published list: nothing is removed.
 _ARTICLES = {
     "en": r"\b(a|an|the)\b",
     "es": r"\b(un|una|unos|unas|el|la|los|las)\b",
@@ -180,7 +180,7 @@ def _raw_scores(
     overlap: dict[str, float] = {}
     for gold in golds:
         predicted = normalize(predictions[gold.id])
-        # Of punctuation and articles alone nothing is left: such an answer is none.
+        # An answer of punctuation and articles alone normalizes to nothing: it counts as no answer.
         answers = [text for text in map(normalize, gold.answers) if text] or [""]
         exact[gold.id] = max(int(predicted == answer) for answer in answers)
         overlap[gold.id] = max(_f1_or_both_empty(predicted.split(), answer.split()) for answer in answers)
@@ -201,7 +201,7 @@ def _best_threshold(
     """The best figure by any threshold, and the threshold: the first of equally good ones in the order of the odds."""
     current: float = sum(not gold.answers for gold in golds.values())
     best, threshold = current, 0.0
-    # Equal odds stay in the order of the file.
+    # A stable sort: equal odds keep the order of the file.
     for id in sorted(odds, key=lambda id: odds[id]):
         if id not in scores:
             continue

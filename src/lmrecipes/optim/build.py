@@ -30,7 +30,7 @@ def build_optimizer(
     if fused and open_choice and all(p.device.type in ("cpu", "cuda") for p in held):
         accepted = {k: v for k, v in settings.items() if k != "decoupled_weight_decay"}
         optimizer = type(optimizer)(_copied(given), **{**accepted, "fused": True})
-        # Gradients are not scaled here. Lightning does not clip for those that would undo a scale by themselves.
+        # No GradScaler is used here; without this flag Lightning refuses gradient clipping with fused optimizers.
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     for group in optimizer.param_groups:
         group["lr"] *= group.get("lr_scale", 1.0)
@@ -38,5 +38,5 @@ def build_optimizer(
 
 
 def _copied(params: list[Any]) -> list[Any]:
-    # torch writes its defaults into the groups that it is given.
+    # torch modifies the parameter groups that it is given.
     return [dict(entry) if isinstance(entry, dict) else entry for entry in params]

@@ -55,7 +55,7 @@ class LAMB(Optimizer):
         for p in params:
             if not self.state[p]:
                 self.state[p] = {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p)}
-        # Element by element every process can update its own part; only the norms need the whole.
+        # The update is elementwise, so each process updates its own shard; only the norms need all of a tensor.
         grads = [local(p.grad) for p in params if p.grad is not None]
         weights = [local(p) for p in params]
         m = [local(self.state[p]["exp_avg"]) for p in params]

@@ -21,7 +21,7 @@ class Schedule(ABC):
 
 
 def _warm(step: int, base_lr: float, warmup_steps: int) -> float:
-    # The first update already moves a little. (NVIDIA's script makes its very first update at the full rate.)
+    # The first update has a rate above 0. (NVIDIA's script makes its very first update at the full rate.)
     return base_lr * (step + 1) / warmup_steps
 
 

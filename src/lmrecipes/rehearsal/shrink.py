@@ -17,13 +17,13 @@ from lmrecipes.models.common.tiny_config import tiny
 from lmrecipes.strategies import FSDP2Strategy
 from lmrecipes.strategies.fsdp2 import MeshShape
 
-# Steps in all; a checkpoint and a validation every so many; and how many are made before everything is killed.
+# Total steps; steps between checkpoints and validations; steps before the kill.
 STEPS, EVERY, KILLED_AFTER = 6, 2, 5
 _PASSES, _COLUMNS = 2, 2
 _LENGTHS = {"seq_len": 8, "mem_len": 8, "clamp_len": 4}
 _NO_HALVES = {"16-mixed": "bf16-mixed", "16": "bf16-mixed", "16-true": "bf16-true", "transformer-engine": "bf16-mixed"}
 _NO_HALVES["transformer-engine-float16"] = "bf16-mixed"
-# Limits of a run, for which a rehearsal has its own.
+# Limits that the rehearsal sets itself.
 _UNSET = (
     *("max_epochs", "min_epochs", "min_steps", "max_time", "limit_train_batches", "limit_predict_batches"),
     *("check_val_every_n_epoch", "profiler"),
@@ -108,7 +108,7 @@ def shrink(settings: Mapping[str, Any], spread: Spread, passes: int, text: Path,
     small["batch"] = tiny_batch(small["batch"], spread.data_ranks, min(passes, _PASSES), lengths)
     model["config"] = (kind.tiny_config if isinstance(kind, RehearsesModel) else tiny)(model["config"])
     if "pretrained" in model:
-        # Of another size, and perhaps not on this machine.
+        # Published weights do not fit the toy sizes, and may not be on this machine.
         model["pretrained"] = None
     if isinstance(model.get("schedule"), dict):
         model["schedule"]["init_args"] = tiny_schedule(

@@ -18,7 +18,7 @@ from lmrecipes.runtime.console import say
 
 _LAST_LINES = 15
 
-# A stage takes little of the machine, and tells nobody of itself.
+# Stages run on one thread, without GPUs, and report to no server.
 _ALONE = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "offline"}
 
 
@@ -56,7 +56,7 @@ class Stages:
         except (StageError, ValueError, OSError, MisconfigurationException) as error:
             problem = str(error) or type(error).__name__
         except Exception:
-            # Of the recipe's own classes, whose traceback says where.
+            # An error in the recipe's own classes: show its traceback.
             problem = "\n".join(traceback.format_exc().splitlines()[-_LAST_LINES:])
         self.failed, self.passed = self.failed + bool(problem), self.passed + (not problem)
         row = f"{name:<28}{'FAILED' if problem else 'ok':<10}{time.perf_counter() - began:5.1f} s  {note}"

@@ -18,7 +18,7 @@ from lmrecipes.runtime.console import short
 from lmrecipes.runtime.launcher import launch_id
 
 FOLDER = "errors"
-# Exit codes beside 3, of LossGuard; refused is what a user can mend.
+# Exit codes; 3 is LossGuard's. REFUSED is for errors that the user can fix.
 FAILED, REFUSED, HUNG = 1, 2, 4
 
 
@@ -96,7 +96,7 @@ def claim() -> bool:
     except FileExistsError:
         return False
     except FileNotFoundError:
-        # The run was refused, and its folder removed.
+        # The run was refused and its directory removed.
         return False
     except OSError:
         return True
@@ -204,7 +204,7 @@ def hung(rank: int, own: State) -> None:
 def end_hung() -> NoReturn:
     """Ends this process, and the others, which write their stacks."""
     if not _spoke:
-        # The rank that speaks ends this one too.
+        # The reporting rank ends this one too.
         time.sleep(_PATIENCE_S)
     if _others is not None:
         _others.fail(HUNG, True)

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 _PATIENCE_S = 20.0
-# In which a rank answers that can.
+# Seconds in which a healthy rank answers.
 _ANSWER_S = 3.0
 
 
@@ -43,7 +43,7 @@ class _Peer:
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        # A machine that lost its power does not close connections: noticed within half a minute.
+        # A node that lost power closes no connection: TCP keepalive notices within half a minute.
         for name, value in (("TCP_KEEPIDLE", 10), ("TCP_KEEPINTVL", 5), ("TCP_KEEPCNT", 4)):
             if hasattr(socket, name):
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
@@ -111,7 +111,7 @@ class Hub:
                 case ["here", *state] if peer.rank > 0:
                     self._answers[peer.rank] = json.loads(" ".join(state))
                 case ["who"]:
-                    # Not in this thread, which hears the answers.
+                    # In another thread: this one receives the answers.
                     threading.Thread(target=lambda: peer.send("states", json.dumps(self.states())), daemon=True).start()
                 case ["bye"] if peer.rank > 0:
                     self._forget(peer)

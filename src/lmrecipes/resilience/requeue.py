@@ -14,7 +14,7 @@ from lmrecipes.runtime import launcher
 from lmrecipes.runtime.launcher import job_id
 
 RECORD = "requeues.json"
-# Why a run that its sweep has ended does not come back.
+# Reason for not requeueing a run that its sweep has stopped.
 ENDED_BY_SWEEP = "its sweep has ended it"
 _QUEUED = ("PENDING", "REQUEUED")
 
@@ -48,7 +48,7 @@ def requeue(run_dir: Path, step: int, limit: int) -> str | None:
         return None
     if state == "COMPLETING" and reason != "TimeLimit":
         return "SLURM is ending it, as scancel asks for"
-    # Written first: once requeued, this process may end at any moment.
+    # Written first: after the requeue this process may be killed at any moment.
     runs.write_text(record, json.dumps({"requeues": earlier["requeues"] + 1, "step": step}) + "\n")
     done = _scontrol("requeue", job_id())
     if done.returncode == 0 or _job()[0] in _QUEUED:

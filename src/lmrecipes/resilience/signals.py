@@ -7,9 +7,9 @@ from types import FrameType
 
 from lmrecipes.runtime.launcher import in_slurm_job
 
-# What SLURM sends before a time limit, at a preemption, or when a node is drained.
+# Signals that SLURM sends before a time limit, at preemption, or when a node is drained.
 SIGNALS = (signal.SIGUSR1, signal.SIGTERM)
-# The signal that came first, 0 for none.
+# The first signal received, 0 for none.
 _noted = 0
 _training = False
 

@@ -17,7 +17,7 @@ _PANELS = (
     ("learning rate", ("train/lr",), "linear"),
     ("throughput (tokens/s)", ("throughput/tokens_per_s",), "linear"),
 )
-# How figures are marked that were drawn here, in the formats that can hold a mark.
+# Metadata that marks our own plots, in the formats that support it.
 _MARK = "lmrecipes plot"
 _LARGEST = 2**26
 _MARKED = ("png", "pdf", "svg", "ps", "eps")
@@ -99,7 +99,7 @@ def plot_runs(run_dirs: Sequence[Path], output: Path) -> Path:
     output.parent.mkdir(parents=True, exist_ok=True)
     # Given a name without suffix, matplotlib would write another file than the one asked for.
     form = output.suffix[1:] or "png"
-    # Where the name is a link, the plot that it leads to is drawn anew.
+    # Write through a symlink.
     with replacing(output.resolve(), "wb") as file:
         figure.savefig(file, dpi=110, format=form, metadata={"Creator": _MARK} if form in _MARKED else None)
     return output

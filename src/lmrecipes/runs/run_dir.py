@@ -21,7 +21,7 @@ ABOUT = "run.json"
 CONFIG = "config.yaml"
 RESULTS = "results.json"
 VOCABULARY = "vocabulary"
-# The new run of this command, and what the command has made for it.
+# The run directory that this command created, and the files that it wrote there.
 _claimed: Path | None = None
 _ledger = Ledger()
 
@@ -106,7 +106,7 @@ def _claim(directory: Path) -> None:
                 f"run directory {directory} is not empty and holds no run; name a new or an empty one with --run_dir"
             )
         else:
-            # Of two runs that find the same directory empty, one fails here.
+            # Exclusive creation: of two runs starting in one directory, the second fails here.
             _ledger.write_new(directory / ABOUT, text)
     except OSError as error:
         _ledger.undo()
@@ -224,7 +224,7 @@ def discard_if_unused() -> None:
     errors = run_dir / "errors"
     if any(errors.glob("[!.]*")):
         return
-    # Any rank's, that it was the first to speak.
+    # Markers of the rank that reported first.
     for mark in errors.glob(".said-*"):
         mark.unlink(missing_ok=True)
     with suppress(OSError):

@@ -34,7 +34,7 @@ def replacing(
     for number in count():
         place = part or path.with_name(f".{path.name}.{os.getpid()}{f'-{number}' if number else ''}")
         try:
-            # Never one that is there, nor what a link of this name leads to.
+            # O_EXCL: never overwrites an existing file or follows a link of this name.
             file = place.open(mode.replace("w", "x"), **how)
             break
         except FileExistsError:

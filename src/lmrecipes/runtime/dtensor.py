@@ -1,4 +1,4 @@
-"""Telling tensors and modules of which each process holds a part from whole ones."""
+"""Telling sharded tensors and modules from whole ones."""
 
 from __future__ import annotations
 
@@ -22,6 +22,6 @@ def is_sharded(module: Any) -> TypeIs[FSDPModule]:
 
 
 def _is(module: str, name: str, value: Any) -> bool:
-    # Importing them takes most of a second, and nothing is of a class that nobody has imported.
+    # Importing these classes takes most of a second, and no instance exists before its class is imported.
     kind = getattr(sys.modules.get(module), name, None)
     return kind is not None and isinstance(value, kind)

@@ -78,7 +78,7 @@ _OF_LAUNCHERS = {
     *("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"),
     *("LMRECIPES_RUN_DIR", "WANDB_RUN_ID"),
 }
-# What a launcher tells its processes, and a stage must not take for its own.
+# Variables by which launchers identify their processes; a rehearsal's stages must not inherit them.
 _LAUNCHERS = ("SLURM_", "TORCHELASTIC_", "PMI_", "PMIX_", "OMPI_", "GROUP_", "ROLE_", "WANDB_SWEEP")
 
 

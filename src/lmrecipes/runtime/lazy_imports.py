@@ -17,7 +17,7 @@ from types import FunctionType, ModuleType
 from typing import Any
 
 _COMPILER = "torch._dynamo"
-# Modules that import a package for few of their functions, or to ask what is of its classes.
+# Modules that need a package in a few functions only, or for isinstance checks.
 _POSTPONED = {
     "lightning.fabric.wrappers": _COMPILER,
     "lightning.pytorch.utilities.compile": _COMPILER,
@@ -59,7 +59,7 @@ class _Finder:
                 spec.loader = _There(self.compiler)  # type: ignore[assignment]
             return spec
         if name.startswith(f"{_COMPILER}.") and isinstance(standing_in := sys.modules.get(_COMPILER), NoCompiler):
-            # A part of the compiler comes with the whole, and is not to be loaded twice.
+            # Importing a submodule imports the real package; do not load it twice.
             standing_in.give_way()
             module = sys.modules.get(name)
             return None if module is None else ModuleSpec(name, _There(module))  # type: ignore[arg-type]
@@ -96,7 +96,7 @@ class NoCompiler(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
-            # Asked of every module by those who look at all.
+            # Introspection asks every module for dunder attributes.
             raise AttributeError(f"module {_COMPILER!r} has no attribute {name!r}")
         return getattr(self.give_way(), name)
 
@@ -124,18 +124,18 @@ class NoCompiler(ModuleType):
 def _run_without(package: str, run: Callable[[ModuleType], None], module: ModuleType) -> None:
     """Runs a module's statements without importing a package."""
     top = _Top(package)
-    # The statements of this module alone import by what stands here.
+    # Only this module's own import statements use these builtins.
     its_builtins = {**vars(builtins), "__import__": top.importing}
     vars(module)["__builtins__"] = its_builtins
     try:
         run(module)
     except Exception:
-        # It does more with the package than can be postponed, or would have failed anyway.
+        # It uses the package at import time, or would have failed anyway.
         top.runs = False
         run(module)
     finally:
         top.runs = False
-        # Its functions keep them.
+        # Functions of the module keep a reference to these builtins.
         its_builtins["__import__"] = builtins.__import__
 
 
@@ -163,7 +163,7 @@ class Later:
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
-            # Asked of everything in an annotation, to know its kind.
+            # typing asks annotations for dunder attributes.
             raise AttributeError(name)
         return self._top.later(lambda: getattr(self._find(), name))
 
@@ -172,7 +172,7 @@ class Later:
         return self._top.later(lambda: self._find()(*arguments, **more))
 
     def __instancecheck__(self, instance: Any) -> bool:
-        # Nothing is of a class that nobody has imported.
+        # An instance cannot exist before its class is imported.
         return _is_loaded(self._top.package) and isinstance(instance, self._find())
 
     def __subclasscheck__(self, subclass: type) -> bool:

@@ -12,7 +12,7 @@ class Ledger:
     """Files and folders that this process has made."""
 
     def __init__(self) -> None:
-        # With what marks each file as the one that was written, once it is whole.
+        # Each path with the identity of the file that was written there, once it is complete.
         self._written: dict[Path, dict[Path, _Identity] | None] = {}
         self._folders: list[Path] = []
 

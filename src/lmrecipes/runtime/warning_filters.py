@@ -1,4 +1,4 @@
-"""Silencing what Lightning and torch say that a user cannot act on; other warnings take one line."""
+"""Filters for warnings that a user cannot act on; the others are printed in one line."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import sys
 import warnings
 from typing import Any, TextIO
 
-# A pattern of each message, and why nobody can act on it.
+# Message patterns, each with the reason why a user cannot act on it.
 _POINTLESS = {
     r".*LeafSpec.*": "inside lightning, from torch 2.13 on",
     r".*does not have many workers.*": "our loaders take microseconds",
@@ -27,7 +27,7 @@ _POINTLESS = {
 
 def quiet() -> None:
     """Applies the filters to this process."""
-    # LightningCLI calls what jsonargparse will drop in its version 5, which we exclude.
+    # LightningCLI uses what jsonargparse removes in version 5, which pyproject.toml excludes.
     os.environ.setdefault("JSONARGPARSE_DEPRECATION_WARNINGS", "off")
     for pattern in _POINTLESS:
         warnings.filterwarnings("ignore", message=pattern)

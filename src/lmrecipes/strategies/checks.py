@@ -1,4 +1,4 @@
-"""Whether model, optimizer and strategy go together, before anything is started."""
+"""Checks that model, optimizer and strategy are compatible, before anything is started."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lmrecipes.models.common.protocols import Parallelizable
 from lmrecipes.strategies.deepspeed import DeepSpeedZeROStrategy
 from lmrecipes.strategies.fsdp2 import FSDP2Strategy
 
-# What computes with whole tensors, and would be wrong on the flat pieces that ZeRO hands to optimizers.
+# Optimizers that need whole tensors: ZeRO hands them flat partitions.
 _NEED_WHOLE_TENSORS = {"LAMB": "the norm", "Adafactor": "rows and columns", "Muon": "the whole"}
 
 

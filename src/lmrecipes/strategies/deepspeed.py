@@ -68,11 +68,11 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
             reduce_bucket_size=elements,
             overlap_comm=overlap_comm,
             logging_level=logging.ERROR,
-            # For DeepSpeed's own speed log, which is off; left out, Lightning looks for it in the loader.
+            # Only used by DeepSpeed's throughput log, which is off; if absent, Lightning inspects the loader.
             logging_batch_size_per_gpu=1,
         )
         assert isinstance(self.config, dict)
-        # Otherwise it takes only its own Adam for a state in the CPU's memory.
+        # Allow optimizers other than DeepSpeed's own Adam with CPU offloading.
         self.config["zero_force_ds_cpu_optimizer"] = False
         self._async_checkpoints = async_checkpoints
 
@@ -82,7 +82,7 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         if not torch.cuda.is_available():
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         os.environ.setdefault("DS_LOG_LEVEL", "error")
-        # Ninja, with which it compiles what it needs, stands beside Python.
+        # DeepSpeed compiles its kernels with ninja, which is installed beside Python.
         scripts = sysconfig.get_path("scripts")
         if scripts not in os.environ.get("PATH", "").split(os.pathsep):
             os.environ["PATH"] = os.pathsep.join([scripts, os.environ.get("PATH", "")])
@@ -267,7 +267,7 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
                 key: torch.zeros_like(flat) if value.dim() else value.clone() for key, value in one.items()
             }
         if not self.zero_stage_3:
-            # Otherwise done in the first step.
+            # DeepSpeed would otherwise do it lazily in the first step.
             zero._lazy_init_hp_params_optimizer_state()
         for name, parameter in self._trained():
             for key, value in states[name].items():

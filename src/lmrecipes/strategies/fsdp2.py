@@ -25,7 +25,7 @@ from lmrecipes.strategies.sharded import ShardedCheckpoints, check_names, distin
 if TYPE_CHECKING:
     from torch.distributed.fsdp import OffloadPolicy
 
-# FSDP2 and DTensors are imported where a model is split: every command looks at this class.
+# FSDP2 and DTensor are imported lazily: every command imports this class.
 _TYPES = {"bfloat16": torch.bfloat16, "float32": torch.float32}
 
 
@@ -140,7 +140,7 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
         self.open_writer(self._async_checkpoints)
 
     def _get_process_group_backend(self) -> str:
-        # Parameters on the CPU are summed there.
+        # Offloaded parameters are reduced on the CPU.
         return (
             "cpu:gloo,cuda:nccl"
             if self._offloading and self.root_device.type == "cuda"
@@ -169,13 +169,13 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
     def _offload_policy(self) -> OffloadPolicy:
         from torch.distributed.fsdp import CPUOffloadPolicy, OffloadPolicy
 
-        # From a CPU there is nowhere to go, and the policy would look for a GPU.
+        # On CPU there is nothing to offload, and CPUOffloadPolicy requires a GPU.
         return CPUOffloadPolicy() if self._offloading and self.root_device.type != "cpu" else OffloadPolicy()
 
     def _data_mesh(self) -> DeviceMesh | None:
         if self.device_mesh["replicate"].size() > 1:
             return self.device_mesh["replicate", "shard"]
-        # Also over one process where layers are split: optimizers want all tensors of one kind.
+        # Also with one data rank under tensor parallelism: optimizers reject a mix of DTensors and tensors.
         return self.device_mesh["shard"] if self.world_size > 1 else None
 
     @property

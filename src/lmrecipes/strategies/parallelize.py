@@ -66,7 +66,7 @@ def _split_parameters(network: nn.Module, pattern: str, mesh: DeviceMesh) -> Non
         where, _, last = name.rpartition(".")
         module = network.get_submodule(where)
         whole = getattr(module, last)
-        # Every process made the same one from the same seed: nothing is sent.
+        # All processes built the same parameters from the same seed: no broadcast needed.
         part = distribute_tensor(whole.detach(), mesh, [Shard(0)], src_data_rank=None)
         setattr(module, last, nn.Parameter(part, requires_grad=whole.requires_grad))
 
@@ -93,7 +93,7 @@ def shard(network: nn.Module, plan: ParallelPlan, mesh: DeviceMesh, **settings: 
         mesh: of one dimension, or of two to replicate over the first.
         settings: passed to `fully_shard`.
     """
-    # Nothing changes the network's outputs in place.
+    # Safe because outputs are not modified in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module")
     for block in blocks(network, plan):
         fully_shard(block, mesh=mesh, **settings)

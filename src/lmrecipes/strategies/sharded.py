@@ -34,15 +34,15 @@ class CheckpointWriter:
             timeout: how long processes wait for each other's part; left out, torch's default.
         """
         self.background = background
-        # Of its own, so that what the thread sends never mixes with training's messages.
+        # A separate process group: the writer thread's collectives must not interleave with training's.
         self._group = dist.new_group(backend="gloo", timeout=timeout)
         self._thread: threading.Thread | None = None
-        # Kept from save to save.
+        # Staging buffers, reused from save to save.
         self._copies: dict[str, Tensor] = {}
         self._path: Path | None = None
         self._written = True
         self._error: BaseException | None = None
-        # What to do when the one being written has arrived, and when it has failed.
+        # Called when the pending write has completed, and when it has failed.
         self._afterwards: list[tuple[Callable[[], None], Callable[[], None]]] = []
 
     @property

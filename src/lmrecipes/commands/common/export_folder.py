@@ -32,7 +32,7 @@ def exporting(folder: Path, form: str) -> Iterator[Path]:
         made.make_folder(folder)
         earlier = _read(folder)
         if earlier is None:
-            # From now on a folder of ours, also if this process is killed.
+            # Claim the folder before writing, in case this process is killed.
             made.write_new(folder / MANIFEST, _content({}))
         part = folder / _PART
         discard(part)
@@ -90,7 +90,7 @@ def _is_behind_link(folder: Path, name: str) -> bool:
 
 
 def _replace(folder: Path, part: Path, files: Sequence[str], form: str, earlier: Mapping[str, Sequence[str]]) -> None:
-    # First of all, so that a kill leaves no file that is taken for another's.
+    # Record the names first, so that files left by a kill are recognized as ours.
     (part / MANIFEST).write_text(_content({**earlier, form: files}), encoding="utf-8")
     os.replace(part / MANIFEST, folder / MANIFEST)
     for name in files:

@@ -18,7 +18,7 @@ from lmrecipes.resilience import failure_report
 from lmrecipes.runtime import launcher
 from lmrecipes.runtime.console import say, short
 
-# What says how much data a step takes, and how it is cut.
+# Settings by which the position in the data is counted.
 _POSITION = ("batch.global_batch_size", "batch.seq_len")
 
 
@@ -84,7 +84,7 @@ def _note_changes(cli: RecipeCLI, run_dir: Path, checkpoint: Path) -> list[Callb
                 f"the data is counted; leave it, or start a new run with --init_from {short(run_dir)}"
             )
     step, last = step_of(checkpoint), after["trainer.max_steps"]
-    # Other processes are yet to hear which checkpoint the main one chose.
+    # Only rank 0 knows the chosen checkpoint yet.
     if launcher.is_main_process() and "trainer.max_steps" in changed and 0 <= last <= step:
         raise ValueError(
             f"trainer.max_steps is {last}, but {short(run_dir)} is at step {step} already; give a larger number"
@@ -106,7 +106,7 @@ class _KeepSettings(Callback):
         path = self.run_dir / runs.CONFIG
         numbered = (self.run_dir / f"config.{number}.yaml" for number in count(1))
         earlier = next(name for name in numbered if not name.exists())
-        # Never without settings, so that a run killed here can be continued.
+        # Keep the earlier settings first, so that a kill here leaves a resumable run.
         runs.write_text(earlier, path.read_text(encoding="utf-8"))
         runs.write_text(path, self.text)
 

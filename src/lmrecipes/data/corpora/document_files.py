@@ -62,7 +62,7 @@ def spans(name: str, path: Path | None, size: int, boundaries: Boundaries, targe
     whole = boundaries == "file" or Path(name).suffix in PACKED
     n = 1 if whole else max(1, -(-size // target))
     if form(name) == ".parquet":
-        # Row groups are counted where they are read: the file may not be here yet.
+        # Row groups are counted when read: the file may not be downloaded yet.
         for i in range(n):
             yield Span(name, i, n)
         return
@@ -156,7 +156,7 @@ def _lines(path: Path, span: Span, key: str | None, flaws: Flaws) -> tuple[Gener
         start = file.tell()
         file.seek(max(0, start - _BACK))
         before = file.read(start - file.tell())
-    # Without the end of the line before, and from its beginning on.
+    # Skip the tail of the previous line.
     line_before = before[:-1].rpartition(b"\n")[2]
     return _decoded(path, start, span.end, key, flaws), bool(_content(line_before, key))
 
@@ -243,7 +243,7 @@ def _json_text(line: str, key: str) -> str:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        # JSON can say what no file in UTF-8 can: one half of a pair of surrogates.
+        # JSON escapes can encode lone surrogates, which UTF-8 cannot.
         raise ValueError(f"has half a character in {key}: {error.object[error.start]!r}") from None
     return text
 

@@ -31,7 +31,7 @@ EMBEDDED: dict[str, type[PythonText] | type[InventedPassages] | type[InventedFac
 }
 EMBEDDED_LANGUAGE = "embedded:"
 PART_BYTES = 32 << 20
-# Settings of a source that came later, its last ones.
+# Later additions to a source's settings.
 _ADDED = 3
 
 
@@ -121,7 +121,7 @@ class DocumentSource:
         """
         settings = {name: value for name, value in asdict(self).items() if name not in ("path", "weight")}
         for later in fields(self)[-_ADDED:]:
-            # What there was not always is said only where it is used: what was prepared before stays known.
+            # Later settings are described only if used, so that existing caches are still found.
             if later.default is not MISSING and settings[later.name] == later.default:
                 del settings[later.name]
         if self._generated:

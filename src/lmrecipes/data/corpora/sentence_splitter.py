@@ -17,19 +17,19 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-# What a sentence does not end with.
+# Abbreviations that do not end a sentence.
 _GO_ON = _words(
     "mr mrs ms dr prof rev gen col capt cpt lt sgt cmdr adm hon gov sen rep pres mt messrs mme mlle "
     "vs cf al e.g i.e viz approx ca esp ed eds trans"
 )
-# What goes on with a number.
+# Abbreviations followed by a number.
 _BEFORE_NUMBERS = _words("no nos nr fig figs vol vols p pp ch chap sec art eq ref refs op par")
-# What a sentence may end with: the next word decides.
+# Abbreviations that may end a sentence: decided by the next word.
 _MAY_END = _words(
     "inc ltd co corp bros jr sr etc esq dept est univ assn st ave blvd rd a.m p.m ph.d "
     "jan feb mar apr jun jul aug sept sep oct nov dec"
 )
-# Words that seldom stand in capitals within a sentence.
+# Words rarely capitalized inside a sentence.
 _STARTERS = _words(
     "the a an this that these those he she it they we i you his her its their our my your in on at by for from with "
     "as after before when while where who what why how if although though because since but and or so however there "

@@ -52,7 +52,7 @@ def write_sample(folder: Path, source: Source) -> str:
         if sum(map(len, lines)) >= _CHARACTERS:
             break
     sample = "\n".join(lines)[:_CHARACTERS]
-    # In the middle of a word it would be another one.
+    # Cut at a space: half a word would be a new word.
     text = sample.rpartition(" ")[0] or sample
     for split in _LINES:
         _write(folder, split, text.split("\n"))

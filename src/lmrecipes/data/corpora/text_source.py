@@ -115,7 +115,7 @@ class Folder(Source):
         line, empty = 1, True
         for block in _file_blocks(path):
             try:
-                # Some editors begin a file with a mark that is no text.
+                # Skip a byte order mark.
                 yield block.decode("utf-8-sig" if empty else "utf-8")
             except UnicodeDecodeError as error:
                 line += block.count(b"\n", 0, error.start)

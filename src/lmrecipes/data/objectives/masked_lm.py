@@ -30,7 +30,7 @@ class MaskedLM(Objective):
 
     vocabulary_class = WordPiece
     batch_fields = frozenset(("seq_len",))
-    # Two segments and their special tokens.
+    # Room for two segments and their special tokens.
     tiny_lengths: ClassVar[dict[str, int]] = {"seq_len": 24}
 
     def __init__(self, masking: Masking | None = None) -> None:

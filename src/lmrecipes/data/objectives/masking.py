@@ -73,7 +73,7 @@ def mask(
     candidates = np.arange(length) < lengths[:, None]
     for token in kept:
         candidates &= input_ids != token
-    # Numbers the candidates through all sequences, so that one search finds every draw.
+    # Number candidates across all sequences, so that one searchsorted finds all samples.
     met = candidates.ravel().cumsum()
     before = np.concatenate([[0], met[length - 1 :: length]])
     n_candidates = np.diff(before)

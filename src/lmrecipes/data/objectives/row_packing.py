@@ -22,10 +22,10 @@ from lmrecipes.data.prepared.lock import locked
 from lmrecipes.runtime.atomic_write import replacing, write_text
 
 Ints = NDArray[Any]
-# A document is not cut for fewer tokens than these.
+# Minimum tokens of a piece cut from a document.
 _SHORTEST = 8
 _CHUNK = 1 << 16
-# Documents of each source by which the width of targets is chosen.
+# Documents per source that are sampled to choose the target width.
 _TRIED = 2000
 _MULTIPLE = 8
 
@@ -74,7 +74,7 @@ def row_starts(lengths: Iterable[int], how: Packing, filling: Filling | None = N
     longest = how.corruption.longest_text(how.input_len, how.target_len, how.n_sentinels)
     sizes = np.arange(longest + 1)
     inputs, targets = (np.where(sizes > 0, x, 0) for x in how.corruption.pair_lengths(sizes))
-    # The longest text that room is left for.
+    # The longest text that still fits.
     by_input, by_target = (
         (np.searchsorted(cost, np.arange(room + 1), side="right") - 1).tolist()
         for cost, room in ((inputs, how.input_len), (targets, how.target_len))
@@ -86,7 +86,7 @@ def row_starts(lengths: Iterable[int], how: Packing, filling: Filling | None = N
         while left:
             take = min(left, by_input[input_room], by_target[target_room])
             if (take < left and take < _SHORTEST) or not take:
-                # Also the first row begins so: it has no room yet.
+                # The first row starts here too.
                 yield at
                 filling.rows += 1
                 input_room, target_room = how.input_len, how.target_len
@@ -97,7 +97,7 @@ def row_starts(lengths: Iterable[int], how: Packing, filling: Filling | None = N
             at, left = at + take, left - take
             input_room, target_room = input_room - input_cost[take], target_room - target_cost[take]
             if left or not how.packed:
-                # What follows of the same document would be one text with this.
+                # Adjacent pieces of one document would merge into one text.
                 input_room = target_room = 0
 
 

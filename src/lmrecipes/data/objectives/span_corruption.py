@@ -147,7 +147,7 @@ def _cut(text: Ints, starts: Ints, ends: Ints, marks: Ints, eos_id: int, input_e
     edges[ends] -= 1
     within = np.cumsum(edges[:-1]).astype(bool)
     kept = text[~within]
-    # Before a span stand its tokens less those of the spans before it.
+    # Tokens kept before a span: its start minus the lengths of earlier spans.
     before = starts - (np.cumsum(sizes) - sizes)
     inputs = np.insert(kept, before, marks)
     targets = np.insert(text[within], np.cumsum(sizes) - sizes, marks) if n else text[:0]
@@ -163,7 +163,7 @@ def _places(length: int, left_out: int, n: int, how: SpanCorruption, key: Number
         gaps = _composition(length - left_out, n, draws[left_out : length - 1]) if length > left_out else 0 * sizes
     else:
         sizes = _geometric(left_out, n, how.geometric_p, how.longest_span, draws[:n])
-        # Nothing may stand before the first span and behind the last, and something must between two.
+        # Gaps before the first and after the last span may be empty; gaps between two may not.
         gaps = _composition(length - left_out + 2, n + 1, draws[left_out:])[:n]
         gaps[0] -= 1
     ends = np.cumsum(gaps + sizes)
@@ -181,7 +181,7 @@ def _composition(total: int, parts: int, draws: Ints) -> Ints:
 
 def _geometric(total: int, parts: int, p: float, longest: int, draws: Ints) -> Ints:
     """Clipped geometric lengths, given that there are so many of this sum: drawn one by one, exactly."""
-    # Of powers of two, so that there are few tables.
+    # Rounded to powers of two, so that there are few tables.
     table = _table(p, longest, 1 << (parts - 1).bit_length(), 1 << (total - 1).bit_length())
     sizes, left = [], total
     for more, draw in zip(range(parts - 1, -1, -1), draws.tolist(), strict=True):
@@ -207,7 +207,7 @@ def _table(p: float, longest: int, parts: int, total: int) -> list[list[list[flo
     rest = np.arange(total + 1)[:, None] - np.arange(1, longest + 1)
     found = np.cumsum(np.where(rest >= 0, chance * ways[:-1][:, np.maximum(rest, 0)], 0.0), axis=-1)
     whole = found[..., -1:]
-    # No draw is beyond the last that is possible, whatever the rounding.
+    # Clamp: rounding must not select an impossible length.
     found = np.where(found >= whole * (1 - 1e-12), 1.0, found / np.maximum(whole, np.finfo(float).tiny))
     listed: list[list[list[float]]] = found.tolist()
     return listed

@@ -28,7 +28,7 @@ class SpanCorruptionLM(Objective):
 
     vocabulary_class = SentencePiece
     batch_fields = frozenset(("seq_len", "target_len"))
-    # Texts with a span.
+    # Room for a text with one span.
     tiny_lengths: ClassVar[dict[str, int]] = {"seq_len": 32, "target_len": 16}
 
     def __init__(

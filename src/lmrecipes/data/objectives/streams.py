@@ -85,7 +85,7 @@ class Streams:
         length = min(self.seq_len, self.n_steps - 1 - start)
         rows = np.arange(start, start + length + 1)
         if start < 0:
-            # What comes before a column stands in the text right before it; before the very first, the text's end.
+            # A column's memory is the text right before it; for the first column, the end of the text.
             places = (columns[:, None] * self.n_steps + rows) % (self.n_steps * self.n_columns)
         else:
             turned = rows + self._roll(epoch)[columns][:, None]

@@ -56,5 +56,5 @@ def claimed(path: Path, wait: bool) -> Iterator[bool]:
 
 
 def _lock(path: Path) -> FileLock:
-    # One that a file's mere presence stands for would outlive its holder: without the system's locks this fails.
+    # A soft lock (a file's presence) would outlive a killed holder: require the system's locks.
     return FileLock(path, preserve_lock_file=True)

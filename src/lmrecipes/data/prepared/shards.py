@@ -32,12 +32,12 @@ from lmrecipes.data.tokenizers.base import FILE, Vocabulary
 from lmrecipes.data.tokenizers.loading import load_vocabulary
 from lmrecipes.runtime.atomic_write import write_text
 
-# Names of a part's files, finished or with the number of the process that writes them.
+# Names of a part's files, finished or with the writing process's id.
 _OF_A_PART = re.compile(rf"\.?\d{{6,}}\.(claim|json|({'|'.join(SPLITS)})\.(tokens|lengths|seconds))(\.\d+(-\d+)?)?")
 
 
 Make = Callable[[Sequence[str], random.Random], Iterable[tuple[Sequence[int], int]]]
-# Of plans of earlier versions, which do not name it.
+# Objectives of plans by earlier versions, which do not name theirs.
 _OBJECTIVES = {
     "wordpiece": "lmrecipes.data.objectives.masked_lm.MaskedLM",
     "sentencepiece": "lmrecipes.data.objectives.span_corruption_lm.SpanCorruptionLM",
@@ -344,7 +344,7 @@ def _helpers(folder: Path, share: Share, n: int) -> Iterator[None]:
 
 def _end(helper: subprocess.Popen[bytes]) -> None:
     assert helper.stdin is not None
-    # What it has not finished is another's by now, or this process failed.
+    # Unfinished parts were taken by another process, or this process failed.
     helper.kill()
     helper.stdin.close()
     helper.wait()

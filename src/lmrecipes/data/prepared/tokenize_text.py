@@ -146,7 +146,7 @@ class _Writer:
         counts = np.zeros(len(ids), dtype=np.int64)
         for part in _parts(temporary):
             counts += np.bincount(part, minlength=len(ids))
-        # Whatever is dropped needs <unk>, also where the text's own <unk> is among the rare.
+        # Dropped words map to <unk>, so it must be kept even if the text's own <unk> is rare.
         has_unknown = UNK in ids and counts[ids[UNK]] >= tokenizing.min_freq
         needs_unknown = tokenizing.min_freq > 1 or not tokenizing.sentence_marks
         special = [*dict.fromkeys(line_end)] + ([UNK] if needs_unknown and not has_unknown else [])
@@ -200,7 +200,7 @@ class _Writer:
                 file.write(block.astype(dtype).data)
                 n_tokens += len(block)
         words = n_tokens if vocabulary.kind == "word" else tally.words
-        # Of bytes, as enwik8 is published, a character is one byte.
+        # In a byte vocabulary a character is one byte, as enwik8 is reported.
         characters = n_tokens if vocabulary.kind in ("char", "byte") else tally.characters
         self.splits[split] = {
             "tokens": n_tokens,

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Numbers = NDArray[np.uint64]
-# Of two shifts each.
+# Two rounds of shift and multiply.
 _ROUNDS = 3
-# What is left of 64 bits stays far from overflowing when a row or column is added.
+# The remaining bits cannot overflow when a row or column index is added.
 _HIGH = np.uint64(8)
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 

@@ -34,11 +34,11 @@ class Interleaving:
         self._seed = seed
         self._counts = list(counts)
         self._first = np.cumsum([0, *counts])
-        # Whole numbers, so that sums are exact however long training is.
+        # Integers, so that sums stay exact.
         self._edges = [round(share * 2**_BITS) for share in np.cumsum([0.0, *shares])]
         self._edges[-1] = 2**_BITS
         least = min(b - a for a, b in zip(self._edges[:-1], self._edges[1:], strict=True))
-        # Every source is drawn several times in each block.
+        # Each source appears several times in a block.
         self._block = max(1024, math.ceil(4 * 2**_BITS / max(least, 1)))
         self._known: tuple[int, Ints, Ints] = (-1, np.empty(0), np.empty(0))
 

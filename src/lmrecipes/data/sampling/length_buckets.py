@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 Ints = NDArray[Any]
-# Widths that are multiples of this suit matrix units, and are few.
+# Widths are rounded to multiples of this: good for matrix units, and few.
 _MULTIPLE = 8
-# Global batches that are sorted together: enough for little padding, few enough to stay a random sample.
+# Global batches sorted together: enough for little padding, few enough to stay random.
 _TOGETHER = 50
 
 
@@ -64,7 +64,7 @@ class ShuffledBuckets:
         """Numbers of the sequences in micro-batch k of this rank."""
         epoch, within = divmod(k, len(self))
         step, part = divmod(within, self.passes)
-        # Every rank has short and long ones alike, so that none waits for another.
+        # Deal lengths evenly to ranks, so that none waits for another.
         share: Ints = self.epoch(epoch)[step][self.rank :: self.world_size]
         n = len(share) // self.passes
         return share[part * n : (part + 1) * n]

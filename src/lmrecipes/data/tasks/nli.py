@@ -20,7 +20,7 @@ LABELS = ("entailment", "neutral", "contradiction")
 Prompt = Literal["nemo", "google"]
 _WORDS = {**{label: label for label in LABELS}, **{str(i): label for i, label in enumerate(LABELS)}}
 _WORDS["contradictory"] = "contradiction"
-# No label was agreed on: as published, such pairs are left out.
+# Annotators did not agree on a label: dropped, as in the publication.
 _NONE = ("-", "-1")
 
 
@@ -110,7 +110,7 @@ def _lines(file: Path, flaws: Flaws) -> Iterator[tuple[int, dict[str, Any]]]:
     except UnicodeDecodeError as error:
         raise ValueError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}") from None
     if ".tsv" in file.suffixes:
-        # Quotation marks are text there, and columns may be more than names.
+        # Quotes are plain text in MNLI's tsv, and rows may have more columns than the header.
         rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
         yield from enumerate(rows, start=2)
         return

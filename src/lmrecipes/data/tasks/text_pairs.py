@@ -93,7 +93,7 @@ class TextPairs:
             languages=self.language[np.maximum(numbers, 0)],
             questions=np.where(numbers < 0, -1, self.question[numbers]),
         )
-        # What only fills up is not to be learned or counted.
+        # Filler rows are neither trained on nor counted.
         batch.target_pairs[batch.questions < 0] = 0
         return batch
 

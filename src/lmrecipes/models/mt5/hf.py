@@ -16,7 +16,7 @@ from lmrecipes.models.common.peft import merged
 from lmrecipes.models.mt5.config import MT5Config
 from lmrecipes.models.mt5.network import MT5
 
-# Our names of what decides shapes, beside transformers'.
+# Shape-defining fields: ours, and transformers'.
 _SIZES = {
     "n_embeddings": "vocab_size",
     "d_model": "d_model",
@@ -55,7 +55,7 @@ def published_names(config: MT5Config) -> Iterator[tuple[str, str]]:
 
 
 def _turned(name: str, value: Tensor) -> Tensor:
-    # Heads come first here, so that they can be split over processes.
+    # Heads come first here, for tensor parallelism.
     return value.t() if name.endswith("distances") else value
 
 
@@ -92,7 +92,7 @@ def _folder(name: str) -> Path:
         return Path(name).expanduser()
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
         raise ValueError("there is no such folder")
-    # For a name on the hub alone: it takes as long to import as all of this package.
+    # Needed for hub names only, and slow to import.
     from huggingface_hub import snapshot_download
 
     files = ["config.json", *_WEIGHTS, *(f"{file}.index.json" for file in _WEIGHTS), "model-*.safetensors"]
@@ -154,7 +154,7 @@ def write_published(network: MT5, folder: Path, vocabulary: Any) -> list[Path]:
     )
     about = published.to_dict()
     folder.mkdir(parents=True, exist_ok=True)
-    # transformers sets it whatever is asked for; the weights are not tied.
+    # transformers sets this flag regardless; the weights are not tied.
     (folder / "config.json").write_text(json.dumps({**about, "tie_word_embeddings": False}, indent=2) + "\n")
     own = merged(network)
     weights = {theirs: _turned(ours, own[ours]).detach().cpu().contiguous() for ours, theirs in published_names(config)}

@@ -67,7 +67,7 @@ class Stack(nn.Module):
         self.layers = nn.ModuleList(kind(config) for _ in range(config.n_layers))
         self.norm = norm(config)
         self.dropout = Dropout(config.dropout)
-        # Google's alone drops what comes out.
+        # Only Google's model applies dropout to the output.
         self.last_dropout = Dropout(config.dropout if config.is_google else 0.0)
 
     def add_places(self, x: Tensor, places: Tensor) -> Tensor:
@@ -123,7 +123,7 @@ class MT5(nn.Module):
     def _first_std(self, name: str, parameter: Tensor) -> float:
         config = self.config
         if not config.is_google:
-            # What is added to the hidden states, less the more layers there are, as in Megatron.
+            # Residual projections are scaled down by depth, as in Megatron.
             added = name.endswith((".out.weight", ".down.weight"))
             return config.init_std / math.sqrt(2 * config.n_layers) if added else config.init_std
         if name == "embedding.weight" or "positions" in name:
@@ -144,7 +144,7 @@ class MT5(nn.Module):
     ) -> PairLoss:
         """Loss of target texts given input texts; arguments as in TextPairBatch."""
         tokens = torch.cat([input_ids.flatten(), decoder_input_ids.flatten()])
-        # One look into the table: its gradient, as large as the table, is then made once.
+        # A single embedding lookup: its table-sized gradient is then made once.
         embedded = self.embedding(tokens).split([input_ids.numel(), decoder_input_ids.numel()])
         x_BTD, y_BUD = (e.view(*ids.shape, -1) for e, ids in zip(embedded, (input_ids, decoder_input_ids), strict=True))
         x_BTD, input_pairs = self._prompted(x_BTD, input_pairs)
@@ -231,10 +231,10 @@ class MT5(nn.Module):
         input_mask = None if _all_real(cache.input_pairs) else (cache.input_pairs > 0)[:, None, None]
         for layer, kept in zip(self.decoder.layers, cache.layers, strict=True):
             y = layer(y, encoded, mask, input_mask, kept)
-        # Rows that only fill the table up are no tokens.
+        # Padding rows of the embedding are not tokens.
         return self.logits(self.decoder.finish(y[:, -1])).float()[:, : self.config.vocab_size]
 
 
 def _all_real(pairs: Tensor) -> bool:
-    # Elsewhere the answer would be waited for, which costs more than a mask.
+    # On GPU the check would synchronize, which costs more than the mask.
     return pairs.is_cpu and bool((pairs == 1).all())

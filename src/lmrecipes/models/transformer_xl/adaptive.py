@@ -68,7 +68,7 @@ class AdaptiveVocabulary(nn.Module):
         if len(self.bounds) == 1:
             vectors = self._lookup(0, ids)
         elif torch.compiler.is_compiling():
-            # Shapes that do not depend on which tokens these are.
+            # Shapes independent of the data, for the compiler.
             vectors = torch.zeros((), dtype=self.tables[0].dtype, device=ids.device)
             for i, (start, end) in enumerate(self.bounds):
                 inside = ((ids >= start) & (ids < end)).unsqueeze(-1)
@@ -85,7 +85,7 @@ class AdaptiveVocabulary(nn.Module):
         return vectors * self.d_model**0.5
 
     def _lookup(self, cluster: int, ids: Tensor) -> Tensor:
-        # Sparse gradients add only the rows of a step to the dense gradient that the tied softmax gives the table.
+        # Sparse gradients add only a step's rows to the dense gradient from the tied softmax.
         sparse = self.out_tables is self.tables and self.tables[0].device.type == "cpu"
         sparse = sparse and torch.is_grad_enabled() and not torch.compiler.is_compiling()
         vectors = F.embedding(ids, self.tables[cluster], sparse=sparse)
@@ -94,7 +94,7 @@ class AdaptiveVocabulary(nn.Module):
     def _project(self, hidden: Tensor, cluster: int) -> Tensor:
         return hidden if self.out_projections is None else linear(hidden, self.out_projections[cluster].t())
 
-    # How many tokens fall into each cluster is data, which a compiler cannot know: this part always runs as it is.
+    # Cluster sizes are data-dependent: keep this part out of torch.compile.
     @torch.compiler.disable
     def nll(self, hidden_ND: Tensor, targets_N: Tensor) -> Tensor:
         """Negative log-likelihood of each target, float32 of shape (N,)."""
@@ -109,11 +109,11 @@ class AdaptiveVocabulary(nn.Module):
         choice = torch.where(clusters == 0, targets_N, n_head + clusters - 1)
         nll = linear_nll(self._project(hidden_ND, 0), choice, *head, self.cluster_weight, self.cluster_bias)
         for i, (start, _) in enumerate(self.bounds[1:], start=1):
-            # Also without any token of the cluster, so that every parameter always has a gradient.
+            # Also for an empty cluster, so that every parameter gets a gradient.
             where = (clusters == i).nonzero().squeeze(1)
             chosen = where
             if torch.compiler.is_exporting():
-                # One more, which is not counted: the exporter must know that there is any.
+                # Pad by one uncounted token: torch.export needs a non-empty dimension.
                 chosen = torch.cat([where, where.new_zeros(1)])
             tail = self._project(hidden_ND.index_select(0, chosen), i)
             within = (targets_N[chosen] - start).clamp(min=0, max=len(self.biases[i]) - 1)

@@ -60,7 +60,7 @@ def export(network: TransformerXL, plan: Segmenting, folder: Path, form: str) ->
 def example(network: TransformerXL, plan: Segmenting) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Made-up tokens, targets and memory of one call."""
     device = network.content_bias.device
-    # Sizes of 0 and 1 would be taken for constants, and a tensor given twice for one argument.
+    # torch.export specializes sizes 0 and 1, and aliases an argument given twice.
     size = (2, max(plan.seq_len, 2))
     tokens, targets = (torch.randint(network.config.vocab_size, size, device=device) for _ in range(2))
     memory = [
@@ -117,7 +117,7 @@ class ExportedTransformerXL(nn.Module):
             raise ValueError(
                 f"trainer.accelerator is {input_ids.device.type}, but {self.folder} was exported for {self.device.type}"
             )
-        # Compiled programs read their arguments as if without gaps, whatever their strides say.
+        # AOTInductor assumes contiguous arguments.
         tokens = (input_ids.contiguous(), targets.contiguous())
         nll, memory = self.programs[GO_ON](*tokens, memory) if memory else self.programs[BEGIN](*tokens)
         return nll, [layer[:, -self.settings["mem_len"] :].contiguous() for layer in memory]

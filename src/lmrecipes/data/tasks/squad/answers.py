@@ -16,7 +16,7 @@ from lmrecipes.data.tasks.squad.files import Question
 from lmrecipes.data.tasks.squad.windows import Windows
 from lmrecipes.runtime.atomic_write import write_text
 
-# Odds where a question has no span at all: JSON knows no infinity.
+# Null odds of a question without any span: JSON has no infinity.
 _NO_SPAN = 1e6
 
 

@@ -19,7 +19,7 @@ from lmrecipes.data.tasks.squad.source import SquadSource
 from lmrecipes.data.tokenizers.base import Vocabulary
 from lmrecipes.runtime.atomic_write import write_text
 
-# Other arrays, other embedded questions or another way of cutting: other number.
+# Increment when arrays, embedded questions or windowing change.
 _VERSION = 6
 
 
@@ -128,7 +128,7 @@ def _write(
         "bytes": {file.name: file.stat().st_size for file in files},
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
     }
-    # Last and at once: what has a manifest is whole.
+    # Written last: a folder with a manifest is complete.
     _write_json(folder / "manifest.json", manifest)
 
 

@@ -14,7 +14,7 @@ from lmrecipes.data.tasks.squad.files import OnMalformed, Question, SquadFile, r
 _LANGUAGE = "{language}"
 _EMBEDDED = "embedded:"
 _ANSWERED = "1.1/"
-# Who writes answers must learn to copy first, and takes more.
+# A generative model must learn to copy first, so it gets more questions.
 _PASSAGES = {"train": 4000, "val": 100, "test": 100, "1.1/train": 12_000, "1.1/val": 100, "1.1/test": 100}
 
 

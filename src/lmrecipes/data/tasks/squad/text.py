@@ -48,7 +48,7 @@ class TextLayout:
     def _pairs(self, questions: Sequence[Question]) -> Iterator[TextPair]:
         languages = list(dict.fromkeys(question.language for question in questions))
         for number, question in enumerate(questions):
-            # One without an answer is answered with nothing.
+            # An unanswerable question has an empty target.
             answers = [answer.text for answer in question.answers] or [""]
             head, tail = _asked(question, self.prompt)
             for answer in answers if self.every_answer else answers[:1]:

@@ -134,7 +134,7 @@ class Windows:
         As published: the smaller of what is left and right of the token, and a hundredth of the window's length.
         """
         length = int(self.n_context[window])
-        # The windows of a question stand together.
+        # Windows of a question are contiguous.
         first, last = np.searchsorted(self.question, [self.question[window], self.question[window] + 1])
         if last - first == 1:
             return np.ones(length, dtype=bool)
@@ -199,7 +199,7 @@ def cut(
     begin = nth * step[question]
     n_context = np.minimum(n_tokens[question] - begin, room[question])
     first, last = _answer_tokens(questions, question_context, context_offsets, context_bounds)
-    # In the window, behind the question and its two marks; a span of which a part is outside does not count.
+    # Positions in the window, after the question and its two special tokens; partial spans do not count.
     shift = 2 + np.diff(query_bounds)[question] - begin
     inside = (first[question] >= begin) & (last[question] < begin + n_context)
     unanswerable = np.array([q.is_impossible for q in questions], dtype=bool)[question]

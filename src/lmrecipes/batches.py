@@ -1,4 +1,4 @@
-"""What travels between data and models: the typed batch of each objective, and how text is cut into batches."""
+"""The contract between data and models: the typed batch of each objective, and the batch plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One job per file: what is logged, kept, seeded and drawn around training."""
+"""Lightning callbacks, one job per file."""
 
 from lmrecipes.callbacks.check_monitors import CheckMonitors
 from lmrecipes.callbacks.checkpoints import BestCheckpoint, LastCheckpoint

@@ -1,4 +1,4 @@
-"""Callbacks that wait for a figure which never comes."""
+"""Fails early if a callback monitors a metric that is never logged."""
 
 from __future__ import annotations
 

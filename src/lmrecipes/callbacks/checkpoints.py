@@ -1,4 +1,4 @@
-"""When checkpoints are kept: the best by validation, and the last."""
+"""Which checkpoints are kept: the best by a validation metric, and the last."""
 
 from __future__ import annotations
 

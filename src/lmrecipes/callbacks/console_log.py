@@ -1,4 +1,4 @@
-"""What a run tells while it goes: a bar on a terminal, plain lines in a log."""
+"""Progress on the console: a bar on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What callbacks that judge the outputs of evaluation steps share: one pair of methods for every split."""
+"""Base of callbacks that score the outputs of evaluation steps: the same methods for every split."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When one rank fails, all end within seconds, and one line says which and why."""
+"""When one rank fails, all exit within seconds, and one line says which and why."""
 
 from __future__ import annotations
 

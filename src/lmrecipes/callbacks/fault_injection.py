@@ -1,4 +1,4 @@
-"""An end without warning, for rehearsals."""
+"""Kills the process at a step, for rehearsals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much text of each language was read."""
+"""Logs the tokens read of each language."""
 
 from __future__ import annotations
 

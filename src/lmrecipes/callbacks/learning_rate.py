@@ -1,4 +1,4 @@
-"""The learning rate among the logged figures."""
+"""Logs the learning rate."""
 
 from __future__ import annotations
 

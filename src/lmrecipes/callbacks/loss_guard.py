@@ -1,4 +1,4 @@
-"""Stopping before a loss that is not finite, or a spike, spoils the weights; or leaving such steps out."""
+"""Stops or skips steps with a non-finite loss or gradient, or a loss spike, before they reach the weights."""
 
 from __future__ import annotations
 
@@ -138,7 +138,7 @@ class LossGuard(Callback):
         if scaler is not None and scaler.is_enabled():
             loss = loss / scaler.scale(torch.ones((), device=device))
         elif gradients := list(_gradients(optimizer)):
-            # Sum and norm are finite only if all elements are; a sum is cheaper on CPU, a norm launches fewer GPU kernels.
+            # Finite only if all elements are; a sum is cheaper on CPU, a norm launches fewer GPU kernels.
             sums = [gradient.sum() for gradient in gradients] if device.type == "cpu" else []
             all_of_it = torch.stack(sums).sum() if sums else torch.nn.utils.get_total_norm(gradients)
             wrong = (~torch.isfinite(all_of_it)).to(device, self._exact)

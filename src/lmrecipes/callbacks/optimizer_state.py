@@ -1,4 +1,4 @@
-"""What of an optimizer is kept through a resume, and what is not."""
+"""On resume: optimizer state from the checkpoint, optimizer settings from the recipe."""
 
 from __future__ import annotations
 

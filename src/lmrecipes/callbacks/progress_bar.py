@@ -1,4 +1,4 @@
-"""The bar on a terminal."""
+"""The progress bar on a terminal."""
 
 from __future__ import annotations
 

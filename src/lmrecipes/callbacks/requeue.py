@@ -1,4 +1,4 @@
-"""Leaving at the end of a step when a signal asks for it, and coming back."""
+"""On a signal: saves at the end of the step, exits, and requeues the SLURM job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a continued run has to put right."""
+"""Keeps the log of a resumed run complete and free of duplicates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The curves of a run, drawn while it goes."""
+"""Draws the run's curves during training."""
 
 from __future__ import annotations
 

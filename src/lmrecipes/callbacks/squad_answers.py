@@ -1,4 +1,4 @@
-"""Answers to questions: their figures, and files of them, whatever model gives them."""
+"""Answers to questions of any model: exact match, F1, and prediction files."""
 
 from __future__ import annotations
 

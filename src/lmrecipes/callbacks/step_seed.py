@@ -1,4 +1,4 @@
-"""Randomness by step instead of by history."""
+"""Seeds every step by its number, so that a resumed run repeats its randomness."""
 
 from __future__ import annotations
 

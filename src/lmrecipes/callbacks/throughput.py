@@ -1,4 +1,4 @@
-"""How fast training goes, and whether it waits for data."""
+"""Logs throughput, step time, data waiting time, memory and MFU."""
 
 from __future__ import annotations
 

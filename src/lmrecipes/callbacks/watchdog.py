@@ -1,4 +1,4 @@
-"""Noticing that a run hangs, and saying where."""
+"""Ends a run that hangs, and reports where."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which checkpoints in a folder were written here: only those are replaced and removed, whatever others are called."""
+"""The list of checkpoints that a run wrote: only those are ever replaced or removed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An optimizer's state by the names of the parameters, in which form it fits any strategy and number of processes."""
+"""Optimizer state keyed by parameter name, independent of strategy and number of processes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lmrecipes doctor`: what is wrong with this machine or SLURM job, and one fix per problem."""
+"""`lmrecipes doctor`: what is wrong with this machine or SLURM job, with one fix per problem."""
 
 from __future__ import annotations
 

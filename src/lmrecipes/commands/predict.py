@@ -1,4 +1,4 @@
-"""`lmrecipes predict`: continues texts with a run's model, fills their blanks, or answers questions."""
+"""`lmrecipes predict`: continues texts with a run's model, fills masks, or answers questions."""
 
 from __future__ import annotations
 

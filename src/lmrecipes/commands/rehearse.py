@@ -1,4 +1,4 @@
-"""`lmrecipes rehearse`: all that a recipe will go through, in small, on CPU processes, in about a minute."""
+"""`lmrecipes rehearse`: dry-runs a whole recipe at toy size on CPU, in about a minute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Text to tokens to streams of segments: pure functions and files, no Lightning."""
+"""From text to batches: pure functions and files, no Lightning."""
 
 from lmrecipes.data.corpora.tables import HubRepository, TableFolder
 from lmrecipes.data.corpora.text_source import Folder, Source

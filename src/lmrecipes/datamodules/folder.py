@@ -1,4 +1,4 @@
-"""Any text of one's own."""
+"""Your own text."""
 
 from __future__ import annotations
 

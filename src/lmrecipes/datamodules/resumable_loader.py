@@ -1,4 +1,4 @@
-"""What the DataModules share: a loader that begins where training stands, where prepared data goes, a progress bar."""
+"""A data loader that starts at the optimizer's step."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a machine must have, each looked at by itself: what was found, and how to mend it."""
+"""Checks of this machine: what was found, and how to fix it."""
 
 from __future__ import annotations
 

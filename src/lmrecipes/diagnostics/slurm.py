@@ -1,4 +1,4 @@
-"""Whether a SLURM job fits a recipe, and whether its tasks find one another."""
+"""Checks of a SLURM job: whether it fits the recipe, and whether its tasks can connect."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints of the Fabric loop: in the Trainer's form, so that either goes on with what the other saved."""
+"""Checkpoints of the Fabric loop: in the Trainer's format, so that either can resume the other's."""
 
 from __future__ import annotations
 

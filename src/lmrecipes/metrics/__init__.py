@@ -1,1 +1,1 @@
-"""Figures of merit: plain functions and torchmetrics."""
+"""Metrics: plain functions and torchmetrics."""

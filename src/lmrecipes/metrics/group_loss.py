@@ -1,4 +1,4 @@
-"""Loss by group, weighted by tokens: by language, say."""
+"""Token-weighted loss by group, such as by language."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Parameters that an optimizer treats otherwise than the rest."""
+"""Parameter groups: weight decay, LAMB's trust ratio and layer-wise rates."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Norms of tensors of which each process may hold a part."""
+"""Norms of tensors that may be sharded."""
 
 from __future__ import annotations
 

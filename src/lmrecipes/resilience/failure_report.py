@@ -1,4 +1,4 @@
-"""What a rank that fails says and leaves behind: one line of one rank, the rest in the run's `errors/` folder."""
+"""Reports a failure in one line from one rank; tracebacks go to the run's `errors/` folder."""
 
 from __future__ import annotations
 

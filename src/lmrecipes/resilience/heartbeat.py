@@ -1,4 +1,4 @@
-"""A connection from every rank to the first, by which all notice at once when one of them fails or is killed."""
+"""A TCP connection from every rank to rank 0, by which all notice at once when one fails or is killed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Setting up the process for speed on CPUs."""
+"""Tunes glibc's allocator for training on CPU."""
 
 from __future__ import annotations
 

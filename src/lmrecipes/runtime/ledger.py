@@ -1,4 +1,4 @@
-"""What a command makes on disk, noted so that it can be taken back: what was there before is never removed."""
+"""Records what a command creates on disk, so that a refused command can undo exactly that."""
 
 from __future__ import annotations
 

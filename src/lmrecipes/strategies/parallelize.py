@@ -1,4 +1,4 @@
-"""Applying a model's plan: tensor parallelism first, recomputation second, sharding last."""
+"""Applies a parallel plan: tensor parallelism, activation checkpointing, then sharding."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What strategies that split the state over processes share: checkpoints as folders, written while training goes on."""
+"""What sharding strategies share: sharded checkpoints, written asynchronously."""
 
 from __future__ import annotations
 

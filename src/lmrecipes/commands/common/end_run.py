@@ -1,4 +1,4 @@
-"""How a run ends that was stopped: what is said of it, and the exit code."""
+"""Messages and exit codes of a run that was stopped."""
 
 from __future__ import annotations
 

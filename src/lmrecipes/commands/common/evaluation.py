@@ -1,4 +1,4 @@
-"""`lmrecipes validate` and `lmrecipes test`: figures of a run, beside the published ones."""
+"""`lmrecipes validate` and `lmrecipes test`: metrics of a run, next to the published ones."""
 
 from __future__ import annotations
 

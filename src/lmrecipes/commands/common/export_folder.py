@@ -1,4 +1,4 @@
-"""The folder that an export goes to: what is in it and was not exported stays as it is."""
+"""The output folder of an export; files in it that no export wrote are left alone."""
 
 from __future__ import annotations
 

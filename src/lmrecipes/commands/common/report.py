@@ -1,4 +1,4 @@
-"""What an evaluation says and keeps: its figures, beside the published ones."""
+"""Prints an evaluation's metrics next to the published ones and appends them to results.json."""
 
 from __future__ import annotations
 

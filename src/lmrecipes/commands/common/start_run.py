@@ -1,4 +1,4 @@
-"""How a run begins, or goes on: its settings and its vocabulary are kept, and its checkpoint is found."""
+"""Starting or resuming a run: settings, vocabulary, checkpoint."""
 
 from __future__ import annotations
 

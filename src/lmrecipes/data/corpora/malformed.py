@@ -1,4 +1,4 @@
-"""What is wrong with lines of a file: refused with file and line, or counted and left out."""
+"""Malformed lines of a file: rejected with file and line, or counted and skipped."""
 
 from __future__ import annotations
 

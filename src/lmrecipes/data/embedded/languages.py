@@ -1,4 +1,4 @@
-"""Short made-up sentences in mT5's 24 languages, so that a small multilingual model trains without a download.
+"""Short synthetic sentences in mT5's 24 languages, so that a small multilingual model trains without a download.
 
 The sentences were written for this project. Names, places, numbers, times and years change from one to the next;
 numbers are from 11 to 19, with which every language's words keep one form.

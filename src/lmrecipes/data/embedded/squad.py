@@ -1,4 +1,4 @@
-"""Short passages about invented people, towns and workshops, with questions, in SQuAD format: made, not downloaded."""
+"""Synthetic passages about people, towns and workshops, with questions, in SQuAD format: no download."""
 
 from __future__ import annotations
 

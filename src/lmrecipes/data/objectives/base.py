@@ -1,4 +1,4 @@
-"""What an objective of a documents corpus says: how documents become examples, and examples batches."""
+"""The interface of a training objective on documents: from documents to examples to batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One process at a time."""
+"""File locks: one process prepares at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How far a preparation is."""
+"""The progress bar of a preparation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Making a corpus's examples once, in parts: by several processes, by the jobs of an array, or continuing them."""
+"""Preparing a corpus in shards: by several processes or array jobs, resumable."""
 
 from __future__ import annotations
 

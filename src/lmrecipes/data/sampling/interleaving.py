@@ -1,4 +1,4 @@
-"""Which row comes when: several sources in fixed shares, each read from end to end again and again, by arithmetic."""
+"""Interleaves sources in fixed proportions, each read cyclically, as a pure function of the position."""
 
 from __future__ import annotations
 

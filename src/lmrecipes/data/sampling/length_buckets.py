@@ -1,4 +1,4 @@
-"""Batches of sequences of about the same length, so that little of a batch is padding: all of it arithmetic."""
+"""Batches of sequences of about the same length, so that little is padding, as a pure function of the step."""
 
 from __future__ import annotations
 

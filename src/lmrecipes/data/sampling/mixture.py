@@ -1,4 +1,4 @@
-"""Which example comes when: several sources, each with a weight, shuffled anew in every epoch by arithmetic alone."""
+"""Mixes weighted sources, reshuffled every epoch, as a pure function of the position."""
 
 from __future__ import annotations
 

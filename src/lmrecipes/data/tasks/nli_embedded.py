@@ -1,4 +1,4 @@
-"""Made-up pairs of sentences, of which one follows from the other, contradicts it, or neither."""
+"""Synthetic sentence pairs for natural language inference."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Texts with the texts that are to follow from them, as flat arrays that may be mapped into memory; texts written."""
+"""Tokenized input and target texts as flat, memory-mapped arrays, and decoding of generated texts."""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ def _faster_in_steps(q: Tensor, p: float) -> bool:
     """Whether two products with a softmax between them beat torch's own attention: on CPUs where its kernel is slow."""
     if not q.is_cpu or torch.compiler.is_compiling():
         return False
-    # With dropout there is no fused kernel, and random numbers are drawn one by one. In bfloat16 the fused kernel
+    # With dropout a CPU has no fused kernel, and draws random numbers one by one. In bfloat16 the fused kernel
     # leaves the processor's products of that type unused, unless it has AMX; in steps, scores are rounded to bfloat16
     # as eager attention does.
     return p > 0 or (q.dtype == torch.bfloat16 and not torch.cpu._is_amx_tile_supported())
@@ -43,10 +43,10 @@ def _in_steps(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scale: float
     bias = q.new_zeros(1, 1, 1)
     if mask is not None:
         added = q.new_zeros(mask.shape).masked_fill(~mask, -torch.inf) if mask.dtype == torch.bool else mask
-        # Autocast rounds numbers that are added for torch's own attention, too.
+        # Match autocast's rounding of the bias in torch's own attention.
         bias = added.to(q.dtype).expand(B, n, *added.shape[-2:]).flatten(0, 1)
     q, k, v = (x.flatten(0, 1) for x in (q, k, v))
-    # Autocast would make a float32 copy of the weights; softmax computes in float32 as it is.
+    # Autocast would copy the weights to float32; softmax accumulates in float32 anyway.
     with torch.autocast("cpu", enabled=False):
         weights = torch.baddbmm(bias, q, k.transpose(1, 2), alpha=scale).softmax(-1)
         return torch.bmm(dropout(weights, p) if p else weights, v).unflatten(0, (B, n))

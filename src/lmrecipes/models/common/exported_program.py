@@ -118,7 +118,7 @@ def load_programs(folder: Path, form: str) -> dict[str, Callable[..., Any]]:
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    # torch warns of its own deprecated parts while it exports.
+    # torch.export triggers torch's own deprecation warnings.
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield

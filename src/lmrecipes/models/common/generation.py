@@ -1,4 +1,4 @@
-"""Writing texts token by token: greedily, by sampling, or by beam search, for many inputs at once."""
+"""Batched generation: greedy, sampling, beam search."""
 
 from __future__ import annotations
 

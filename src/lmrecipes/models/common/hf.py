@@ -1,4 +1,4 @@
-"""Hugging Face's folders: what reading and writing them has in common."""
+"""What reading and writing Hugging Face folders has in common."""
 
 from __future__ import annotations
 

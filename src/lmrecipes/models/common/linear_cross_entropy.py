@@ -12,9 +12,9 @@ from lmrecipes.models.common.linear import product, runs_on_onednn
 IGNORED = -100
 """A target that does not count."""
 
-# Numbers in the logits that are there at once: 128 MiB of float32.
+# Logits materialized at once: 128 MiB of float32.
 _AT_ONCE = 2**25
-# Rows of the table whose gradient a CPU adds to at once: little beside the table, and in its cache.
+# Rows of the table's gradient accumulated at once on CPU, to stay in cache.
 _PIECE = 2**13
 
 
@@ -38,7 +38,7 @@ def vocabulary_loss(
         The mean over rows that count, 0 if there are none; and each row's loss (N,), without gradient.
     """
     if hidden.is_cpu:
-        # Elsewhere the number of rows would be waited for.
+        # On GPU, indexing by the mask would synchronize.
         counted = (targets != IGNORED).nonzero().squeeze(1)
         if len(counted) < len(targets):
             mean, losses = vocabulary_loss(hidden[counted], weight, targets[counted], bias, at_once)
@@ -75,13 +75,13 @@ class _VocabularyLoss(torch.autograd.Function):
                 if not (needs_hidden or needs_weight or needs_bias):
                     losses[part] = (logits.logsumexp(-1) - own) * counts
                     continue
-                # The normalizer is read off the likeliest token.
+                # The log-normalizer from the maximum logit and its log-probability.
                 likeliest = logits.amax(-1)
                 grad = logits.softmax(-1)
                 del logits
                 losses[part] = (likeliest - grad.amax(-1).log() - own) * counts
                 grad.scatter_add_(1, index, grad.new_full((1, 1), -1).expand_as(index))
-                # Rows that do not count are taken out where they are short, not over the whole vocabulary.
+                # Mask uncounted rows on the short gradient, not on the logits.
                 real = counts[:, None].to(dtype)
                 if d_bias is not None:
                     d_bias += (real.float().t() @ grad).squeeze(0)
@@ -99,7 +99,7 @@ class _VocabularyLoss(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, ...]:
         counted, *gradients = ctx.saved_tensors
-        # So far they are those of the losses' sum.
+        # These are gradients of the sum of the losses.
         d_hidden, d_weight, d_bias = (
             None if gradient is None else gradient.mul_(grad / counted).to(dtype)
             for gradient, dtype in zip(gradients, ctx.dtypes, strict=True)
@@ -154,7 +154,7 @@ class _LinearNLL(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         hidden, targets, logits, lse, *weights = ctx.saved_tensors
-        # The logits are not needed again: one pass turns them into their gradient.
+        # Reuse the logits' memory for their gradient.
         d_logits = logits.sub_(lse[:, None]).exp_()
         d_logits.scatter_add_(1, targets[:, None], d_logits.new_full((len(targets), 1), -1.0)).mul_(grad[:, None])
         d_logits = d_logits.to(hidden.dtype)

@@ -159,7 +159,7 @@ class RecipeModule(LightningModule):
             ValueError: if an evaluation scored nothing; a training that validates nothing is warned of instead.
         """
         with warnings.catch_warnings():
-            # torchmetrics' words for what is said below, or for a rank without a batch beside others that have some.
+            # torchmetrics warns of what is reported below, or of a rank without batches.
             warnings.filterwarnings("ignore", "The ``compute`` method of metric")
             figures = self.figures(split)
         undefined = "loss" in figures and bool(figures["loss"].isnan()) and self._scored_nothing(split)

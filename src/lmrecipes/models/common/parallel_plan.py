@@ -1,4 +1,4 @@
-"""What of a network is split over processes, as data: every model has one, and every strategy acts on it."""
+"""A declarative plan of how a network may be sharded and split; strategies apply it."""
 
 from __future__ import annotations
 

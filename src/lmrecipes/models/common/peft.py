@@ -1,4 +1,4 @@
-"""Fine-tuning all of a network, or few new parameters beside a base that stays as it is."""
+"""Parameter-efficient fine-tuning: prompts, p-tuning and LoRA on a frozen base; or full fine-tuning."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from lmrecipes.config.validation import at_least
 from lmrecipes.models.common.linear import Linear, linear
 
 _PREFIX = "network."
-# Of which vectors a prompt begins as some: those of the most frequent tokens (Lester et al. 2021).
+# Prompts are initialized from the embeddings of the most frequent tokens (Lester et al. 2021).
 _FREQUENT = 5000
 
 

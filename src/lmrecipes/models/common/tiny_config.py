@@ -1,10 +1,10 @@
-"""The smallest sizes at which a network still has everything that it has: what a rehearsal trains."""
+"""The smallest sizes at which a network still has all of its parts, for a rehearsal."""
 
 from __future__ import annotations
 
 from typing import Any
 
-# By the names that sizes have in every model. Heads and inner widths divide over two tensor-parallel processes.
+# By the field names that all models share. Heads and inner widths divide over two tensor-parallel processes.
 LARGEST = {"n_layers": 2, "d_model": 32, "n_heads": 2, "d_head": 8, "d_ff": 64}
 
 

@@ -107,7 +107,7 @@ def _encoder_params(embedding: int, width: int, inner: int, n_layers: int) -> in
 
 def _flops(embedding: int, width: int, inner: int, n_layers: int, seq_len: int) -> float:
     project = embedding * width if embedding != width else 0
-    # A multiplication and an addition for every weight, and twice that in the backward pass.
+    # 2 FLOPs per weight forward, 4 backward.
     return 6.0 * (project + n_layers * (4 * width * width + 2 * width * inner + 2 * seq_len * width))
 
 

@@ -23,7 +23,7 @@ def build_encoder(config: Any, init_std: float) -> Any:
         config: transformers' ElectraConfig.
         init_std: of the weights.
     """
-    # transformers takes seconds to import, and is imported when a network is built.
+    # transformers takes seconds to import: only when a network is built.
     from transformers import AttentionInterface, ElectraModel
 
     AttentionInterface.register(_ATTENTION, _attend)

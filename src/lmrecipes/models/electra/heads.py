@@ -110,7 +110,7 @@ class JointHead(nn.Module, ABC):
         top_BK, starts_BK = log_start_BT.topk(beam, dim=-1)
         log_end_BKT = self._log_ends(hidden_BTD, starts_BK, allowed_BT)
         top_BKK, ends_BKK = log_end_BKT.topk(beam, dim=-1)
-        # A window may have fewer places than the beam.
+        # A window may have fewer positions than the beam.
         top_BK = top_BK.masked_fill(~allowed_BT.gather(1, starts_BK), -torch.inf)
         top_BKK = top_BKK.masked_fill(~allowed_BT[:, None].expand(-1, beam, -1).gather(2, ends_BKK), -torch.inf)
         if self.learns_answerable:
@@ -166,7 +166,7 @@ class GoogleHead(JointHead):
         """See JointHead."""
         token_BTA = self.end_hidden.second(hidden_BTD)
         starts = self.end_hidden.first(start_BKD).unbind(1)
-        # One start at a time: all at once would not fit into memory.
+        # One start at a time, to bound memory.
         return torch.stack([self.end(F.gelu(token_BTA + one[:, None])).squeeze(-1) for one in starts], dim=1)
 
     def impossible_logits(self, hidden_BTD: Tensor, expected_BD: Tensor, start_BD: Tensor | None) -> Tensor:

@@ -17,7 +17,7 @@ from lmrecipes.models.electra.heads import SimpleHead
 from lmrecipes.models.electra.network import Electra
 from lmrecipes.models.electra.reader import ElectraReader
 
-# Our names of what decides shapes, beside transformers'.
+# Shape-defining fields: ours, and transformers'.
 _SIZES = {
     "n_embeddings": "vocab_size",
     "d_embedding": "embedding_size",

@@ -72,11 +72,11 @@ class ElectraModule(RecipeModule):
     def loss(self, batch: MaskedBatch, split: str) -> Tensor:
         """Weighted sum of both losses of a batch."""
         out: PretrainingOutput = self.network(**batch._asdict())
-        # Each is a mean over so many tokens.
+        # Losses are means; weigh them by their token counts.
         counts = (len(out.originals), len(out.replaced))
         for name, count in zip(_LOSSES, counts, strict=True):
             self.metric(split, name).update(getattr(out, name).detach().expand(count))
-        # In training these are of the logged step alone: counting ranks takes as long as a small network.
+        # In training only on logged steps: the metrics cost as much as a small network.
         if split != "train" or logs_step(self.trainer):
             self.metric(split, "tokens").update(
                 out.generator_logits, out.originals, out.sampled, out.discriminator_logits, out.replaced

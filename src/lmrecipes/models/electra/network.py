@@ -56,7 +56,7 @@ class Electra(nn.Module):
         self.discriminator = build_encoder(config.transformers(), config.init_std)
         self.discriminator_head = ElectraDiscriminatorPredictions(config.transformers())
         self.generator = build_encoder(config.generator_transformers(), config.init_std)
-        # The discriminator's serve both.
+        # Generator and discriminator share the discriminator's embeddings.
         del self.generator.embeddings
         self.generator_head = ElectraGeneratorPredictions(config.generator_transformers())
         self.generator_bias = nn.Parameter(torch.zeros(config.n_embeddings))
@@ -124,7 +124,7 @@ class Electra(nn.Module):
 
 
 def _put(tokens_N: Tensor, where_M: Tensor, new_M: Tensor) -> Tensor:
-    # A position may be drawn twice; the greater token then wins, so that every run and device agrees.
+    # A position may be sampled twice; the larger token id wins, deterministically on every device.
     return tokens_N.scatter_reduce(0, where_M, new_M, "amax", include_self=False)
 
 

@@ -1,4 +1,4 @@
-"""What of ELECTRA's networks is split over processes."""
+"""ELECTRA's parallel plans."""
 
 from __future__ import annotations
 

@@ -7,7 +7,7 @@ from typing import Any
 from lmrecipes.models.common import tiny_config as common
 from lmrecipes.models.electra.config import ElectraConfig
 
-# Width of the generator's heads, of which there are then one or two.
+# Width of the generator's heads, so that it has one or two.
 _D_HEAD = 8
 
 

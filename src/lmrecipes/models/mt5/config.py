@@ -107,7 +107,7 @@ class MT5Config:
         """
         d, inner = self.d_model, self.n_heads * self.d_head
         feed_forward = 3 * d * self.d_ff
-        # Keys and values of the decoder's attention to the input are made of the input's tokens.
+        # Cross-attention's keys and values are computed per input token.
         per_input = self.n_layers * (4 * d * inner + 2 * inner * input_len + feed_forward + 2 * d * inner)
         per_target = self.n_layers * (6 * d * inner + inner * (target_len + 1) + 2 * inner * input_len + feed_forward)
         total = input_len * per_input + target_len * (per_target + d * self.n_embeddings)

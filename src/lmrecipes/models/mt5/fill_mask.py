@@ -1,4 +1,4 @@
-"""Filling blanks in a text: what is asked, and the answer in its published shape."""
+"""Mask filling: the prompt, and the completion in its published format."""
 
 from __future__ import annotations
 

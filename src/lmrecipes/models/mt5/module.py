@@ -104,7 +104,7 @@ class MT5Module(RecipeModule):
         if (corpus := corpus_of(self)) is not None:
             self.special_tokens = corpus.vocabulary
             self._languages = tuple(getattr(corpus, "languages", ()))
-            # Of one language it would be the same again.
+            # With one language it would repeat the loss.
             if len(self._languages) > 1:
                 self.add_metric("by_language", lambda: GroupLoss(len(self._languages)), ("val", "test"))
 
@@ -215,7 +215,7 @@ class MT5Module(RecipeModule):
     def parallel_plan(self) -> ParallelPlan:
         """What of the network may be split over processes."""
         plan = parallel_plan(self.config)
-        # The thin matrices beside the split ones would have to be split too.
+        # LoRA's matrices are not split, so the layers beside them cannot be.
         return replace(plan, split={}) if self._tuning.kind == "lora" else plan
 
     def example(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What of an mT5 is split over processes."""
+"""mT5's parallel plan."""
 
 from __future__ import annotations
 

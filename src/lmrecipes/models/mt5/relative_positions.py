@@ -1,4 +1,4 @@
-"""Where tokens are: places within their pair, and biases of attention by distance."""
+"""Positions within a pair, and relative attention biases."""
 
 from __future__ import annotations
 

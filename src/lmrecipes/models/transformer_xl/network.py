@@ -140,7 +140,7 @@ class RelativeAttention(nn.Module):
         hidden_TK: Tensor,
     ) -> Tensor:
         """Attends from the segment to memory and segment: (B, T, D)."""
-        # Head by head, and as many heads as the layers have here: a part of them under tensor parallelism.
+        # Per head, and only this process's heads under tensor parallelism.
         q_BNTH = rearrange(self.query(x_BTD), "b t (n h) -> b n t h", h=self.d_head)
         k_BNKH, v_BNKH = rearrange(self.key_value(context_BKD), "b k (n two h) -> two b n k h", two=2, h=self.d_head)
         r_NKH = rearrange(self.position(r_KD), "k (n h) -> n k h", h=self.d_head)
@@ -204,7 +204,7 @@ class TransformerXL(nn.Module):
     def reset_parameters(self) -> None:
         """Initializes as published: normal weights, zero biases, normalization weights around 1."""
         std = self.config.init_std
-        # The vocabulary last, so that a seed gives the same layers whatever the text.
+        # Embeddings last, so that a seed gives the same layers for any vocabulary.
         for name, parameter in sorted(self.named_parameters(), key=lambda item: item[0].startswith("vocabulary.")):
             if "projections" in name:
                 nn.init.normal_(parameter, 0.0, self.config.proj_init_std)
@@ -298,6 +298,6 @@ def remember(memory: list[Tensor] | None, inputs: list[Tensor], mem_len: int) ->
         x = x.detach()
         if memory and (torch.compiler.is_exporting() or x.shape[1] < mem_len):
             x = torch.cat([memory[i].to(x.dtype), x], dim=1)
-        # An exported program, for which mem_len is a constant and the length is not, leaves the cut to its caller.
+        # In an exported program the length is dynamic: the caller truncates the memory.
         kept.append(x if torch.compiler.is_exporting() else x[:, -mem_len:])
     return kept

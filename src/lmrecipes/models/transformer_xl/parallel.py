@@ -1,4 +1,4 @@
-"""What of a Transformer-XL is split over processes."""
+"""Transformer-XL's parallel plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From scored spans of windows to one answer per question, with what else might be it."""
+"""From scored spans of windows to one answer per question, with its n-best list."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The best spans by two logits per token."""
+"""The best spans of a head with start and end logits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a batch of questions is for an objective, and how a model's output answers them."""
+"""Collators: what a batch of questions is, and how a model's output answers them."""
 
 from __future__ import annotations
 

@@ -233,7 +233,7 @@ GOOD = [json.dumps({"text": text}) for text in documents("aa", 60)]
         ('{"txt": "a"}', r"c4-aa.json:31 has no key 'text'; it has txt"),
         ('{"text": 3}', r"c4-aa.json:31 has text 3, which is no text"),
         ("[1, 2]", r"c4-aa.json:31 has no key 'text'; it has list"),
-        (r'{"text": "so \ud800 far"}', r"c4-aa.json:31 has half a character in text: '\\ud800' \(set on_malformed: skip"),
+        (r'{"text": "so \ud800 far"}', r"c4-aa.json:31 has half a character .*'\\ud800' \(set on_malformed: skip"),
         ("\udcff", r"c4-aa.json:31 is not UTF-8 text"),
     ],
 )

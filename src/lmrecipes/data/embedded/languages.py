@@ -29,10 +29,10 @@ class Language(NamedTuple):
 def _read() -> dict[str, Language]:
     """The languages of languages.txt: each a block of names and templates under its code in brackets."""
     languages = {}
-    for block in files(__package__).joinpath("languages.txt").read_text(encoding="utf-8").split("\n\n"):
-        code, women, men, places, *templates = block.strip("\n").split("\n")
-        names = (line.partition(": ")[2] for line in (women, men, places))
-        languages[code.strip("[]")] = Language(*names, "\n".join(templates))
+    for block in files("lmrecipes.data.embedded").joinpath("languages.txt").read_text(encoding="utf-8").split("\n\n"):
+        code, *names, templates = block.strip("\n").split("\n", 4)
+        women, men, places = (line.partition(": ")[2] for line in names)
+        languages[code.strip("[]")] = Language(women, men, places, templates)
     return languages
 
 

@@ -1,18 +1,43 @@
-"""What the README tells to type works."""
+"""What README.md and docs/ tell to type works, and what they link to exists."""
 
 import re
 import shlex
 import shutil
+from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from conftest import requires
-from lmrecipes.__main__ import main
+from lmrecipes.__main__ import COMMANDS, main
+from lmrecipes.cli import RecipeCLI, open_recipe
+from lmrecipes.commands.common.parser import Arguments
+from lmrecipes.config import catalog
+from lmrecipes.config.errors import known_options
+from lmrecipes.models.common import protocols
 
 ROOT = Path(__file__).parents[1]
+SOURCE = ROOT / "src" / "lmrecipes"
 MAKEFILE = (ROOT / "Makefile").read_text() if (ROOT / "Makefile").is_file() else ""
 README = (ROOT / "README.md").read_text()
+DOCS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
+PAGES = {"README.md": README, **DOCS}
+# Programs of commands that neither run nor are parsed here, and why.
+NOT_RUN = {
+    "sbatch": "needs a SLURM controller; tests/slurm runs the scripts, and here their recipes are parsed",
+    "srun": "needs a SLURM controller; the command behind it is parsed",
+    "torchrun": "needs a second node; the command behind it is parsed",
+    "fabric": "needs a second node; the command behind it is parsed",
+    "wandb": "needs wandb's server; tests/sweeps runs agents without it",
+    "tensorboard": "is a server",
+}
+# Values that stand for the reader's own.
+PLACEHOLDERS = {"RECIPE": "transformer_xl/tiny", "FOLDER": "folder", "FILE": "file", "NAME": "name"}
+# Commands that are only parsed: their data comes from the network, or their models are not of a CPU's size.
+BEYOND = ("mt5/google_small", "mt5/squad_ptuning_390m", "electra/squad11_base", "electra/base_phase", "wt103_large")
+# Also parsed only: each takes minutes, and tests of its own run it (tests/models/mt5, tests/test_evaluate.py).
+ELSEWHERE = ("mt5/", "evaluate", "electra/text_cpu", "--file")
 # What makes any recipe train two steps on a small text.
 OVERLAYS = ["--config", "overlays/debug", "--config", "overlays/cpu"]
 SHORT = ["--trainer.max_steps=2", "--trainer.val_check_interval=1"]
@@ -23,13 +48,255 @@ SMALL = [
 ]
 
 
-def commands():
-    """Every command of the README's fences, in order, continued lines joined and comments dropped."""
-    for fence in re.findall(r"^```\n(.*?)^```", README, re.DOTALL | re.MULTILINE):
+def lines(page):
+    """The lines of a page's `sh` fences as words, in order, continued lines joined and comments dropped."""
+    for fence in re.findall(r"^```sh\n(.*?)^```", PAGES[page], re.DOTALL | re.MULTILINE):
         for line in fence.replace("\\\n", " ").splitlines():
-            words = shlex.split(line, comments=True)
-            if words[:1] in (["make"], ["lmrecipes"]):
+            if words := shlex.split(line, comments=True):
                 yield words
+
+
+def commands(pages=PAGES):
+    """Every `lmrecipes` and `make` command of the fences."""
+    return [words for page in pages for words in lines(page) if words[0] in ("make", "lmrecipes")]
+
+
+def inline(page):
+    """The words of complete commands within sentences: those with options."""
+    prose = re.sub(r"^```.*?^```", "", PAGES[page], flags=re.DOTALL | re.MULTILINE)
+    for code in re.findall(r"`([^`]+)`", prose):
+        words = shlex.split(code)
+        if words[:1] == ["lmrecipes"] and "--config" in words:
+            yield words
+
+
+def unwrapped(words):
+    """The `lmrecipes` command that a launcher starts, if it starts one."""
+    if words[0] == "sbatch":
+        script = next(i for i, word in enumerate(words) if word.endswith(".sbatch"))
+        name = Path(words[script]).stem
+        recipe = ["fit"] if name != "fabric" else ["fabric", "fit"]
+        return None if name == "sweep" else ["lmrecipes", *recipe, "--config", *words[script + 1 :]]
+    if "lmrecipes" in words:
+        return words[words.index("lmrecipes") :]
+    if (script := "src/lmrecipes/fabric/__main__.py") in words:
+        return ["lmrecipes", "fabric", *words[words.index(script) + 1 :]]
+    return None
+
+
+class ParsedCLI(RecipeCLI):
+    """Parses a command line; makes no run and builds nothing."""
+
+    def before_instantiate_classes(self):
+        """Nothing."""
+
+    def instantiate_classes(self):
+        """Nothing."""
+
+
+class ParsedRest(Exception):  # noqa: N818
+    """What a command without a model leaves of its command line to the recipe."""
+
+
+def parsed(words):
+    """Options known to the parser of a command, which has accepted these words.
+
+    Raises:
+        ValueError: by the command's parser, for what it does not take.
+    """
+    name, rest = words[1], [PLACEHOLDERS.get(word, word).replace("<time>", "now") for word in words[2:]]
+    module = import_module(f"lmrecipes.commands.{name if name != 'fabric' else rest.pop(0)}")
+    if not hasattr(module, "COMMAND") or name in ("doctor", "rehearse"):
+        try:
+            module.run(rest)
+        except ParsedRest as left:
+            rest = left.args[0]
+        if not rest or not hasattr(module, "COMMAND"):
+            assert not rest, f"{name} takes no {rest[0]}"
+            return set()
+    command = module.COMMAND
+    if "--run" in rest or "--resume" in rest:
+        # Its configuration is that of the recipe.
+        option = "--run" if "--run" in rest else "--resume"
+        at = rest.index(option)
+        recipe = re.sub(r"^runs/|/now$", "", rest[at + 1])
+        rest += ["--config", recipe]
+        command = replace(command, run_option="")
+    cli = open_recipe(command, ["--no_runtime_tuning", *rest], ParsedCLI)
+    return known_options(cli.config.as_dict())
+
+
+@pytest.fixture
+def parsing_only(monkeypatch, tmp_path):
+    """Commands without a model end once their options are parsed."""
+
+    def parse_known_args(self, args=None, namespace=None):
+        raise ParsedRest(parse(self, args, namespace)[1])
+
+    parse = Arguments.parse_known_args
+    monkeypatch.setattr(Arguments, "parse_known_args", parse_known_args)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_command_of_a_page_is_understood_by_its_parser(page, parsing_only):
+    for words in [*lines(page), *inline(page)]:
+        if words[0] == "make":
+            assert re.search(rf"^{words[1]}:", MAKEFILE, re.MULTILINE) or not MAKEFILE, words
+            continue
+        assert words[0] == "lmrecipes" or words[0] in NOT_RUN, f"{words[0]}: run it, or say in NOT_RUN why not"
+        command = words if words[0] == "lmrecipes" else unwrapped(words)
+        if command is not None:
+            try:
+                parsed(command)
+            except ValueError as error:
+                pytest.fail(f"{page}: {shlex.join(words)}: {error}")
+
+
+def test_a_misspelt_option_or_value_is_found(parsing_only):
+    for words in (
+        "lmrecipes fit --config transformer_xl/tiny --model.config.n_layer 4",
+        "lmrecipes fit --config transformer_xl/tiny --trainer.max_step 4",
+        "lmrecipes fit --config mt5/tiny_mc4 --model.config.family googel",
+        "lmrecipes test --run transformer_xl/tiny --runtime FOLDER",
+        "lmrecipes rehearse --config transformer_xl/tiny --kept",
+        "lmrecipes evaluate squad --data FILE --prediction FILE",
+        "lmrecipes plot transformer_xl/tiny --out FILE",
+    ):
+        with pytest.raises((ValueError, AssertionError)):
+            parsed(words.split())
+
+
+def test_every_option_that_a_sentence_names_exists(parsing_only):
+    # Of sbatch, and of parsers without a configuration.
+    known = {"nodes", "ntasks-per-node", "config", "data", "group_timeout_minutes"}
+    for recipe in ("transformer_xl/tiny", "electra/tiny_squad", "electra/google_base", "mt5/tiny_mc4"):
+        known |= parsed(["lmrecipes", "fit", "--config", recipe])
+    for name in ("test", "predict", "prepare", "export"):
+        known |= parsed(["lmrecipes", name, "--config", "transformer_xl/tiny"])
+    # Groups that a recipe leaves out are known once one of their values is given.
+    extra = "--trainer.logger wandb", "--data text_folder --data.tokenizing.kind char", "--data xquad"
+    for options in extra:
+        known |= parsed(["lmrecipes", "fit", "--config", "transformer_xl/tiny", *options.split()])
+    tuned = ["--model.tuning.kind", "lora", "--model.decoding.beams", "2"]
+    known |= parsed(["lmrecipes", "fit", "--config", "mt5/tiny_squad", *tuned])
+    for page, text in PAGES.items():
+        prose = re.sub(r"^```.*?^```", "", text, flags=re.DOTALL | re.MULTILINE)
+        for code in re.findall(r"`([^`]+)`", prose):
+            for option in re.findall(r"(?:^| )--([\w.-]+)", code) if code.startswith("--") else ():
+                assert re.sub(r"^data\.paths\.\w+$", "data.paths", option) in known, f"{page}: --{option}"
+
+
+def test_the_pages_fences_are_of_a_kind_that_is_checked():
+    for page, text in PAGES.items():
+        kinds = re.findall(r"^```(\w*)\n.*?^```$", text, re.DOTALL | re.MULTILINE)
+        assert set(kinds) <= {"sh", "text", "python", "yaml"}, page
+    seen = {words[1] for words in commands() if words[0] == "lmrecipes"}
+    assert seen == set(COMMANDS)
+    assert ["make", "demo"] in commands()
+
+
+def test_every_launcher_that_is_not_run_is_used():
+    assert {words[0] for page in PAGES for words in lines(page)} - {"make", "lmrecipes"} == set(NOT_RUN)
+
+
+@requires(bool(MAKEFILE), "the Makefile is not here")
+def test_every_target_that_the_readme_names_is_there():
+    named = set(re.findall(r"`(?:\w+=\S+ )*make (\w+)`", README)) | {w[1] for w in commands() if w[0] == "make"}
+    assert named >= {"demo", "bench"}
+    assert named <= set(re.findall(r"^(\w+):", MAKEFILE, re.MULTILINE))
+
+
+# Links and paths.
+
+GUIDES = ["CONTRIBUTING.md", "recipes/README.md", "slurm/README.md", "src/lmrecipes/README.md"]
+GUIDES += ["src/lmrecipes/models/README.md"]
+
+
+def anchors(text):
+    """Anchors of a page's headings, as GitHub makes them."""
+    titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+@pytest.mark.parametrize("page", [*PAGES, *GUIDES])
+def test_every_link_of_a_page_leads_somewhere(page):
+    text = (ROOT / page).read_text()
+    for link in re.findall(r"\]\(([^)\s]+)\)", text):
+        if link.startswith(("http://", "https://")):
+            continue
+        file, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / file if file else ROOT / page
+        assert target.exists(), f"{page}: {link}"
+        assert not anchor or anchor in anchors(target.read_text()), f"{page}: {link}"
+
+
+@pytest.mark.parametrize("page", [*PAGES, *GUIDES])
+def test_every_path_that_a_page_names_exists(page):
+    for code in re.findall(r"`([^`\n]+)`", (ROOT / page).read_text()):
+        if re.fullmatch(
+            r"(src|recipes|slurm|tests|benchmarks|callbacks|loggers|datamodules|docs|models)/[\w./-]+", code
+        ):
+            assert any((base / code).exists() for base in (ROOT, SOURCE, ROOT / page)), f"{page}: {code}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_recipe_and_preset_that_a_page_names_ships(page):
+    names = set(catalog.recipe_paths())
+    folders = {name.partition("/")[0] for name in names}
+    for code in re.findall(r"`([^`\n]+)`", PAGES[page]):
+        if re.fullmatch(r"[a-z0-9_]+/[a-z0-9_]+", code) and code.partition("/")[0] in folders:
+            assert code in names, f"{page}: {code}"
+    data = set(catalog.preset_paths("datamodules"))
+    for name in re.findall(r"--data ([a-z0-9_]+)", PAGES[page]):
+        assert name in data, f"{page}: --data {name}"
+
+
+def test_every_recipe_is_in_the_readmes_table():
+    table = README.partition("## Recipes")[2].partition("## Commands")[0]
+    listed = set()
+    for row in table.splitlines():
+        first, *more = re.findall(r"`([^`]+)`", row.split("|")[1]) if row.startswith("| `") else [""]
+        listed |= {first} | {name if "/" in name else f"{first.partition('/')[0]}/{name}" for name in more}
+    assert listed - {""} == {name for name in catalog.recipe_paths() if not name.startswith("overlays/")}
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) < 200
+
+
+def packages(folder):
+    """Packages and modules directly in a folder."""
+    return {p.name for p in folder.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()} - {"__init__.py"}
+
+
+def test_every_package_has_its_line_in_the_map_of_the_source():
+    text = (SOURCE / "README.md").read_text()
+    named = {name.rstrip("/") for name in re.findall(r"^\| `([\w./]+)`", text, re.MULTILINE)}
+    inside = {f"data/{name}" for name in packages(SOURCE / "data")}
+    modules = {f"datamodules/{name}" for name in packages(SOURCE / "datamodules")}
+    assert named == packages(SOURCE) | inside | modules
+
+
+def test_every_file_of_a_model_has_its_line_in_the_map_of_the_models():
+    text = (SOURCE / "models" / "README.md").read_text()
+    named = set(re.findall(r"^\| `([\w./]+\.py)`", text, re.MULTILINE))
+    common = {f"common/{path.name}" for path in (SOURCE / "models/common").glob("*.py")} - {"common/__init__.py"}
+    models = {
+        path.name for folder in (SOURCE / "models").iterdir() if folder.name != "common" for path in folder.glob("*.py")
+    }
+    assert named == common | models
+
+
+def test_every_protocol_of_a_model_is_in_the_map_of_the_models():
+    text = (SOURCE / "models" / "README.md").read_text()
+    named = set(re.findall(r"^\| `([A-Z]\w+)`", text, re.MULTILINE))
+    assert named == {name for name, kind in vars(protocols).items() if getattr(kind, "_is_protocol", False)} - {
+        "Protocol"
+    }
+
+
+# What is really run.
 
 
 def of_make(target):
@@ -46,6 +313,8 @@ def made_small(arguments, corpus, folder):
             words += sorted(str(p.relative_to(folder)) for p in folder.glob(word.replace("<time>", "*")))
         else:
             words.append(str(corpus) if word == "FOLDER" else word)
+    if words[:1] == ["fabric"]:
+        return ["fabric", *made_small(words[1:], corpus, folder)]
     if "--config" not in words:
         return words
     recipe = words.index("--config") + 2
@@ -57,24 +326,16 @@ def made_small(arguments, corpus, folder):
     return [*words[:recipe], *OVERLAYS, *words[recipe:], *own_data, cache, *own_size]
 
 
-def test_the_readme_shows_every_command_in_fences_that_are_read():
-    seen = {words[1] for words in commands() if words[0] == "lmrecipes"}
-    assert seen >= {"list", "prepare", "fit", "test", "score", "predict", "plot"}
-    assert ["make", "demo"] in list(commands())
-
-
-@requires(bool(MAKEFILE), "the Makefile is not here")
-def test_every_target_that_the_readme_names_is_there():
-    named = set(re.findall(r"`(?:\w+=\S+ )*make (\w+)`", README)) | {w[1] for w in commands() if w[0] == "make"}
-    assert named >= {"demo", "bench"}
-    assert named <= set(re.findall(r"^(\w+):", MAKEFILE, re.MULTILINE))
+def run_here(words):
+    """Whether a command is run, and not only parsed."""
+    return not any(name in word for word in words for name in (*BEYOND, *ELSEWHERE))
 
 
 @pytest.mark.slow
 @requires(bool(MAKEFILE), "the Makefile is not here")
 def test_the_readmes_commands_run(command, small_corpus, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    for words in commands():
+    for words in filter(run_here, commands(["README.md"])):
         asked = of_make(words[1]) if words[0] == "make" else [words[1:]]
         for arguments in asked:
             small = made_small(arguments, small_corpus, tmp_path)
@@ -87,11 +348,12 @@ def test_the_readmes_commands_run(command, small_corpus, tmp_path, monkeypatch, 
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_readmes_python_runs(small_corpus, tmp_path, monkeypatch):
+def test_the_pythons_of_the_pages_run(small_corpus, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LMRECIPES_CACHE", str(tmp_path / "cache"))
     shutil.copytree(small_corpus, tmp_path / "my_text")
-    code = "\n".join(re.findall(r"^```python\n(.*?)^```", README, re.DOTALL | re.MULTILINE))
+    fences = [re.findall(r"^```python\n(.*?)^```", text, re.DOTALL | re.MULTILINE) for text in PAGES.values()]
+    code = "\n".join(fence for page in fences for fence in page)
     sizes = "n_layers=4, d_model=256, n_heads=4, d_head=64, d_ff=1024"
     for shown, small in (
         (sizes, "n_layers=1, d_model=16, n_heads=2, d_head=8, d_ff=32"),

@@ -222,7 +222,7 @@ from pathlib import Path
 from lmrecipes.data import documents, prepare_examples
 from lmrecipes.data.prepared.cache import folder_for
 from lmrecipes.data.corpora.documents import Corpus, DocumentSource
-from lmrecipes.data.tokenizers.wordpiece import WordPieceSettings
+from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings
 documents.PART_BYTES = 3000
 source, cache, workers, stop = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4])
 what = Corpus(sources=[DocumentSource(name="c", path=str(source))], seq_len=32, held_out=0.1)

@@ -27,8 +27,8 @@ class Pretrained(Generic[V]):
     """Files of a folder, the best first, `tokenizer.json` among them."""
     of_tokenizer: Callable[[str], V]
     """Makes one of the text of a tokenizer.json."""
-    of_file: Callable[[Path], V]
-    """Reads one from a file of another name."""
+    of_file: Callable[[Path, bool], V]
+    """Reads one from a file of another name, and is told whether its folder was named, whose other files then count."""
 
     def load(self, name: str) -> V:
         """A vocabulary by file, folder or hub name.
@@ -46,7 +46,7 @@ class Pretrained(Generic[V]):
             return self._of_run(file.parent)
         if file.suffix == ".json" and (file.name == TOKENIZER or file.name not in self.names):
             return self._checked(lambda: self.of_tokenizer(file.read_text(encoding="utf-8")), str(file))
-        return self._checked(lambda: self.of_file(file), str(file))
+        return self._checked(lambda: self.of_file(file, file != path), str(file))
 
     def _of_run(self, folder: Path) -> V:
         vocabulary = load_vocabulary(folder)

@@ -40,9 +40,9 @@ class SentencePieceSettings:
         for field, least in (("vocab_size", 300), ("sample_mb", 1)):
             if getattr(self, field) < least:
                 raise ValueError(f"data.sentencepiece.{field} is {getattr(self, field)}; it must be {least} or more")
-        if not 0.9 <= self.character_coverage <= 1:
+        if not 0.98 <= self.character_coverage <= 1:
             raise ValueError(
-                f"data.sentencepiece.character_coverage is {self.character_coverage}; it must be 0.9 to 1, as 0.99999"
+                f"data.sentencepiece.character_coverage is {self.character_coverage}; it must be 0.98 to 1, as 0.99999"
             )
 
     def describe(self) -> dict[str, Any]:
@@ -106,5 +106,5 @@ _PRETRAINED = Pretrained(
     kind=SentencePiece,
     names=_NAMES,
     of_tokenizer=_of_tokenizer,
-    of_file=lambda path: SentencePiece(path.read_bytes()),
+    of_file=lambda path, _: SentencePiece(path.read_bytes()),
 )

@@ -11,8 +11,8 @@ from lmrecipes.data.tokenizers.spm_proto import normalize_as_mt5, parse
 
 # The library's limit of a piece.
 _LONGEST = 16
-# Text without spaces is cut, so that no line is beyond what the library takes.
-_WORD = re.compile(r"▁[^▁]{1,400}")
+# A text without spaces is cut: the library leaves out lines of more than 4,192 bytes.
+_WORD = re.compile(r"▁?[^▁]{1,400}")
 # As in SentencePiece no piece has letters and digits, or either and a sign.
 _RUN = r"▁?(?:[\p{L}\p{M}]+|\p{N}+|[^\p{L}\p{M}\p{N}▁]+)"
 _WEIGHT = 16

@@ -82,7 +82,7 @@ def _of_tokenizer(text: str) -> SubwordVocabulary:
         raise ValueError(str(error)) from None
 
 
-def _of_merges(path: Path) -> SubwordVocabulary:
+def _of_merges(path: Path, _: bool) -> SubwordVocabulary:
     """GPT-2's form: ids in one file, merges in another beside it."""
     from tokenizers import ByteLevelBPETokenizer
 

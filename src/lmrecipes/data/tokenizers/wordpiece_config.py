@@ -81,15 +81,18 @@ def load_wordpiece(name: str, lower_case: bool | None = None) -> WordPiece:
     return WordPiece(found.tokens, lower_case=bool(lower_case), strip_accents=found.strip_accents)
 
 
-def _of_lines(path: Path) -> WordPiece:
-    """A token per line, and the settings of a folder of transformers that such a file is in."""
+def _of_lines(path: Path, in_folder: bool) -> WordPiece:
+    """A token per line, and in a folder of transformers how text is normalized."""
     config = path.with_name(_CONFIG)
-    said = json.loads(config.read_text(encoding="utf-8")) if path.name == _LINES and config.is_file() else {}
-    tokens = [line.rstrip("\r") for line in path.read_text(encoding="utf-8").split("\n")]
-    while tokens and not tokens[-1]:
-        tokens.pop()
-    lower = said.get("do_lower_case", True)
-    return WordPiece(tokens, lower_case=lower, strip_accents=said.get("strip_accents"))
+    said = json.loads(config.read_text(encoding="utf-8")) if in_folder and config.is_file() else {}
+    try:
+        tokens = [line.rstrip("\r") for line in path.read_text(encoding="utf-8").split("\n")]
+        while tokens and not tokens[-1]:
+            tokens.pop()
+        lower = said.get("do_lower_case", True)
+        return WordPiece(tokens, lower_case=lower, strip_accents=said.get("strip_accents"))
+    except ValueError as error:
+        raise ValueError(f"it cannot be read as a vocab.txt, a token per line: {error}") from None
 
 
 def _of_tokenizer(text: str) -> WordPiece:

@@ -38,7 +38,7 @@ class Pretrained(Generic[V]):
         """
         path = Path(name).expanduser()
         if not path.exists():
-            return self._checked(lambda: self.of_tokenizer(self._on_hub(name)), f"{name} on the hub")
+            return self._checked(lambda: self.of_tokenizer(self._on_hub(name)), name)
         file = next((file for file in _files(path, (FILE, *self.names)) if file.is_file()), None)
         if file is None:
             raise ValueError(f"{path} has no vocabulary: no {', '.join(self.names)} or {FILE}")

@@ -35,7 +35,7 @@ import json, resource, sys, time
 from pathlib import Path
 from lmrecipes.data.corpora.documents import Corpus, DocumentSource
 from lmrecipes.data.prepared.shards import prepare_examples
-from lmrecipes.data.tokenizers.wordpiece import WordPieceSettings, load_wordpiece
+from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings, load_wordpiece
 path, folder, vocabulary, workers = sys.argv[1:]
 corpus = Corpus(sources=[DocumentSource(name="text", path=path)], seq_len=128)
 began = time.perf_counter()

@@ -15,14 +15,14 @@ from lmrecipes.data.objectives.seq2seq_lm import PairEvaluationBatches, PairTrai
 from lmrecipes.data.objectives.span_corruption import SpanCorruption, restored
 from lmrecipes.data.sampling.interleaving import Interleaving
 from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
-from lmrecipes.data.tokenizers.spm_model import PieceModel
+from lmrecipes.data.tokenizers.spm_proto import model_of
 from lmrecipes.data.tokenizers.spm_trainer import learn_pieces
 from lmrecipes.trainer_state import DataRank
 
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
 GOOGLE, NEMO = SpanCorruption(), SpanCorruption(spans="nemo", input_eos=False)
 PIECES = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"▁{i}", -1.0) for i in range(5000))]
-VOCABULARY = SentencePiece(PieceModel(PIECES))
+VOCABULARY = SentencePiece(model_of(PIECES))
 
 
 def packing(input_len=64, target_len=32, how=GOOGLE, packed=True):

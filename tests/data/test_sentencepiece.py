@@ -1,21 +1,26 @@
 """SentencePiece vocabularies are read as they are published, learned from text, and numbered as mT5's are."""
 
+import io
 import json
 import os
 import pickle
-import struct
+import subprocess
 from pathlib import Path
 
 import pytest
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
+from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
-from conftest import requires
+import warm
+from conftest import environment, requires
 from lmrecipes.data.tokenizers.loading import load_vocabulary
 from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
 from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings, load_sentencepiece
-from lmrecipes.data.tokenizers.spm_model import PieceModel, read_model
-from lmrecipes.data.tokenizers.spm_trainer import covered_characters, learn_pieces
+from lmrecipes.data.tokenizers.spm_proto import model_of
+from lmrecipes.data.tokenizers.spm_trainer import learn_pieces
 
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
+EARLIER = Path(__file__).parents[1] / "earlier_runs"
 BYTES = [(f"<0x{i:02X}>", 0.0) for i in range(256)]
 SPECIAL = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
 PIECES = [
@@ -28,35 +33,36 @@ PIECES = [
     ("h", -6.0),
     ("e", -6.1),
 ]
-
-
-def varint(number):
-    out = bytearray()
-    while number > 127:
-        out.append(number & 127 | 128)
-        number >>= 7
-    return bytes([*out, number])
-
-
-def field(number, kind, value):
-    head = varint(number << 3 | kind)
-    return head + (varint(value) if kind == 0 else value if kind == 5 else varint(len(value)) + value)
-
-
-def write_model(path, pieces, kind=1, fallback=True):
-    """A file as SentencePiece's sentencepiece_model.proto lays it out."""
-    content = b""
-    for piece, score in pieces:
-        content += field(1, 2, field(1, 2, piece.encode()) + field(2, 5, struct.pack("<f", score)) + field(3, 0, 1))
-    content += field(2, 2, field(3, 0, kind) + field(4, 0, len(pieces)) + field(35, 0, int(fallback)))
-    path.write_bytes(content + field(3, 2, field(1, 2, b"identity")))
-    return path
+SENTINELS = [(f"▁<extra_id_{i}>", 0.0) for i in range(99, -1, -1)]
+USER_DEFINED = 4
+TEXTS = [f"the {a} cat and the {b} dogs saw {a} birds" for a in ("small", "old", "red") for b in ("big", "new", "wet")]
+ODD = ["", " ", "\n \t", "a", "  a   b  ", "\u3000a\u3000b", "a\r\nb\x0bc\x85d\u2028e", "x\u200by", "🙂🙂 🙂", "日本語"]
+ODD += ["▁a▁", "ﬁ ① Ａ", "e\u0301", "～ ~", "\ufffd", "\x00a\x01", "<0x41>", "</s>"]
 
 
 @pytest.fixture
 def published(tmp_path):
-    sentinels = [(f"▁<extra_id_{i}>", 0.0) for i in range(99, -1, -1)]
-    return write_model(tmp_path / "spiece.model", [*SPECIAL, *BYTES, *PIECES, *sentinels])
+    path = tmp_path / "spiece.model"
+    path.write_bytes(model_of([*SPECIAL, *BYTES, *PIECES, *SENTINELS], byte_fallback=True))
+    return path
+
+
+def by_the_library(texts, size=400, **options):
+    """The bytes of a model that SentencePiece's own trainer makes, with mT5's conventions."""
+    written = io.BytesIO()
+    SentencePieceTrainer.train(
+        sentence_iterator=iter(texts), model_writer=written, vocab_size=size, hard_vocab_limit=False, pad_id=0,
+        eos_id=1, unk_id=2, bos_id=-1, minloglevel=2, max_sentence_length=100_000, **options,
+    )  # fmt: skip
+    return written.getvalue()
+
+
+def with_sentinels(model):
+    """The model with sentinels that SentencePiece would find in a text."""
+    proto = ModelProto.FromString(model)
+    for piece, score in SENTINELS:
+        proto.pieces.add(piece=piece, score=score, type=USER_DEFINED)
+    return proto.SerializeToString()
 
 
 def test_a_published_model_is_read_with_its_ids(published):
@@ -66,17 +72,26 @@ def test_a_published_model_is_read_with_its_ids(published):
     assert vocabulary.sentinel(0) == n + 99  # <extra_id_0> is the last id
     assert vocabulary.sentinels.tolist() == list(range(n + 99, n - 1, -1))
     assert [vocabulary.piece(i) for i in vocabulary.encode("the cats")] == ["▁the", "▁cat", "s"]
+    assert vocabulary.piece(n + 99) == "<extra_id_0>"
+    assert vocabulary.piece(n + 100) == ""
     assert vocabulary.decode([*vocabulary.encode("the cats"), vocabulary.sentinel(3), 1, 0]) == "the cats<extra_id_3>"
+    assert vocabulary.decode([n + 100]) == ""
 
 
 def test_mt5_is_padded_to_250112():
     pieces = [*SPECIAL, *BYTES, *((f"▁{i}", -float(i)) for i in range(250_000 - 259))]
-    vocabulary = SentencePiece(PieceModel(pieces, b"", True))
+    vocabulary = SentencePiece(model_of(pieces, byte_fallback=True))
     assert vocabulary.size == 250_112
     assert vocabulary.sentinel(0) == 250_099
 
 
-def test_text_that_looks_like_a_mark_stays_text(published):
+@pytest.mark.parametrize("kind", ["normal", "user defined"])
+def test_text_that_looks_like_a_mark_stays_text(published, kind):
+    if kind == "user defined":
+        proto = ModelProto.FromString(published.read_bytes())
+        for piece in [*proto.pieces[:2], *proto.pieces[-100:]]:
+            piece.type = USER_DEFINED
+        published.write_bytes(proto.SerializeToString())
     vocabulary = load_sentencepiece(str(published))
     for text in ("</s>", "<pad>", "<unk>", "<extra_id_0>", "<0x41>", "the </s> <extra_id_99> <0x0A>", "日本🙂"):
         ids = vocabulary.encode(text)
@@ -85,54 +100,86 @@ def test_text_that_looks_like_a_mark_stays_text(published):
         assert vocabulary.decode(ids) == text
 
 
-def test_it_encodes_as_transformers_does(published):
+@pytest.mark.parametrize("byte_fallback", [True, False])
+def test_it_encodes_as_sentencepiece_itself(tmp_path, byte_fallback):
+    model = by_the_library(TEXTS, byte_fallback=byte_fallback)
+    (tmp_path / "spiece.model").write_bytes(with_sentinels(model))
+    ours, theirs = load_sentencepiece(str(tmp_path)), SentencePieceProcessor(model_proto=model)
+    texts = [*TEXTS, *ODD]
+    assert ours.encode_batch(texts) == [ours.encode(text) for text in texts] == theirs.encode(texts)
+
+
+@requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
+def test_it_encodes_real_text_as_sentencepiece_itself(tmp_path):
+    lines = [
+        line for file in sorted((REAL / "languages").glob("*.txt")) for line in file.read_text("utf-8").split("\n")
+    ]
+    model = by_the_library(lines[::10], 4000, byte_fallback=True, character_coverage=0.9995)
+    (tmp_path / "spiece.model").write_bytes(with_sentinels(model))
+    assert load_sentencepiece(str(tmp_path)).encode_batch(lines) == SentencePieceProcessor(model_proto=model).encode(
+        lines
+    )
+
+
+def test_a_folder_of_transformers_is_read(tmp_path):
     from transformers import T5Tokenizer
 
-    ours = load_sentencepiece(str(published))
-    theirs = T5Tokenizer(vocab=ours.model.pieces[: ours.n_pieces], extra_ids=0)
-    for text in ("the cats", "cats the  cat", "thes", "hest the"):
+    for name in ("published", "transformers"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "published" / "spiece.model").write_bytes(by_the_library(TEXTS))
+    theirs = T5Tokenizer.from_pretrained(tmp_path / "published")
+    theirs.save_pretrained(tmp_path / "transformers")
+    assert not (tmp_path / "transformers" / "spiece.model").exists()
+    ours = load_sentencepiece(str(tmp_path / "transformers"))
+    for text in (*TEXTS, "red dogs", "bigwet  cat\nand"):
         assert ours.encode(text) == theirs.encode(text, add_special_tokens=False), text
+    assert [theirs.convert_ids_to_tokens(int(i)) for i in ours.sentinels[:2]] == ["<extra_id_0>", "<extra_id_1>"]
 
 
-def test_a_folder_of_transformers_is_read(published, tmp_path):
-    ours = load_sentencepiece(str(published))
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    model = {"type": "Unigram", "unk_id": 2, "vocab": ours.model.pieces[: ours.n_pieces], "byte_fallback": True}
-    added = [{"id": ours.sentinel(i), "content": f"<extra_id_{i}>"} for i in range(100)]
-    (folder / "tokenizer.json").write_text(json.dumps({"model": model, "added_tokens": added, "normalizer": None}))
-    theirs = load_sentencepiece(str(folder))
-    assert theirs.encode("the cats") == ours.encode("the cats")
-    assert theirs.sentinels.tolist() == ours.sentinels.tolist()
+def test_bytes_of_a_tokenizer_that_forgot_them_are_read_and_not_written(tmp_path):
+    # What transformers makes of mT5 says byte_fallback false.
+    model = {"type": "Unigram", "unk_id": 2, "vocab": [*SPECIAL, *BYTES, *PIECES], "byte_fallback": False}
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model, "added_tokens": [], "normalizer": None}))
+    vocabulary = load_sentencepiece(str(tmp_path))
+    assert not set(vocabulary.encode("<0x41> é")) & set(range(3, 259))
+    assert vocabulary.decode([3 + 0xC3, 3 + 0xA9]) == "é"
+
+
+def test_transformers_reads_what_is_written_for_it(tmp_path):
+    from transformers import AutoTokenizer
+
+    ours = SentencePiece(by_the_library(TEXTS, byte_fallback=True))
+    ours.write_published(tmp_path)
+    theirs = AutoTokenizer.from_pretrained(tmp_path)
+    for text in (*TEXTS, "red dogs"):
+        assert theirs.encode(text) == [*ours.encode(text), 1]
+    assert theirs.encode("the <extra_id_0>")[-2] == ours.sentinel(0)
+    assert load_sentencepiece(str(tmp_path)).encode("birds ω") == ours.encode("birds ω")
 
 
 def test_what_is_no_such_vocabulary_is_refused_in_a_line(published, tmp_path):
     def refused(match):
         return pytest.raises(ValueError, match=match)
 
-    (tmp_path / "cut.model").write_bytes(published.read_bytes()[:-20])
-    with refused("cut.model is no SentencePiece model, or is cut short"):
-        load_sentencepiece(str(tmp_path / "cut.model"))
+    def load(content):
+        (tmp_path / "made.model").write_bytes(content)
+        return load_sentencepiece(str(tmp_path / "made.model"))
+
+    with refused(r"made.model holds no SentencePiece vocabulary: it is no SentencePiece model, or is cut short"):
+        load(published.read_bytes()[:-20])
     with refused("must be a unigram model"):
-        read_model(write_model(tmp_path / "bpe.model", [*SPECIAL, *PIECES], kind=2))
+        load(by_the_library(TEXTS, 100, model_type="bpe"))
     with refused("must be <pad>, </s> and <unk>"):
-        load_sentencepiece(
-            str(write_model(tmp_path / "llama.model", [("<unk>", 0.0), ("<s>", 0.0), *SPECIAL, *PIECES]))
-        )
+        load(model_of([("<unk>", 0.0), ("<s>", 0.0), *SPECIAL, *PIECES]))
     with refused("<extra_id_0> must be the last piece"):
-        load_sentencepiece(
-            str(write_model(tmp_path / "up.model", [*SPECIAL, ("<extra_id_0>", 0.0), ("<extra_id_1>", 0.0)]))
-        )
-    with refused("has no vocabulary: no vocabulary.json, spiece.model"):
+        load(model_of([*SPECIAL, ("<extra_id_0>", 0.0), ("<extra_id_1>", 0.0)]))
+    with refused("has no vocabulary: no spiece.model, sentencepiece.model, tokenizer.json or vocabulary.json"):
         (tmp_path / "empty").mkdir()
         load_sentencepiece(str(tmp_path / "empty"))
-    with refused("character_coverage is 2"):
-        SentencePieceSettings(character_coverage=2)
+    with refused("character_coverage is 0.97; it must be 0.98 to 1"):
+        SentencePieceSettings(character_coverage=0.97)
     with refused("vocab_size is 10"):
         SentencePieceSettings(vocab_size=10)
-
-
-TEXTS = [f"the {a} cat and the {b} dogs saw {a} birds" for a in ("small", "old", "red") for b in ("big", "new", "wet")]
 
 
 def test_one_is_learned_saved_and_loaded(tmp_path):
@@ -148,31 +195,219 @@ def test_one_is_learned_saved_and_loaded(tmp_path):
         assert again.encode(TEXTS[0] + " ω 🙂") == vocabulary.encode(TEXTS[0] + " ω 🙂")
         assert again.decode(again.encode("🙂 the cat")) == "🙂 the cat"
     assert vocabulary.spells
+    assert SentencePiece(learn_pieces(TEXTS, 320, 1.0)).digest() != vocabulary.digest()
+
+
+EARLIER_IDS = {
+    # By the version that saved the folders.
+    "mt5_mc4": [
+        [
+            463,
+            624,
+            312,
+            261,
+            428,
+            324,
+            361,
+            279,
+            268,
+            261,
+            457,
+            278,
+            260,
+            261,
+            227,
+            167,
+            140,
+            1144,
+            1150,
+            261,
+            1342,
+            1075,
+            1096,
+            523,
+            261,
+            129,
+            261,
+            63,
+            275,
+            935,
+            299,
+            286,
+            278,
+            98,
+            287,
+            332,
+            98,
+            1111,
+            65,
+            261,
+            942,
+            582,
+            261,
+            220,
+            145,
+            220,
+            145,
+            220,
+            148,
+            220,
+            148,
+        ],
+        "4e174abed84b3371",
+    ],
+    "mt5_squad": [
+        [
+            259,
+            384,
+            352,
+            352,
+            266,
+            259,
+            361,
+            383,
+            388,
+            352,
+            368,
+            348,
+            259,
+            371,
+            371,
+            259,
+            385,
+            360,
+            349,
+            348,
+            265,
+            259,
+            373,
+            359,
+            266,
+            260,
+            259,
+            227,
+            167,
+            140,
+            227,
+            167,
+            167,
+            227,
+            168,
+            144,
+            259,
+            227,
+            167,
+            187,
+            227,
+            167,
+            193,
+            227,
+            167,
+            188,
+            227,
+            168,
+            131,
+            259,
+            129,
+            259,
+            63,
+            359,
+            379,
+            373,
+            383,
+            266,
+            98,
+            388,
+            361,
+            98,
+            376,
+            65,
+            259,
+            233,
+            154,
+            168,
+            233,
+            159,
+            175,
+            259,
+            220,
+            145,
+            220,
+            145,
+            220,
+            148,
+            220,
+            148,
+        ],
+        "6f6cd5bad5809102",
+    ],
+}
+
+
+@pytest.mark.parametrize("run", EARLIER_IDS)
+def test_a_folder_of_an_earlier_version_keeps_its_tokens_its_digest_and_its_form(run, tmp_path):
+    vocabulary = load_vocabulary(EARLIER / run / "vocabulary")
+    text = "Anna drinks 11 cups of tea. उत्\u200dसाही ～ <extra_id_0> 日本 \u064e\u0651\u0651\u064e"
+    assert [vocabulary.encode(text), vocabulary.digest()] == EARLIER_IDS[run]
+    vocabulary.save(tmp_path)
+    assert (tmp_path / "vocabulary.json").read_bytes() == (
+        EARLIER / run / "vocabulary" / "vocabulary.json"
+    ).read_bytes()
+    for again in (load_vocabulary(tmp_path), pickle.loads(pickle.dumps(vocabulary))):
+        assert [again.encode(text), again.digest()] == EARLIER_IDS[run]
+
+
+LEARN = """
+import hashlib, sys
+from lmrecipes.data.tokenizers.spm_trainer import learn_pieces
+print(hashlib.sha256(learn_pieces(open(sys.argv[1], encoding="utf-8").read().split("\\n"), 500, 0.999)).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_learning_gives_the_same_bytes_in_every_process_and_says_nothing(tmp_path):
+    texts = [f"{text}, {n} of {n % 7} 日本の{n}冊の本。" for n in range(100) for text in TEXTS]
+    (tmp_path / "text").write_text("\n".join(texts), encoding="utf-8")
+    learned = [
+        subprocess.run(
+            [warm.python(), "-c", LEARN, tmp_path / "text"],
+            capture_output=True, text=True, check=True, env={**environment(), "PYTHONHASHSEED": seed},
+        )
+        for seed in ("1", "2")
+    ]  # fmt: skip
+    assert learned[0].stdout == learned[1].stdout
+    assert [one.stderr for one in learned] == ["", ""]
 
 
 def test_a_size_too_small_for_the_characters_says_what_would_do():
-    with pytest.raises(ValueError, match=r"vocab_size is 300, but the text has \d+ different characters; \d+ or more"):
-        learn_pieces(["".join(map(chr, range(0x4E00, 0x4E80)))], 300, 1.0)
+    text = "".join(map(chr, range(0x4E00, 0x4E80)))
+    with pytest.raises(ValueError, match=r"vocab_size is 300, but the text has 128 different characters; 388 or more"):
+        learn_pieces([text], 300, 1.0)
+    assert SentencePiece(learn_pieces([text], 388, 1.0)).n_pieces == 388
 
 
 def test_coverage_takes_the_most_frequent_characters():
-    assert covered_characters(["aaaa bbb c"], 0.8) == "ab"
-    assert covered_characters(["aaaa bbb c"], 1.0) == "abc"
+    def characters(coverage):
+        vocabulary = SentencePiece(learn_pieces(["a" * 60 + "b" * 39 + " c"] * 10, 300, coverage))
+        return {c for i in range(259, vocabulary.n_pieces) for c in vocabulary.piece(i)} - {"▁"}
+
+    assert characters(0.98) == {"a", "b"}
+    assert characters(1.0) == {"a", "b", "c"}
 
 
 @requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
 def test_every_language_comes_back_as_it_was():
+    from sentencepiece import SentencePieceNormalizer
+
     lines = [
         line for file in sorted((REAL / "languages").glob("*.txt")) for line in file.read_text("utf-8").split("\n")[:40]
     ]
     vocabulary = SentencePiece(learn_pieces(lines, 4000, 0.9995))
-    from tokenizers import normalizers
-
-    normal = normalizers.Sequence([normalizers.Nmt(), normalizers.NFKC()])
+    normal = SentencePieceNormalizer(rule_name="nmt_nfkc")
     for line in lines:
         ids = vocabulary.encode(line)
         assert 2 not in ids
-        assert vocabulary.decode(ids) == " ".join(x for x in normal.normalize_str(line).split(" ") if x)
+        assert vocabulary.decode(ids) == normal.normalize(line).replace("▁", " ").removeprefix(" ")
 
 
 def test_frequent_words_are_pieces_and_none_mixes_letters_digits_and_signs():
@@ -181,7 +416,11 @@ def test_frequent_words_are_pieces_and_none_mixes_letters_digits_and_signs():
     vocabulary = SentencePiece(learn_pieces(texts, 400, 1.0))
     shown = [vocabulary.piece(i) for i in vocabulary.encode("Oak Haven of old sells boats, and has them.")]
     assert shown == ["▁Oak", "▁Haven", "▁of", "▁old", "▁sells", "▁boats", ",", "▁and", "▁has", "▁them", "."]
-    for piece, _ in vocabulary.model.pieces[259:]:
-        word = piece.removeprefix("▁")
-        assert word.isalpha() or word.isdigit() or not any(c.isalnum() for c in word)
-        assert "\uf8ff" not in word
+    for i in range(259, vocabulary.n_pieces):
+        word = vocabulary.piece(i).removeprefix("▁")
+        assert not word or word.isalpha() or word.isdigit() or not any(c.isalnum() for c in word)
+
+
+def test_a_text_longer_than_the_librarys_limit_is_learned_from():
+    vocabulary = SentencePiece(learn_pieces(["日本語の本を読む" * 2000 + "犬"], 300, 1.0))
+    assert {"日", "犬"} <= {vocabulary.piece(i) for i in range(259, vocabulary.n_pieces)}

@@ -1,5 +1,6 @@
 """Vocabularies are saved whole or not at all, cut lines only at newlines, and know what they can spell."""
 
+import json
 import os
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from conftest import requires
 from lmrecipes.data import Folder, Tokenizing, load_vocabulary
 from lmrecipes.data.prepared.tokenize_text import prepare
 from lmrecipes.data.tokenizers.bpe import SubwordVocabulary, train_bpe
+from lmrecipes.data.tokenizers.text_config import load_subwords
 from lmrecipes.data.tokenizers.words import WordVocabulary
 
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
@@ -54,11 +56,38 @@ def test_bytes_spell_every_text_and_what_hides_some_does_not():
 def test_words_of_bert_do_not_spell_and_gpt2s_do():
     from tokenizers import BertWordPieceTokenizer
 
-    from lmrecipes.data.tokenizers.bpe import load_pretrained
-
-    assert load_pretrained(str(REAL / "vocab" / "gpt2")).spells
+    assert load_subwords(str(REAL / "vocab" / "gpt2")).spells
     bert = BertWordPieceTokenizer(str(REAL / "vocab" / "bert-base-uncased-vocab.txt"))
     assert not SubwordVocabulary(bert.to_str()).spells
+
+
+def test_a_folder_a_file_and_a_runs_vocabulary_give_the_same_subwords(tmp_path):
+    vocabulary = train_bpe(iter(["some text, some more text\n"] * 20), 300)
+    vocabulary.save(tmp_path / "run")
+    (tmp_path / "tokenizer.json").write_text(vocabulary._json, encoding="utf-8")
+    made = tmp_path / "gpt2"
+    made.mkdir()
+    model = json.loads(vocabulary._json)["model"]
+    (made / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (made / "merges.txt").write_text("\n".join(" ".join(pair) for pair in model["merges"]))
+    for where in (tmp_path, tmp_path / "tokenizer.json", tmp_path / "run"):
+        assert load_subwords(str(where)).digest() == vocabulary.digest()
+    assert load_subwords(str(made)).encode("more text") == vocabulary.encode("more text")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("tokenizer.json", "{}", r"tokenizer.json holds no subword vocabulary"),
+        ("vocab.json", "{}", "there is no merges.txt beside it"),
+        ("notes.txt", "", "has no vocabulary: no tokenizer.json, vocab.json or vocabulary.json"),
+        ("vocabulary.json", '{"kind": "char", "symbols": [97]}', "is one of kind char, not subword"),
+    ],
+)
+def test_a_folder_without_subwords_is_refused_with_what_is_wrong(tmp_path, name, content, message):
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=rf"^data.tokenizing.name: .*{message}"):
+        load_subwords(str(tmp_path))
 
 
 def test_a_vocabulary_that_could_not_be_written_leaves_the_earlier_one(tmp_path, monkeypatch):

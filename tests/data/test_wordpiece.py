@@ -111,9 +111,9 @@ def test_a_small_text_gives_few_tokens_and_too_small_a_size_is_refused():
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a\nb\n", r"v.txt cannot be read as a vocab.txt.*has no \[PAD\], \[UNK\]"),
+        ("a\nb\n", r"v.txt holds no WordPiece vocabulary: it cannot be read as a vocab.txt.*has no \[PAD\], \[UNK\]"),
         ("\n".join([*SPECIAL, "a", "b", "a"]), "has the token 'a' twice"),
-        (b"\xff\xfe", "v.txt cannot be read"),
+        (b"\xff\xfe", "v.txt holds no WordPiece vocabulary: it cannot be read"),
     ],
 )
 def test_a_bad_file_is_named(tmp_path, content, message):
@@ -123,8 +123,8 @@ def test_a_bad_file_is_named(tmp_path, content, message):
 
 
 def test_what_is_no_wordpiece_is_refused(tmp_path):
-    with pytest.raises(ValueError, match=r"has no vocabulary: no vocab.txt"):
+    with pytest.raises(ValueError, match=r"has no vocabulary: no tokenizer.json, vocab.txt or vocabulary.json"):
         load_wordpiece(str(tmp_path))
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE"}}))
-    with pytest.raises(ValueError, match=r"tokenizer.json holds no WordPiece tokenizer: its model is BPE"):
+    with pytest.raises(ValueError, match=r"tokenizer.json holds no WordPiece vocabulary: its model is BPE"):
         load_wordpiece(str(tmp_path))

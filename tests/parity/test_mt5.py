@@ -7,6 +7,8 @@ from naive_mt5 import naive_losses
 from pairs import GOOGLE, SMALL, inputs_of, pair_batch, small_network
 from transformers_mt5 import transformers_model
 
+from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
+from lmrecipes.data.tokenizers.spm_trainer import learn_pieces
 from lmrecipes.models.mt5 import MT5, MT5Config
 from lmrecipes.models.mt5.hf import load_published, published_names, write_published
 
@@ -81,6 +83,16 @@ def test_a_published_folder_is_taken_up_and_transformers_loads_what_is_written(f
     model = transformers.AutoModelForSeq2SeqLM.from_pretrained(tmp_path)
     assert model.lm_head.weight is not model.shared.weight
     assert model.encoder.embed_tokens.weight is model.shared.weight is model.decoder.embed_tokens.weight
+
+
+def test_a_written_folder_has_a_tokenizer_of_transformers_with_the_same_tokens(tmp_path):
+    texts = ["Anna drinks tea.", "Peter reads a book about the sea."]
+    vocabulary = SentencePiece(learn_pieces(texts, 320, 1.0))
+    write_published(small_network(**GOOGLE).eval(), tmp_path, vocabulary)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in texts:
+        assert theirs.encode(text) == [*vocabulary.encode(text), vocabulary.eos_id]
+    assert theirs.encode("Anna <extra_id_1>")[-2] == vocabulary.sentinel(1)
 
 
 @pytest.mark.parametrize(

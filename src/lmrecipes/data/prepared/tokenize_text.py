@@ -15,10 +15,10 @@ from lmrecipes.data.corpora.text_source import SPLITS, Source
 from lmrecipes.data.prepared.corpus import Prepared, find_prepared
 from lmrecipes.data.prepared.lock import preparing
 from lmrecipes.data.tokenizers.base import Vocabulary
-from lmrecipes.data.tokenizers.bpe import load_pretrained, train_bpe
+from lmrecipes.data.tokenizers.bpe import train_bpe
 from lmrecipes.data.tokenizers.characters import CharacterVocabulary, code_points
 from lmrecipes.data.tokenizers.loading import load_vocabulary
-from lmrecipes.data.tokenizers.text_config import Tokenizing
+from lmrecipes.data.tokenizers.text_config import Tokenizing, load_subwords
 from lmrecipes.data.tokenizers.words import EOS, UNK, WordVocabulary, corpus_words
 from lmrecipes.runtime.atomic_write import replacing, write_text
 
@@ -112,7 +112,7 @@ class _Writer:
             return load_vocabulary(self.folder / "vocabulary")
         if tokenizing.kind == "pretrained":
             assert tokenizing.name is not None
-            return load_pretrained(tokenizing.name)
+            return load_subwords(tokenizing.name)
         if tokenizing.kind == "bpe":
             return train_bpe(self._blocks("train"), tokenizing.vocab_size)
         if tokenizing.kind in ("char", "byte"):

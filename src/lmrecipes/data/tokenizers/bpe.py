@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable, Iterator
 from io import StringIO
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -65,30 +64,3 @@ def train_bpe(blocks: Iterator[str], vocab_size: int) -> SubwordVocabulary:
     )
     tokenizer.train_from_iterator((line for block in blocks for line in StringIO(block)), trainer)
     return SubwordVocabulary(tokenizer.to_str())
-
-
-def load_pretrained(name: str) -> SubwordVocabulary:
-    """A tokenizer by hub name, folder or tokenizer.json.
-
-    Raises:
-        ValueError: if there is none that can be loaded.
-    """
-    path = Path(name)
-    if path.is_file():
-        return SubwordVocabulary(path.read_text(encoding="utf-8"))
-    if (path / "tokenizer.json").is_file():
-        return SubwordVocabulary((path / "tokenizer.json").read_text(encoding="utf-8"))
-    if (path / "vocab.json").is_file() and (path / "merges.txt").is_file():
-        from tokenizers import ByteLevelBPETokenizer
-
-        made = ByteLevelBPETokenizer.from_file(str(path / "vocab.json"), str(path / "merges.txt"))
-        return SubwordVocabulary(made.to_str())
-    try:
-        from transformers import AutoTokenizer
-
-        return SubwordVocabulary(AutoTokenizer.from_pretrained(name).backend_tokenizer.to_str())
-    except Exception as error:
-        raise ValueError(
-            f"data.tokenizing.name {name} is no folder with a tokenizer, and could not be loaded from the hub "
-            f"({type(error).__name__})"
-        ) from error

@@ -29,6 +29,10 @@ def load_vocabulary(folder: Path) -> Vocabulary:
             from lmrecipes.data.tokenizers.wordpiece import WordPiece
 
             return WordPiece(content.pop("tokens"), **content)
+        if kind == "sentencepiece" and "pieces" in content:
+            from lmrecipes.data.tokenizers.sentencepiece_earlier import EarlierSentencePiece
+
+            return EarlierSentencePiece(content)
         if kind == "sentencepiece":
             from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
 

@@ -1,23 +1,29 @@
-"""SentencePiece with sentinels, the vocabulary of T5 and mT5: read from a file or folder, or learned from text."""
+"""SentencePiece with sentinels, the vocabulary of T5 and mT5, by the `sentencepiece` package."""
 
 from __future__ import annotations
 
 import base64
+import hashlib
 import io
+import json
 import re
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Any, Literal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lmrecipes.data.tokenizers.base import Ids, Vocabulary
-from lmrecipes.data.tokenizers.spm_model import PieceModel
+from lmrecipes.data.tokenizers.spm_proto import CONTROL, UNKNOWN, UNUSED, charsmap_text, mark_bytes, parse
+
+if TYPE_CHECKING:
+    from sentencepiece import SentencePieceProcessor
 
 SENTINELS = 100
 _MULTIPLE = 128
 SENTINEL = re.compile(r"\u2581?<extra_id_(\d+)>")
-_BYTE = re.compile(r"<0x([0-9A-F]{2})>")
+_SPECIAL = ("<pad>", "</s>", "<unk>")
 _PROBE = "Straße ÀÉ naïve, Ελληνικά 日本語 한국어 🙂"
 
 
@@ -31,32 +37,46 @@ class SentencePiece(Vocabulary):
     kind = "sentencepiece"
     pad_id, eos_id, unk_id = 0, 1, 2
 
-    def __init__(self, model: PieceModel) -> None:
-        """Makes a vocabulary of pieces; sentinels among them must be the last, and are added where there are none.
+    def __init__(self, model: bytes) -> None:
+        """Makes a vocabulary of a model; sentinels in it must be the last, and are added where there are none.
+
+        Args:
+            model: content of a `.model` file of SentencePiece.
 
         Raises:
-            ValueError: for pieces in another order.
+            ValueError: for what is no unigram model, or pieces in another order.
         """
         self.model = model
-        n = len(model.pieces)
-        while n and SENTINEL.fullmatch(model.pieces[n - 1][0]):
+        proto = parse(model)
+        names = [piece.piece for piece in proto.pieces]
+        n = len(names)
+        while n and SENTINEL.fullmatch(names[n - 1]):
             n -= 1
-        named = [int(SENTINEL.fullmatch(piece)[1]) for piece, _ in model.pieces[n:]]  # type: ignore[index]
+        named = [int(SENTINEL.fullmatch(name)[1]) for name in names[n:]]  # type: ignore[index]
         if named and named != list(range(len(named) - 1, -1, -1)):
             raise ValueError(f"the sentinels are in the order {named[:3]}...; <extra_id_0> must be the last piece")
-        if any(SENTINEL.fullmatch(piece) for piece, _ in model.pieces[:n]):
+        if any(SENTINEL.fullmatch(name) for name in names[:n]):
             raise ValueError("sentinels stand between other pieces; they must be the last")
-        if n <= self.unk_id or model.pieces[self.pad_id][0] != "<pad>" or model.pieces[self.eos_id][0] != "</s>":
-            begin = ", ".join(piece for piece, _ in model.pieces[:3])
-            raise ValueError(f"the first pieces are {begin}; they must be <pad>, </s> and <unk>")
+        if tuple(names[:3]) != _SPECIAL:
+            raise ValueError(f"the first pieces are {', '.join(names[:3])}; they must be <pad>, </s> and <unk>")
         self.n_pieces = n
         """Tokens before the sentinels."""
         self.n_sentinels = len(named) or SENTINELS
         """How many sentinels there are."""
         self.unknown = self.unk_id
-        self.tokenizer = _tokenizer(model, n)
-        self._bytes = {i: int(found[1], 16) for i in range(n) if (found := _BYTE.fullmatch(model.pieces[i][0]))}
+        self._processor = self._prepare(proto)
         self.spells = self.decode(self.encode(_PROBE)) == _PROBE
+
+    def _prepare(self, proto: Any) -> SentencePieceProcessor:
+        """A processor that never finds special pieces and sentinels in a text, whatever the file says of them."""
+        del proto.pieces[self.n_pieces :]
+        for piece, kind in zip(proto.pieces, (CONTROL, CONTROL, UNKNOWN), strict=False):
+            piece.type = kind
+        mark_bytes(proto)
+        for number in range(self.n_sentinels - 1, -1, -1):
+            proto.pieces.add(piece=f"<extra_id_{number}>", score=0.0, type=UNUSED)
+        proto.trainer_spec.unk_surface = _SPECIAL[self.unk_id]
+        return _processor(proto)
 
     @property
     def size(self) -> int:
@@ -72,22 +92,31 @@ class SentencePiece(Vocabulary):
         """Id of <extra_id_NUMBER>."""
         return self.n_pieces + self.n_sentinels - 1 - number
 
+    def _before(self, text: str) -> str:
+        """What is done to a text before the model normalizes it."""
+        return text
+
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without its end."""
-        return [int(i) for i in self.tokenizer.encode(text, add_special_tokens=False).ids]
+        found: list[int] = self._processor.encode(self._before(text))
+        return found
 
     def encode_inside(self, text: str) -> list[int]:
         """Ids of the rest of a text, whose first piece begins a word only if it is behind a space."""
-        tokenizer = self.tokenizer if text[:1].isspace() else self._inside
-        return [int(i) for i in tokenizer.encode(text, add_special_tokens=False).ids]
+        processor = self._processor if text[:1].isspace() else self._inside
+        found: list[int] = processor.encode(self._before(text))
+        return found
 
     @cached_property
-    def _inside(self) -> Any:
-        return _tokenizer(self.model, self.n_pieces, words_begin="never")
+    def _inside(self) -> SentencePieceProcessor:
+        proto = parse(self._processor.serialized_model_proto())
+        proto.normalizer_spec.add_dummy_prefix = False
+        return _processor(proto)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each of several texts, without their ends."""
-        return [found.ids for found in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        found: list[list[int]] = self._processor.encode([self._before(text) for text in texts])
+        return found
 
     def encode_block(self, text: str) -> Ids:
         """Ids of a block of lines, each with its end."""
@@ -98,49 +127,56 @@ class SentencePiece(Vocabulary):
 
     def decode(self, ids: Iterable[int]) -> str:
         """Text of ids; padding and the end of a text are nothing, sentinels their names."""
-        text, run = "", bytearray()
-        for i in ids:
-            if i in self._bytes:
-                run.append(self._bytes[i])
-                continue
-            text, run = text + run.decode("utf-8", "replace"), bytearray()
-            text += self.piece(i) if i not in (self.pad_id, self.eos_id) else ""
-        return (text + run.decode("utf-8", "replace")).replace("\u2581", " ").removeprefix(" ")
+        n = self.n_pieces + self.n_sentinels
+        return str(self._decoder.decode([int(i) for i in ids if i < n]))
+
+    @cached_property
+    def _decoder(self) -> SentencePieceProcessor:
+        """Reads bytes that it never writes too: transformers' tokenizer.json of mT5 says that there are none."""
+        proto = parse(self._processor.serialized_model_proto())
+        if proto.trainer_spec.byte_fallback:
+            return self._processor
+        proto.trainer_spec.byte_fallback = True
+        return _processor(proto) if mark_bytes(proto) else self._processor
 
     def piece(self, i: int) -> str:
         """The piece of an id as it is published: `▁` for a space, <extra_id_0> for a sentinel."""
-        if self.n_pieces <= i < self.n_pieces + self.n_sentinels:
-            return f"<extra_id_{self.n_pieces + self.n_sentinels - 1 - i}>"
-        return self.model.pieces[i][0] if i < self.n_pieces else ""
+        return self._processor.id_to_piece(int(i)) if i < self.n_pieces + self.n_sentinels else ""
+
+    def write_published(self, folder: Path) -> None:
+        """Writes spiece.model and tokenizer_config.json, of which transformers makes a T5Tokenizer with these ids."""
+        proto = parse(self._processor.serialized_model_proto())
+        del proto.pieces[self.n_pieces :]
+        (folder / "spiece.model").write_bytes(proto.SerializeToString())
+        about = {"tokenizer_class": "T5Tokenizer", "extra_ids": self.n_sentinels}
+        (folder / "tokenizer_config.json").write_text(json.dumps(about, indent=2) + "\n")
 
     def _content(self) -> dict[str, Any]:
-        return {
-            "pieces": [[piece, score] for piece, score in self.model.pieces],
-            "charsmap": base64.b64encode(self.model.charsmap).decode(),
-            "byte_fallback": self.model.byte_fallback,
+        return {"model": base64.b64encode(self.model).decode()}
+
+    def digest(self) -> str:
+        """A hash that changes with the pieces, their scores and the normalization; earlier versions gave the same."""
+        proto = parse(self.model)
+        content = {
+            "pieces": [[piece.piece, piece.score] for piece in proto.pieces],
+            "charsmap": charsmap_text(proto),
+            "byte_fallback": proto.trainer_spec.byte_fallback,
         }
+        return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
 
     @classmethod
     def of_content(cls, content: dict[str, Any]) -> SentencePiece:
         """What `save` has written."""
-        pieces = [(piece, score) for piece, score in content["pieces"]]
-        return cls(PieceModel(pieces, base64.b64decode(content["charsmap"]), content["byte_fallback"]))
+        return cls(base64.b64decode(content["model"]))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return SentencePiece, (self.model,)
+        return self.of_content, (self._content(),)
 
 
-def _tokenizer(model: PieceModel, n: int, words_begin: Literal["always", "never"] = "always") -> Any:
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
+def _processor(proto: Any) -> SentencePieceProcessor:
+    from sentencepiece import SentencePieceProcessor
 
-    # No text has a space by the time it is looked up, so that these names are found in none.
-    names = [(f" {piece}", 0.0) for piece, _ in model.pieces[:3]]
-    made = Tokenizer(
-        models.Unigram([*names, *model.pieces[3:n]], unk_id=SentencePiece.unk_id, byte_fallback=model.byte_fallback)
-    )
-    first = [normalizers.Precompiled(model.charsmap)] if model.charsmap else [normalizers.Nmt(), normalizers.NFKC()]
-    made.normalizer = normalizers.Sequence([*first, normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()])
-    # Text that looks like the name of a byte stays text.
-    apart = pre_tokenizers.Split(Regex("<(?=0x)"), "isolated")
-    made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Metaspace(prepend_scheme=words_begin), apart])
-    return made
+    try:
+        return SentencePieceProcessor(model_proto=proto.SerializeToString())
+    except RuntimeError as error:
+        raise ValueError(f"the sentencepiece package refuses the model: {error}") from None

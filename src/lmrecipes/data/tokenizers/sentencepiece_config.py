@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import base64
-import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
-from lmrecipes.data.tokenizers.loading import load_vocabulary
+from lmrecipes.data.tokenizers.base import FILE
+from lmrecipes.data.tokenizers.pretrained import TOKENIZER, Pretrained, content_of
 from lmrecipes.data.tokenizers.sentencepiece import SENTINEL, SentencePiece
-from lmrecipes.data.tokenizers.spm_model import PieceModel, read_model
+from lmrecipes.data.tokenizers.spm_proto import model_of
 from lmrecipes.data.tokenizers.spm_trainer import learn_pieces
+
+_NAMES = ("spiece.model", "sentencepiece.model", TOKENIZER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +40,9 @@ class SentencePieceSettings:
         for field, least in (("vocab_size", 300), ("sample_mb", 1)):
             if getattr(self, field) < least:
                 raise ValueError(f"data.sentencepiece.{field} is {getattr(self, field)}; it must be {least} or more")
-        if not 0.9 <= self.character_coverage <= 1:
+        if not 0.98 <= self.character_coverage <= 1:
             raise ValueError(
-                f"data.sentencepiece.character_coverage is {self.character_coverage}; it must be 0.9 to 1, as 0.99999"
+                f"data.sentencepiece.character_coverage is {self.character_coverage}; it must be 0.98 to 1, as 0.99999"
             )
 
     def describe(self) -> dict[str, Any]:
@@ -50,10 +51,7 @@ class SentencePieceSettings:
 
     def content(self) -> str | None:
         """A hash of the files that it is read from; None if they are on the hub, gone, or there are none."""
-        files = [] if self.name is None else [path for path in _files(Path(self.name).expanduser()) if path.is_file()]
-        if not files:
-            return None
-        return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:16]
+        return content_of(self.name, (FILE, *_NAMES))
 
     def make(self, sample: Callable[[int], Iterable[str]]) -> SentencePiece:
         """The vocabulary.
@@ -72,14 +70,6 @@ class SentencePieceSettings:
         return SentencePiece(learn_pieces(texts, self.vocab_size, self.character_coverage))
 
 
-def _files(path: Path) -> list[Path]:
-    """What a vocabulary may be read from, the best first."""
-    return [
-        path,
-        *(path / name for name in ("vocabulary.json", "spiece.model", "sentencepiece.model", "tokenizer.json")),
-    ]
-
-
 def load_sentencepiece(name: str) -> SentencePiece:
     """A SentencePiece vocabulary by file, folder or hub name.
 
@@ -89,31 +79,12 @@ def load_sentencepiece(name: str) -> SentencePiece:
     Raises:
         ValueError: if there is none that can be read.
     """
-    path = Path(name).expanduser()
-    if not path.exists():
-        return _checked(lambda: _from_hub(name), name)
-    found = next((file for file in _files(path) if file.is_file()), None)
-    if found is None:
-        raise ValueError(f"{path} has no vocabulary: no vocabulary.json, spiece.model or tokenizer.json")
-    if found.name == "vocabulary.json":
-        vocabulary = load_vocabulary(found.parent)
-        if not isinstance(vocabulary, SentencePiece):
-            raise ValueError(f"the vocabulary in {path} is one of kind {vocabulary.kind}, not SentencePiece")
-        return vocabulary
-    if found.suffix == ".json":
-        return _checked(lambda: _of_tokenizer(json.loads(found.read_text(encoding="utf-8"))), str(found))
-    return _checked(lambda: SentencePiece(read_model(found)), str(found))
+    return _PRETRAINED.load(name)
 
 
-def _checked(read: Callable[[], SentencePiece], where: str) -> SentencePiece:
-    try:
-        return read()
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{where} holds no SentencePiece vocabulary: {error}") from None
-
-
-def _of_tokenizer(content: dict[str, Any]) -> SentencePiece:
+def _of_tokenizer(text: str) -> SentencePiece:
     """A tokenizer.json of transformers."""
+    content = json.loads(text)
     model = content["model"]
     if model.get("type") != "Unigram":
         raise ValueError(f"its model is {model.get('type')}, not Unigram")
@@ -126,16 +97,14 @@ def _of_tokenizer(content: dict[str, Any]) -> SentencePiece:
     normalizer = content.get("normalizer") or {}
     steps = normalizer.get("normalizers", [normalizer])
     charsmap = next((step["precompiled_charsmap"] for step in steps if step.get("type") == "Precompiled"), "")
-    return SentencePiece(PieceModel(pieces, base64.b64decode(charsmap), bool(model.get("byte_fallback"))))
+    byte_fallback = bool(model.get("byte_fallback"))
+    return SentencePiece(model_of(pieces, base64.b64decode(charsmap), byte_fallback=byte_fallback))
 
 
-def _from_hub(name: str) -> SentencePiece:
-    try:
-        from transformers import AutoTokenizer
-
-        found = json.loads(AutoTokenizer.from_pretrained(name).backend_tokenizer.to_str())
-    except Exception as error:
-        raise ValueError(
-            f"it is no file or folder, and the Hugging Face hub has none ({type(error).__name__})"
-        ) from error
-    return _of_tokenizer(found)
+_PRETRAINED = Pretrained(
+    label="SentencePiece",
+    kind=SentencePiece,
+    names=_NAMES,
+    of_tokenizer=_of_tokenizer,
+    of_file=lambda path, _: SentencePiece(path.read_bytes()),
+)

@@ -1,94 +1,94 @@
-"""Learning a unigram model of pieces from text, with SentencePiece's conventions, by the `tokenizers` package."""
+"""Learning a unigram model of pieces from text, by the `sentencepiece` package."""
 
 from __future__ import annotations
 
-import itertools
-import json
+import io
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Iterable
 
-from lmrecipes.data.tokenizers.spm_model import PieceModel
+from lmrecipes.data.tokenizers.spm_proto import normalize_as_mt5, parse
 
-_SPECIAL = ("<pad>", "</s>", "<unk>")
-_BYTES = tuple(f"<0x{i:02X}>" for i in range(256))
-_DIGITS = 4
-# In no text.
-_MARK = "\uf8ff"
+# The library's limit of a piece.
+_LONGEST = 16
+# A text without spaces is cut: the library leaves out lines of more than 4,192 bytes.
+_WORD = re.compile(r"▁?[^▁]{1,400}")
 # As in SentencePiece no piece has letters and digits, or either and a sign.
-_WORDS = rf"▁?(?:[\p{{L}}\p{{M}}]+|\p{{N}}+|[^\p{{L}}\p{{M}}\p{{N}}▁{_MARK}]+){_MARK}?"
+_RUN = r"▁?(?:[\p{L}\p{M}]+|\p{N}+|[^\p{L}\p{M}\p{N}▁]+)"
+_WEIGHT = 16
+_TOO_SMALL = re.compile(r"smaller than required_chars\. (\d+) vs (\d+)")
+# Partial sums are added in the order of the threads, so that their number, not the machine, decides the result.
+_THREADS = 16
 
 
-def learn_pieces(texts: Sequence[str], vocab_size: int, character_coverage: float) -> PieceModel:
-    """Pieces of texts, with bytes for the characters that are too rare to be pieces.
-
-    Of pieces that are equally good another one may be taken the next time: a vocabulary is learned once and kept.
+def learn_pieces(texts: Iterable[str], vocab_size: int, character_coverage: float) -> bytes:
+    """A model of texts, with bytes for the characters that are too rare to be pieces; the same texts give the same.
 
     Args:
         texts: what to learn from.
-        vocab_size: pieces at most, with the 3 special ones and the 256 bytes.
+        vocab_size: pieces at most, with the 3 special ones and the 256 bytes; there are fewer where texts are few.
         character_coverage: share of the text's characters that become pieces.
+
+    Returns:
+        The content of a `.model` file.
 
     Raises:
         ValueError: if the characters alone are more than vocab_size.
     """
-    from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, trainers
+    from sentencepiece import SentencePieceTrainer
 
-    normalizer = normalizers.Sequence(
-        [normalizers.Nmt(), normalizers.NFKC(), normalizers.Replace(Regex(" {2,}"), " "), normalizers.Strip()]
-    )
-    normal = [normalizer.normalize_str(text) for text in texts]
-    covered = covered_characters(normal, character_coverage)
-    room = vocab_size - len(_SPECIAL) - len(_BYTES)
-    # The space is written as a character of its own.
-    if len(covered) + 1 > room:
-        raise ValueError(
-            f"data.sentencepiece.vocab_size is {vocab_size:,}, but the text has {len(covered):,} different characters; "
-            f"{len(covered) + 1 + vocab_size - room:,} or more would do, or a smaller character_coverage"
+    written = io.BytesIO()
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(_weighted_lines(texts)),
+            input_format="tsv",
+            model_writer=written,
+            vocab_size=vocab_size,
+            hard_vocab_limit=False,
+            character_coverage=character_coverage,
+            max_sentencepiece_length=_LONGEST,
+            byte_fallback=True,
+            pad_id=0,
+            eos_id=1,
+            unk_id=2,
+            bos_id=-1,
+            # The lines are normalized already, and begin with ▁ where a word begins.
+            normalization_rule_name="identity",
+            add_dummy_prefix=False,
+            remove_extra_whitespaces=False,
+            num_threads=_THREADS,
+            minloglevel=2,
         )
-    rare = re.compile(f"[^{re.escape(covered)}\\s]") if covered else re.compile(r"\S")
-    made = Tokenizer(models.Unigram())
-    made.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Metaspace(prepend_scheme="always"), pre_tokenizers.Split(Regex(_WORDS), "isolated")]
-    )
-    trainer = trainers.UnigramTrainer(
-        vocab_size=room + 1, special_tokens=["<unk>"], unk_token="<unk>", show_progress=False
-    )
-    known = [rare.sub(" ", text) for text in normal]
-    made.train_from_iterator(itertools.chain(known, _marked(known, made.pre_tokenizer.pre_tokenize_str)), trainer)
-    model = json.loads(made.to_str())["model"]["vocab"]
-    # But for <unk>, the first.
-    scores = [(str(piece), round(float(score), _DIGITS)) for piece, score in model[1:] if _MARK not in piece]
-    learned = sorted(scores, key=lambda x: (-x[1], x[0]))
-    fixed = [(name, 0.0) for name in (*_SPECIAL, *_BYTES)]
-    return PieceModel([*fixed, *learned], b"", True)
+    except RuntimeError as error:
+        found = _TOO_SMALL.search(str(error))
+        if found is None:
+            raise ValueError(f"data.sentencepiece: no vocabulary can be learned from the text: {error}") from None
+        needed = int(found[2])
+        raise ValueError(
+            f"data.sentencepiece.vocab_size is {vocab_size:,}, but the text has {needed - 260:,} different characters; "
+            f"{needed:,} or more would do, or a smaller character_coverage"
+        ) from None
+    proto = parse(written.getvalue())
+    normalize_as_mt5(proto)
+    return bytes(proto.SerializeToString())
 
 
-def _marked(texts: Sequence[str], split: Callable[[str], list[tuple[str, Any]]]) -> list[str]:
-    """Words that come more than once, each with a mark behind it.
+def _weighted_lines(texts: Iterable[str]) -> list[str]:
+    """Every different word with how often it comes, for the library's tsv format.
 
-    The trainer takes for a piece only what it finds in two different words, however often it comes in one.
+    The library takes for a piece only what is followed by different characters somewhere. A word that always stands
+    before the same sign would be none, however often it comes: so each run of letters that comes more than once is
+    given again with a space behind it, at a weight that hardly counts.
     """
-    counts = Counter(word for text in texts for word in text.split())
-    words: Counter[str] = Counter()
-    for word, number in counts.items():
-        words[split(word)[0][0]] += number
-    return [word[1:] + _MARK for word, number in words.items() if number > 1]
+    from sentencepiece import SentencePieceNormalizer
+    from tokenizers import Regex, pre_tokenizers
 
-
-def covered_characters(texts: Sequence[str], coverage: float) -> str:
-    """The most frequent characters, which make up this share of the text; white space left out."""
-    counts: Counter[str] = Counter()
-    for text in texts:
-        counts.update(text)
-    for character in [c for c in counts if c.isspace()]:
-        del counts[character]
-    wanted, found = coverage * counts.total(), 0
-    chosen = []
-    for character, number in sorted(counts.items(), key=lambda x: (-x[1], x[0])):
-        if found >= wanted:
-            break
-        chosen.append(character)
-        found += number
-    return "".join(chosen)
+    normalizer = SentencePieceNormalizer(rule_name="nmt_nfkc")
+    words = Counter(word for text in texts for word in _WORD.findall(normalizer.normalize(text)))
+    split = pre_tokenizers.Split(Regex(_RUN), "isolated").pre_tokenize_str
+    runs: Counter[str] = Counter()
+    for word, number in words.items():
+        for run, _ in split(word):
+            runs[run] += number
+    again = [run for run, number in runs.items() if number > 1 and len(run) <= _LONGEST]
+    return [*(f"{word}\t{_WEIGHT * number}" for word, number in words.items()), *(f"{run}▁\t1" for run in again)]

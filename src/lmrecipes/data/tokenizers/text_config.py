@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+from lmrecipes.data.tokenizers.bpe import SubwordVocabulary
+from lmrecipes.data.tokenizers.pretrained import TOKENIZER, Pretrained, content_of
+
+_NAMES = (TOKENIZER, "vocab.json")
+_MERGES = "merges.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,12 +60,40 @@ class Tokenizing:
     def content(self) -> str | None:
         """A hash of the vocabulary or tokenizer files; None if they are on the hub, gone, or there are none."""
         named = self.vocab_file if self.kind == "word" else self.name if self.kind == "pretrained" else None
-        files = [] if named is None else [path for path in _tokenizer_files(Path(named)) if path.is_file()]
-        if not files:
-            return None
-        return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:16]
+        return content_of(named, (*_NAMES, _MERGES))
 
 
-def _tokenizer_files(path: Path) -> list[Path]:
-    """The files that a tokenizer is read from, if they are there: the path itself, or what a folder holds."""
-    return [path, *(path / name for name in ("tokenizer.json", "vocab.json", "merges.txt"))]
+def load_subwords(name: str) -> SubwordVocabulary:
+    """A tokenizer by hub name, folder or tokenizer.json.
+
+    Raises:
+        ValueError: if there is none that can be loaded.
+    """
+    try:
+        return _PRETRAINED.load(name)
+    except ValueError as error:
+        raise ValueError(f"data.tokenizing.name: {error}") from error
+
+
+def _of_tokenizer(text: str) -> SubwordVocabulary:
+    try:
+        return SubwordVocabulary(text)
+    except Exception as error:  # the tokenizers package raises nothing more precise
+        raise ValueError(str(error)) from None
+
+
+def _of_merges(path: Path, _: bool) -> SubwordVocabulary:
+    """GPT-2's form: ids in one file, merges in another beside it."""
+    from tokenizers import ByteLevelBPETokenizer
+
+    merges = path.with_name(_MERGES)
+    if path.name not in _NAMES:
+        return _of_tokenizer(path.read_text(encoding="utf-8"))
+    if not merges.is_file():
+        raise ValueError(f"there is no {_MERGES} beside it")
+    return SubwordVocabulary(ByteLevelBPETokenizer.from_file(str(path), str(merges)).to_str())
+
+
+_PRETRAINED = Pretrained(
+    label="subword", kind=SubwordVocabulary, names=_NAMES, of_tokenizer=_of_tokenizer, of_file=_of_merges
+)

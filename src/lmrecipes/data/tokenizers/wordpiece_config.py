@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from lmrecipes.data.tokenizers.loading import load_vocabulary
+from lmrecipes.data.tokenizers.base import FILE
+from lmrecipes.data.tokenizers.pretrained import TOKENIZER, Pretrained, content_of
 from lmrecipes.data.tokenizers.wordpiece import WordPiece
 from lmrecipes.data.tokenizers.wordpiece_trainer import train_wordpiece
+
+_LINES, _CONFIG = "vocab.txt", "tokenizer_config.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,10 +46,7 @@ class WordPieceSettings:
 
     def content(self) -> str | None:
         """A hash of the files that it is read from; None if they are on the hub, gone, or there are none."""
-        files = [] if self.name is None else [path for path in _files(Path(self.name).expanduser()) if path.is_file()]
-        if not files:
-            return None
-        return hashlib.sha256(b"".join(hashlib.sha256(path.read_bytes()).digest() for path in files)).hexdigest()[:16]
+        return content_of(self.name, (FILE, TOKENIZER, _LINES, _CONFIG))
 
     def make(self, sample: Callable[[int], Iterable[str]]) -> WordPiece:
         """The vocabulary.
@@ -66,12 +65,6 @@ class WordPieceSettings:
         return train_wordpiece(texts, self.vocab_size, self.lower_case is not False)
 
 
-def _files(path: Path) -> list[Path]:
-    """What a vocabulary may be read from, the best first."""
-    names = ("vocabulary.json", "tokenizer.json", "vocab.txt", "tokenizer_config.json")
-    return [path, *(path / name for name in names)]
-
-
 def load_wordpiece(name: str, lower_case: bool | None = None) -> WordPiece:
     """A WordPiece vocabulary by file, folder or hub name.
 
@@ -82,45 +75,29 @@ def load_wordpiece(name: str, lower_case: bool | None = None) -> WordPiece:
     Raises:
         ValueError: if there is none that can be read.
     """
-    path = Path(name).expanduser()
-    saved, tokenizer, vocab, config = (path / file.name for file in _files(path)[1:])
-    if path.is_file():
-        return _from_json(path, lower_case) if path.suffix == ".json" else _from_lines(path, lower_case)
-    if saved.is_file():
-        vocabulary = load_vocabulary(path)
-        if not isinstance(vocabulary, WordPiece):
-            raise ValueError(f"the vocabulary in {path} is one of kind {vocabulary.kind}, not WordPiece")
-        return vocabulary if lower_case is None else WordPiece(vocabulary.tokens, lower_case=lower_case)
-    if tokenizer.is_file():
-        return _from_json(tokenizer, lower_case)
-    if vocab.is_file():
-        said = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else {}
-        lower = said.get("do_lower_case", True) if lower_case is None else lower_case
-        return _from_lines(vocab, lower, said.get("strip_accents"))
-    if path.exists():
-        raise ValueError(f"{path} has no vocabulary: no vocab.txt, tokenizer.json or vocabulary.json")
-    return _from_hub(name, lower_case)
+    found = _PRETRAINED.load(name)
+    if lower_case in (None, found.lower_case):
+        return found
+    return WordPiece(found.tokens, lower_case=bool(lower_case), strip_accents=found.strip_accents)
 
 
-def _from_lines(path: Path, lower_case: bool | None, strip_accents: bool | None = None) -> WordPiece:
+def _of_lines(path: Path, in_folder: bool) -> WordPiece:
+    """A token per line, and in a folder of transformers how text is normalized."""
+    config = path.with_name(_CONFIG)
+    said = json.loads(config.read_text(encoding="utf-8")) if in_folder and config.is_file() else {}
     try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-        tokens = [line.rstrip("\r") for line in lines]
+        tokens = [line.rstrip("\r") for line in path.read_text(encoding="utf-8").split("\n")]
         while tokens and not tokens[-1]:
             tokens.pop()
-        return WordPiece(tokens, lower_case=lower_case is not False, strip_accents=strip_accents)
+        lower = said.get("do_lower_case", True)
+        return WordPiece(tokens, lower_case=lower, strip_accents=said.get("strip_accents"))
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read as a vocab.txt, a token per line: {error}") from None
+        raise ValueError(f"it cannot be read as a vocab.txt, a token per line: {error}") from None
 
 
-def _from_json(path: Path, lower_case: bool | None) -> WordPiece:
-    try:
-        return _of_tokenizer(json.loads(path.read_text(encoding="utf-8")), lower_case)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} holds no WordPiece tokenizer: {error}") from None
-
-
-def _of_tokenizer(content: dict[str, Any], lower_case: bool | None) -> WordPiece:
+def _of_tokenizer(text: str) -> WordPiece:
+    """A tokenizer.json of transformers."""
+    content = json.loads(text)
     model, normalizer = content["model"], content.get("normalizer") or {}
     if model.get("type") != "WordPiece":
         raise ValueError(f"its model is {model.get('type')}")
@@ -130,21 +107,9 @@ def _of_tokenizer(content: dict[str, Any], lower_case: bool | None) -> WordPiece
     tokens = sorted(ids, key=ids.__getitem__)
     if [ids[token] for token in tokens] != list(range(len(tokens))):
         raise ValueError("its ids have gaps")
-    lower = normalizer["lowercase"] if lower_case is None else lower_case
-    return WordPiece(tokens, lower_case=lower, strip_accents=normalizer.get("strip_accents"))
+    return WordPiece(tokens, lower_case=normalizer["lowercase"], strip_accents=normalizer.get("strip_accents"))
 
 
-def _from_hub(name: str, lower_case: bool | None) -> WordPiece:
-    try:
-        from transformers import AutoTokenizer
-
-        found = json.loads(AutoTokenizer.from_pretrained(name).backend_tokenizer.to_str())
-    except Exception as error:
-        raise ValueError(
-            f"{name} is no file or folder with a WordPiece vocabulary, and could not be loaded from the Hugging Face "
-            f"hub ({type(error).__name__})"
-        ) from error
-    try:
-        return _of_tokenizer(found, lower_case)
-    except ValueError as error:
-        raise ValueError(f"{name} on the hub is no WordPiece tokenizer: {error}") from None
+_PRETRAINED = Pretrained(
+    label="WordPiece", kind=WordPiece, names=(TOKENIZER, _LINES), of_tokenizer=_of_tokenizer, of_file=_of_lines
+)

@@ -39,6 +39,7 @@ from lmrecipes.config.hardware import check_hardware
 from lmrecipes.config.moved import with_current_paths
 from lmrecipes.config.presets import with_lists_flattened
 from lmrecipes.data import load_vocabulary
+from lmrecipes.data.tokenizers.loading import is_reproducible
 from lmrecipes.datamodules.protocols import EvaluatesWith
 from lmrecipes.loggers import RunCSVLogger, RunLogger
 from lmrecipes.models.common.protocols import ChecksPrecision, ReadsBatchPlan
@@ -211,6 +212,8 @@ class RecipeCLI(LightningCLI):
             return
         given, own = arguments.vocabulary_dir, self.run_dir and self.run_dir / runs.VOCABULARY
         if given is not None and own is not None and own.is_dir() and not Path(given).is_dir():
+            arguments.vocabulary_dir = str(own)
+        if given is None and self.resumed and own is not None and not is_reproducible(own):
             arguments.vocabulary_dir = str(own)
         source = self.config.get("init_from")
         if given is None and source is not None and not is_checkpoint(Path(source)):

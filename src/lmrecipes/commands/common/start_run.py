@@ -126,4 +126,7 @@ def save_vocabulary(cli: RecipeCLI, run_dir: Path) -> None:
         vocabulary.save(saved)
         runs.seal(saved)
     elif load_vocabulary(saved).digest() != vocabulary.digest():
-        raise ValueError(f"data has another vocabulary now than when {short(run_dir)} was begun; start a new run")
+        raise ValueError(
+            f"data has another vocabulary now than when {short(run_dir)} was begun; start a new run, or read the "
+            f"data with the run's own: --data.vocabulary_dir {short(saved)}"
+        )

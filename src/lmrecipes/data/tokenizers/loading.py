@@ -42,3 +42,15 @@ def load_vocabulary(folder: Path) -> Vocabulary:
         raise ValueError(f"no vocabulary in {folder}") from None
     except (KeyError, TypeError, json.JSONDecodeError) as error:
         raise ValueError(f"vocabulary {path} cannot be read: {error}") from error
+
+
+def is_reproducible(folder: Path) -> bool:
+    """Whether learning a saved vocabulary again gives the same one.
+
+    Earlier versions learned SentencePiece pieces otherwise in every run, and saved them as a list.
+    """
+    try:
+        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return True
+    return not (isinstance(content, dict) and content.get("kind") == "sentencepiece" and "pieces" in content)

@@ -154,8 +154,9 @@ class SentencePiece(Vocabulary):
     def _content(self) -> dict[str, Any]:
         return {"model": base64.b64encode(self.model).decode()}
 
-    def digest(self) -> str:
-        """A hash that changes with the pieces, their scores and the normalization; earlier versions gave the same."""
+    @cached_property
+    def _digest(self) -> str:
+        # Of the pieces, their scores and the normalization: earlier versions gave the same.
         proto = parse(self.model)
         content = {
             "pieces": [[piece.piece, piece.score] for piece in proto.pieces],

@@ -87,7 +87,7 @@ def test_a_language_normalizes_as_in_mlqa(written, capsys):
         ({"p.json": []}, (), "holds list; it must be an object with an answer's text by question's id"),
         ({"p.json": {"a": 7}}, (), "question a has 7, which is not an answer's text"),
         ({"d.json": {"data": [{"paragraphs": [{"qas": [{"id": "a"}]}]}]}}, (), "it has no 'answers' somewhere"),
-        ({"d.json": b"\xff\xfe"}, (), "d.json cannot be read"),
+        ({"d.json": b"\xff\xfe"}, (), "d.json is not UTF-8 text"),
         ({"o.json": {"a": 1}}, ("--null-odds", "o.json"), "--null-odds is of SQuAD 2.0"),
         ({"d.json": {"data": []}}, (), "there is no question to evaluate"),
         ({}, ("--data", "nowhere.json"), "nowhere.json cannot be read: No such file"),

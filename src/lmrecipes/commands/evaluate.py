@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import argparse
-import gzip
 import json
 import sys
-import zlib
 from pathlib import Path
 from typing import Any
 
 from lmrecipes.commands.common.parser import Arguments
+from lmrecipes.data.corpora.files import read_json
 from lmrecipes.metrics.squad import LANGUAGES, Gold, squad11, squad20
 from lmrecipes.runtime.atomic_write import write_text
 
@@ -99,14 +98,9 @@ def _read(path: Path) -> Any:
         ValueError: if it cannot be read, naming line and column.
     """
     try:
-        content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-        return json.loads(content.decode("utf-8-sig"))
+        return read_json(path)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
-    except (EOFError, zlib.error, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} cannot be read: {error}") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}:{error.colno} is not JSON: {error.msg}") from None
 
 
 def _numbered(path: Path, kind: type, what: str) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 import zlib
 from collections.abc import Generator, Iterable, Iterator
@@ -11,11 +10,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from lmrecipes.data.corpora.files import PACKED, open_unpacked, parquet_file
 from lmrecipes.data.corpora.malformed import EMPTY, Flaws
 
 Boundaries = Literal["line", "blank_line", "file"]
 ENDINGS = (".txt", ".jsonl", ".json", ".parquet")
-PACKED = (".gz", ".zst")
 LONGEST = 1_000_000
 """Characters; longer documents are cut at the end of a line."""
 _BACK = 4096
@@ -172,7 +171,7 @@ def _content(line: bytes, key: str | None) -> bytes | str:
 
 def _decoded(path: Path, start: int, end: int, key: str | None, flaws: Flaws) -> Generator[Line, None, None]:
     place = start
-    with _opened(path) as file:
+    with open_unpacked(path) as file:
         if start:
             file.seek(start)
         try:
@@ -181,7 +180,7 @@ def _decoded(path: Path, start: int, end: int, key: str | None, flaws: Flaws) ->
                 if (text := _text(line, path, place, key, flaws)) is not None:
                     yield Line(text, beyond)
                 place += len(line)
-        except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as error:
+        except (EOFError, zlib.error, OSError) as error:
             if path.suffix not in PACKED:
                 raise
             problem = (
@@ -209,22 +208,10 @@ def _text(line: bytes, path: Path, place: int, key: str | None, flaws: Flaws) ->
     return text
 
 
-def _opened(path: Path) -> Any:
-    if path.suffix == ".gz":
-        return gzip.open(path, "rb")
-    if path.suffix == ".zst":
-        import io
-
-        import pyarrow
-
-        return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
-    return path.open("rb")
-
-
 def _at(path: Path, place: int) -> str:
     """File and number of the line that begins at a place."""
     number, left = 1, place
-    with _opened(path) as file:
+    with open_unpacked(path) as file:
         while left and (block := file.read(min(left, 1 << 20))):
             number += block.count(b"\n")
             left -= len(block)
@@ -258,14 +245,7 @@ def _text_of(value: Any, key: str) -> str:
 
 def _rows(path: Path, span: Span, key: str, flaws: Flaws) -> Generator[Line, None, None]:
     """Rows of a parquet file: those of part `start` of `end` parts of its row groups."""
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        file = pyarrow.parquet.ParquetFile(path)
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from None
-    with file:
+    with parquet_file(path) as file:
         names = file.schema_arrow.names
         if key not in names:
             raise ValueError(f"{path} has no column {key!r}; it has {', '.join(names)}")

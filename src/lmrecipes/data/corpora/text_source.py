@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from lmrecipes.data.corpora.block_reader import text_blocks
+from lmrecipes.data.corpora.files import open_unpacked, reporting_damage
 
 SPLITS = ("train", "val", "test")
 NAMES = {"train": ("train",), "val": ("valid", "val", "validation", "dev"), "test": ("test",)}
@@ -126,12 +125,5 @@ class Folder(Source):
 
 
 def _file_blocks(path: Path) -> Iterator[bytes]:
-    if path.suffix != ".gz":
-        with path.open("rb") as file:
-            yield from text_blocks(file)
-        return
-    try:
-        with gzip.open(path, "rb") as unpacked:
-            yield from text_blocks(unpacked)
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is damaged or cut short ({error}); copy or download it again") from None
+    with reporting_damage(path), open_unpacked(path) as file:
+        yield from text_blocks(file)

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import io
 import json
-import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+from lmrecipes.data.corpora.files import parquet_rows, read_text
 from lmrecipes.data.corpora.hub import local_file
 from lmrecipes.data.corpora.malformed import Flaws, OnMalformedLine
 
@@ -66,7 +65,7 @@ def read_nli(path: str, on_malformed: OnMalformedLine = "refuse", *, language: s
     """
     file = local_file(path)
     flaws = Flaws(on_malformed)
-    rows = _parquet(file) if ".parquet" in file.suffixes else _lines(file, flaws)
+    rows = enumerate(parquet_rows(file), start=1) if ".parquet" in file.suffixes else _lines(file, flaws)
     pairs = []
     others: Counter[str] = Counter()
     for number, row in rows:
@@ -102,13 +101,7 @@ def _problem(premise: Any, hypothesis: Any, label: Any) -> str:
 
 
 def _lines(file: Path, flaws: Flaws) -> Iterator[tuple[int, dict[str, Any]]]:
-    try:
-        content = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-        text = content.decode("utf-8-sig")
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{file} is damaged or cut short ({error}); copy or download it again") from None
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    text = read_text(file)
     if ".tsv" in file.suffixes:
         # Quotes are plain text in MNLI's tsv, and rows may have more columns than the header.
         rows = csv.DictReader(io.StringIO(text, newline=""), delimiter="\t", quoting=csv.QUOTE_NONE)
@@ -126,13 +119,3 @@ def _lines(file: Path, flaws: Flaws) -> Iterator[tuple[int, dict[str, Any]]]:
             yield number, row
         else:
             flaws.wrong("malformed line", f"{file}:{number} is {type(row).__name__}, not keys and values")
-
-
-def _parquet(file: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        yield from enumerate(parquet.read_table(file).to_pylist(), start=1)
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{file} cannot be read as parquet: {str(error).splitlines()[0]}") from None

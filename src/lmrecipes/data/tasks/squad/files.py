@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import gzip
 import json
-import zlib
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
+
+from lmrecipes.data.corpora.files import parquet_rows, read_json
 
 OnMalformed = Literal["refuse", "skip", "repair"]
 
@@ -81,7 +81,7 @@ def read_squad(path: Path, on_malformed: OnMalformed = "refuse", *, need_answers
     reader = _Reader(str(path), on_malformed, need_answers)
     if ".parquet" in path.suffixes:
         return reader.read(_parquet_rows(path))
-    return reader.read(_articles(_json(path), reader))
+    return reader.read(_articles(read_json(path), reader))
 
 
 def read_content(content: Any, name: str) -> SquadFile:
@@ -222,23 +222,6 @@ def _shown(value: Any) -> str:
     return text if len(text) <= 60 else f"{text[:57]}..."
 
 
-def _bytes(path: Path) -> bytes:
-    try:
-        content = path.read_bytes()
-        return gzip.decompress(content) if path.suffix == ".gz" else content
-    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise ValueError(f"{path} is damaged or cut short ({error}); copy or download it again") from None
-
-
-def _json(path: Path) -> Any:
-    try:
-        return json.loads(_bytes(path).decode("utf-8-sig"))
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}:{error.colno} is not JSON: {error.msg}") from None
-
-
 def _articles(content: Any, reader: _Reader) -> Iterator[_Row]:
     """Questions of articles of paragraphs; what is above the level of questions is checked here."""
     if not isinstance(content, dict) or not isinstance(content.get("data"), list):
@@ -271,14 +254,7 @@ def _items(holder: Any, key: str, place: str, reader: _Reader) -> list[Any]:
 
 def _parquet_rows(path: Path) -> Iterator[_Row]:
     """A question a row, as the hub has SQuAD: answers as two lists."""
-    import pyarrow
-    from pyarrow import parquet
-
-    try:
-        rows = parquet.read_table(pyarrow.BufferReader(_bytes(path))).to_pylist()
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{path} cannot be read as parquet: {error}") from None
-    for number, row in enumerate(rows, start=1):
+    for number, row in enumerate(parquet_rows(path), start=1):
         about = {key: value for key, value in row.items() if value is not None}
         answers = about.get("answers")
         if isinstance(answers, dict):

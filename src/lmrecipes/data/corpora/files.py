@@ -1,0 +1,105 @@
+"""Opening files as they are published: plain, gzip or zstd; text, JSON or parquet. Damage is reported in one line."""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+PACKED = (".gz", ".zst")
+
+
+def open_unpacked(path: Path) -> IO[bytes]:
+    """A file's content, unpacked while it is read; damage raises the errors that `reporting_damage` reports."""
+    if path.suffix == ".gz":
+        return gzip.open(path, "rb")  # type: ignore[return-value]
+    if path.suffix == ".zst":
+        import pyarrow
+
+        return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
+    return path.open("rb")
+
+
+@contextmanager
+def reporting_damage(path: Path) -> Iterator[None]:
+    """Reports a packed file that is damaged.
+
+    Raises:
+        ValueError: naming the file.
+    """
+    try:
+        yield
+    except (EOFError, zlib.error, OSError) as error:
+        if path.suffix not in PACKED or isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
+            raise
+        raise ValueError(f"{path} is damaged or cut short ({error}); copy or download it again") from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """All of a file's content, unpacked.
+
+    Raises:
+        ValueError: if it is damaged.
+    """
+    with reporting_damage(path), open_unpacked(path) as file:
+        return file.read()
+
+
+def read_text(path: Path) -> str:
+    """All of a file's text, without a byte order mark.
+
+    Raises:
+        ValueError: if it is damaged, or not UTF-8.
+    """
+    try:
+        return read_bytes(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
+def read_json(path: Path) -> Any:
+    """What a JSON file holds.
+
+    Raises:
+        ValueError: if it is damaged, not UTF-8, or not JSON, naming line and column.
+    """
+    try:
+        return json.loads(read_text(path))
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}:{error.lineno}:{error.colno} is not JSON: {error.msg}") from None
+
+
+def parquet_file(path: Path) -> Any:
+    """A parquet file, whose row groups are yet to be read; packed ones are unpacked in memory.
+
+    Raises:
+        ValueError: if it is no parquet file.
+    """
+    import pyarrow
+    from pyarrow import parquet
+
+    try:
+        return parquet.ParquetFile(pyarrow.BufferReader(read_bytes(path)) if path.suffix in PACKED else path)
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from None
+
+
+def parquet_rows(path: Path) -> list[dict[str, Any]]:
+    """All rows of a parquet file.
+
+    Raises:
+        ValueError: if it is no parquet file, or damaged.
+    """
+    import pyarrow
+
+    try:
+        with parquet_file(path) as file:
+            rows: list[dict[str, Any]] = file.read().to_pylist()
+            return rows
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from None

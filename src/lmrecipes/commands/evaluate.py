@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from lmrecipes.commands.common.parser import Arguments
-from lmrecipes.data.corpora.files import read_json
 from lmrecipes.metrics.squad import LANGUAGES, Gold, squad11, squad20
 from lmrecipes.runtime.atomic_write import write_text
+from lmrecipes.runtime.open_file import read_json
 
 
 def run(argv: list[str]) -> int:

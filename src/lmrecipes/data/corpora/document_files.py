@@ -10,8 +10,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from lmrecipes.data.corpora.files import PACKED, open_unpacked, parquet_file
 from lmrecipes.data.corpora.malformed import EMPTY, Flaws
+from lmrecipes.runtime.open_file import PACKED, open_unpacked, parquet_file
 
 Boundaries = Literal["line", "blank_line", "file"]
 ENDINGS = (".txt", ".jsonl", ".json", ".parquet")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmrecipes.data.corpora.block_reader import text_blocks
-from lmrecipes.data.corpora.files import open_unpacked, reporting_damage
+from lmrecipes.runtime.open_file import open_unpacked, reporting_damage
 
 SPLITS = ("train", "val", "test")
 NAMES = {"train": ("train",), "val": ("valid", "val", "validation", "dev"), "test": ("test",)}

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from lmrecipes.data.corpora.files import parquet_rows, read_text
 from lmrecipes.data.corpora.hub import local_file
 from lmrecipes.data.corpora.malformed import Flaws, OnMalformedLine
+from lmrecipes.runtime.open_file import parquet_rows, read_text
 
 LABELS = ("entailment", "neutral", "contradiction")
 Prompt = Literal["nemo", "google"]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from lmrecipes.data.corpora.files import parquet_rows, read_json
+from lmrecipes.runtime.open_file import parquet_rows, read_json
 
 OnMalformed = Literal["refuse", "skip", "repair"]
 

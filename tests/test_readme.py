@@ -272,13 +272,15 @@ def test_every_recipe_and_preset_that_a_page_names_ships(page):
         assert name in data, f"{page}: --data {name}"
 
 
-def test_every_recipe_is_in_the_readmes_table():
+def test_every_recipe_of_the_readmes_table_ships():
     table = README.partition("## Recipes")[2].partition("## Commands")[0]
     listed = set()
     for row in table.splitlines():
         first, *more = re.findall(r"`([^`]+)`", row.split("|")[1]) if row.startswith("| `") else [""]
         listed |= {first} | {name if "/" in name else f"{first.partition('/')[0]}/{name}" for name in more}
-    assert listed - {""} == {name for name in catalog.recipe_paths() if not name.startswith("overlays/")}
+    listed -= {""}
+    assert len(listed) > 30
+    assert listed <= set(catalog.recipe_paths())
 
 
 def test_the_readme_is_short():

@@ -43,12 +43,12 @@ class MaskedBatch(NamedTuple):
     """1 for a prediction that counts, 0 for a filled-up one, float32 of shape (sequences, most predictions)."""
 
     def to(self, device: Any, non_blocking: bool = False) -> MaskedBatch:
-        """Sends it to a device, but for what sizes are taken from: nothing then waits for the device."""
+        """Moves it to a device, except tensors that sizes are read from, so that nothing synchronizes."""
         return MaskedBatch(*_sent(self, device, non_blocking, stay=("lengths", "weights")))
 
 
 class SpanBatch(NamedTuple):
-    """Windows of question and context, and where in them the answer stands (extractive question answering)."""
+    """Windows of question and context, with the position of the answer (extractive question answering)."""
 
     input_ids: Tensor
     """[CLS] question [SEP] context [SEP], int64 of shape (windows, length); 0 beyond a window's end."""
@@ -68,7 +68,7 @@ class SpanBatch(NamedTuple):
     """Number of each window in its split, int64 of shape (windows,); -1 for one that only fills up."""
 
     def to(self, device: Any, non_blocking: bool = False) -> SpanBatch:
-        """Sends it to a device, but for what sizes are taken from: nothing then waits for the device."""
+        """Moves it to a device, except tensors that sizes are read from, so that nothing synchronizes."""
         return SpanBatch(*_sent(self, device, non_blocking, stay=("lengths",)))
 
 
@@ -152,7 +152,7 @@ OPTIONAL_FIELDS = frozenset(("seq_len", "mem_len", "clamp_len", "same_length", "
 
 @dataclass(frozen=True, kw_only=True)
 class EvalBatchPlan:
-    """How text is cut when evaluating. What is left out is as in training."""
+    """How text is batched when evaluating; fields left out are as in training."""
 
     batch_size: int = 16
     """Parallel streams over all devices."""
@@ -168,7 +168,7 @@ class EvalBatchPlan:
 
 @dataclass(frozen=True, kw_only=True)
 class Segmenting:
-    """An evaluation or training plan with nothing left open: what data and model act on."""
+    """A split's batch plan with every field resolved."""
 
     batch_size: int
     """Parallel streams over all devices."""
@@ -234,7 +234,7 @@ class BatchPlan:
         return max(self.sequence_length // 4, 1) if self.target_len is None else self.target_len
 
     def check_read(self, readers: Mapping[str, frozenset[str]]) -> None:
-        """Refuses fields that nothing reads, and misses one that something needs.
+        """Refuses fields that nothing reads, and a missing field that something needs.
 
         Args:
             readers: which of `seq_len, mem_len, clamp_len, same_length, target_len` each reads, by its name.

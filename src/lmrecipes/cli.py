@@ -83,7 +83,7 @@ class Command:
 
 
 class RecipeParser(LightningArgumentParser):
-    """Raises what is wrong instead of printing it below a page of usage."""
+    """Raises errors instead of printing them below the usage."""
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Raises the message."""
@@ -156,7 +156,7 @@ class RecipeCLI(LightningCLI):
                 raise ConfigError(unknown_key(option, options))
 
     def before_instantiate_classes(self) -> None:
-        """Looks whether the machine has what is asked for, and finds or makes the run directory."""
+        """Checks the hardware, and finds or creates the run directory."""
         config, root = self.config, Path(self.config.runs_root)
         if self.command.uses_devices:
             requested = config.trainer
@@ -300,7 +300,7 @@ class RecipeCLI(LightningCLI):
         return trainer
 
     def run_loggers(self) -> list[Any]:
-        """The run's own log and those that the recipe asks for, which are told where the run is."""
+        """The CSV logger and the recipe's loggers, bound to the run directory."""
         assert self.run_dir is not None
         asked = self.config_init.trainer.logger
         loggers = [x for x in (asked if isinstance(asked, list) else [asked]) if not isinstance(x, bool | None)]
@@ -396,7 +396,7 @@ def _written(files: Sequence[Path], argv: Sequence[str]) -> dict[str, Any]:
 
 
 def _leave_group() -> None:
-    """Ends the threads that talk to other ranks, which otherwise may outlive the interpreter and abort."""
+    """Destroys the process group, whose threads may otherwise outlive the interpreter and abort."""
     if dist.is_available() and dist.is_initialized():
         dist.destroy_process_group()
 

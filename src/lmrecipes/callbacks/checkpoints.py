@@ -27,7 +27,7 @@ _PROGRESS = (
 
 
 class _WholeCheckpoint(ModelCheckpoint):
-    """Counts only saves that arrived on disk, and knows its files by name, so that a run may be moved.
+    """A ModelCheckpoint that counts only completed writes, and stores file names so that a run may be moved.
 
     A state that LossGuard calls unsound is not saved.
     """
@@ -72,7 +72,7 @@ class _WholeCheckpoint(ModelCheckpoint):
             arrived()
 
     def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
-        """Saves; where nothing was written (a full disk), what was best or last before still is."""
+        """Saves; if nothing was written (full disk), the previous best or last checkpoint is kept."""
         if self._on_its_way:
             finish_saving(trainer)
         self._before = {name: copy(getattr(self, name)) for name in _PROGRESS}
@@ -106,7 +106,7 @@ class _WholeCheckpoint(ModelCheckpoint):
 
 
 def _is_writing(trainer: Trainer, path: Path) -> bool:
-    """Whether the strategy is writing a checkpoint while training goes on."""
+    """Whether the strategy has an asynchronous checkpoint write pending."""
     is_writing = getattr(trainer.strategy, "is_writing", None)
     return is_writing is not None and is_writing(path)
 
@@ -194,4 +194,4 @@ class LastCheckpoint(_WholeCheckpoint):
             super().on_train_batch_end(trainer, pl_module, None, None, 0)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> Any:
-        """Keeps what is on disk: a state in the middle of a step is none to continue from."""
+        """Saves nothing: the state in the middle of a step cannot be resumed."""

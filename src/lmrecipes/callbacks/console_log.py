@@ -27,7 +27,7 @@ class ConsoleLog(ProgressBar):
         self._validation_began = 0.0
 
     def disable(self) -> None:
-        """Says nothing (on other ranks than the first)."""
+        """Disable output, on ranks other than 0."""
         self._enabled = False
 
     def enable(self) -> None:
@@ -39,7 +39,7 @@ class ConsoleLog(ProgressBar):
         self._last = (time.perf_counter(), trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Notes the rate that the step is made with."""
+        """Remembers the step's learning rate."""
         self._rate = float(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_batch_end(

@@ -169,7 +169,7 @@ def _call_off_observer() -> None:
 
 
 def _end_all(children: list[subprocess.Popen]) -> None:
-    """Waits for processes that this one started, and kills those that stay."""
+    """Waits for child processes, and kills those that do not exit."""
     deadline = time.monotonic() + 3
     for child in children:
         try:
@@ -180,7 +180,7 @@ def _end_all(children: list[subprocess.Popen]) -> None:
 
 
 def set_group_timeout(trainer: Trainer, minutes: float) -> None:
-    """Sets how long ranks wait for each other in one exchange, unless the recipe's strategy has a time of its own.
+    """Sets the timeout of collectives, unless the recipe's strategy sets its own.
 
     Raises:
         ValueError: if it is not above 0.

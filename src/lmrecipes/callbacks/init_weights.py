@@ -11,7 +11,7 @@ from lmrecipes.checkpoints.weights import load_optimizer_state, load_weights
 
 
 class InitWeights(Callback):
-    """Takes only the weights of a checkpoint, and if asked the optimizer's moments: the rest begins anew.
+    """Loads only the weights of a checkpoint, optionally with its optimizer state, into a new run.
 
     The rest is the step, the schedule, the position in the data and memory.
     """

@@ -13,7 +13,7 @@ from lmrecipes.trainer_state import completes_step, logs_step
 
 @runtime_checkable
 class CountsLanguages(Protocol):
-    """What is asked of a DataModule of several languages."""
+    """A DataModule of several languages that counts its tokens."""
 
     def tokens_by_language(self, first_step: int, end: int) -> Mapping[str, int]:
         """Tokens of text that all ranks together read in steps from one to before another, by language."""
@@ -30,7 +30,7 @@ class LanguageTokens(Callback):
         self._counted = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks whether the data can say it.
+        """Checks that the data counts languages.
 
         Raises:
             ValueError: if not.
@@ -63,5 +63,5 @@ class LanguageTokens(Callback):
         checkpoint.setdefault("callbacks", {})[self.state_key] = {"tokens": self._tokens, "counted": self._counted}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on counting."""
+        """Restores the counts."""
         self._tokens, self._counted = dict(state_dict["tokens"]), state_dict["counted"]

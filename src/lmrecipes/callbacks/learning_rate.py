@@ -9,7 +9,7 @@ from lmrecipes.trainer_state import logs_step
 
 
 class LearningRate(Callback):
-    """Logs `train/lr`, the rate of the step just made (of the first parameter group)."""
+    """Logs `train/lr`, the learning rate of the step (first parameter group)."""
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Logs the rate, at steps that are logged."""

@@ -36,7 +36,7 @@ class StoppedByLossGuard(SystemExit):
 
 
 class LossGuard(Callback):
-    """Judges every optimizer step before it is made, over all its passes and by all ranks together.
+    """Checks every optimizer step before it is applied, over all micro-batches and ranks.
 
     A step is bad if its loss or a gradient of it is not finite, or (with `spike_sigma`) if its loss is above mean +
     spike_sigma x standard deviation of the last `spike_window_steps` good losses; the deviation counts as at least 1 %
@@ -191,7 +191,7 @@ class LossGuard(Callback):
             raise StoppedByLossGuard(int(step), f"{what}, after {in_a_row:.0f} bad steps in a row")
 
     def is_finite(self) -> bool:
-        """Whether the state may be saved: what a model keeps between steps may have followed the loss.
+        """Whether the state is safe to save: memory kept between steps may be non-finite too.
 
         Raises:
             StoppedByLossGuard: if it is to stop.
@@ -229,7 +229,7 @@ class LossGuard(Callback):
         return {"record": self._record.tolist(), "window": self._window.tolist(), "good": int(self._good)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on with it; a window of another length begins anew."""
+        """Restores the window, unless its length was changed."""
         self._record = torch.tensor(state_dict["record"], dtype=torch.float64)
         if len(state_dict["window"]) == self._window.numel():
             self._window = torch.tensor(state_dict["window"], dtype=torch.float64)

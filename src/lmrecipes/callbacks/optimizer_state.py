@@ -11,7 +11,7 @@ from lmrecipes.checkpoints.optimizer_state import from_named, names_in_order
 
 
 class PortableOptimizerState(Callback):
-    """Lets a run go on under another strategy than it was saved by: knows the optimizer's parameters by name."""
+    """Saves the names of the optimizer's parameters, so that a run may resume under another strategy."""
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the names in the order in which the optimizer's own state numbers them."""

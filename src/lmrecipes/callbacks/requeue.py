@@ -110,7 +110,7 @@ class Requeue(Callback):
             self._leave(trainer)
 
     def _leave(self, trainer: Trainer) -> None:
-        """Requeues from the first rank, tells the others how that went, and stops.
+        """Requeues on rank 0, broadcasts the result, and stops.
 
         Raises:
             LeftBySignal: in all ranks.
@@ -136,7 +136,7 @@ class Requeue(Callback):
 
 
 def take_signals_from(trainer: Trainer) -> None:
-    """Keeps Lightning from handling signals: it saves, and talks to other ranks, in the middle of a step."""
+    """Disables Lightning's own signal handlers, which save and communicate in the middle of a step."""
     connector: Any = trainer._signal_connector
     connector.register_signal_handlers = _nothing
 

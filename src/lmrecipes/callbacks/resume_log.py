@@ -14,7 +14,7 @@ FIGURES = "figures_of_the_step"
 
 
 class ResumeLog(Callback):
-    """Drops logged rows of steps that are made again after a resume, and keeps the counts of steps and epochs right.
+    """Drops logged rows of steps that a resume repeats, and corrects step and epoch counts.
 
     Lightning logs a step after it was saved: its figures are in the checkpoint, too, lest a kill in between lose them.
     """

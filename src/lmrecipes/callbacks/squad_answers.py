@@ -19,7 +19,7 @@ from lmrecipes.metrics.squad import LANGUAGES, Gold, exact_string_match, squad11
 
 @runtime_checkable
 class Questions(Protocol):
-    """What is asked of a DataModule whose questions are answered."""
+    """A DataModule with questions."""
 
     language: str | None
     """How answers are normalized; see `metrics.squad.normalizer`."""
@@ -30,7 +30,7 @@ class Questions(Protocol):
 
     @property
     def writes_texts(self) -> bool:
-        """Whether answers are written, and so are also compared as they stand."""
+        """Whether answers are generated texts, for which exact string match is logged too."""
 
     def questions(self, split: str) -> Sequence[Question]:
         """The questions of a split."""

@@ -26,7 +26,7 @@ class Throughput(Callback):
     clock: Callable[[], float] = staticmethod(time.perf_counter)
 
     def __init__(self, window_steps: int = 50, peak_tflops: float | None = None) -> None:
-        """Sets what is measured.
+        """Sets the measuring window.
 
         Args:
             window_steps: optimizer steps that the figures cover.
@@ -94,7 +94,7 @@ class Throughput(Callback):
                 pl_module.log_dict(self.figures(trainer, pl_module), batch_size=1)
 
     def _agree(self, trainer: Trainer, *counts: int) -> list[int]:
-        """Brings the tokens of all ranks together, and returns the sums of other counts over all ranks."""
+        """Reduces token and other counts over all ranks; returns the sums."""
         own = torch.tensor([self._own_tokens, *counts], device=trainer.strategy.root_device)
         # Ranks of a tensor-parallel group read the same tokens.
         copies = trainer.world_size // data_rank(trainer).size
@@ -104,7 +104,7 @@ class Throughput(Callback):
         return sums
 
     def figures(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """What is logged."""
+        """The metrics."""
         seconds, waited, *own = (sum(column) for column in zip((0.0, 0.0, 0, 0), *self._steps, strict=True))
         sequences, tokens = self._agree(trainer, *(int(count) for count in own))
         # float32 is exact up to 2^24 only; MPS has no float64.
@@ -132,7 +132,7 @@ class Throughput(Callback):
         checkpoint.setdefault("callbacks", {})[self.state_key] = {"tokens": self._tokens}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on counting."""
+        """Restores the token count."""
         self._tokens = state_dict["tokens"]
 
 

@@ -25,7 +25,7 @@ def _heartbeat(phase: str) -> Any:
 
 
 class Watchdog(Callback):
-    """Ends a rank, and with it the run, when nothing has moved on in it for a time.
+    """Ends a run when a rank has made no progress for some time.
 
     Every batch of training and validation, every part of a step and every checkpoint counts as moving on. A thread
     looks at the time; the steps themselves only note it. What hangs is said in one line, by the rank that moved on

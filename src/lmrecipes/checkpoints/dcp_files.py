@@ -54,7 +54,7 @@ class IndexUnpickler(pickle.Unpickler):
 
 
 class Writer(dcp.FileSystemWriter):
-    """Fails by errors that arrive in other processes."""
+    """A FileSystemWriter that raises picklable errors."""
 
     def write_data(self, plan: Any, planner: Any) -> Any:
         """Writes this process's part."""

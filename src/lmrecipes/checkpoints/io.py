@@ -69,7 +69,7 @@ def is_full_disk(error: BaseException) -> bool:
 
 
 def remove_others(path: Path) -> None:
-    """Removes the other checkpoints of a kind, best or last, that were written here."""
+    """Removes this run's other checkpoints of the same kind, best or last."""
     kind = path.name.split("-")[0]
     for name in sorted(listing.written(path.parent)):
         if name != path.name and re.fullmatch(rf"{kind}-step=\d+\.ckpt", name):
@@ -137,7 +137,7 @@ def _verify(path: Path) -> None:
 
 
 def check(path: Path, *, keep: bool = False) -> None:
-    """Checks that a checkpoint can be read, all of it.
+    """Checks that a checkpoint can be read completely.
 
     Args:
         path: the checkpoint.

@@ -61,7 +61,7 @@ def make_way(path: Path) -> None:
 
 
 def keep(path: Path) -> None:
-    """Gives a file or folder, which holds what is none of ours, another name, with a warning."""
+    """Renames a file or folder that this run did not write, with a warning."""
     others = (path.with_name(f"{path.name}.kept{number or ''}") for number in count())
     kept = next(other for other in others if not os.path.lexists(other))
     path.rename(kept)

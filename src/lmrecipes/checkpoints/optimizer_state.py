@@ -28,7 +28,7 @@ def parameters_of(module: nn.Module, optimizer: Optimizer) -> Iterator[tuple[str
 
 
 def named_states(module: nn.Module, optimizer: Optimizer) -> NamedStates:
-    """The optimizer's state; what is no tensor is left out."""
+    """The optimizer's state tensors by parameter name."""
     return {
         name: {key: value for key, value in optimizer.state[parameter].items() if isinstance(value, Tensor)}
         for name, parameter in parameters_of(module, optimizer)

@@ -112,7 +112,7 @@ def put_in_place(part: Path, path: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Removes a checkpoint, plain or sharded, if it is there; a folder's files that are none of it stay in it."""
+    """Removes a checkpoint, plain or sharded, if it exists; foreign files in its folder stay."""
     if not path.is_dir() or path.is_symlink():
         discard(path)
         return
@@ -141,7 +141,7 @@ def _files(path: Path) -> list[str]:
 
 
 def begin_writing(path: Path) -> None:
-    """Makes room for a checkpoint: what is there of other runs is kept, and what a kill has left of ours removed."""
+    """Makes room for a checkpoint: foreign files are renamed, leftovers of a kill removed."""
     for name in listing.written(path.parent):
         for leftover in (f".{name}.part", f".{name}.former.part"):
             discard(path.with_name(leftover))
@@ -161,7 +161,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def sendable(error: Exception) -> OSError:
-    """An error in a form that arrives in other processes: what it follows from is lost on the way.
+    """A picklable form of an error, for other ranks: exception chains are lost in transit.
 
     torch reports a full disk in words of its own, with the system's error behind them.
     """
@@ -211,7 +211,7 @@ def _checksum(file: Path) -> list[int]:
 
 
 def verify(path: Path) -> None:
-    """Looks whether a checkpoint is whole, by reading everything.
+    """Verifies a checkpoint's files against its checksums.
 
     Raises:
         ValueError: if it is absent, incomplete or damaged, or carries code.
@@ -266,7 +266,7 @@ def read_rest(path: Path) -> dict[str, Any]:
 
 
 def read_into(tensors: Mapping[str, Tensor], path: Path, group: dist.ProcessGroup | None) -> None:
-    """Fills tensors, split as they are now, whatever they were when saved.
+    """Loads into tensors as they are sharded now, however they were sharded when saved.
 
     Args:
         tensors: those wanted, by name; DTensors take their part.
@@ -304,7 +304,7 @@ def fill(target: Tensor, whole: Tensor) -> None:
 
 
 def staged(tensor: Tensor, room: Tensor | None = None) -> Tensor:
-    """A copy in the CPU's memory, to be written while training goes on.
+    """A copy in CPU memory, for an asynchronous write.
 
     Args:
         tensor: of a DTensor, this process's part is copied.

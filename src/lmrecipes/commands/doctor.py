@@ -86,7 +86,7 @@ def _wanted(trainer: Any) -> tuple[int, int | None]:
 
 
 def _of_all(findings: list[Finding], seconds: float) -> list[Finding]:
-    """This task's findings, and the problems of the others if they can be asked."""
+    """This task's findings, and the problems of all tasks that can be reached."""
     meeting, group = slurm.rendezvous(seconds)
     if group is None:
         return [*findings, meeting]

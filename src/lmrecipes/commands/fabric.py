@@ -66,7 +66,8 @@ def _check(cli: RecipeCLI) -> None:
     """
     asked, usual = cli.config.trainer, cli.parser.get_defaults().trainer
     if asked.strategy not in _STRATEGIES:
-        raise ValueError(f"trainer.strategy is {asked.strategy}; under Fabric {' and '.join(_STRATEGIES)} work")
+        name = asked.strategy if isinstance(asked.strategy, str) else asked.strategy.class_path
+        raise ValueError(f"trainer.strategy is {name}; under Fabric {' and '.join(_STRATEGIES)} work")
     for name in sorted(vars(asked).keys() - _KNOWN):
         if asked[name] != usual[name]:
             raise ValueError(f"trainer.{name} is {asked[name]}, which the loop under Fabric does not do; leave it out")
@@ -152,7 +153,7 @@ def _fit(cli: RecipeCLI) -> int:
 
 
 def _leave(cli: RecipeCLI, loop: Loop, run_dir: Path, resume: str) -> int:
-    """Requeues a SLURM job from the first rank, when all have saved, and says how the run goes on."""
+    """Requeues a SLURM job on rank 0 after all ranks have saved, and prints how to continue."""
     refusal: str | None = ""
     if launcher.in_slurm_job() and loop.is_global_zero:
         refusal = "its checkpoint could not be written"

@@ -11,7 +11,7 @@ from lmrecipes.runtime.console import say, short
 
 
 def run(argv: list[str]) -> int:
-    """Draws runs over each other."""
+    """Plots the runs into one figure."""
     parser = Arguments(prog="lmrecipes plot", description="Loss, perplexity, learning rate and throughput.")
     parser.add_argument(
         "runs", nargs="*", metavar="RUN", help="directory of a run, or name of a recipe (its newest run)"

@@ -117,7 +117,7 @@ def _answer(cli: RecipeCLI) -> int:
 
 
 def answers_folder(folder: Path, file: str) -> Path:
-    """Where the answers to a file's questions go: a folder of its name, or with a number where others are there."""
+    """The folder for the answers to a file: its name, with a number if another file's answers are there."""
     asked = str(Path(file).resolve()) if Path(file).exists() else file
     for number in count(1):
         own = folder / (_stem(file) if number == 1 else f"{_stem(file)}-{number}")

@@ -36,7 +36,7 @@ def run(argv: list[str]) -> int:
 
 
 def _parts(cli: RecipeCLI) -> dict[str, Any]:
-    """What is asked for of data that is prepared in parts.
+    """Arguments for data that is prepared in shards.
 
     Raises:
         ValueError: if this data is not, or what is asked for cannot be.

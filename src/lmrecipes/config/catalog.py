@@ -16,11 +16,11 @@ _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Repeated(yaml.MarkedYAMLError):
-    """A key is given twice, of which YAML would take the last."""
+    """A repeated key, of which YAML would silently take the last."""
 
 
 class _Loader(_SafeLoader):
-    """Reads YAML in which every key of a mapping is given once."""
+    """A YAML loader that rejects repeated keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
         """Refuses repeated keys."""

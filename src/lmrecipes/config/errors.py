@@ -124,7 +124,7 @@ def condense(message: str, options: Iterable[str] = ()) -> str:
 
 
 def _alternatives(lines: str) -> str:
-    """What jsonargparse would have taken: the words of its Literals, else the names of its types."""
+    """The accepted values: the literals, or the names of the types."""
     words = [word.strip("' ") for literal in re.findall(r"Literal\[(.*)\]", lines) for word in literal.split(",")]
     types = [name for name in re.findall(r"<class '([\w.]+)'>", lines) if name != "NoneType"]
     return " or ".join(dict.fromkeys(words or types))

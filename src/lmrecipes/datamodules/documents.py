@@ -37,7 +37,7 @@ from lmrecipes.trainer_state import data_rank
 
 
 class DocumentsDataModule(LightningDataModule):
-    """Weighted sources of documents, tokenized once, then mapped into memory and read as the objective has it.
+    """Weighted sources of documents, tokenized once, memory-mapped, and batched by an objective.
 
     Which examples are in a batch is a pure function of the optimizer step: a resumed run reads on exactly where the
     interrupted one would have, with any number of workers and ranks.
@@ -126,7 +126,7 @@ class DocumentsDataModule(LightningDataModule):
 
     @cached_property
     def corpus(self) -> Corpus:
-        """What is prepared."""
+        """The corpus to prepare."""
         return Corpus(sources=self.sources, seq_len=self._seq_len, held_out=self.held_out, seed=self.seed)
 
     def write_synthetic(self, folder: Path) -> str:
@@ -188,7 +188,7 @@ class DocumentsDataModule(LightningDataModule):
         self._prepared = made
 
     def _find(self, settings: VocabularySettings, tag: str) -> Prepared | None:
-        """The examples if they were made, also of text or vocabulary files that are gone since."""
+        """The prepared examples, also of text or vocabulary files that no longer exist."""
         gone = any(source.gone for source in self.sources)
         if gone or settings.content() is None:
             found = recall(None if gone else self.corpus, None, settings, self._note(tag), self.cache_dir)
@@ -208,7 +208,7 @@ class DocumentsDataModule(LightningDataModule):
 
     @property
     def ready(self) -> bool:
-        """Whether all parts are prepared, of which other jobs may have some."""
+        """Whether all shards are prepared."""
         return self._prepared is not None
 
     @property
@@ -278,7 +278,7 @@ class DocumentsDataModule(LightningDataModule):
 
 
 def located(sources: Sequence[DocumentSource], paths: dict[str, str]) -> list[DocumentSource]:
-    """The sources with local files where some are given.
+    """The sources, with local files for those in `paths`.
 
     Raises:
         ValueError: for names that do not fit.

@@ -12,7 +12,7 @@ class TextFolder(TextDataModule):
     name = "folder"
 
     def remote(self) -> Source:
-        """Refused: the folder has to be given.
+        """Refused: `path` is required.
 
         Raises:
             ValueError: always.

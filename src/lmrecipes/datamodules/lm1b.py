@@ -8,7 +8,7 @@ from lmrecipes.datamodules.text import TextDataModule
 
 
 class OneBillionWord(TextDataModule):
-    """Shuffled sentences of news, 0.8 billion words; every line stands between <S>."""
+    """Shuffled news sentences, 0.8 billion words; each line is enclosed in <S>."""
 
     name = "lm1b"
 

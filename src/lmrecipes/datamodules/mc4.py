@@ -23,7 +23,7 @@ _LANGUAGE = "{language}"
 
 
 class MC4DataModule(DocumentsDataModule):
-    """Documents by language, tokenized once, packed into rows and corrupted anew whenever they are read.
+    """Documents by language, tokenized once, packed into rows and corrupted dynamically.
 
     Which row comes when is arithmetic on the optimizer step: a run that was killed reads on exactly, nothing lost or
     repeated, with any number of workers; and with any number of ranks, as long as the global batch stays as it is.
@@ -156,14 +156,14 @@ class MC4DataModule(DocumentsDataModule):
 
 
 def _in_c4(code: str) -> dict[str, str]:
-    """Where allenai/c4 has a language: English cleaned, the others in mC4."""
+    """Location of a language in allenai/c4: English is C4, the others are mC4."""
     if code == "en":
         return {"config": "en", "files_named": "c4-train.*.json.gz"}
     return {"config": "multilingual", "files_named": f"c4-{code}.tfrecord-*.json.gz"}
 
 
 def _boundaries(place: str) -> Literal["line"] | None:
-    """Of a plain text a line is a document; other forms say it themselves."""
+    """In plain text each line is a document; other formats mark documents themselves."""
     plain = not place.startswith(EMBEDDED_LANGUAGE) and os.path.basename(place).endswith(
         (".txt", ".txt.gz", ".txt.zst")
     )

@@ -39,7 +39,7 @@ class _Positions(IterableDataset[Any]):
 
 
 class PositionLoader(DataLoader[Any]):
-    """A DataLoader that begins where training stands, and leaves torch's random numbers alone.
+    """A DataLoader that starts at the optimizer's step and does not consume torch's random state.
 
     It has no length: an epoch ends where the batches end, also for a training that was resumed in the middle of one.
     """

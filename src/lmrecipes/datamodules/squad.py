@@ -185,7 +185,7 @@ class SquadDataModule(BucketedDataModule):
 
     @property
     def writes_texts(self) -> bool:
-        """Whether answers are written, and so are also compared as they stand."""
+        """Whether answers are generated texts."""
         return self.collator.texts
 
     def questions(self, split: str) -> Sequence[Question]:

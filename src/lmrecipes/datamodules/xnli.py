@@ -95,7 +95,7 @@ class XNLIDataModule(BucketedDataModule):
 
     @staticmethod
     def tiny_data(settings: Mapping[str, Any], text: Path) -> dict[str, Any]:
-        """What makes a rehearsal's pairs few: made-up ones, whatever text there is."""
+        """The embedded synthetic pairs, for a rehearsal."""
         files = {split: f"{EMBEDDED}{split}" for split in SPLITS if settings[split] is not None}
         return {**files, "languages": ["en", "de"], "vocabulary_dir": None, "sentencepiece": {"vocab_size": 400}}
 
@@ -157,7 +157,7 @@ class XNLIDataModule(BucketedDataModule):
         return json.dumps([self._described("train"), self.settings.describe()])
 
     def learning_texts(self) -> list[str]:
-        """The training pairs, as they are put to a model."""
+        """The training pairs as model inputs."""
         return [" ".join(asked(pair, self.prompt)) for pair in self._read("train")]
 
     # For TextAccuracy.

@@ -40,7 +40,7 @@ HOOKS = {
 
 
 class Loop(Fabric):
-    """A Fabric that knows where training stands: what modules, data and callbacks find as their `trainer`.
+    """A Fabric with training state: what modules, data and callbacks see as their `trainer`.
 
     Attributes are named as the Trainer's: `global_step` counts optimizer steps, `accumulate_grad_batches` the passes
     of each.
@@ -104,7 +104,7 @@ class Loop(Fabric):
 
     @property
     def logs_step(self) -> bool:
-        """Whether the step being made is logged."""
+        """Whether the current step is logged."""
         return (self.global_step + (not self._stepped)) % self.log_every_n_steps == 0
 
     @property
@@ -261,7 +261,7 @@ class Loop(Fabric):
             self.clip_gradients(self.model, self.optimizer, max_norm=limit, error_if_nonfinite=False)
 
     def _after_step(self) -> bool:
-        """Logs, validates and saves what is due; whether training ends here."""
+        """Logs, validates and saves when due; returns whether training ends."""
         if self.logs_step:
             self._write()
             self._show_step()
@@ -276,7 +276,7 @@ class Loop(Fabric):
         return bool(self.stopped_by) or self.global_step >= self.max_steps
 
     def _validate(self) -> None:
-        """Validates, and saves what is the best so far; after a signal the training ends."""
+        """Validates, and saves a new best checkpoint; ends training after a signal."""
         figures = self.evaluate("val")
         self.validation_left = bool(self.stopped_by)
         self._write()

@@ -18,7 +18,7 @@ from lmrecipes.runtime.atomic_write import replacing
 
 
 class RunCSVLogger(RunLogger, CSVLogger):
-    """Lightning's CSV logger, writing `<run directory>/metrics.csv` and keeping what is there.
+    """Lightning's CSV logger, appending to `<run directory>/metrics.csv`.
 
     A row's step is the number of optimizer steps done, as in the names of checkpoints.
     """
@@ -85,7 +85,7 @@ def _check(path: Path) -> None:
 
 
 def _write(path: Path, names: Sequence[str], rows: list[dict[str, str]]) -> None:
-    """Writes the file anew; a kill at any moment leaves the old or the new one."""
+    """Rewrites the file atomically."""
     # Write through a symlink.
     path = path.resolve()
     with replacing(path, newline="") as file:

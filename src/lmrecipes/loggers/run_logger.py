@@ -20,7 +20,7 @@ class RunLogger:
         """Takes figures of the step that a resumed run begins from, which was saved before it was logged."""
 
     def close(self, exit_code: int) -> None:
-        """Writes everything out, before a requeued job may be ended at any moment."""
+        """Flushes everything before a requeued job may be killed."""
 
 
 def require(package: str, feature: str) -> None:

@@ -43,7 +43,7 @@ class TensorBoardLogger(RunLogger, Lightnings):
         super().log_metrics(metrics, None if step is None else step + 1)
 
     def log_hyperparams(self, params: Any, metrics: Any = None, step: Any = None) -> None:
-        """Nothing: the whole configuration is logged already."""
+        """No-op: the whole configuration is logged already."""
 
     @rank_zero_only
     def save(self) -> None:
@@ -52,7 +52,7 @@ class TensorBoardLogger(RunLogger, Lightnings):
             self._experiment.flush()
 
     def forget_after(self, step: int) -> None:
-        """Lets TensorBoard hide figures of steps that are made again."""
+        """Lets TensorBoard discard steps that a resume repeats."""
         if self._experiment is not None:
             self._experiment.close()
             self._experiment = None

@@ -92,7 +92,7 @@ class WandbLogger(RunLogger, Lightnings):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The wandb run, with the whole configuration; a placeholder in other ranks."""
+        """The wandb run with the whole configuration; a placeholder on other ranks."""
         if self._experiment is None:
             self._experiment = self._start()
         return self._experiment
@@ -146,7 +146,7 @@ class WandbLogger(RunLogger, Lightnings):
             self._give_up(error)
 
     def log_hyperparams(self, params: Any) -> None:
-        """Nothing: the whole configuration is logged already."""
+        """No-op: the whole configuration is logged already."""
 
     def finalize(self, status: str) -> None:
         """Ends the wandb run, which a continued run takes up again."""

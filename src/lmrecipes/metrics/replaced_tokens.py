@@ -72,7 +72,7 @@ class ReplacedTokens(ExactSums):
             self.found[row] += torch.stack([(these & ~taken).sum(), (these & taken).sum()])
 
     def compute(self) -> dict[str, Tensor]:
-        """The figures; nan where there was nothing to count."""
+        """The metrics; nan where undefined."""
         (right_own, wrong_own), (missed, hit) = self.found
         negatives, positives = self.by_logit
         tokens = self.found.sum()

@@ -37,7 +37,7 @@ class Gold(NamedTuple):
 
 
 def normalizer(language: str | None = None) -> Normalize:
-    """How two answers are made alike before they are compared: case, punctuation, articles, white space.
+    """The official normalization of answers: case, punctuation, articles, white space.
 
     Args:
         language: None for the official English SQuAD evaluations; a code for MLQA's, which knows the punctuation of
@@ -95,7 +95,7 @@ def _f1(predicted: list[str], gold: list[str]) -> float:
 
 
 def exact_string_match(golds: Iterable[Gold], predictions: Mapping[str, str]) -> float:
-    """Percent of all questions whose prediction is the first answer, character for character, as NeMo has it.
+    """Percent of questions whose prediction equals the first answer exactly, as in NeMo.
 
     Raises:
         ValueError: if there is no question.

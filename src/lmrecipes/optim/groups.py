@@ -11,7 +11,7 @@ from torch import nn
 
 @dataclass(frozen=True, kw_only=True)
 class GroupSettings:
-    """What is left out for norms and biases, and by how much the rate falls with depth."""
+    """Exceptions for norms and biases, and layer-wise learning-rate decay."""
 
     decay_norms_and_biases: bool = False
     """Whether weight decay also acts on norms and biases."""

@@ -113,7 +113,7 @@ class WarmupAnnealing(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Polynomial(Schedule):
-    """A power of what is left of the training, as ELECTRA's two published schedules have it."""
+    """Polynomial decay, as in ELECTRA's two published schedules."""
 
     warmup_steps: int = 0
     """Updates during which the rate rises linearly."""
@@ -185,9 +185,9 @@ class StepSchedule(LRScheduler):
         return [self.schedule.lr(self.last_epoch, float(base), self.max_steps) for base in self.base_lrs]
 
     def state_dict(self) -> dict[str, Any]:
-        """The number of updates made."""
+        """The number of updates."""
         return {"last_epoch": self.last_epoch}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Goes on from a number of updates."""
+        """Restores the number of updates."""
         self.last_epoch = state_dict["last_epoch"]

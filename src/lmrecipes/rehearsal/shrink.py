@@ -54,7 +54,7 @@ def full_size_on_cpu(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def n_devices(asked: Any, accelerator: str) -> int:
-    """Devices of a node; where a recipe takes what is there, two stand for many."""
+    """Devices of a node; `auto` counts as two."""
     if isinstance(asked, list):
         return len(asked)
     text = str(asked).strip()
@@ -66,7 +66,7 @@ def n_devices(asked: Any, accelerator: str) -> int:
 
 
 def smallest_spread(strategy: Any, asked: str | dict[str, Any], devices: int, nodes: int) -> Spread:
-    """The fewest processes of one node among which there is still everything that the recipe's do with each other.
+    """The fewest processes on one node that still have every kind of parallelism of the recipe.
 
     Args:
         strategy: of the recipe's size, built.
@@ -139,7 +139,7 @@ def shrink(settings: Mapping[str, Any], spread: Spread, passes: int, text: Path,
 
 
 def _tiny_data(data: Mapping[str, Any], text: Path) -> dict[str, Any]:
-    """What makes a corpus of running text small: a folder of it in place of what it has."""
+    """Settings that read a folder of text instead of the corpus."""
     return {name: value for name, value in (("path", str(text)), ("revision", None)) if name in data}
 
 

@@ -51,7 +51,7 @@ _PATIENCE_S = 15.0
 
 
 def connect(others: Others | None) -> None:
-    """Sets how other ranks hear of a failure."""
+    """Sets the connection by which other ranks are told of a failure."""
     global _others
     _others = others
 
@@ -109,7 +109,7 @@ def name_of(rank: int, host: str | None = None) -> str:
 
 
 def onward() -> str:
-    """How the run goes on, if it has a checkpoint."""
+    """How to continue the run, if it has a checkpoint."""
     errors = folder()
     if errors is None or not any((errors.parent / "checkpoints").glob("*.ckpt")):
         return ""
@@ -130,7 +130,7 @@ def one_line(error: BaseException) -> str:
 
 
 def report(error: BaseException, rank: int, where: str, *, refused: bool) -> int:
-    """Says that this rank failed, unless another did first, and tells the others.
+    """Reports that this rank failed, unless another reported first, and tells the others.
 
     Args:
         error: what was raised.
@@ -202,7 +202,7 @@ def hung(rank: int, own: State) -> None:
 
 
 def end_hung() -> NoReturn:
-    """Ends this process, and the others, which write their stacks."""
+    """Ends all ranks after they write their stacks."""
     if not _spoke:
         # The reporting rank ends this one too.
         time.sleep(_PATIENCE_S)

@@ -39,7 +39,7 @@ class Address(NamedTuple):
 
 
 class _Peer:
-    """The other end of a connection: what it says comes in lines."""
+    """One end of a line-based connection."""
 
     def __init__(self, connection: socket.socket) -> None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -69,7 +69,7 @@ class _Peer:
 
 
 class Hub:
-    """The first rank's part: hears how each of the others ends, and tells all."""
+    """Rank 0's end: hears how each rank ends, and tells all."""
 
     def __init__(self, ended: Callable[[End], None], state: Callable[[], Any]) -> None:
         """Begins to listen.
@@ -155,7 +155,7 @@ class Hub:
         self._to_all("leave", code, int(stacks))
 
     def bye(self) -> None:
-        """Tells the others that this rank's end means nothing."""
+        """Tells the others that this rank exits normally."""
         if not self._done.is_set():
             self._done.set()
             self._to_all("bye")
@@ -225,12 +225,12 @@ class Member:
         return self._states if self._states is not None else {0: None, self._rank: self._state()}
 
     def fail(self, code: int, stacks: bool = False) -> None:
-        """Tells the first rank that this one failed."""
+        """Tells rank 0 that this rank failed."""
         self._done.set()
         self._hub.send("failed", code, int(stacks))
 
     def bye(self) -> None:
-        """Tells the first rank that this one's end means nothing."""
+        """Tells rank 0 that this rank exits normally."""
         if not self._done.is_set():
             self._done.set()
             self._hub.send("bye")

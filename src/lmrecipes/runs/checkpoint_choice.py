@@ -14,7 +14,7 @@ def is_checkpoint(path: Path) -> bool:
 
 
 def checkpoint_of(run_dir: Path, which: str) -> Path:
-    """The best or last checkpoint of a run that can be read; the other kind if there is none of this.
+    """The best or last readable checkpoint of a run; the other kind if there is none.
 
     Raises:
         ValueError: if no checkpoint can be read.

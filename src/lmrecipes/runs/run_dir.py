@@ -116,7 +116,7 @@ def _claim(directory: Path) -> None:
 
 
 def _clear_failed_start(directory: Path) -> bool:
-    """Lets a requeued job begin anew where its own run ended before the first checkpoint; returns whether it does."""
+    """Clears a requeued job's own run that ended before its first checkpoint; returns whether it did."""
     job = os.environ.get("SLURM_JOB_ID")
     if int(os.environ.get("SLURM_RESTART_COUNT", "0")) == 0 or any((directory / "checkpoints").glob("*.ckpt")):
         return False
@@ -132,7 +132,7 @@ def _clear_failed_start(directory: Path) -> bool:
 
 
 def _unused(directory: Path) -> Path:
-    """`directory`, or its name with the first number that no other run has taken, claimed by making it."""
+    """Creates `directory`, or its name with the first free number."""
     for number in range(1, 1000):
         candidate = directory if number == 1 else directory.with_name(f"{directory.name}-{number}")
         try:
@@ -174,12 +174,12 @@ def find_run(name: str, *, root: Path) -> Path:
 
 
 def note(path: Path) -> None:
-    """Notes a file or folder that is about to be made in a run, to be removed should the run be refused."""
+    """Records a file or folder about to be created, to be removed if the run is refused."""
     _ledger.note(path)
 
 
 def seal(path: Path) -> None:
-    """Notes that what was noted is written: what is added to it, or put in its place, is not this command's."""
+    """Records that a noted file is complete: later changes are not this command's."""
     _ledger.seal(path)
 
 
@@ -216,7 +216,7 @@ def add_result(run_dir: Path, result: dict[str, Any]) -> None:
 
 
 def discard_if_unused() -> None:
-    """Takes back what this command has made for a run that was refused before it trained; what else is there stays."""
+    """Removes what this command created for a run that was refused before training; other files stay."""
     global _claimed
     run_dir, _claimed = _claimed, None
     if run_dir is None or (run_dir / "checkpoints").exists() or (run_dir / "metrics.csv").exists():
@@ -233,6 +233,6 @@ def discard_if_unused() -> None:
 
 
 def recipe_of(config_paths: list[Path]) -> str:
-    """Name of the recipe that a list of `--config` files stands for: the first that is not an overlay."""
+    """The recipe's name: the first `--config` file that is not an overlay."""
     names = [catalog.recipe_name(path) for path in config_paths]
     return next((name for name in names if not name.startswith("overlays/")), "unnamed")

@@ -17,7 +17,7 @@ def is_main_process() -> bool:
 
 
 def check_rank(rank: int) -> None:
-    """Refuses to go on as the first process of a run of which this should be another one: it would claim no directory.
+    """Refuses stray rank variables: this process is rank 0 for Lightning but not for the environment.
 
     Args:
         rank: of this process, as Lightning has it.
@@ -42,7 +42,7 @@ def sweep_id() -> str | None:
 
 
 def launcher_id() -> str | None:
-    """An id that all processes started by srun or torchrun agree on without talking; None for other launches."""
+    """An id shared by all processes of an srun or torchrun launch without communication; None otherwise."""
     if "SLURM_JOB_ID" in os.environ and os.environ.get("SLURM_STEP_ID", "").isdigit():
         return f"slurm-{os.environ['SLURM_JOB_ID']}-{os.environ['SLURM_STEP_ID']}"
     if "TORCHELASTIC_RUN_ID" in os.environ:
@@ -83,6 +83,6 @@ _LAUNCHERS = ("SLURM_", "TORCHELASTIC_", "PMI_", "PMIX_", "OMPI_", "GROUP_", "RO
 
 
 def forget_launcher() -> None:
-    """Makes this process one that nobody launched with others, so that what it starts is a run of its own."""
+    """Removes launcher variables, so that child processes are runs of their own."""
     for name in [name for name in os.environ if name.startswith(_LAUNCHERS) or name in _OF_LAUNCHERS]:
         del os.environ[name]

@@ -38,13 +38,13 @@ def _is_loaded(package: str) -> bool:
 
 
 class _Finder:
-    """Finds what the others find, and has some of it begin with less."""
+    """A meta path finder that loads some modules with postponed imports."""
 
     def __init__(self) -> None:
         self.compiler: NoCompiler | None = None
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """How a module is loaded that begins with less; None for every other."""
+        """The spec of a module with postponed imports; None for others."""
         package = _POSTPONED.get(name)
         if package is not None and not _is_loaded(package):
             spec = self._found(name, path, target)
@@ -86,7 +86,7 @@ class _There:
 
 
 class NoCompiler(ModuleType):
-    """Stands in for torch's compiler while nothing is compiled: optimizers tell it at every step to keep off them."""
+    """Stands in for torch._dynamo while nothing is compiled: optimizers call its `graph_break` at every step."""
 
     def give_way(self) -> ModuleType:
         """The compiler, imported in place of this."""
@@ -101,7 +101,7 @@ class NoCompiler(ModuleType):
         return getattr(self.give_way(), name)
 
     def graph_break(self, msg: str = "") -> None:
-        """Ends what is compiled as one piece."""
+        """torch._dynamo.graph_break, once there is a compiler."""
         if _is_loaded(_COMPILER):
             self.give_way().graph_break(msg)
 
@@ -146,7 +146,7 @@ class _Top:
         self.package, self.runs = package, True
 
     def importing(self, name: str, globals: Any = None, locals: Any = None, names: Any = (), level: int = 0) -> Any:
-        """What an import statement is given."""
+        """The replacement of __import__ while the module runs."""
         find = functools.partial(builtins.__import__, name, globals, locals, names, level)
         return self.later(find) if f"{name}.".startswith(f"{self.package}.") else find()
 
@@ -156,7 +156,7 @@ class _Top:
 
 
 class Later:
-    """A package or something of it, or what was made of that at the top of a module, found when it is used."""
+    """A package, an attribute of it, or a result of calling one at import time, resolved on first use."""
 
     def __init__(self, top: _Top, find: Callable[[], Any]) -> None:
         self._top, self._find = top, functools.cache(find)
@@ -168,7 +168,7 @@ class Later:
         return self._top.later(lambda: getattr(self._find(), name))
 
     def __call__(self, *arguments: Any, **more: Any) -> Any:
-        """The same of what is called, so that decorators are found later too."""
+        """A postponed call, so that decorators are postponed too."""
         return self._top.later(lambda: self._find()(*arguments, **more))
 
     def __instancecheck__(self, instance: Any) -> bool:

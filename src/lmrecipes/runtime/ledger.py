@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 class Ledger:
-    """Files and folders that this process has made."""
+    """Files and folders that this process created."""
 
     def __init__(self) -> None:
         # Each path with the identity of the file that was written there, once it is complete.
@@ -51,7 +51,7 @@ class Ledger:
         self.seal(path)
 
     def undo(self) -> None:
-        """Removes what was written, and the folders that were made unless something else is in them by now."""
+        """Removes the recorded files, and the folders unless they hold something else by now."""
         for path, files in self._written.items():
             with suppress(OSError):
                 if files is None:

@@ -231,7 +231,7 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         return checkpoint
 
     def set_weight(self, parameter: Tensor, value: Tensor) -> None:
-        """Fills a parameter, and the precise copy of it that the optimizer goes on from, with a whole value."""
+        """Sets a parameter and the optimizer's float32 master copy to a whole value."""
         import deepspeed
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 

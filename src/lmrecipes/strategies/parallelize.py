@@ -85,7 +85,7 @@ def checkpoint_activations(network: nn.Module, plan: ParallelPlan) -> None:
 
 
 def shard(network: nn.Module, plan: ParallelPlan, mesh: DeviceMesh, **settings: Any) -> None:
-    """Shards every block, and what is left of the network, over a mesh (FSDP2).
+    """Shards every block, then the rest of the network, over a mesh (FSDP2).
 
     Args:
         network: whose parameters are split.

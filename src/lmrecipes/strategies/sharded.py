@@ -24,7 +24,7 @@ def _nothing() -> None:
 
 
 class CheckpointWriter:
-    """Writes one sharded checkpoint at a time, in a thread of its own if asked to."""
+    """Writes one sharded checkpoint at a time, optionally in a background thread."""
 
     def __init__(self, background: bool, timeout: timedelta | None = None) -> None:
         """Makes the writer; called by all processes at once.
@@ -85,7 +85,7 @@ class CheckpointWriter:
             warnings.warn("no checkpoint written: the disk is full; training goes on", stacklevel=2)
 
     def finish(self) -> None:
-        """Waits until what is being written is on disk, or has failed.
+        """Waits for the pending write to complete or fail.
 
         Raises:
             Exception: what writing failed with, but for a full disk, which is warned about.
@@ -108,7 +108,7 @@ class CheckpointWriter:
         return self._thread is not None and self._path == path
 
     def after_saving(self, arrived: Callable[[], None], failed: Callable[[], None]) -> None:
-        """Does one thing or the other when the last checkpoint is on disk or has failed: at once if that is so."""
+        """Calls one of two functions when the last write completes or fails, at once if it already has."""
         if self._thread is not None:
             self._afterwards.append((arrived, failed))
         else:

@@ -14,7 +14,7 @@ from lmrecipes.runtime.launcher import job_id
 
 
 def onward(left: LeftBySignal, step: int, resume: str) -> str:
-    """How a run goes on that was stopped by a signal.
+    """How to continue a run that was stopped by a signal.
 
     Args:
         left: how it was stopped.
@@ -33,7 +33,7 @@ def onward(left: LeftBySignal, step: int, resume: str) -> str:
 
 
 def stop(cli: RecipeCLI, stopped: StoppedByLossGuard, resume: str) -> None:
-    """Says what was wrong and what is left.
+    """Reports why LossGuard stopped, and the last good checkpoint.
 
     Args:
         cli: of the run.

@@ -17,7 +17,7 @@ _PART = ".export.part"
 
 @contextmanager
 def exporting(folder: Path, form: str) -> Iterator[Path]:
-    """Gives an empty folder to write an export to; what is in it at the end, without an error, goes to `folder`.
+    """Yields an empty staging folder, whose content moves to `folder` if no error is raised.
 
     Args:
         folder: where the export goes: new, empty, or that of earlier exports.

@@ -15,7 +15,7 @@ from lmrecipes.runtime.console import say, short
 
 
 def check_evaluation(cli: RecipeCLI) -> None:
-    """Refuses to evaluate nothing, or where the results could not be kept.
+    """Refuses an empty evaluation, or one whose results could not be saved.
 
     Raises:
         ValueError: naming the setting or the file.

@@ -23,7 +23,7 @@ _POSITION = ("batch.global_batch_size", "batch.seq_len")
 
 
 def begin(cli: RecipeCLI, run_dir: Path) -> tuple[Path | None, list[Callback]]:
-    """Says where the run is; keeps a new one's settings, and finds out how another goes on.
+    """Prints the run directory; saves a new run's settings, or prepares a resume.
 
     Returns:
         The checkpoint to go on from, and what keeps settings that were changed.
@@ -96,7 +96,7 @@ def _note_changes(cli: RecipeCLI, run_dir: Path, checkpoint: Path) -> list[Callb
 
 
 class _KeepSettings(Callback):
-    """Makes other settings the run's own, the earlier ones beside them, once the checkpoint was taken up with them."""
+    """Saves changed settings as the run's own, once the checkpoint was loaded with them; keeps the earlier ones."""
 
     def __init__(self, run_dir: Path, text: str) -> None:
         self.run_dir, self.text = run_dir, text

@@ -29,7 +29,7 @@ def text_blocks(file: Any, size: int = _SIZE) -> Iterator[bytes]:
 
 
 def _whole_characters(data: bytes) -> int:
-    """Length of the data without a last character that goes on."""
+    """Length of the data without an incomplete last character."""
     for back in range(1, min(4, len(data))):
         if data[-back] & 0xC0 == 0xC0:  # the first byte of a character of several
             return len(data) - back

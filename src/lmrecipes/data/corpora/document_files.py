@@ -37,7 +37,7 @@ class Line(NamedTuple):
 
 
 def form(name: str) -> str:
-    """Ending of a file's name that says how it is read, .txt for any other."""
+    """The format of a file by its suffix; .txt if unknown."""
     path = Path(name)
     ending = Path(path.stem).suffix if path.suffix in PACKED else path.suffix
     return ending if ending in ENDINGS else ".txt"

@@ -98,7 +98,7 @@ class DocumentSource:
 
     @property
     def embedded(self) -> str | None:
-        """What comes with us by its path: the language of made-up sentences, or passages."""
+        """The embedded corpus that a path names, such as a language of the synthetic sentences."""
         made_up = self.path is not None and self.path.startswith(EMBEDDED_LANGUAGE)
         return str(self.path).removeprefix(EMBEDDED_LANGUAGE) if made_up else None
 
@@ -134,7 +134,7 @@ class DocumentSource:
         return settings
 
     def commit(self) -> str | None:
-        """The hub's commit, where there is one and it can be asked."""
+        """The commit on the hub, if the source is there and the hub can be reached."""
         remote = self.local is None and self.repository is not None
         return newest_commit(str(self.repository), self.revision) if remote else None
 
@@ -233,7 +233,7 @@ class DocumentSource:
 
 
 class Part(NamedTuple):
-    """What is prepared at once."""
+    """A unit of preparation."""
 
     source: int
     """Number of the source."""

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 def newest_commit(repository: str, revision: str | None) -> str | None:
-    """The commit that a revision of a data set stands for; None where the hub cannot be asked."""
+    """The commit of a dataset's revision; None if the hub cannot be reached."""
     from huggingface_hub import HfApi
 
     try:
@@ -21,7 +21,7 @@ def newest_commit(repository: str, revision: str | None) -> str | None:
 def repository_files(
     repository: str, config: str | None, commit: str | None, named: str | None = None
 ) -> list[tuple[str, int]]:
-    """Names and sizes of a data set's files for training, as they are, without downloading them.
+    """Names and sizes of a dataset's training files, without downloading them.
 
     Args:
         repository: name on the hub.
@@ -46,7 +46,7 @@ def repository_files(
 
 @cache
 def _listed(repository: str, commit: str | None) -> list[tuple[str, int]]:
-    """Names and sizes of all files, asked for once."""
+    """Names and sizes of all files, cached."""
     from huggingface_hub import HfApi
 
     found = HfApi().dataset_info(repository, revision=commit, files_metadata=True).siblings or []

@@ -33,7 +33,7 @@ class Flaws:
         self.note(kind, lambda: problem)
 
     def note(self, kind: str, where: Callable[[], str]) -> None:
-        """Counts what is never refused."""
+        """Counts something that is never rejected."""
         if not self.counts[kind]:
             self.first[kind] = where()
         self.counts[kind] += 1
@@ -44,5 +44,5 @@ class Flaws:
 
 
 def complaint(flaws: Mapping[str, list[int | str]]) -> str:
-    """One line about what `content` gives; empty if nothing was wrong."""
+    """A one-line summary of `content`; empty if nothing was malformed."""
     return "; ".join(f"left out {number} x {kind} (first: {first})" for kind, (number, first) in sorted(flaws.items()))

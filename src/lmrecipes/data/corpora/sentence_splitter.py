@@ -38,7 +38,7 @@ _STARTERS = _words(
 
 
 def split_sentences(paragraph: str) -> list[str]:
-    """Sentences of a paragraph, in order and without white space around them; nothing else is lost."""
+    """The sentences of a paragraph, in order, stripped of surrounding white space; nothing else is lost."""
     sentences, start = [], 0
     for found in _CANDIDATE.finditer(paragraph):
         if _ends_sentence(paragraph, start, found):
@@ -66,7 +66,7 @@ def _ends_sentence(text: str, start: int, found: re.Match[str]) -> bool:
 
 
 def _word_ends_sentence(word: str, following: str, first: bool) -> bool:
-    """Whether a full stop after `word` ends a sentence, with what follows; `first`: nothing stands before it."""
+    """Whether a full stop after `word` ends a sentence, given what follows; `first`: it starts the paragraph."""
     small = word.lower()
     if small in _GO_ON:
         return False

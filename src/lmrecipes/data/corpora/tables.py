@@ -36,7 +36,7 @@ class HubRepository(Source):
         return {"repository": self.repository, "config": self.config, "revision": self.revision}
 
     def resolved(self) -> dict[str, Any]:
-        """The commit that the text came from, where the hub could be asked."""
+        """The commit of the text, if the hub could be reached."""
         return {"commit": self._commit}
 
     def place(self, split: str) -> str:
@@ -96,7 +96,7 @@ class HubRepository(Source):
 
 
 class TableFolder(HubRepository):
-    """A local folder laid out like such a repository: train-*.parquet, validation.jsonl and so on."""
+    """A local folder laid out like a hub repository: train-*.parquet, validation.jsonl and so on."""
 
     endings = ("parquet", "json", "jsonl", "csv")
 
@@ -125,7 +125,7 @@ class TableFolder(HubRepository):
         }
 
     def resolved(self) -> dict[str, Any]:
-        """Nothing more."""
+        """Nothing: local files have no commit."""
         return {}
 
     def _newest_commit(self) -> None:

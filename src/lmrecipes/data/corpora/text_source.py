@@ -23,7 +23,7 @@ class Source(ABC):
 
     @abstractmethod
     def has(self, split: str) -> bool:
-        """Whether there is such a split."""
+        """Whether the split exists."""
 
     def require(self, split: str) -> None:
         """Insists on a split.
@@ -47,7 +47,7 @@ class Source(ABC):
         return f"{split} text"
 
     def resolved(self) -> dict[str, Any]:
-        """What is known of the text only once it was read, for the record."""
+        """Facts about the text known only after reading, for the manifest."""
         return {}
 
 

@@ -37,7 +37,7 @@ _GOODS = _words(
 
 @dataclass(frozen=True)
 class _Fact:
-    """Something that can be said of an entity, told and asked for in several ways; {e} is the entity, {v} the value."""
+    """A fact about an entity, with several wordings of statement and question; {e} is the entity, {v} the value."""
 
     told: tuple[str, ...]
     asked: tuple[str, ...]
@@ -142,13 +142,13 @@ def make_squad(split: str, passages: int, *, unanswerable: bool = True, seed: in
 
 
 class InventedPassages:
-    """Passages as text, each with a question that is asked and answered, about the entities of the training split."""
+    """Passages as text, each with an answered question, about the entities of the training split."""
 
     NUMBER = 4000
     VERSION = 2
 
     def describe(self) -> dict[str, Any]:
-        """How they are made."""
+        """Identifies the generator and its version."""
         return {"invented_passages": self.NUMBER, "version": self.VERSION}
 
     def documents(self) -> Iterator[tuple[str, list[str]]]:
@@ -161,13 +161,13 @@ class InventedPassages:
 
 
 class InventedFacts:
-    """Facts one by one, each asked for, told and answered, about the entities of the training split."""
+    """Single facts with question and answer, about the entities of the training split."""
 
     NUMBER = 8000
     VERSION = 2
 
     def describe(self) -> dict[str, Any]:
-        """How they are made."""
+        """Identifies the generator and its version."""
         return {"invented_facts": self.NUMBER, "version": self.VERSION}
 
     def documents(self) -> Iterator[tuple[str, list[str]]]:
@@ -219,7 +219,7 @@ def _passage(chance: random.Random, split: str, number: int, unanswerable: bool)
 
 
 def _chosen(chance: random.Random, kinds: list[str], alike: bool) -> list[list[int]]:
-    """Which facts are told of each entity; unless `alike`, no two of the passage have values of one kind."""
+    """The facts stated of each entity; unless `alike`, no two values of a passage are of one kind."""
     while True:
         chosen = [sorted(chance.sample(range(len(_KINDS[kind])), _TOLD)) for kind in kinds]
         values = [_KINDS[kind][i].value for kind, facts in zip(kinds, chosen, strict=True) for i in facts]
@@ -228,7 +228,7 @@ def _chosen(chance: random.Random, kinds: list[str], alike: bool) -> list[list[i
 
 
 def _entity(chance: random.Random, kind: str, split: str, taken: set[str]) -> str:
-    """A name that belongs to the split, made of two parts that all splits have."""
+    """A name unique to the split, combined of parts that all splits share."""
     firsts, seconds, joined = {
         "person": (_FIRST, _LAST, "{} {}"),
         "town": (_BEFORE, _AFTER, "{} {}"),

@@ -20,7 +20,7 @@ Make = Callable[[Sequence[str], random.Random], Iterable[tuple[Sequence[int], in
 
 @dataclass(frozen=True)
 class PreparedSources:
-    """The examples of all sources, and what batches of them are made by."""
+    """The examples of all sources, with the settings for batching them."""
 
     prepared: Prepared
     names: Sequence[str]

@@ -26,7 +26,7 @@ _TRAINING, _EVALUATION = 0, 1
 
 
 class MaskedLM(Objective):
-    """Examples of two segments, as BERT and ELECTRA have them, masked anew whenever they are read."""
+    """Examples of two segments as in BERT and ELECTRA, masked dynamically."""
 
     vocabulary_class = WordPiece
     batch_fields = frozenset(("seq_len",))
@@ -89,7 +89,7 @@ class MaskedLM(Objective):
 
 
 class Masker:
-    """Examples with masks of their own, whatever batch they stand in."""
+    """Masks examples independently of the batch that they are in."""
 
     def __init__(self, examples: Examples, vocabulary: WordPiece, masking: Masking, seq_len: int, seed: int) -> None:
         self.examples, self.seq_len, self._masking, self._seed = examples, seq_len, masking, seed

@@ -54,7 +54,7 @@ def mask(
     kept: tuple[int, ...],
     mask_id: int,
 ) -> Masked:
-    """Masks sequences, each by a key of its own: it does not matter with which others it shares a batch.
+    """Masks sequences, each by its own key, independently of the rest of the batch.
 
     As published: positions are drawn with replacement, so that one may be predicted twice and then counts twice; of
     two draws of one position it takes one to mask it; special tokens count in a sequence's length, though they are

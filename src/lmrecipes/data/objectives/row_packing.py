@@ -63,7 +63,7 @@ class Filling:
 
 
 def row_starts(lengths: Iterable[int], how: Packing, filling: Filling | None = None) -> Iterator[int]:
-    """Where rows begin among the tokens of documents that stand one after the other.
+    """Row boundaries in the concatenated tokens of documents.
 
     Args:
         lengths: tokens of the documents.
@@ -141,7 +141,7 @@ class Rows:
 
 
 def index_rows(path: Path, starts: Ints, documents: Sequence[int], how: Packing) -> Rows:
-    """Settles where rows begin, or finds that done. Of two processes one works, the other waits.
+    """Computes or finds the stored row boundaries; of two processes one works and the other waits.
 
     Args:
         path: file for the result, without an ending.

@@ -31,7 +31,7 @@ def pair_batch(
     languages: Ints,
     questions: Ints,
 ) -> TextPairBatch:
-    """Rows of pairs, one after the other, as tensors.
+    """Packs rows of pairs into tensors.
 
     Args:
         rows: pairs of each row, of which there is room.
@@ -64,10 +64,10 @@ def pair_batch(
 
 
 class SpanCorrupter:
-    """Rows of a split, with spans left out anew whenever they are read, whatever batch they stand in."""
+    """Corrupts the rows of a split dynamically, independently of the batch that they are in."""
 
     def __init__(self, tokens: Ints, starts: Ints, rows: Rows, vocabulary: SentencePiece, seed: int) -> None:
-        """Holds what rows are made of.
+        """Holds tokens and row boundaries.
 
         Args:
             tokens: of all documents, one after the other.

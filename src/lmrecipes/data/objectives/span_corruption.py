@@ -180,7 +180,7 @@ def _composition(total: int, parts: int, draws: Ints) -> Ints:
 
 
 def _geometric(total: int, parts: int, p: float, longest: int, draws: Ints) -> Ints:
-    """Clipped geometric lengths, given that there are so many of this sum: drawn one by one, exactly."""
+    """Samples clipped geometric lengths conditioned on their number and sum, exactly."""
     # Rounded to powers of two, so that there are few tables.
     table = _table(p, longest, 1 << (parts - 1).bit_length(), 1 << (total - 1).bit_length())
     sizes, left = [], total
@@ -214,7 +214,7 @@ def _table(p: float, longest: int, parts: int, total: int) -> list[list[list[flo
 
 
 def restored(inputs: Sequence[int], targets: Sequence[int], sentinels: Sequence[int], eos_id: int) -> list[int]:
-    """The text that a pair was made of: every sentinel of the input replaced by what stands behind it in the target."""
+    """The original text of a pair: each sentinel replaced by the tokens after it in the target."""
     marks = set(map(int, sentinels))
     spans: dict[int, list[int]] = {}
     at = -1

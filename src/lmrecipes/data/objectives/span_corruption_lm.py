@@ -24,7 +24,7 @@ from lmrecipes.trainer_state import DataRank
 
 
 class SpanCorruptionLM(Objective):
-    """Whole documents packed into rows, whose spans are replaced by sentinels anew whenever they are read."""
+    """Whole documents packed into rows, with spans replaced by sentinels dynamically."""
 
     vocabulary_class = SentencePiece
     batch_fields = frozenset(("seq_len", "target_len"))
@@ -38,7 +38,7 @@ class SpanCorruptionLM(Objective):
         alpha: float = 0.7,
         weigh_by: Literal["tokens", "documents"] = "tokens",
     ) -> None:
-        """Sets what is corrupted, and how sources are mixed.
+        """Sets the corruption and the mixing of sources.
 
         Args:
             corruption: which spans are replaced; left out, as Google's.

@@ -38,7 +38,7 @@ class Vocabularies(Protocol):
 
 
 def folder_for(source: Described, tokenizing: Vocabularies, name: str, cache_dir: Path) -> Path:
-    """Where the corpus goes, tokenized in this way: other text, tokenizing or tokenizer file, other folder."""
+    """The cache folder of a corpus, keyed by its text, tokenization and tokenizer files."""
     return cache_dir / f"{name}-{_digest(source.describe(), tokenizing.describe())}"
 
 
@@ -55,7 +55,7 @@ def remember(prepared: Prepared, path: Path | None, tokenizing: Vocabularies, na
 def recall(
     source: Described | None, path: Path | None, tokenizing: Vocabularies, name: str, cache_dir: Path
 ) -> Prepared | None:
-    """The corpus that these settings led to last, if what is there of its text and tokenizer is still the same.
+    """The corpus last prepared with these settings, if its text and tokenizer have not changed since.
 
     Args:
         source: the text; None if it is gone.
@@ -92,7 +92,7 @@ _UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTD
 
 
 def cache_folder(given: str | None) -> Path:
-    """Where prepared data goes: as given, else $LMRECIPES_CACHE, else ~/.cache/lmrecipes."""
+    """The cache folder: as given, else $LMRECIPES_CACHE, else ~/.cache/lmrecipes."""
     return Path(given or os.environ.get("LMRECIPES_CACHE", "~/.cache/lmrecipes")).expanduser()
 
 

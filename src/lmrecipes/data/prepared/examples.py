@@ -58,7 +58,7 @@ def _part_files(stem: Path) -> list[Path]:
 
 
 def join(stems: Sequence[Path], folder: Path, split: str) -> dict[str, int]:
-    """Puts the examples of several writers one after the other, as a split of a corpus.
+    """Concatenates the examples of several writers into a split.
 
     Returns:
         Names and sizes of the files.

@@ -27,7 +27,7 @@ def preparing(folder: Path) -> Iterator[None]:
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Waits until no other process holds the lock of this name, and holds it.
+    """Holds a file lock, waiting for another holder.
 
     The system gives a lock back when its holder ends, however it does. The file stays, with what it holds.
     """
@@ -37,7 +37,7 @@ def locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def claimed(path: Path, wait: bool) -> Iterator[bool]:
-    """Holds a lock, as `locked` does; says False where another process has it, or its folder is gone.
+    """Tries to hold a lock; yields False if another process has it or its folder is gone.
 
     Args:
         path: file of the lock.

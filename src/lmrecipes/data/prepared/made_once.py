@@ -10,7 +10,7 @@ from lmrecipes.runtime.atomic_write import new_folder
 
 
 def made_once(folder: Path, write: Callable[[Path], object]) -> Path:
-    """Finds a folder, or makes it. Of two processes one works, the other waits.
+    """Finds a folder or makes it; of two processes one works and the other waits.
 
     Args:
         folder: where it is, under a name that changes with everything that its content depends on.

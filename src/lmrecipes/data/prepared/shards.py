@@ -87,7 +87,7 @@ def prepare_examples(
     workers: int = 1,
     share: Share = ALL,
 ) -> Prepared | None:
-    """Makes the examples of a corpus, or finds them made; None if parts of other shares are still to be done.
+    """Prepares a corpus or finds it prepared; None if other shares have parts left to do.
 
     Any number of processes may be started at once, here or on other machines with the same file system, and any may be
     killed: each takes parts that no other has, and whoever finds all of them done joins them.
@@ -141,7 +141,7 @@ class _Plan:
 
     @classmethod
     def read(cls, folder: Path) -> _Plan | None:
-        """The plan that was made, if one was."""
+        """The stored plan, if there is one."""
         path = folder / "plan.json"
         return cls(folder, json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
 
@@ -321,7 +321,7 @@ def _write_json(path: Path, content: Any) -> None:
 
 @contextmanager
 def _helpers(folder: Path, share: Share, n: int) -> Iterator[None]:
-    """Other processes that take parts of a share too, and end with this one.
+    """Worker processes for a share, which end with this one.
 
     What makes one of them fail, this process meets when it comes to that part, and says it.
     """
@@ -351,7 +351,7 @@ def _end(helper: subprocess.Popen[bytes]) -> None:
 
 
 def help_with(folder: Path, share: Share) -> None:
-    """Takes parts that no other process has, until all are done or taken."""
+    """Works on unclaimed parts until none is left."""
     plan = _Plan.read(folder)
     if plan is not None:
         plan.work(share, patient=False)

@@ -33,7 +33,7 @@ def prepare(
     given: Vocabulary | None = None,
     splits: Sequence[str] = SPLITS,
 ) -> Prepared:
-    """Tokenizes a corpus, or finds it tokenized. Two processes may start at once: one works, the other waits.
+    """Tokenizes a corpus or finds it tokenized; of two processes one works and the other waits.
 
     Args:
         source: the text.
@@ -212,7 +212,7 @@ class _Writer:
 
 
 class _Tally:
-    """Size of a text in characters, and in words if asked for."""
+    """Counts characters, and optionally words."""
 
     def __init__(self, words: bool) -> None:
         self._counts_words, self._words, self._last = words, 0, "\n"

@@ -48,7 +48,7 @@ class Interleaving:
         return found
 
     def _sources(self, block: int) -> tuple[Ints, Ints]:
-        """Source of every draw of a block, and how many draws of it there were before."""
+        """The source of each sample in a block, and its index within that source."""
         if self._known[0] != block:
             before, until = self._drawn(block * self._block), self._drawn((block + 1) * self._block)
             order = permuted(np.arange(self._block), self._block, keys(self._seed, _SOURCE, block))

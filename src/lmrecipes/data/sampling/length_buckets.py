@@ -16,7 +16,7 @@ _TOGETHER = 50
 
 
 def width(lengths: Ints, most: int) -> int:
-    """How wide a batch of sequences of these lengths is, where none may be longer than `most`."""
+    """Padded width of a batch with these lengths, at most `most`."""
     longest = int(lengths.max())
     return max(longest, min(-(-longest // _MULTIPLE) * _MULTIPLE, most))
 

@@ -24,7 +24,7 @@ _NONE = ("-", "-1")
 
 
 class Inference(NamedTuple):
-    """A pair of sentences, and how one follows from the other."""
+    """A premise, a hypothesis and their label."""
 
     premise: str
     hypothesis: str
@@ -35,14 +35,14 @@ class Inference(NamedTuple):
 
 @dataclass(frozen=True)
 class NLIFile:
-    """The pairs of a file, and what was wrong with others."""
+    """The pairs of a file, and a count of malformed lines."""
 
     pairs: list[Inference]
     flaws: dict[str, list[int | str]]
 
 
 def asked(pair: Inference, prompt: Prompt) -> tuple[str, str, str]:
-    """What a model reads, what of it may not be cut short, and what it shall write.
+    """The input, the part of it that must not be truncated, and the target.
 
     nemo: as published the slot named hypothesis has the premise, and the other way round; the label is a word.
     google: premise first, and the label is a digit.

@@ -12,7 +12,7 @@ _PAIRS = {"train": 1200, "val": 60, "test": 60}
 
 
 class _Words(NamedTuple):
-    """What the sentences of a language are made of."""
+    """Vocabulary of a language's sentences."""
 
     names: str
     things: str
@@ -69,7 +69,7 @@ _LANGUAGES = {
 
 
 def make_nli(name: str, language: str | None) -> list[Inference]:
-    """Made-up pairs, always the same.
+    """Synthetic pairs, deterministic.
 
     Args:
         name: embedded:train, embedded:val or embedded:test.

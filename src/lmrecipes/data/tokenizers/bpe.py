@@ -15,7 +15,7 @@ _PROBE = "Straße ÀÉ naïve, Ελληνικά 日本語 한국어 🙂"
 
 
 class SubwordVocabulary(Vocabulary):
-    """A Hugging Face tokenizer (GPT-2's, any other, or one trained on the corpus)."""
+    """A Hugging Face tokenizer: GPT-2's, any other, or a BPE learned from the corpus."""
 
     kind = "subword"
 

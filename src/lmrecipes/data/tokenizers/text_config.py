@@ -48,7 +48,7 @@ class Tokenizing:
             raise ValueError("data.tokenizing.name is missing; give a hub name, folder or tokenizer.json, such as gpt2")
 
     def describe(self) -> dict[str, Any]:
-        """What identifies the tokens made this way: the settings, and the content of the files that they name.
+        """Identifies the tokenization: the settings and a hash of the files that they name.
 
         Raises:
             ValueError: if vocab_file is no file.

@@ -48,7 +48,7 @@ def train_wordpiece(texts: Sequence[str], vocab_size: int, lower_case: bool = Tr
 
 
 def _alphabet(texts: Sequence[str], normalizer: Any) -> list[str]:
-    """The most frequent characters of the texts as they are encoded, in the order of their code points."""
+    """The most frequent normalized characters, by code point."""
     counts: NDArray[Any] = np.zeros(0x110000, dtype=np.int64)
     for text in texts:
         points = np.frombuffer(normalizer.normalize_str(text).encode("utf-32-le"), dtype=np.uint32)
@@ -59,7 +59,7 @@ def _alphabet(texts: Sequence[str], normalizer: Any) -> list[str]:
 
 
 def _within_words(character: str) -> bool:
-    """Whether a word may go on with this character: punctuation and Chinese characters are words of their own."""
+    """Whether a character can occur inside a word: punctuation and Chinese characters are words themselves."""
     ascii_sign = character.isascii() and not character.isalnum()
     chinese = "CJK" in unicodedata.name(character, "")
     return not (ascii_sign or chinese or unicodedata.category(character).startswith("P"))

@@ -15,7 +15,7 @@ EOS, UNK = "<eos>", "<unk>"
 
 
 class WordVocabulary(Vocabulary):
-    """Words between white space, sorted by frequency; some of them are marks, which stand for a line's end.
+    """White-space separated words, sorted by frequency, and marks for line ends.
 
     This is the published vocabulary of WikiText (267,735 words for WikiText-103).
     """

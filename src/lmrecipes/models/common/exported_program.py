@@ -32,7 +32,7 @@ class Program:
 
 
 def write_programs(programs: Mapping[str, Program], folder: Path, form: str, settings: Mapping[str, Any]) -> None:
-    """Writes `<name>.pt2` for each program, and what they were made with.
+    """Writes `<name>.pt2` for each program, and a manifest.
 
     Args:
         programs: the programs by name.
@@ -85,7 +85,7 @@ def check_outputs(got: Any, expected: Any, folder: Path) -> None:
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
-    """What the programs of a folder were made with: form, device, torch, programs, settings.
+    """The manifest of exported programs: form, device, torch, programs, settings.
 
     Raises:
         ValueError: if the folder holds no programs.

@@ -67,10 +67,10 @@ class Kept(Protocol):
     """What a network keeps from token to token, a row for each text."""
 
     def reorder(self, rows: Tensor) -> None:
-        """Goes on with these rows; each comes from one with the same input."""
+        """Reorders the cache to these rows, each from a row with the same input."""
 
     def choose(self, rows: Tensor) -> None:
-        """Goes on with these rows only, or with some of them several times."""
+        """Selects rows of the cache, possibly repeated."""
 
 
 @torch.no_grad()
@@ -131,7 +131,7 @@ def _draw(
 def _search(
     network: Any, cache: Kept, encoded: Tensor, new: Tensor, end: int, decoding: Decoding, padding: int
 ) -> Generated:
-    """Beam search as transformers has it: the best ended text, once no open one can become better."""
+    """Beam search as in transformers: the best finished hypothesis, once no open one can beat it."""
     B, K, most = len(new), decoding.beams, decoding.max_new_tokens
     scores = torch.zeros(B, 1, device=new.device)
     texts = new.new_empty(B, 1, 0)
@@ -182,7 +182,7 @@ def _rows(values: Tensor, index: Tensor) -> Tensor:
 
 
 def _everywhere(network: Any, done: bool) -> bool:
-    """Whether all processes are done, where none can compute without the others."""
+    """Whether all ranks are done, if the network is sharded."""
     if not is_sharded(network):
         return done
     parameters: Any = network.parameters  # type: ignore[attr-defined]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 @cache
 def onednn_is_faster() -> bool:
-    """Whether float32 products go to oneDNN: 512-bit units, not made by Intel, and a torch that has the operator."""
+    """Whether oneDNN is the faster float32 GEMM: AVX-512, not Intel, and a torch with the operator."""
     if not torch.backends.cpu.get_cpu_capability().startswith("AVX512"):
         return False
     try:
@@ -43,7 +43,7 @@ def dense(x: Tensor) -> Tensor:
 
 
 def runs_on_onednn(*tensors: Tensor) -> bool:
-    """Whether products of these tensors go to oneDNN: plain float32 on the CPU, not empty, run as they stand."""
+    """Whether this product runs on oneDNN: plain, non-empty float32 CPU tensors outside of compilation."""
     return (
         not torch.compiler.is_compiling()
         and all(type(t) in (Tensor, nn.Parameter) and t.dtype == torch.float32 and t.is_cpu for t in tensors)

@@ -78,7 +78,7 @@ class RecipeModule(LightningModule):
         self.loss(batch, split)
 
     def figures(self, split: str) -> dict[str, Tensor]:
-        """What is logged of a split, by name."""
+        """The metrics of a split to log, by name."""
         return {"loss": self.metric(split, "loss").compute()}
 
     def depth(self, name: str) -> int:
@@ -90,7 +90,7 @@ class RecipeModule(LightningModule):
         raise ValueError("model.groups.layer_decay is for fine-tuning; leave it out of pretraining")
 
     def parameters_to_train(self) -> Any:
-        """What the optimizer is given: parameters, or groups of them."""
+        """Parameters or parameter groups for the optimizer."""
         return parameter_groups(self.network, self._groups, self.depth)
 
     # What they share.
@@ -153,7 +153,7 @@ class RecipeModule(LightningModule):
                 cast(Metric, metric).reset()
 
     def report(self, split: str) -> None:
-        """Logs the figures of a split, over all ranks, and begins anew.
+        """Logs the metrics of a split, reduced over ranks, and resets them.
 
         Raises:
             ValueError: if an evaluation scored nothing; a training that validates nothing is warned of instead.

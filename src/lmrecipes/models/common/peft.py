@@ -23,7 +23,7 @@ _FREQUENT = 5000
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """What is trained; all but `full` leave the base alone, and checkpoints hold only what was trained."""
+    """What is trained; all kinds but `full` freeze the base, and checkpoints hold only the adapter weights."""
 
     kind: Literal["full", "prompt", "p_tuning", "lora"] = "full"
     """full: everything. prompt: vectors before every input (Lester et al. 2021, arXiv:2104.08691). p_tuning: the same,
@@ -101,7 +101,7 @@ class LoraLinear(Linear):
 
 
 def tune(network: nn.Module, tuning: Tuning, *, has_base: bool) -> None:
-    """Freezes the network and adds what is trained.
+    """Freezes the network and adds the adapter.
 
     Args:
         network: with the base's weights; its `embedding` is that of its tokens, and what its `prompt` gives precedes

@@ -88,7 +88,7 @@ class ExportsWeights(Protocol):
 
 @runtime_checkable
 class SelectsWeights(Protocol):
-    """A model that begins from another run's weights only in part, or by other names: `--init_from`."""
+    """A model that takes only some of another run's weights, or under other names: `--init_from`."""
 
     def select_weights(self, found: Mapping[str, Tensor], given: str) -> dict[str, Tensor]:
         """The weights to begin with, by this model's names.
@@ -126,7 +126,7 @@ class Rehearses(Protocol):
 
 @runtime_checkable
 class ReadsBatchPlan(Protocol):
-    """A model, or data, that says which optional fields of a BatchPlan it reads; others are then refused."""
+    """A model or DataModule that declares which optional fields of a BatchPlan it reads; others are refused."""
 
     batch_fields: frozenset[str]
     """Some of seq_len, mem_len, clamp_len, same_length, target_len."""

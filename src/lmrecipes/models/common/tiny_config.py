@@ -9,7 +9,7 @@ LARGEST = {"n_layers": 2, "d_model": 32, "n_heads": 2, "d_head": 8, "d_ff": 64}
 
 
 def tiny(config: dict[str, Any]) -> dict[str, Any]:
-    """A model's configuration with small sizes; what is no size stays.
+    """A model's configuration at toy size; other settings are unchanged.
 
     The vocabulary's size is left to the text: 0.
     """

@@ -53,7 +53,7 @@ class SimpleHead(nn.Module):
 
 
 class JointHead(nn.Module, ABC):
-    """An end given a start; and whether there is an answer, given the starts."""
+    """Predicts the end given the start, and answerability given the starts."""
 
     masked: float
     """Added to the logits of positions where no answer may begin or end."""
@@ -136,7 +136,7 @@ def _at(hidden_BTD: Tensor, positions_BK: Tensor) -> Tensor:
 
 
 class _Pair(nn.Module):
-    """A linear layer over two vectors put together, of which one is the same for many of the other."""
+    """A linear layer over concatenated vectors, one of which is shared by many of the other."""
 
     def __init__(self, width: int, out: int) -> None:
         super().__init__()

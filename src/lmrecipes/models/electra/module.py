@@ -91,7 +91,7 @@ class ElectraModule(RecipeModule):
 
     @property
     def parallel_plan(self) -> ParallelPlan:
-        """What of the network may be split over processes."""
+        """How the network may be sharded and split."""
         return pretraining_plan(self.config)
 
     def example(self) -> dict[str, Any]:

@@ -115,7 +115,7 @@ class ElectraReaderModule(RecipeModule):
 
     @property
     def parallel_plan(self) -> ParallelPlan:
-        """What of the network may be split over processes."""
+        """How the network may be sharded and split."""
         return reader_plan(self.config)
 
     def example(self) -> dict[str, Any]:

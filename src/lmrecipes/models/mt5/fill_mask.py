@@ -11,7 +11,7 @@ BLANK = "<mask>"
 
 
 class Pieces(Protocol):
-    """What is asked of a vocabulary with sentinels."""
+    """A vocabulary with sentinels."""
 
     pad_id: int
     eos_id: int

@@ -53,12 +53,12 @@ class LayerCache:
         return keys, values
 
     def reorder(self, rows: Tensor) -> None:
-        """Goes on with these rows; each comes from one with the same input."""
+        """Reorders the cache to these rows, each from a row with the same input."""
         for kept in self.own:
             kept[:, :, : self.length] = kept[rows, :, : self.length]
 
     def choose(self, rows: Tensor) -> None:
-        """Goes on with these rows only, or with some of them several times."""
+        """Selects rows of the cache, possibly repeated."""
         self.own = [x.index_select(0, rows) for x in self.own]
         self.of_input = [x.index_select(0, rows) for x in self.of_input]
 
@@ -80,7 +80,7 @@ class Attention(nn.Module):
         return rearrange(x_BTI, "b t (n h) -> b n t h", h=self.d_head)
 
     def keys_and_values(self, x_BSD: Tensor) -> Heads:
-        """What others attend to."""
+        """Keys and values for cross-attention."""
         return self._heads(self.key(x_BSD)), self._heads(self.value(x_BSD))
 
     def forward(self, x_BTD: Tensor, heads: Heads, mask: Tensor | None) -> Tensor:
@@ -172,7 +172,7 @@ class DecoderLayer(nn.Module):
 
 
 def same_pair(queries_BT: Tensor, keys_BS: Tensor) -> Tensor:
-    """Which tokens are of the same pair: bool (B, 1, T, S). Padding sees everything, lest it see nothing."""
+    """Attention mask within pairs: bool (B, 1, T, S). Padding attends to everything, to avoid empty rows."""
     seen = (queries_BT[:, :, None] == keys_BS[:, None, :]) | (queries_BT == 0)[:, :, None]
     return seen[:, None]
 

@@ -197,7 +197,7 @@ class MT5Module(RecipeModule):
         return generate(self.network, input_ids, input_pairs, *how, padding=special.pad_id)
 
     def predict_step(self, batch: TextPairBatch | PromptBatch, batch_idx: int) -> WrittenTexts | Generated:
-        """What is written for the inputs, or for one text."""
+        """Generates for a batch of inputs, or for one text."""
         if isinstance(batch, TextPairBatch):
             return self._answers(batch)
         return self._generate(batch.input_ids, torch.ones_like(batch.input_ids))
@@ -213,7 +213,7 @@ class MT5Module(RecipeModule):
 
     @property
     def parallel_plan(self) -> ParallelPlan:
-        """What of the network may be split over processes."""
+        """How the network may be sharded and split."""
         plan = parallel_plan(self.config)
         # LoRA's matrices are not split, so the layers beside them cannot be.
         return replace(plan, split={}) if self._tuning.kind == "lora" else plan

@@ -41,12 +41,12 @@ class Cache:
     """Of every layer."""
 
     def reorder(self, rows: Tensor) -> None:
-        """Goes on with these rows; each comes from one with the same input."""
+        """Reorders the cache to these rows, each from a row with the same input."""
         for layer in self.layers:
             layer.reorder(rows)
 
     def choose(self, rows: Tensor) -> None:
-        """Goes on with these rows only, or with some of them several times."""
+        """Selects rows of the cache, possibly repeated."""
         self.input_pairs = self.input_pairs.index_select(0, rows)
         for layer in self.layers:
             layer.choose(rows)

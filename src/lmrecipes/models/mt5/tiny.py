@@ -8,5 +8,5 @@ from lmrecipes.models.common import tiny_config as common
 
 
 def tiny(config: dict[str, Any]) -> dict[str, Any]:
-    """Small sizes; the table is no longer than the vocabulary needs, and distances are still told apart."""
+    """Toy sizes, with a small embedding table and distinct relative distances."""
     return {**common.tiny(config), "vocab_multiple": 1, "n_buckets": 8, "max_distance": 16}

@@ -23,7 +23,7 @@ BEGIN, GO_ON = "begin", "go_on"
 
 
 class _Likelihood(nn.Module):
-    """The network under one evaluation plan, which a program is made of."""
+    """The network under one evaluation plan, as exported."""
 
     def __init__(self, network: TransformerXL, plan: Segmenting) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class _Likelihood(nn.Module):
 
 
 def settings_of(plan: Segmenting) -> dict[str, int | bool]:
-    """What a program is made for, and no other value of it."""
+    """The settings that are constants in a program."""
     return {name: value for name, value in asdict(plan).items() if name not in ("batch_size", "seq_len")}
 
 
@@ -58,7 +58,7 @@ def export(network: TransformerXL, plan: Segmenting, folder: Path, form: str) ->
 
 
 def example(network: TransformerXL, plan: Segmenting) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Made-up tokens, targets and memory of one call."""
+    """Synthetic tokens, targets and memory of one call."""
     device = network.content_bias.device
     # torch.export specializes sizes 0 and 1, and aliases an argument given twice.
     size = (2, max(plan.seq_len, 2))
@@ -84,7 +84,7 @@ def programs(network: TransformerXL, plan: Segmenting) -> dict[str, Program]:
 
 
 class ExportedTransformerXL(nn.Module):
-    """Stands in for `TransformerXL` in evaluation, and runs programs in its place."""
+    """Replaces `TransformerXL` in evaluation by exported programs."""
 
     def __init__(self, folder: Path, split: str = "test") -> None:
         """Loads the programs.

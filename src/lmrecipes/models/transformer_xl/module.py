@@ -72,7 +72,7 @@ class TransformerXLModule(RecipeModule):
         return self.network.parameters()
 
     def _nll(self, batch: StreamBatch, split: str) -> Tensor:
-        """Negative log-likelihood per token (columns, length), given the streams' memory, which it moves on."""
+        """Negative log-likelihood per token (streams, length), with the streams' memory, which is updated."""
         plan = self._segmenting[split]
         nll, memory = self.network(
             batch.input_ids,
@@ -93,7 +93,7 @@ class TransformerXLModule(RecipeModule):
         return nll.mean()
 
     def begin_split(self, split: str) -> None:
-        """Begins an evaluation with an empty memory; that of training goes on."""
+        """Starts an evaluation with an empty memory; training's memory is kept."""
         super().begin_split(split)
         if split != "train":
             self._memory[split].clear()
@@ -135,7 +135,7 @@ class TransformerXLModule(RecipeModule):
 
     @property
     def parallel_plan(self) -> ParallelPlan:
-        """What of the network may be split over processes."""
+        """How the network may be sharded and split."""
         return parallel_plan(self.config)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -72,7 +72,7 @@ def best_candidates(candidates: Iterable[Candidate], n_best: int) -> tuple[Candi
 
 
 def merged(evidence: Iterable[Mapping[str, Evidence]], n_best: int) -> dict[str, Evidence]:
-    """All evidence by question, whatever its order is; what is there twice counts once."""
+    """Merges evidence by question, independent of order; duplicates count once."""
     by_question: dict[str, list[Evidence]] = {}
     for part in evidence:
         for id, found in part.items():
@@ -94,7 +94,7 @@ def _joined(parts: Sequence[Evidence], n_best: int) -> Evidence:
 def evidence_of(
     scores: SpanScores, windows: Windows, questions: Sequence[Question], *, n_best: int = 20, max_answer_len: int = 30
 ) -> dict[str, Evidence]:
-    """Spans as texts of their contexts, by question; what is no answer is dropped.
+    """Valid spans as texts of their contexts, by question.
 
     Args:
         scores: what a step found; windows of number -1 are skipped.

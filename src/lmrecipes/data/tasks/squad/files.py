@@ -39,7 +39,7 @@ class Question:
 
 @dataclass(frozen=True)
 class SquadFile:
-    """The questions of a file, and what was wrong with others."""
+    """The questions of a file, and counts of malformed ones."""
 
     questions: tuple[Question, ...]
     skipped: Counter[str]
@@ -48,7 +48,7 @@ class SquadFile:
     """How many were mended, by what was wrong with them."""
 
     def complaint(self, name: str) -> str:
-        """One line about what was wrong; empty if nothing was."""
+        """A one-line summary of malformed questions; empty if there were none."""
         parts = []
         for verb, counts in (("skipped", self.skipped), ("repaired", self.repaired)):
             if counts:
@@ -121,7 +121,7 @@ class _Reader:
         self.skipped[problem.kind] += number
 
     def read(self, rows: Iterable[_Row]) -> SquadFile:
-        """The good questions, and how many others there are."""
+        """The valid questions, and counts of the others."""
         questions = tuple(self._good(rows))
         found = SquadFile(questions, self.skipped, self.repaired)
         if not questions:
@@ -223,7 +223,7 @@ def _shown(value: Any) -> str:
 
 
 def _articles(content: Any, reader: _Reader) -> Iterator[_Row]:
-    """Questions of articles of paragraphs; what is above the level of questions is checked here."""
+    """Iterates over questions; checks the structure above them."""
     if not isinstance(content, dict) or not isinstance(content.get("data"), list):
         raise ValueError(f'{reader.name} is not in SQuAD format: it must be an object with a list "data"')
     for i, article in enumerate(content["data"]):

@@ -80,7 +80,7 @@ def prepare_squad(
     cache_dir: Path,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> PreparedSquad:
-    """Cuts a file's questions into pieces, or finds that done. Of two processes one works, the other waits.
+    """Prepares a file's questions or finds them prepared; of two processes one works and the other waits.
 
     Args:
         source: the questions.
@@ -153,7 +153,7 @@ def _load(folder: Path, how: Layout) -> PreparedSquad:
 
 
 def prepare_questions(questions: Sequence[Question], vocabulary: Vocabulary, how: Layout) -> PreparedSquad:
-    """Pieces of questions that are asked once.
+    """Prepares questions in memory, for predict.
 
     Raises:
         ValueError: for no question, or an empty one.

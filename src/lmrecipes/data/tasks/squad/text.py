@@ -61,7 +61,7 @@ class TextLayout:
 
 
 def _asked(question: Question, prompt: Prompt) -> tuple[str, str]:
-    """What a model reads: what may be cut short, and what may not."""
+    """The input in two parts: what may be truncated, and what may not."""
     title, context, asked = map(_on_one_line, (question.title, question.context, question.question))
     if prompt == "nemo":
         return f"Title: {title} Paragraph: {context}", f" Question: {asked}"

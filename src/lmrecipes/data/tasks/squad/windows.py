@@ -74,7 +74,7 @@ class Windowing:
 
 @dataclass(frozen=True)
 class Windows:
-    """All windows of a list of questions, as flat arrays that may be mapped into memory.
+    """All windows of a list of questions, as flat, memory-mapped arrays.
 
     Contexts and questions are kept once each; a window is where it begins in its context, and how long it is.
     """
@@ -129,7 +129,7 @@ class Windows:
         return found
 
     def sees_best(self, window: int) -> Ints:
-        """Of which tokens of its context a window sees more than any other window of its question.
+        """Which context tokens have their maximum context in this window (BERT's max-context rule).
 
         As published: the smaller of what is left and right of the token, and a hundredth of the window's length.
         """

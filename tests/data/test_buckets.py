@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from inverses import padding_share
 
-from lmrecipes.data.sampling.length_buckets import ShuffledBuckets, budgeted, padding_share, width
+from lmrecipes.data.sampling.length_buckets import ShuffledBuckets, budgeted, width
 
 LENGTHS = np.random.default_rng(0).gamma(4, 40, size=5003).astype(int).clip(10, 384)
 

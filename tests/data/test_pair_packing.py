@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inverses import restored
 
 from conftest import requires
 from lmrecipes.data.objectives.row_packing import Filling, Packing, index_rows, row_starts
 from lmrecipes.data.objectives.seq2seq_lm import PairEvaluationBatches, PairTrainingBatches, SpanCorrupter
-from lmrecipes.data.objectives.span_corruption import SpanCorruption, restored
+from lmrecipes.data.objectives.span_corruption import SpanCorruption
 from lmrecipes.data.sampling.interleaving import Interleaving
 from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
 from lmrecipes.data.tokenizers.spm_proto import model_of

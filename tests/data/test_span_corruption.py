@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from inverses import corrupt, restored
 
 from conftest import requires
-from lmrecipes.data.objectives.span_corruption import SpanCorruption, corrupt, restored
+from lmrecipes.data.objectives.span_corruption import SpanCorruption
 
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
 SENTINELS = np.arange(250_099, 249_999, -1)

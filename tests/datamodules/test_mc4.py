@@ -11,13 +11,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from inverses import restored
 from lightning.pytorch import LightningModule, Trainer
 
 from conftest import prepare_here, requires
 from lmrecipes.batches import BatchPlan
 from lmrecipes.callbacks import LanguageTokens
 from lmrecipes.data.corpora import hub
-from lmrecipes.data.objectives.span_corruption import SpanCorruption, restored
+from lmrecipes.data.objectives.span_corruption import SpanCorruption
 from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
 from lmrecipes.data.tokenizers.spm_trainer import learn_pieces
 from lmrecipes.datamodules import MC4DataModule

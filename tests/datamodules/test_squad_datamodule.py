@@ -8,13 +8,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from inverses import padding_share
 
 from conftest import requires
 from foreign_files import put_files
 from lmrecipes.batches import BatchPlan, EvalBatchPlan
 from lmrecipes.config import catalog
 from lmrecipes.data.embedded.squad import make_squad
-from lmrecipes.data.sampling.length_buckets import padding_share
 from lmrecipes.data.tasks.squad.files import Question
 from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings, load_wordpiece
 from lmrecipes.datamodules import SquadDataModule

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,22 @@ from torch.optim import Optimizer
 from lmrecipes.checkpoints.io import BY_NAME, load_checkpoint
 from lmrecipes.checkpoints.optimizer_state import fill_states, names_in_order, states_of
 from lmrecipes.checkpoints.sharded import fill
+
+
+@runtime_checkable
+class SelectsWeights(Protocol):
+    """A model that takes only some of another run's weights, or under other names: `--init_from`."""
+
+    def select_weights(self, found: Mapping[str, Tensor], given: str) -> dict[str, Tensor]:
+        """The weights to begin with, by this model's names.
+
+        Args:
+            found: the other run's weights.
+            given: what the user gave, for messages.
+
+        Raises:
+            ValueError: if they do not fit.
+        """
 
 
 def check_weights(found: Mapping[str, Tensor], own: Mapping[str, Tensor], given: str) -> None:
@@ -61,12 +77,13 @@ def load_weights(module: nn.Module, path: Path, given: str, strategy: Any = None
         ValueError: if they do not fit, naming the first that does not.
     """
     found = load_checkpoint(path)["state_dict"]
-    select: Any = getattr(module, "select_weights", None)
-    if select is None:
+    if isinstance(module, SelectsWeights):
+        found = module.select_weights(found, given)
+    else:
         check_weights(found, own_weights(module), given)
     set_weight = getattr(strategy, "set_weight", fill)
     own = module.state_dict(keep_vars=True)
-    for name, weight in (found if select is None else select(found, given)).items():
+    for name, weight in found.items():
         set_weight(own[name], weight)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any, Literal, NamedTuple
@@ -11,7 +10,7 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lmrecipes.data.sampling.counter_random import Numbers, keys, uniforms
+from lmrecipes.data.sampling.counter_random import Numbers, uniforms
 
 Ints = NDArray[Any]
 
@@ -97,22 +96,6 @@ class Pair(NamedTuple):
     """The text with a sentinel in place of every span."""
     targets: Ints
     """Every span behind its sentinel, and the end."""
-
-
-def corrupt(tokens: Ints, how: SpanCorruption, *, seed: int, number: int, sentinels: Ints, eos_id: int) -> Pair:
-    """Corrupts a text; the same seed and number leave out the same.
-
-    Args:
-        tokens: of the text, one or more.
-        how: how much, and where.
-        seed: of the training.
-        number: of the text.
-        sentinels: ids of the sentinels, the first one's first.
-        eos_id: the end of a text.
-    """
-    return corrupt_pieces(
-        tokens, np.array([0, len(tokens)]), how, keys(seed, number), sentinels=sentinels, eos_id=eos_id
-    )[0]
 
 
 def corrupt_pieces(
@@ -211,20 +194,3 @@ def _table(p: float, longest: int, parts: int, total: int) -> list[list[list[flo
     found = np.where(found >= whole * (1 - 1e-12), 1.0, found / np.maximum(whole, np.finfo(float).tiny))
     listed: list[list[list[float]]] = found.tolist()
     return listed
-
-
-def restored(inputs: Sequence[int], targets: Sequence[int], sentinels: Sequence[int], eos_id: int) -> list[int]:
-    """The original text of a pair: each sentinel replaced by the tokens after it in the target."""
-    marks = set(map(int, sentinels))
-    spans: dict[int, list[int]] = {}
-    at = -1
-    for token in map(int, targets):
-        if token in marks:
-            at = token
-            spans[at] = []
-        elif token != eos_id:
-            spans[at].append(token)
-    text: list[int] = []
-    for token in map(int, inputs):
-        text += spans[token] if token in marks else [] if token == eos_id else [token]
-    return text

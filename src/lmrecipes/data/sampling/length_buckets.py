@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -105,9 +104,3 @@ def budgeted(lengths: Ints, most: int, tokens: int, world_size: int = 1) -> list
         whole = batches[largest]
         batches[largest : largest + 1] = [whole[: (len(whole) + 1) // 2], whole[(len(whole) + 1) // 2 :]]
     return batches
-
-
-def padding_share(lengths: Ints, batches: Sequence[Ints], most: int) -> float:
-    """Share of padding in all tokens of these batches."""
-    padded = sum(len(rows) * width(lengths[rows], most) for rows in batches if len(rows))
-    return 1 - sum(int(lengths[rows].sum()) for rows in batches) / padded

@@ -5,13 +5,25 @@ Nothing asks which model it has. A model that lacks a protocol is refused by nam
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
-
+from lmrecipes.checkpoints.weights import SelectsWeights
 from lmrecipes.models.common.parallel_plan import ParallelPlan
+
+__all__ = [
+    "ChecksPrecision",
+    "Countable",
+    "ExportsHF",
+    "ExportsPrograms",
+    "ExportsWeights",
+    "Generates",
+    "Parallelizable",
+    "ReadsBatchPlan",
+    "Rehearses",
+    "ScoresText",
+    "SelectsWeights",
+]
 
 
 @runtime_checkable
@@ -84,22 +96,6 @@ class ExportsWeights(Protocol):
 
     def example(self) -> dict[str, Any]:
         """Synthetic keyword arguments of one call of the network."""
-
-
-@runtime_checkable
-class SelectsWeights(Protocol):
-    """A model that takes only some of another run's weights, or under other names: `--init_from`."""
-
-    def select_weights(self, found: Mapping[str, Tensor], given: str) -> dict[str, Tensor]:
-        """The weights to begin with, by this model's names.
-
-        Args:
-            found: the other run's weights.
-            given: what the user gave, for messages.
-
-        Raises:
-            ValueError: if they do not fit.
-        """
 
 
 @runtime_checkable

@@ -14,14 +14,16 @@ import yaml
 from lightning.pytorch import LightningModule, Trainer
 
 from conftest import prepare_here, requires
-from lmrecipes.batches import BatchPlan, EvalBatchPlan, MaskedBatch
+from lmrecipes.batches import BatchPlan, EvalBatchPlan, MaskedBatch, TextPairBatch
 from lmrecipes.config import catalog
 from lmrecipes.data import load_vocabulary
 from lmrecipes.data.corpora import synthetic_text
 from lmrecipes.data.corpora.documents import DocumentSource
 from lmrecipes.data.objectives.masked_lm import MaskedLM
 from lmrecipes.data.objectives.masking import Masking
+from lmrecipes.data.objectives.span_corruption_lm import SpanCorruptionLM
 from lmrecipes.data.prepared.examples import Examples
+from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings
 from lmrecipes.data.tokenizers.wordpiece import SPECIAL, WordPiece
 from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings
 from lmrecipes.datamodules import DocumentsDataModule
@@ -367,3 +369,35 @@ def test_loading_leaves_torchs_random_numbers_alone(folder, cache):
     torch.manual_seed(0)
     list(data.train_dataloader())
     assert torch.equal(torch.rand(1), expected)
+
+
+def test_the_objective_of_documents_may_be_span_corruption_and_weights_are_factors_of_its_shares(tmp_path):
+    for name in ("one", "two"):
+        lines = [f"{name} line {i} has words {i * 7 % 11} and {i * 5 % 13}." for i in range(200)]
+        (tmp_path / f"{name}.txt").write_text("\n".join(lines) + "\n")
+
+    def read(weight):
+        data = DocumentsDataModule(
+            BatchPlan(global_batch_size=4, seq_len=48, target_len=24),
+            [
+                DocumentSource(name=name, path=str(tmp_path / f"{name}.txt"), documents="line", weight=w)
+                for name, w in (("one", 1.0), ("two", weight))
+            ],
+            objective=SpanCorruptionLM(alpha=1.0),
+            sentencepiece=SentencePieceSettings(vocab_size=400),
+            held_out=0.1,
+            cache_dir=str(tmp_path / "cache"),
+        )
+        data.prepare(progress=False, workers=1)
+        return data
+
+    even, more = read(1.0), read(3.0)
+    first, second = even.objective.shares(even.prepared_sources)
+    assert first + second == pytest.approx(1)
+    heavier = more.objective.shares(more.prepared_sources)
+    np.testing.assert_allclose(heavier[1] / heavier[0], 3 * second / first)
+    batch = next(iter(even.train_dataloader()))
+    assert isinstance(batch, TextPairBatch)
+    assert batch.input_ids.shape == (4, 48)
+    assert set(even.vocabulary.sentinels.tolist()) & set(batch.input_ids.flatten().tolist())
+    assert even.batch_fields == {"seq_len", "target_len"}

@@ -88,10 +88,9 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         return _load_sharded(path)
     if not path.is_file():
         raise ValueError(f"checkpoint {path} does not exist")
-    if _kept is not None and str(map_location) == "cpu":
-        (identity, content), _kept = _kept, None
-        if identity == _identity(path):
-            return content
+    if _kept is not None and _kept[0] == _identity(path) and str(map_location) == "cpu":
+        (_, kept), _kept = _kept, None
+        return kept
     try:
         # torch.load does not verify the zip archive's checksums.
         with zipfile.ZipFile(path) as archive:

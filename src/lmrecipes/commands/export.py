@@ -64,7 +64,8 @@ def _check_format(model: Any, form: str) -> None:
     """
     if not isinstance(model, _NEEDS[form]):
         forms = [name for name, protocol in _NEEDS.items() if isinstance(model, protocol)]
-        raise ValueError(f"--format {form} is not for {type(model).__name__}; --format {' or '.join(forms)} is")
+        name, others = type(model).__name__, f"--format {' or '.join(forms)} is" if forms else "it has none"
+        raise ValueError(f"--format {form} is not for {name}; {others}")
 
 
 def _write(cli: RecipeCLI, trained: Trained, folder: Path) -> dict[Path, str]:

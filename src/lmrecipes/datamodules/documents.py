@@ -45,8 +45,8 @@ class DocumentsDataModule(LightningDataModule):
 
     name = "documents"
     takes_shares: ClassVar[bool] = True
-    # Those of the default objective.
-    tiny_lengths: ClassVar[dict[str, int]] = MaskedLM.tiny_lengths
+    # Room for an example of any objective: two segments, or a text with a span.
+    tiny_lengths: ClassVar[dict[str, int]] = {"seq_len": 32, "target_len": 16}
 
     def __init__(
         self,
@@ -66,7 +66,7 @@ class DocumentsDataModule(LightningDataModule):
 
         Args:
             batch: sizes; a recipe's `batch:` group.
-            sources: where the documents come from, and how often each source is read.
+            sources: where the documents come from, and the weight of each.
             paths: local files in place of those of some sources, by the source's name.
             objective: what is predicted from what; left out, masked language modelling as published for ELECTRA.
             wordpiece: which WordPiece vocabulary to read or learn, for objectives on one.

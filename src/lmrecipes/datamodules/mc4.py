@@ -6,7 +6,7 @@ import glob
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 from lmrecipes.batches import BatchPlan
 from lmrecipes.data.corpora.documents import EMBEDDED_LANGUAGE, DocumentSource
@@ -30,7 +30,6 @@ class MC4DataModule(DocumentsDataModule):
     """
 
     name = "mc4"
-    tiny_lengths: ClassVar[dict[str, int]] = SpanCorruptionLM.tiny_lengths
 
     def __init__(
         self,

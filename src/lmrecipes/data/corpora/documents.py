@@ -43,7 +43,8 @@ class DocumentSource:
     """What to call it; without a place to read from `embedded` is English text that comes with Python, `passages` are
     synthetic passages, such as those of embedded_squad that are trained on, and `facts` single sentences of such."""
     weight: float = 1.0
-    """Epochs over this source per training epoch; 2.5 = every example twice plus a fresh random half."""
+    """Epochs over this source per training epoch; 2.5 = every example twice plus a fresh random half. Under span
+    corruption, which draws sources in proportion to their sizes to a power, a factor of that."""
     path: str | None = None
     """File, folder or pattern of local files: text, JSON lines (.jsonl, .json) or parquet; also .gz and .zst. Or
     embedded:de and so on, for made-up sentences of a language; or embedded:passages

@@ -26,7 +26,7 @@ class PreparedSources:
     names: Sequence[str]
     """Of the sources, in the order in which their examples are stored."""
     weights: Sequence[float]
-    """Epochs over each source per training epoch."""
+    """Of the sources: how much of each is read beside the others."""
     batch: BatchPlan
     held_out: float
     """Share of the documents in each of validation and test."""
@@ -54,8 +54,6 @@ class Objective(ABC):
     """What documents are tokenized with."""
     batch_fields: ClassVar[frozenset[str]]
     """Optional fields of the batch plan that are read."""
-    tiny_lengths: ClassVar[dict[str, int]]
-    """The shortest lengths of `batch:` that an example needs, for a rehearsal."""
 
     @abstractmethod
     def example_len(self, batch: BatchPlan) -> int:

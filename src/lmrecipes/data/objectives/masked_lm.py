@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,8 +30,6 @@ class MaskedLM(Objective):
 
     vocabulary_class = WordPiece
     batch_fields = frozenset(("seq_len",))
-    # Room for two segments and their special tokens.
-    tiny_lengths: ClassVar[dict[str, int]] = {"seq_len": 24}
 
     def __init__(self, masking: Masking | None = None) -> None:
         """Sets how many tokens are masked.

@@ -7,7 +7,7 @@ import json
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,8 +28,6 @@ class SpanCorruptionLM(Objective):
 
     vocabulary_class = SentencePiece
     batch_fields = frozenset(("seq_len", "target_len"))
-    # Room for a text with one span.
-    tiny_lengths: ClassVar[dict[str, int]] = {"seq_len": 32, "target_len": 16}
 
     def __init__(
         self,
@@ -43,8 +41,8 @@ class SpanCorruptionLM(Objective):
         Args:
             corruption: which spans are replaced; left out, as Google's.
             packed: whether a training row takes several texts, or one.
-            alpha: sampling exponent: a source is drawn in proportion to its size to this power; 1: to its size, 0: all
-                alike.
+            alpha: sampling exponent: a source is drawn in proportion to its weight times its size to this power; 1: to
+                its size, 0: all alike.
             weigh_by: what its size is: tokens, as in NeMo (0.7), or documents, as in Google's (0.3).
 
         Raises:
@@ -118,7 +116,7 @@ class SpanCorruptionLM(Objective):
             raise ValueError(f"data.languages has {empty[0]}, but no training document of it has text; leave it out")
         ends = np.cumsum([0, *documents])
         sizes = np.diff(Examples(sources.prepared, "train").starts[ends]) if self.weigh_by == "tokens" else documents
-        weights = np.asarray(sizes, dtype=np.float64) ** self.alpha
+        weights = np.asarray(sizes, dtype=np.float64) ** self.alpha * np.asarray(sources.weights)
         shares: NDArray[np.float64] = weights / weights.sum()
         return shares
 

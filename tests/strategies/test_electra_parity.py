@@ -3,8 +3,8 @@
 import json
 
 import pytest
+from small_runs import spread
 from test_parity import TOLERANCE, losses
-from ways import spread
 
 from lmrecipes.data.embedded.squad import make_squad
 

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 import torch
-from ways import spread, weights
+from small_runs import spread, weights
 
 FAMILIES = {"nemo": [], "google": ["--model.config.family=google", "--model.config.positions=relative"]}
 SMALL = [

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from ways import ADAMW, SENSITIVE, in_two_passes, spread, weights
+from small_runs import ADAMW, SENSITIVE, in_two_passes, spread, weights
 
 import warm
 from conftest import environment

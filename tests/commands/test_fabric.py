@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-import hearing
+import hook_recorder
 import lmrecipes.fabric.__main__
 import warm
 from conftest import environment
@@ -292,14 +292,14 @@ def test_callbacks_that_need_the_trainer_are_left_out_and_named(small, tmp_path,
     monkeypatch.chdir(tmp_path)
     of_lightning = [{"class_path": name} for name in ("LearningRateMonitor", "ModelCheckpoint", "ModelSummary")]
     stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss"}}
-    given = callbacks(*of_lightning, stopping, {"class_path": "hearing.Hearing"})
+    given = callbacks(*of_lightning, stopping, {"class_path": "hook_recorder.HookRecorder"})
     assert main(["fabric", "fit", *small, given, "--run_dir=run"]) == 0
-    left_out = "LearningRateMonitor, ModelCheckpoint, ModelSummary, EarlyStopping, Hearing.on_train_epoch_end"
+    left_out = "LearningRateMonitor, ModelCheckpoint, ModelSummary, EarlyStopping, HookRecorder.on_train_epoch_end"
     assert f"not under Fabric: {left_out}\n" in capsys.readouterr().out
     # Of all that is said to be told, a training tells what is not for a test, an end by an error, or a resume.
     assert {hook for hook in HOOKS if "test" not in hook} - {
         *("on_exception", "state_dict", "load_state_dict", "on_load_checkpoint"),
-    } == hearing.HEARD
+    } == hook_recorder.CALLED
 
 
 def left_in_a_validation(command, options: list[str], rank: int) -> None:

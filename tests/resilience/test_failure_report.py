@@ -8,10 +8,10 @@ import time
 from pathlib import Path
 
 import pytest
+from test_signals import same_weights
 
 import warm
 from conftest import environment
-from test_signals import same_weights
 
 KEEP = '{"class_path": "lmrecipes.callbacks.LastCheckpoint", "init_args": {"every_n_steps": 5}}'
 TWO_RANKS = ["--trainer.strategy=ddp", "--trainer.devices=2"]

@@ -606,7 +606,7 @@ def test_other_files_in_the_place_of_results_are_named_before_anything_is_measur
     (here / "a/results.json").write_bytes(content)
     before = everything(here)
     monkeypatch.setattr("lmrecipes.commands.common.report.report", lambda *_: pytest.fail("it is evaluated"))
-    assert "results.json is no list of a run's results; move it away" in refused(capsys, [*how, "--run=a"])
+    assert "results.json is not a list of results; move it" in refused(capsys, [*how, "--run=a"])
     assert everything(here) == before
 
 

@@ -19,17 +19,17 @@ from lmrecipes.runtime.lazy_imports import postpone
 COMMANDS = {
     "fit": "train a recipe, or continue a run",
     "validate": "evaluate a run on the validation split",
-    "test": "evaluate a run on the test split, beside the published figures",
-    "predict": "continue given texts, or answer questions, with a trained model",
+    "test": "evaluate a run on the test split, next to the published figures",
+    "predict": "continue a text, or answer questions, with a trained model",
     "score": "loss and perplexity of a given text",
-    "evaluate": "exact match and F1 of a file of answers, as the official SQuAD scripts have them",
+    "evaluate": "exact match and F1 of a predictions file, equal to the official SQuAD scripts",
     "prepare": "download, tokenize and cache a recipe's data",
-    "export": "compile a run's network into one file for inference",
+    "export": "export a run for inference, for transformers, or as plain weights",
     "plot": "draw the curves of one or more runs",
-    "rehearse": "a recipe's whole life in small on CPU processes: train, kill, resume, test, export",
-    "doctor": "what is wrong with this machine or SLURM job, and how to mend it",
+    "rehearse": "dry-run a recipe at toy size on CPU: train, kill, resume, test, export",
+    "doctor": "check this machine or SLURM job, and say how to fix it",
     "fabric": "fit, validate or test a recipe under Fabric instead of the Trainer",
-    "list": "the recipes, with model, data and published target",
+    "list": "list the recipes with model, data and published target",
 }
 
 USAGE = f"""usage: lmrecipes COMMAND [options]
@@ -43,7 +43,7 @@ USAGE = f"""usage: lmrecipes COMMAND [options]
   lmrecipes test --run RUN                                 a run by directory, or by its recipe's name
 
 `lmrecipes COMMAND --help` shows the options of one command.
-LMRECIPES_TRACEBACK=1 shows where in the code an error arose."""
+LMRECIPES_TRACEBACK=1 shows the traceback of an error."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -345,7 +345,7 @@ class RecipeCLI(LightningCLI):
                 raise ConfigError("give --run RUN, or --checkpoint PATH with a recipe")
             return checkpoint_of(self.run_dir, asked)
         if not is_checkpoint(Path(asked)):
-            raise ConfigError(f"--checkpoint {asked} is no checkpoint; give best, last, or a checkpoint's path")
+            raise ConfigError(f"--checkpoint {asked} is not a checkpoint; give best, last, or the path of one")
         return Path(asked)
 
     def settings(self) -> str:
@@ -366,7 +366,7 @@ def _check_groups(files: Sequence[Path], given: set[str]) -> None:
     for path in files:
         content = catalog.read_yaml(path)
         if not isinstance(content, dict):
-            raise ConfigError(f"{path} is no recipe: it holds {type(content).__name__}, not keys and values")
+            raise ConfigError(f"{path} is not a recipe: it holds {type(content).__name__}, not keys and values")
         if "config" in content:
             raise ConfigError(f"{path}: a recipe cannot include another by `config:`; give a second --config")
         for key in content:

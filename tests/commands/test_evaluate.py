@@ -84,7 +84,7 @@ def test_a_language_normalizes_as_in_mlqa(written, capsys):
     ("files", "options", "message"),
     [
         ({"p.json": b'{"a":\n 1,}'}, (), r"p.json:2:4 is not JSON"),
-        ({"p.json": []}, (), "holds list; it must be an object with an answer's text by question's id"),
+        ({"p.json": []}, (), "holds list; it must be an object with an answer's text by question id"),
         ({"p.json": {"a": 7}}, (), "question a has 7, which is not an answer's text"),
         ({"d.json": {"data": [{"paragraphs": [{"qas": [{"id": "a"}]}]}]}}, (), "it has no 'answers' somewhere"),
         ({"d.json": b"\xff\xfe"}, (), "d.json is not UTF-8 text"),

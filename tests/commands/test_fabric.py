@@ -252,7 +252,7 @@ def test_results_are_kept_beside_the_published_ones(small, tmp_path, monkeypatch
         ),
         (
             ["fit", "--config=transformer_xl/tiny", "--trainer.overfit_batches=2"],
-            "trainer.overfit_batches is 2, which the loop under Fabric does not do; leave it out",
+            "trainer.overfit_batches is 2, which the Fabric loop does not support; leave it out",
         ),
         (
             ["fit", "--config=transformer_xl/tiny", "--trainer.val_check_interval=0.5"],

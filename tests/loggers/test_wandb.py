@@ -56,7 +56,7 @@ def test_without_an_api_key_a_run_is_logged_offline_and_says_how_to_send_it(fit)
 def test_without_a_server_a_run_is_logged_offline(fit):
     done, run = fit(WANDB_API_KEY=KEY, WANDB_BASE_URL="http://127.0.0.1:9")
     assert (done.returncode, done.stderr) == (0, "")
-    assert "offline, as http://127.0.0.1:9 cannot be reached; send the run later with: wandb sync run/" in done.stdout
+    assert "offline, as http://127.0.0.1:9 cannot be reached; upload the run later with: wandb sync run/" in done.stdout
     assert len(parts(run)[0].figures("train/loss")) == 12
 
 

@@ -142,7 +142,7 @@ def test_a_rank_that_hangs_says_where(failing, tmp_path, where, doing):
     assert code == 4
     assert err == line + "\n"
     assert line.startswith("error: rank 1 on ")
-    assert f" hangs at step {step} in {doing}: nothing moved on for 0.08 minutes; stacks of all threads: " in line
+    assert f" hangs at step {step} in {doing}: no progress for 0.08 minutes; stacks of all threads: " in line
     stacks = {path.name: path.read_text() for path in (tmp_path / "a/errors").glob("rank*")}
     assert sorted(stacks) == ["rank0-stacks.txt", "rank1-stacks.txt"]
     assert "faults.py" in stacks["rank1-stacks.txt"]

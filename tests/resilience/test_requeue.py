@@ -61,7 +61,7 @@ def test_a_task_of_an_array_is_requeued_without_the_others(slurm, tmp_path, monk
 @pytest.mark.slow
 def test_without_a_step_since_the_last_time_it_stays_away(slurm, tmp_path):
     assert requeue.requeue(tmp_path, step=5, limit=100) is None
-    assert requeue.requeue(tmp_path, step=5, limit=100) == "no step was made since it was requeued at step 5"
+    assert requeue.requeue(tmp_path, step=5, limit=100) == "no step was completed since it was requeued at step 5"
     assert len(slurm.requeued()) == 1
     assert requeue.requeue(tmp_path, step=6, limit=100) is None
 
@@ -84,7 +84,7 @@ def test_what_slurm_requeued_already_is_left_to_it(slurm, tmp_path, says):
 @pytest.mark.slow
 def test_a_cancelled_job_stays_away_but_not_one_out_of_time(slurm, tmp_path):
     slurm.says(state="COMPLETING")
-    assert requeue.requeue(tmp_path, step=5, limit=100) == "SLURM is ending it, as scancel asks for"
+    assert requeue.requeue(tmp_path, step=5, limit=100) == "it is being cancelled (scancel)"
     slurm.says(state="COMPLETING", reason="TimeLimit")
     assert requeue.requeue(tmp_path, step=5, limit=100) is None
     assert slurm.requeued() == ["7"]
@@ -93,7 +93,7 @@ def test_a_cancelled_job_stays_away_but_not_one_out_of_time(slurm, tmp_path):
 @pytest.mark.slow
 def test_a_refusal_of_slurm_is_said_and_not_counted(slurm, tmp_path, monkeypatch):
     slurm.says(code=1)
-    assert requeue.requeue(tmp_path, step=5, limit=100) == "scontrol requeue ended with 1"
+    assert requeue.requeue(tmp_path, step=5, limit=100) == "scontrol requeue exited with 1"
     slurm.says()
     assert requeue.requeue(tmp_path, step=5, limit=100) is None
     monkeypatch.setenv("PATH", "/nowhere")

@@ -29,8 +29,8 @@ def test_figures_are_read_by_step(tmp_path):
         (None, ["a has no metrics.csv", "is it a run directory?"]),
         ("", ["metrics.csv holds no metrics yet"]),
         ("step,epoch,train/loss\n", ["metrics.csv holds no metrics yet"]),
-        (METRICS + "3,0,four,\n", ["metrics.csv:5 is no row of metrics"]),
-        ("epoch,train/loss\n0,4.5\n", ["metrics.csv:2 is no row of metrics"]),
+        (METRICS + "3,0,four,\n", ["metrics.csv:5 is not a row of metrics"]),
+        ("epoch,train/loss\n0,4.5\n", ["metrics.csv:2 is not a row of metrics"]),
     ],
     ids=["none", "empty", "header only", "a word for a number", "no steps"],
 )

@@ -138,7 +138,7 @@ def test_a_job_that_fails_or_is_cancelled_stays_away(cluster, submit):
     wait_until("step 8", lambda: reached(log, 8), 60)
     cluster.call("scancel", cancelled)
     wait_until("its end", lambda: "stopped by SIGTERM" in log.read_text(), 30)
-    assert f"job {cancelled} is not requeued: SLURM is ending it, as scancel asks for; continue with" in log.read_text()
+    assert f"job {cancelled} is not requeued: it is being cancelled (scancel); continue with" in log.read_text()
     assert cluster.finish(failing)["JobState"] == "FAILED"
     assert "a bug in the model" in failed_log.read_text()
     assert cluster.finish(cancelled)["JobState"] == "CANCELLED"

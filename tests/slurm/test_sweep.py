@@ -79,7 +79,7 @@ def test_a_run_that_hyperband_ends_is_not_requeued(cluster, submit, tmp_path):
     ended = cluster.finish(job)
     text = log.read_text()
     assert (ended["JobState"], ended["Restarts"]) == ("COMPLETED", "0"), text
-    assert "its sweep has ended it" in text
+    assert "its sweep stopped it" in text
     assert "Traceback" not in text
     # SLURM has ended wandb's process too.
     assert {1, 2, 3} <= set(parts(run)[0].figures("train/loss"))

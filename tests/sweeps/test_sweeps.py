@@ -205,7 +205,7 @@ def test_a_run_that_its_sweep_ends_is_saved_and_did_not_fail(small, tmp_path):
                 (tmp_path / "points/stop").touch()
     assert agent.returncode == 0, said
     run = tmp_path / "runs/transformer_xl/tiny/sweep-sw-aa"
-    assert "its sweep has ended it; continue with: lmrecipes fit --resume" in said
+    assert "its sweep stopped it; continue with: lmrecipes fit --resume" in said
     assert list((run / "checkpoints").glob("last-*.ckpt"))
     # Hyperband's losers are no failures to the search.
     assert parts(run)[0].exit_code == 0

@@ -56,7 +56,7 @@ class FailFast(Callback):
                     trainer.global_rank, environment.main_address, address, self._other_ended, failure_report.state
                 )
             except OSError as error:
-                warnings.warn(f"rank {trainer.global_rank} cannot watch over the others: {error}", stacklevel=2)
+                warnings.warn(f"rank {trainer.global_rank} cannot connect to the other ranks: {error}", stacklevel=2)
                 return
         failure_report.connect(self)
 

@@ -68,7 +68,7 @@ class SquadAnswers(EvaluationOutputs):
     def add(self, trainer: Trainer, split: str, outputs: Any) -> None:
         """Takes the spans or texts of one step."""
         if outputs is None:
-            raise ValueError(f"SquadAnswers: the model's {split} step returns nothing; it must return what it found")
+            raise ValueError(f"SquadAnswers: the model's {split} step returns nothing; it must return its answers")
         self._found.append(_questions_of(trainer).evidence(split, outputs))
 
     def _answers(self, data: Questions, split: str) -> dict[str, Answered]:
@@ -103,7 +103,7 @@ class SquadAnswers(EvaluationOutputs):
         if getattr(trainer, "sanity_checking", False):
             return
         if len(asked) < len(questions):
-            warnings.warn(f"squad figures are of {len(asked)} of {len(questions)} {split} questions", stacklevel=2)
+            warnings.warn(f"squad metrics cover {len(asked)} of {len(questions)} {split} questions", stacklevel=2)
         _write(trainer, split, answered, may_lack, questions)
 
 
@@ -119,7 +119,7 @@ def figures_by_language(
 
     Args:
         questions: with what their language is, where there are several.
-        answered: by question's id.
+        answered: by question id.
         may_lack: whether they are evaluated as SQuAD 2.0.
         language: of all questions; see `metrics.squad.normalizer`.
         written: whether answers are also compared as they stand.
@@ -148,7 +148,7 @@ def squad_figures(
 
     Args:
         golds: the questions.
-        answered: by question's id.
+        answered: by question id.
         may_lack: whether they are evaluated as SQuAD 2.0.
         language: see `metrics.squad.normalizer`.
     """

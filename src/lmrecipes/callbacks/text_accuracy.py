@@ -43,7 +43,7 @@ class TextAccuracy(EvaluationOutputs):
     def add(self, trainer: Trainer, split: str, outputs: Any) -> None:
         """Takes the verdicts on the texts of one step."""
         if outputs is None:
-            raise ValueError(f"TextAccuracy: the model's {split} step returns nothing; it must return what it wrote")
+            raise ValueError(f"TextAccuracy: the model's {split} step returns nothing; it must return the generated texts")
         self._found.update(_judge_of(trainer).verdicts(split, outputs))
 
     def conclude(self, trainer: Trainer, module: LightningModule, split: str) -> None:
@@ -57,7 +57,7 @@ class TextAccuracy(EvaluationOutputs):
         # Ranks of a tensor-parallel group count the same texts, which leaves the ratios unchanged.
         right, asked = sum_over_ranks(trainer, counts.to(trainer.strategy.root_device)).cpu().double()
         if not asked.sum():
-            raise ValueError(f"TextAccuracy: no text of {split} was written")
+            raise ValueError(f"TextAccuracy: no text of {split} was generated")
         shares = {code: 100 * right[i] / asked[i] for i, code in enumerate(languages) if asked[i]}
         figures = {f"{data.task}/accuracy": torch.stack(list(shares.values())).mean()}
         if len(languages) > 1:
@@ -65,7 +65,7 @@ class TextAccuracy(EvaluationOutputs):
         module.log_dict(figures, batch_size=1)
         done = int(asked.sum()) * data_rank(trainer).size // trainer.world_size
         if done < data.asked(split) and not is_sanity_check(trainer):
-            warnings.warn(f"{data.task} figures are of {done} of {data.asked(split)} {split} texts", stacklevel=2)
+            warnings.warn(f"{data.task} metrics cover {done} of {data.asked(split)} {split} texts", stacklevel=2)
 
 
 def _judge_of(trainer: Trainer) -> Judges:

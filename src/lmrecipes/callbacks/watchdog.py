@@ -46,7 +46,7 @@ class Watchdog(Callback):
         self.end_process = end_process
         self._done: threading.Event | None = None
         self._moves = 0
-        self._note("the beginning of training")
+        self._note("the start of training")
 
     def _note(self, doing: str) -> None:
         self._moves += 1
@@ -59,7 +59,7 @@ class Watchdog(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins to watch."""
-        self._note("taking the next batch")
+        self._note("fetching the next batch")
         self._begin(trainer)
 
     def _begin(self, trainer: Trainer) -> None:
@@ -71,7 +71,7 @@ class Watchdog(Callback):
 
     def _state(self) -> failure_report.State:
         where = f"hangs at step {self._trainer.global_step} in {self._last[1]}"
-        what = f"{where}: nothing moved on for {self.timeout_minutes:g} minutes"
+        what = f"{where}: no progress for {self.timeout_minutes:g} minutes"
         return failure_report.State(self._moves, _waits_for_others(), platform.node(), what)
 
     def _end(self) -> None:
@@ -108,11 +108,11 @@ class Watchdog(Callback):
     on_train_batch_start = _heartbeat("the training step")
     on_before_backward = _heartbeat("the backward pass")
     on_before_optimizer_step = _heartbeat("the optimizer step")
-    on_train_batch_end = _heartbeat("taking the next batch")
-    on_validation_start = _heartbeat("validation, taking the first batch")
+    on_train_batch_end = _heartbeat("fetching the next batch")
+    on_validation_start = _heartbeat("validation, fetching the first batch")
     on_validation_batch_start = _heartbeat("a validation step")
-    on_validation_batch_end = _heartbeat("validation, taking the next batch")
-    on_validation_end = _heartbeat("taking the next batch")
+    on_validation_batch_end = _heartbeat("validation, fetching the next batch")
+    on_validation_end = _heartbeat("fetching the next batch")
     on_save_checkpoint = _heartbeat("writing a checkpoint")
 
     def teardown(self, *_: Any, **__: Any) -> None:

@@ -238,9 +238,9 @@ def _index(path: Path) -> Metadata:
     except pickle.UnpicklingError as error:
         raise ValueError(f"{_CODE.format(path=path)} ({error}); refusing to unpickle") from error
     except Exception as error:
-        raise ValueError(f"checkpoint {path} cannot be read: its index is broken") from error
+        raise ValueError(f"checkpoint {path} cannot be read: its index is damaged") from error
     if not isinstance(index, Metadata):
-        raise ValueError(f"checkpoint {path} cannot be read: its index is none")
+        raise ValueError(f"checkpoint {path} cannot be read: its index is not a checkpoint index")
     return index
 
 

@@ -31,7 +31,7 @@ def run(argv: list[str]) -> int:
         description="What is wrong with this machine or SLURM job, and how to mend it. Under srun, all tasks meet.",
         epilog="With --config RECIPE, and overrides as of `lmrecipes fit`, both are compared with the recipe.",
     )
-    parser.add_argument("--timeout_s", type=float, default=30.0, help="how long tasks wait for one another")
+    parser.add_argument("--timeout_s", type=float, default=30.0, help="how long tasks wait for each other")
     parser.add_argument("--runs_root", type=Path, default=Path("runs"), help="folder of all runs")
     options, rest = parser.parse_known_args(argv)
     trainer = None

@@ -26,7 +26,7 @@ def run(argv: list[str]) -> int:
     if version == "1.1":
         for option, value in (("--null-odds", options.null_odds), ("--na-threshold", options.na_threshold)):
             if value is not None:
-                raise ValueError(f"{option} is of SQuAD 2.0, but {options.data} is evaluated as 1.1; leave it out")
+                raise ValueError(f"{option} is an option of SQuAD 2.0, but {options.data} is evaluated as 1.1; leave it out")
         text = json.dumps(squad11(golds, predictions, options.language))
     else:
         odds = None if options.null_odds is None else _numbered(options.null_odds, float, "a number")
@@ -54,7 +54,7 @@ def _check_replaceable(output: Path) -> None:
     except (ValueError, RecursionError):
         found = None
     if not isinstance(found, dict) or "f1" not in found or not {"exact", "exact_match"} & found.keys():
-        raise ValueError(f"--output {output} is there and holds no figures of an evaluation; name another file")
+        raise ValueError(f"--output {output} exists and is not an earlier evaluation; name another file")
 
 
 def _check_predicted(golds: list[Gold], predictions: dict[str, Any], options: argparse.Namespace, version: str) -> None:
@@ -65,7 +65,7 @@ def _check_predicted(golds: list[Gold], predictions: dict[str, Any], options: ar
     """
     without = [gold.id for gold in golds if gold.id not in predictions]
     if golds and len(without) == len(golds):
-        raise ValueError(f"{options.predictions} has no question of {options.data}; give the predictions for that file")
+        raise ValueError(f"{options.predictions} answers no question of {options.data}; give the predictions for that file")
     if without:
         score = "which will receive score 0" if version == "1.1" else "which is left out of every figure"
         named = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
@@ -74,19 +74,19 @@ def _check_predicted(golds: list[Gold], predictions: dict[str, Any], options: ar
 
 
 def _parser() -> Arguments:
-    parser = Arguments(prog="lmrecipes evaluate", description="Official figures of predictions.")
+    parser = Arguments(prog="lmrecipes evaluate", description="Official metrics of a predictions file.")
     kinds = parser.add_subparsers(dest="kind", metavar="squad", required=True)
     squad = kinds.add_parser("squad", help="exact match and F1 of SQuAD 1.1, 2.0 and XQuAD files")
-    squad.add_argument("--data", type=Path, required=True, help="file in SQuAD format, also as .gz")
-    squad.add_argument("--predictions", type=Path, required=True, help="JSON: answer by question's id")
-    squad.add_argument("--null-odds", type=Path, help="JSON: odds of there being no answer by question's id")
+    squad.add_argument("--data", type=Path, required=True, help="file in SQuAD format, or .gz of one")
+    squad.add_argument("--predictions", type=Path, required=True, help="JSON: answer by question id")
+    squad.add_argument("--null-odds", type=Path, help="JSON: no-answer odds by question id")
     squad.add_argument("--na-threshold", type=float, help="odds above which a question is left unanswered (1.0)")
     squad.add_argument(
-        "--language", choices=sorted(LANGUAGES), help="normalize as MLQA does; left out: as SQuAD does, for English"
+        "--language", choices=sorted(LANGUAGES), help="normalize as MLQA does for this language (default: as SQuAD does, for English)"
     )
-    squad.add_argument("--version", choices=("1.1", "2.0"), help="left out: as the data's questions have it")
+    squad.add_argument("--version", choices=("1.1", "2.0"), help="default: detected from the data")
     squad.add_argument(
-        "--output", type=Path, help="write the figures to this file too, a new one or one of earlier figures"
+        "--output", type=Path, help="also write the metrics to this file (a new one, or that of an earlier evaluation)"
     )
     return parser
 
@@ -104,10 +104,10 @@ def _read(path: Path) -> Any:
 
 
 def _numbered(path: Path, kind: type, what: str) -> dict[str, Any]:
-    """What a file holds by question's id."""
+    """What a file holds by question id."""
     content = _read(path)
     if not isinstance(content, dict):
-        raise ValueError(f"{path} holds {type(content).__name__}; it must be an object with {what} by question's id")
+        raise ValueError(f"{path} holds {type(content).__name__}; it must be an object with {what} by question id")
     accepted = (int, float) if kind is float else kind
     for id, value in content.items():
         if not isinstance(value, accepted) or isinstance(value, bool):

@@ -30,7 +30,7 @@ def _add_options(parser: LightningArgumentParser) -> None:
     parser.add_argument(
         "--output",
         type=str | None,
-        help=f"New or empty folder, or that of an earlier export; left out: RUN/{EXPORTED}.",
+        help=f"New or empty folder, or that of an earlier export (default: RUN/{EXPORTED}).",
     )
 
 
@@ -79,7 +79,7 @@ def _write(cli: RecipeCLI, trained: Trained, folder: Path) -> dict[Path, str]:
         what = "a folder for transformers, loaded again and compared with the network"
         return dict.fromkeys(trained.module.export_hf(folder, trained.vocabulary), what)
     if form == COMPILED:
-        say("compiling, which takes a minute or so")
+        say("compiling, about a minute")
     trained.module.export(folder, form)
     return {folder: "programs for inference, loaded again and compared with the network"}
 
@@ -101,7 +101,7 @@ def write_weights(module: Any, anew: Any, folder: Path) -> Path:
     torch.save(weights, path)
     again = torch.load(path, weights_only=True, map_location="cpu")
     if weights.keys() != again.keys() or not all(torch.equal(again[name], value) for name, value in weights.items()):
-        raise ValueError(f"{path} does not hold what was written to it; is the disk sound?")
+        raise ValueError(f"{path} does not contain what was written to it; check the disk")
     anew.network.load_state_dict(again)
     inputs = module.example()
     try:

@@ -70,7 +70,7 @@ def _check(cli: RecipeCLI) -> None:
         raise ValueError(f"trainer.strategy is {name}; under Fabric {' and '.join(_STRATEGIES)} work")
     for name in sorted(vars(asked).keys() - _KNOWN):
         if asked[name] != usual[name]:
-            raise ValueError(f"trainer.{name} is {asked[name]}, which the loop under Fabric does not do; leave it out")
+            raise ValueError(f"trainer.{name} is {asked[name]}, which the Fabric loop does not support; leave it out")
     if cli.command.trains and asked.max_steps < 1:
         raise ValueError(f"trainer.max_steps is {asked.max_steps}; under Fabric it must be 1 or more")
     if cli.command.trains and asked.limit_val_batches != 0 and not isinstance(asked.val_check_interval, int):

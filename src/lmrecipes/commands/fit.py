@@ -17,13 +17,13 @@ from lmrecipes.runtime.console import say, short
 
 
 def _add_options(parser: LightningArgumentParser) -> None:
-    parser.add_argument("--resume", type=str | None, help="Run to continue, with everything it was doing.")
-    parser.add_argument("--init_from", type=str | None, help="Checkpoint or run to take only weights from.")
+    parser.add_argument("--resume", type=str | None, help="Run to continue, with its own configuration.")
+    parser.add_argument("--init_from", type=str | None, help="Checkpoint or run to initialize the weights from.")
     parser.add_argument(
-        "--init_optimizer", type=bool, default=False, help="With --init_from: take the optimizer's state too."
+        "--init_optimizer", type=bool, default=False, help="With --init_from: load the optimizer state too."
     )
     parser.add_argument("--run_dir", type=str | None, help="Directory of the new run, a new or an empty one.")
-    parser.add_argument("--max_requeues", type=int, default=100, help="How often a SLURM job may requeue itself.")
+    parser.add_argument("--max_requeues", type=int, default=100, help="Maximum number of times that a SLURM job requeues itself.")
 
 
 COMMAND = Command(name="fit", add_options=_add_options, trains=True, run_option="--resume")

@@ -8,8 +8,8 @@ from lmrecipes.config.catalog import Listing, listings
 
 def run(argv: list[str]) -> int:
     """Prints the recipes whose names contain the given words."""
-    parser = Arguments(prog="lmrecipes list", description="The recipes of the collection.")
-    parser.add_argument("words", nargs="*", help="show only recipes whose names contain all of these")
+    parser = Arguments(prog="lmrecipes list", description="List the recipes of the collection.")
+    parser.add_argument("words", nargs="*", help="only recipes whose names contain all of these words")
     words = parser.parse_args(argv).words
     rows = [row for row in listings() if all(word in row.name for word in words)]
     if not rows:

@@ -17,7 +17,7 @@ def run(argv: list[str]) -> int:
         "runs", nargs="*", metavar="RUN", help="directory of a run, or name of a recipe (its newest run)"
     )
     parser.add_argument(
-        "--output", type=Path, help="the PNG to write; left out, plots/run.png of the run or ./runs.png"
+        "--output", type=Path, help="the PNG to write (default: plots/run.png of the run, or ./runs.png)"
     )
     parser.add_argument("--runs_root", type=Path, default=Path("runs"), help="folder of all runs")
     options = parser.parse_args(argv)

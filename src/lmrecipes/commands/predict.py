@@ -33,11 +33,11 @@ _FORMATS = (".json", ".jsonl", ".parquet", ".gz", ".zst")
 def _add_options(parser: LightningArgumentParser) -> None:
     add_run(parser)
     add_text(parser)
-    parser.add_argument("--question", type=str | None, help="A question, for a model that answers such.")
-    parser.add_argument("--context", type=str | None, help="The text that has its answer.")
-    parser.add_argument("--max_new_tokens", type=int | None, help="Tokens to generate at most.")
-    parser.add_argument("--temperature", type=float | None, help="0 takes the likeliest token.")
-    parser.add_argument("--top_k", type=int | None, help="Sample from the k likeliest tokens; 0: from all.")
+    parser.add_argument("--question", type=str | None, help="A question, for a question-answering model.")
+    parser.add_argument("--context", type=str | None, help="The passage that contains the answer.")
+    parser.add_argument("--max_new_tokens", type=int | None, help="Maximum number of tokens to generate.")
+    parser.add_argument("--temperature", type=float | None, help="0 decodes greedily.")
+    parser.add_argument("--top_k", type=int | None, help="Sample from the k most probable tokens; 0 samples from all.")
 
 
 COMMAND = Command(name="predict", add_options=_add_options, builds=frozenset(("model", "data")))
@@ -147,7 +147,7 @@ def _questions(cli: RecipeCLI) -> tuple[Question, ...]:
     """
     asked, context, file = cli.config.question, cli.config.context, cli.config.file
     if cli.config.text is not None:
-        raise ValueError("--text is for a model that continues texts; give --question and --context, or --file")
+        raise ValueError("--text is for a model that generates text; give --question and --context, or --file")
     if (file is None) == (asked is None and context is None):
         raise ValueError('give --question "..." and --context "...", or --file with a file in SQuAD format')
     if file is not None:

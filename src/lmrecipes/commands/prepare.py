@@ -14,8 +14,8 @@ from lmrecipes.runtime.console import say
 
 
 def _add_options(parser: LightningArgumentParser) -> None:
-    parser.add_argument("--shard", type=str | None, help="Which share to do, of an array of jobs: 1/8 to 8/8.")
-    parser.add_argument("--workers", type=int | None, help="Processes; left out, one for every core.")
+    parser.add_argument("--shard", type=str | None, help="This job's share in a job array: 1/8 to 8/8.")
+    parser.add_argument("--workers", type=int | None, help="Number of processes (default: one per core).")
 
 
 COMMAND = Command(
@@ -46,7 +46,7 @@ def _parts(cli: RecipeCLI) -> dict[str, Any]:
     if not isinstance(cli.datamodule, PreparesInShards):
         for option, value in asked.items():
             if value is not None:
-                raise ValueError(f"{option} is {value}, but this data is prepared in one piece; leave it out")
+                raise ValueError(f"{option} is {value}, but this data is prepared by one process; leave it out")
         return {}
     if workers is not None and workers < 1:
         raise ValueError(f"--workers is {workers}; it must be 1 or more")

@@ -41,10 +41,10 @@ def run(argv: list[str]) -> int:
         prog="lmrecipes rehearse",
         description="All that a recipe will go through, in small, on CPU processes: steps, validation, a save, a kill, "
         "a resume, a test and an export, with its own strategy, mesh, precision, callbacks and data.",
-        epilog="With --config RECIPE, and overrides as of `lmrecipes fit`. Nothing of it goes to runs/.",
+        epilog="Takes --config RECIPE and overrides, like `lmrecipes fit`. Writes nothing to runs/.",
     )
-    parser.add_argument("--keep", action="store_true", help="keep the rehearsal's files also if all passed")
-    parser.add_argument("--stage_timeout_s", type=float, default=300.0, help="longest time that a stage may take")
+    parser.add_argument("--keep", action="store_true", help="keep the rehearsal's files even if every stage passes")
+    parser.add_argument("--stage_timeout_s", type=float, default=300.0, help="time limit of each stage")
     options, rest = parser.parse_known_args(argv)
     if not launcher.is_main_process():
         return 0
@@ -128,7 +128,7 @@ class _Rehearsal:
         self._last(self.alone, STEPS)
         log = self.alone / "metrics.csv"
         if log.is_file() and "val/" not in log.read_text().partition("\n")[0]:
-            raise StageError("metrics.csv has no figure of a validation")
+            raise StageError("metrics.csv has no validation metric")
         kept = ", ".join(sorted(path.stem for path in (self.alone / "checkpoints").glob("*.ckpt")))
         vocabulary = load_vocabulary(self.alone / runs.VOCABULARY).size
         return f"{STEPS} steps, {vocabulary} different tokens, {kept}"

@@ -52,7 +52,7 @@ def read_yaml(path: Path) -> Any:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
-        what = "" if isinstance(error, _Repeated) else " is not YAML"
+        what = "" if isinstance(error, _Repeated) else " is not valid YAML"
         raise ValueError(f"{path}{where}{what}: {error.problem}") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error

@@ -40,8 +40,8 @@ _REWORDED = (
     (r"Expected an? <class '([\w.]+)'>\. Got value: (.*)", r"expected \1, got \2"),
     (r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", r"expected one of \1, got \2"),
     (r"Expected an import path or a subclass spec, but got (.*?)\. Got value: .*", r"expected a class_path, got \1"),
-    (r"Expected '([\w.]+)' to be a subclass of <class '([\w.]+)'>\.*", r"\1 is no \2"),
-    (r"Import path ([\w.]+) does not correspond to a subclass of (\w+)", r"\1 is no \2"),
+    (r"Expected '([\w.]+)' to be a subclass of <class '([\w.]+)'>\.*", r"\1 is not a \2"),
+    (r"Import path ([\w.]+) does not correspond to a subclass of (\w+)", r"\1 is not a \2"),
     (r"Unable to load config '(.*)'", r"expected a group of keys and values, got \1"),
 )
 _NO_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'|Expected a dot import path string: (\w+)")

@@ -21,7 +21,7 @@ class Batches(Protocol[Batch_co]):
         """Batches of an epoch."""
 
     def batch(self, k: int) -> Batch_co:
-        """Batch number k, counted from the beginning of training."""
+        """Batch number k, counted from the start of training."""
 
 
 class _Positions(IterableDataset[Any]):

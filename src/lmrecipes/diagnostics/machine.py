@@ -91,9 +91,9 @@ def _disk(runs_root: Path) -> Finding:
 
 def _hub() -> Finding:
     if os.environ.get("HF_HUB_OFFLINE", "0").lower() in ("1", "true", "yes", "on"):
-        return Finding("hub", "not asked, as HF_HUB_OFFLINE says; prepared data needs no network")
+        return Finding("hub", "not checked, as HF_HUB_OFFLINE is set; prepared data needs no network")
     try:
         socket.create_connection((_HUB, 443), timeout=3).close()
     except OSError:
-        return Finding("hub", f"{_HUB} cannot be reached; `lmrecipes prepare` must run where it can")
+        return Finding("hub", f"{_HUB} cannot be reached; run `lmrecipes prepare` where it can")
     return Finding("hub", f"{_HUB} is reached")

@@ -35,7 +35,7 @@ def job(nodes: int | None, devices: int | None) -> Iterator[Finding]:
             "job name", f"Lightning treats a job named {name} as interactive", fix="srun --job-name=lmrecipes …"
         )
     elif "SLURM_STEP_ID" not in given or "SLURM_PROCID" not in given:
-        yield Finding("launch", "not by srun, so that there is one process only", fix="srun lmrecipes …")
+        yield Finding("launch", "not by srun, so there is only one process", fix="srun lmrecipes …")
     per_node = _tasks_per_node()
     if nodes is not None and (found := int(given.get("SLURM_NNODES", "1"))) != nodes:
         yield Finding(
@@ -52,7 +52,7 @@ def job(nodes: int | None, devices: int | None) -> Iterator[Finding]:
     if tasks() > 1 and "SLURM_NTASKS_PER_NODE" not in given:
         yield Finding("tasks", "given by --ntasks", fix=f"sbatch --ntasks-per-node={per_node or 'N'} … instead")
     if not shutil.which("scontrol"):
-        yield Finding("scontrol", "not found, so that a job cannot requeue itself", fix="put SLURM's commands on PATH")
+        yield Finding("scontrol", "not found, so jobs cannot requeue themselves", fix="put SLURM's commands on PATH")
 
 
 def _tasks_per_node() -> int | None:

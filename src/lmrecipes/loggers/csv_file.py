@@ -81,7 +81,7 @@ def _check(path: Path) -> None:
     except (OSError, ValueError, csv.Error):
         first = []
     if "step" not in first:
-        raise ValueError(f"{path} holds no metrics of a run (its first line names no step); move it away")
+        raise ValueError(f"{path} holds no metrics of a run (its header has no step column); move it")
 
 
 def _write(path: Path, names: Sequence[str], rows: list[dict[str, str]]) -> None:

@@ -76,7 +76,7 @@ class WandbLogger(RunLogger, Lightnings):
         try:
             kept = json.loads(path.read_text()) if path.is_file() else {}
         except ValueError as error:
-            raise ValueError(f"{path} is damaged; remove it to begin a new wandb run: {error}") from error
+            raise ValueError(f"{path} is damaged; remove it to start a new wandb run: {error}") from error
         given = os.environ.get("WANDB_RUN_ID")
         if given and given != kept.get("id"):
             kept = {"id": given}
@@ -121,7 +121,7 @@ class WandbLogger(RunLogger, Lightnings):
                 reason = f"as the server refuses: {' '.join(str(error).split())}"
         run = self._describe(wandb.init(**self._wandb_init, settings=settings, mode="offline"))
         folders = Path(os.path.relpath(self._save_dir or ".")) / "wandb" / "offline-run-*"
-        print(f"wandb: offline, {reason}; send the run later with: wandb sync {folders}", flush=True)
+        print(f"wandb: offline, {reason}; upload the run later with: wandb sync {folders}", flush=True)
         return run
 
     def _describe(self, run: Any) -> Any:
@@ -167,7 +167,7 @@ class WandbLogger(RunLogger, Lightnings):
         """Trains on without wandb: no figure is worth a run."""
         self._given_up = True
         if not signals.noted():
-            print(f"wandb: lost, {' '.join(str(error).split())}; metrics.csv has everything", flush=True)
+            print(f"wandb: connection lost, {' '.join(str(error).split())}; metrics.csv has everything", flush=True)
         import wandb
 
         with contextlib.suppress(Exception):

@@ -119,7 +119,7 @@ def squad11(golds: Iterable[Gold], predictions: Mapping[str, str], language: str
         if gold.id not in predictions:
             continue
         if not gold.answers:
-            raise ValueError(f"question {gold.id} has no answer, which SQuAD 1.1 does not know; evaluate as SQuAD 2.0")
+            raise ValueError(f"question {gold.id} has no answer, which SQuAD 1.1 does not allow; evaluate as SQuAD 2.0")
         prediction = predictions[gold.id]
         exact += max(exact_match(prediction, answer, normalize) for answer in gold.answers)
         overlap += max(f1(prediction, answer, normalize) for answer in gold.answers)

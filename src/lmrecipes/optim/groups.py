@@ -27,7 +27,7 @@ class GroupSettings:
             ValueError: naming the field.
         """
         if not 0 < self.layer_decay <= 1:
-            raise ValueError(f"model.groups.layer_decay is {self.layer_decay}; it must be above 0, and 1 at most")
+            raise ValueError(f"model.groups.layer_decay is {self.layer_decay}; it must be above 0 and at most 1")
 
 
 def parameter_groups(

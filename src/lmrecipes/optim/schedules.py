@@ -27,7 +27,7 @@ def _warm(step: int, base_lr: float, warmup_steps: int) -> float:
 
 def _end(name: str, warmup_steps: int, max_steps: int) -> int:
     if max_steps <= 0:
-        raise ValueError(f"schedule {name} needs to know the end: set trainer.max_steps")
+        raise ValueError(f"schedule {name} needs the number of steps: set trainer.max_steps")
     if warmup_steps >= max_steps:
         raise ValueError(
             f"model.schedule.warmup_steps is {warmup_steps}, not below the {max_steps} steps of trainer.max_steps"

@@ -33,7 +33,7 @@ class Stages:
         """Begins the table.
 
         Args:
-            timeout_s: longest time that a stage may take.
+            timeout_s: time limit of each stage.
         """
         self.timeout_s = timeout_s
         self.passed = 0

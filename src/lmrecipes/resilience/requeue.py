@@ -15,7 +15,7 @@ from lmrecipes.runtime.launcher import job_id
 
 RECORD = "requeues.json"
 # Reason for not requeueing a run that its sweep has stopped.
-ENDED_BY_SWEEP = "its sweep has ended it"
+ENDED_BY_SWEEP = "its sweep stopped it"
 _QUEUED = ("PENDING", "REQUEUED")
 
 
@@ -42,19 +42,19 @@ def requeue(run_dir: Path, step: int, limit: int) -> str | None:
     if earlier["requeues"] >= limit:
         return f"it was requeued {earlier['requeues']} times, and --max_requeues is {limit}"
     if step <= earlier["step"]:
-        return f"no step was made since it was requeued at step {earlier['step']}"
+        return f"no step was completed since it was requeued at step {earlier['step']}"
     state, reason, restarts = _job()
     if state in _QUEUED or restarts > int(os.environ.get("SLURM_RESTART_COUNT", "0")):
         return None
     if state == "COMPLETING" and reason != "TimeLimit":
-        return "SLURM is ending it, as scancel asks for"
+        return "it is being cancelled (scancel)"
     # Written first: after the requeue this process may be killed at any moment.
     runs.write_text(record, json.dumps({"requeues": earlier["requeues"] + 1, "step": step}) + "\n")
     done = _scontrol("requeue", job_id())
     if done.returncode == 0 or _job()[0] in _QUEUED:
         return None
     runs.write_text(record, json.dumps(earlier) + "\n")
-    return " ".join(done.stderr.split()) or f"scontrol requeue ended with {done.returncode}"
+    return " ".join(done.stderr.split()) or f"scontrol requeue exited with {done.returncode}"
 
 
 def _job() -> tuple[str, str, int]:

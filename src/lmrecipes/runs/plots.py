@@ -33,7 +33,7 @@ def check_replaceable(path: Path) -> None:
         raise ValueError(f"{path} is a folder; name another file with --output")
     if path.is_file() and (path.stat().st_size > _LARGEST or _MARK.encode() not in path.read_bytes()):
         raise ValueError(
-            f"{path} is there and was not drawn by lmrecipes; move it away, or name another file with --output"
+            f"{path} exists and is not a plot by lmrecipes; move it, or name another file with --output"
         )
 
 
@@ -55,7 +55,7 @@ def read_metrics(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
                     if name and value not in ("", None):
                         series.setdefault(name, []).append((step, float(value)))
             except (KeyError, ValueError, TypeError):
-                raise ValueError(f"{path}:{number} is no row of metrics") from None
+                raise ValueError(f"{path}:{number} is not a row of metrics") from None
     if not series:
         raise ValueError(f"{path} holds no metrics yet")
     return series

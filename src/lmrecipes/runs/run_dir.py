@@ -74,7 +74,7 @@ def _claim(directory: Path) -> None:
     global _claimed
     again = _clear_failed_start(directory)
     if os.path.lexists(directory) and not directory.is_dir():
-        kind = "a link that leads nowhere" if directory.is_symlink() and not directory.exists() else "no folder"
+        kind = "a dangling symbolic link" if directory.is_symlink() and not directory.exists() else "no folder"
         raise ValueError(f"run directory {directory} is {kind}; name another with --run_dir")
     if (directory / CONFIG).exists():
         raise ValueError(
@@ -111,7 +111,7 @@ def _claim(directory: Path) -> None:
     except OSError as error:
         _ledger.undo()
         lost = isinstance(error, FileExistsError) and (directory / ABOUT).exists()
-        raise ValueError(taken if lost else f"run directory {directory} cannot be made: {error.strerror}") from error
+        raise ValueError(taken if lost else f"run directory {directory} cannot be created: {error.strerror}") from error
     _claimed = directory.resolve()
 
 
@@ -140,7 +140,7 @@ def _unused(directory: Path) -> Path:
         except FileExistsError:
             continue
         except OSError as error:
-            raise ValueError(f"run directory {candidate} cannot be made: {error.strerror}") from error
+            raise ValueError(f"run directory {candidate} cannot be created: {error.strerror}") from error
         return candidate
     raise ValueError(f"run directories {directory}-2 to -999 are all taken; name one with --run_dir")
 
@@ -203,7 +203,7 @@ def results(run_dir: Path) -> list[dict[str, Any]]:
         found = json.loads(path.read_text(encoding="utf-8"))
         if isinstance(found, list) and all(isinstance(one, dict) and "metrics" in one for one in found):
             return found
-    raise ValueError(f"{path} is no list of a run's results; move it away")
+    raise ValueError(f"{path} is not a list of results; move it")
 
 
 def add_result(run_dir: Path, result: dict[str, Any]) -> None:

@@ -37,7 +37,7 @@ def reporting_damage(path: Path) -> Iterator[None]:
     except (EOFError, zlib.error, OSError) as error:
         if path.suffix not in PACKED or isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError):
             raise
-        raise ValueError(f"{path} is damaged or cut short ({error}); copy or download it again") from None
+        raise ValueError(f"{path} is damaged or truncated ({error}); copy or download it again") from None
 
 
 def read_bytes(path: Path) -> bytes:
@@ -71,7 +71,7 @@ def read_json(path: Path) -> Any:
     try:
         return json.loads(read_text(path))
     except json.JSONDecodeError as error:
-        raise ValueError(f"{path}:{error.lineno}:{error.colno} is not JSON: {error.msg}") from None
+        raise ValueError(f"{path}:{error.lineno}:{error.colno} is not valid JSON: {error.msg}") from None
 
 
 def parquet_file(path: Path) -> Any:

@@ -50,7 +50,7 @@ def split_tensors(network: nn.Module, plan: ParallelPlan, mesh: DeviceMesh) -> N
             continue
         names = [name for name, _ in network.named_modules() if fnmatchcase(name, pattern) and _deep(name, pattern)]
         if not names:
-            raise ValueError(f"the model's parallel plan names {pattern}, which the network has not")
+            raise ValueError(f"the model's parallel plan names {pattern}, which matches nothing in the network")
         parallelize_module(network, mesh, {name: _STYLES[split]() for name in names})
 
 
@@ -61,7 +61,7 @@ def _deep(name: str, pattern: str) -> bool:
 def _split_parameters(network: nn.Module, pattern: str, mesh: DeviceMesh) -> None:
     names = [name for name, _ in network.named_parameters() if fnmatchcase(name, pattern) and _deep(name, pattern)]
     if not names:
-        raise ValueError(f"the model's parallel plan names {pattern}, which the network has not")
+        raise ValueError(f"the model's parallel plan names {pattern}, which matches nothing in the network")
     for name in names:
         where, _, last = name.rpartition(".")
         module = network.get_submodule(where)

@@ -200,7 +200,7 @@ def check_names(path: Path, wanted: Mapping[str, torch.Size], found: Mapping[str
     """
     for name, size in wanted.items():
         if name not in found:
-            raise ValueError(f"checkpoint {path} lacks {name}: it is of another model or optimizer")
+            raise ValueError(f"checkpoint {path} lacks {name}: it belongs to another model or optimizer")
         if tuple(found[name]) != tuple(size):
             raise ValueError(
                 f"checkpoint {path} has {name} with shape {tuple(found[name])}, but this model's is {tuple(size)}"

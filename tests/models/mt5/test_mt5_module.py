@@ -210,7 +210,7 @@ def test_a_base_that_is_nowhere_else_is_saved_and_warned_of(tmp_path):
 
 def test_a_base_that_is_gone_is_named(tmp_path):
     made = module(tuning=Tuning(kind="lora", base=str(tmp_path / "gone.ckpt")))
-    with pytest.raises(ValueError, match=r"gone\.ckpt is gone; give the base's checkpoint with --model\.tuning\.base"):
+    with pytest.raises(ValueError, match=r"gone\.ckpt no longer exists; give the base's checkpoint with --model\.tuning\.base"):
         trainer(tmp_path).fit(made, datamodule=Pairs())
 
 
@@ -222,5 +222,5 @@ def test_googles_settings_are_taken(tmp_path):
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     config = MT5Config(**{**SMALL, **GOOGLE})
-    with pytest.raises(ValueError, match=r"model\.pretrained .*gone cannot be taken: there is no such folder"):
+    with pytest.raises(ValueError, match=r"model\.pretrained .*gone cannot be taken: no such folder"):
         load_published(MT5(config), str(tmp_path / "gone"))

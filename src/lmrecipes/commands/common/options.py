@@ -14,9 +14,9 @@ def add_run(parser: LightningArgumentParser) -> None:
 def add_text(parser: LightningArgumentParser) -> None:
     """A text, or a file with one."""
     parser.add_argument("--text", type=str | None, help="A text.")
-    parser.add_argument("--file", type=str | None, help="A file with a text; of questions, in SQuAD format.")
+    parser.add_argument("--file", type=str | None, help="A text file, or questions in SQuAD format.")
 
 
 def add_exported(parser: LightningArgumentParser) -> None:
     """Exported programs in place of the network."""
-    parser.add_argument("--exported", type=str | None, help="Folder of exported programs to evaluate.")
+    parser.add_argument("--exported", type=str | None, help="Folder of exported programs to use instead of the network.")

@@ -155,7 +155,7 @@ class TrainingBatches:
         return self._n_steps * self._n_chunks
 
     def batch(self, k: int) -> MaskedBatch:
-        """Micro-batch number k, counted from the beginning of training."""
+        """Micro-batch number k, counted from the start of training."""
         step, chunk = divmod(k, self._n_chunks)
         epoch, within = divmod(step, self._n_steps)
         places = self._begins + chunk * self._size + np.arange(self._size)

@@ -158,13 +158,13 @@ class PairTrainingBatches:
         return max(len(self._corrupter) // self._batch_size, 1) * self._n_chunks
 
     def batch(self, k: int) -> TextPairBatch:
-        """Micro-batch number k, counted from the beginning of training."""
+        """Micro-batch number k, counted from the start of training."""
         step, chunk = divmod(k, self._n_chunks)
         draws = step * self._batch_size + self._begins + chunk * self._size + np.arange(self._size)
         return self._corrupter.batch(self.numbers(draws), _TRAINING, draws)
 
     def numbers(self, draws: Ints) -> Ints:
-        """Which rows are drawn, in draws counted from the beginning of training."""
+        """Which rows are drawn, in draws counted from the start of training."""
         return self._order.draw(draws)
 
     def text_tokens(self, first_step: int, end: int, n_languages: int) -> Ints:

@@ -76,7 +76,7 @@ class Streams:
         return self.n_segments * self.n_chunks
 
     def batch(self, k: int) -> StreamBatch:
-        """Micro-batch number k, counted from the beginning of training."""
+        """Micro-batch number k, counted from the start of training."""
         epoch, within = divmod(k, len(self))
         segment, chunk = divmod(within, self.n_chunks)
         size = len(self.columns) // self.n_chunks

@@ -44,12 +44,12 @@ class Decoding:
                 raise ValueError(f"model.decoding.{name} is {getattr(self, name)}; it must be {least} or more")
         if self.top_k and not self.temperature:
             raise ValueError(
-                f"model.decoding.top_k is {self.top_k}, but at temperature 0 no token is drawn; set temperature to 1, "
+                f"model.decoding.top_k is {self.top_k}, but temperature 0 decodes greedily; set temperature to 1, "
                 f"or top_k to 0"
             )
         if self.beams > 1 and self.temperature:
             raise ValueError(
-                f"model.decoding has beams {self.beams} and temperature {self.temperature}; beam search draws nothing: "
+                f"model.decoding has beams {self.beams} and temperature {self.temperature}; beam search does not sample: "
                 f"set temperature to 0, or beams to 1"
             )
 

@@ -149,7 +149,7 @@ def load_base(network: nn.Module, path: str) -> None:
     """
     given = f"model.tuning.base {path}"
     if not Path(path).exists():
-        raise ValueError(f"{given} is gone; give the base's checkpoint with --model.tuning.base")
+        raise ValueError(f"{given} no longer exists; give the base's checkpoint with --model.tuning.base")
     found = load_checkpoint(Path(path))["state_dict"]
     weights = {name.removeprefix(_PREFIX): value for name, value in found.items() if name.startswith(_PREFIX)}
     check_weights(weights, network.state_dict(), given)

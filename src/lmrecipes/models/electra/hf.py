@@ -115,7 +115,7 @@ def _read(
             found, about = kind.from_pretrained(name, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).split("\n")[0]
-        raise ValueError(f"{given} cannot be taken: {reason}") from error
+        raise ValueError(f"{given} cannot be used: {reason}") from error
     missing = [parameter for parameter in about["missing_keys"] if not parameter.startswith(head)]
     if missing:
         raise ValueError(f"{given} lacks {min(missing)}: it is no {kind.__name__}")

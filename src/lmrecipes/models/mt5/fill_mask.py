@@ -55,7 +55,7 @@ def masked(text: str, vocabulary: Pieces, *, input_eos: bool = False) -> list[in
         if part.strip():
             ids += vocabulary.encode_inside(part) if number else vocabulary.encode(part)
     if len(ids) < len(parts):
-        raise ValueError(f"the text has no token beside its blanks; write some words around {BLANK}")
+        raise ValueError(f"the text has nothing but blanks; write some words around {BLANK}")
     return [*ids, vocabulary.eos_id] if input_eos else ids
 
 

@@ -76,11 +76,11 @@ def load_published(network: MT5, name: str) -> None:
         found = _weights_of(_check(config, _folder(name)))
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).split("\n")[0]
-        raise ValueError(f"{given} cannot be taken: {reason}") from error
+        raise ValueError(f"{given} cannot be used: {reason}") from error
     own = network.state_dict()
     for ours, theirs in published_names(config):
         if theirs not in found:
-            raise ValueError(f"{given} lacks {theirs}: it is no mT5 with an output table of its own")
+            raise ValueError(f"{given} lacks {theirs}: it is not an mT5 with an untied output embedding")
         value = _turned(ours, found[theirs])
         if value.shape != own[ours].shape:
             raise ValueError(f"{given}: {theirs} has shape {tuple(value.shape)}, not {tuple(own[ours].shape)}")
@@ -91,7 +91,7 @@ def _folder(name: str) -> Path:
     if Path(name).expanduser().is_dir():
         return Path(name).expanduser()
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        raise ValueError("there is no such folder")
+        raise ValueError("no such folder")
     # Needed for hub names only, and slow to import.
     from huggingface_hub import snapshot_download
 

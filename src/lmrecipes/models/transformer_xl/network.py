@@ -70,7 +70,7 @@ class TransformerXLConfig:
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"model.config.{name} is {getattr(self, name)}; it must be at least 0 and below 1")
         if any(a >= b for a, b in zip([0, *self.cutoffs], self.cutoffs, strict=False)):
-            raise ValueError(f"model.config.cutoffs is {self.cutoffs}; the numbers must be positive and ascend")
+            raise ValueError(f"model.config.cutoffs is {self.cutoffs}; they must be positive and increasing")
         if self.vocab_size and self.cutoffs and self.cutoffs[-1] >= self.vocab_size:
             raise ValueError(
                 f"model.config.cutoffs is {self.cutoffs}, beyond the vocabulary of {self.vocab_size}; "

@@ -106,7 +106,10 @@ def refused(capsys, arguments):
         ([*FIT, "--model.config.dropatt", "3"], ["did you mean 'model.config.attention_dropout'"]),
         ([*FIT, "--model.config.nonsense", "3"], ["unknown key 'model.config.nonsense'"]),
         ([*FIT, "--model.optimizer", "Adamm"], ["model.optimizer: there is no class Adamm", "torch.optim.Adam?"]),
-        ([*FIT, "--model.optimizer", "torch.nn.Linear"], ["error: model.optimizer: torch.nn.Linear is no Optimizer"]),
+        (
+            [*FIT, "--model.optimizer", "torch.nn.Linear"],
+            ["error: model.optimizer: torch.nn.Linear is not a subclass of Optimizer"],
+        ),
         ([*FIT, "--model.optimizer.lr", "fast"], ["error: model.optimizer.lr: expected float, got fast"]),
         ([*FIT, "--model.schedule", "lmrecipes.optim.Cosinus"], ["model.schedule", "lmrecipes.optim.Cosine?"]),
         ([*FIT, "--model.config", "5"], ["model.config: expected a group of keys and values, got 5"]),
@@ -262,7 +265,7 @@ def test_no_run_is_overwritten(small, capsys):
     assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
     assert "holds a run already" in refused(capsys, ["fit", *small, "--run_dir=a"])
     assert main(["test", "--run=a", "--checkpoint=last"]) == 0
-    assert "--checkpoint x is no checkpoint" in refused(capsys, ["test", "--run=a", "--checkpoint=x"])
+    assert "--checkpoint x is not a checkpoint" in refused(capsys, ["test", "--run=a", "--checkpoint=x"])
 
 
 @pytest.mark.slow

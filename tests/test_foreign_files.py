@@ -105,7 +105,7 @@ def test_an_empty_folder_is_trained_into(small, here):
 
 
 def test_what_was_put_into_a_new_run_meanwhile_stays(here, monkeypatch):
-    run_dir = runs.new_run_dir("r", root=here, asked=here / "new/run")
+    run_dir = runs.new_run_dir("r", root=here, requested=here / "new/run")
     runs.write_text(run_dir / runs.CONFIG, "ours")
     monkeypatch.setitem(os.environ, "WANDB_MODE", "offline")
     WandbLogger().begin(run_dir, "{}")
@@ -122,7 +122,7 @@ def test_what_was_put_into_a_new_run_meanwhile_stays(here, monkeypatch):
 
 
 def test_what_was_put_in_the_place_of_a_new_runs_files_or_among_them_stays(here):
-    run_dir = runs.new_run_dir("r", root=here, asked=here / "run")
+    run_dir = runs.new_run_dir("r", root=here, requested=here / "run")
     for name in (runs.CONFIG, "b.json", "c.json"):
         runs.write_text(run_dir / name, "ours")
     runs.note(run_dir / "vocabulary")
@@ -151,7 +151,7 @@ def test_what_ranks_left_of_an_error_stays_with_the_run(here):
 
 def test_a_refusal_by_another_rank_leaves_nothing_either(here, monkeypatch):
     (here / "empty").mkdir()
-    run_dir = runs.new_run_dir("r", root=here, asked=here / "empty")
+    run_dir = runs.new_run_dir("r", root=here, requested=here / "empty")
     runs.write_text(run_dir / runs.CONFIG, "ours")
     codes = []
     monkeypatch.setattr(failure_report, "leave", codes.append)
@@ -215,10 +215,10 @@ def test_all_ranks_of_a_launcher_take_its_directory_and_not_an_inherited_one(her
 
 
 def test_a_rank_that_finds_what_the_first_has_written_goes_on(here, monkeypatch):
-    run_dir = runs.new_run_dir("r", root=here, asked=here / "run")
+    run_dir = runs.new_run_dir("r", root=here, requested=here / "run")
     runs.write_text(run_dir / runs.CONFIG, "ours")
     monkeypatch.setenv("RANK", "1")
-    assert runs.new_run_dir("r", root=here, asked=here / "run") == run_dir
+    assert runs.new_run_dir("r", root=here, requested=here / "run") == run_dir
 
 
 @pytest.mark.slow
@@ -235,7 +235,7 @@ def test_a_run_that_cannot_be_continued_stays_whole(how, small, here, capsys):
 
 
 def test_of_two_runs_that_start_in_one_folder_the_second_is_refused_and_takes_nothing_away(small, here, capsys):
-    runs.new_run_dir("r", root=here, asked=here / "run")
+    runs.new_run_dir("r", root=here, requested=here / "run")
     before = everything(here)
     for more in ([], ["--init_from=nowhere"]):
         assert "run directory run is taken by a run that is starting" in refused(
@@ -246,7 +246,7 @@ def test_of_two_runs_that_start_in_one_folder_the_second_is_refused_and_takes_no
 
 def test_a_requeued_job_begins_anew_in_its_own_run_only(here, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "17")
-    run_dir = runs.new_run_dir("r", root=here, asked=here / "run")
+    run_dir = runs.new_run_dir("r", root=here, requested=here / "run")
     for name in (runs.CONFIG, "metrics.csv", "wandb.json"):
         runs.write_text(run_dir / name, "of the first start")
     (here / "other").mkdir()
@@ -255,20 +255,20 @@ def test_a_requeued_job_begins_anew_in_its_own_run_only(here, monkeypatch):
     runs.forget()
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     with pytest.raises(ValueError, match="holds a run already"):
-        runs.new_run_dir("r", root=here, asked=here / "other")
+        runs.new_run_dir("r", root=here, requested=here / "other")
     monkeypatch.setenv("SLURM_JOB_ID", "18")
     with pytest.raises(ValueError, match="holds a run already"):
-        runs.new_run_dir("r", root=here, asked=run_dir)
+        runs.new_run_dir("r", root=here, requested=run_dir)
     assert everything(here) == before
     monkeypatch.setenv("SLURM_JOB_ID", "17")
-    assert runs.new_run_dir("r", root=here, asked=run_dir) == run_dir
+    assert runs.new_run_dir("r", root=here, requested=run_dir) == run_dir
     assert {path.name for path in run_dir.iterdir()} == {runs.ABOUT, "wandb.json"}
     # Refused this time, it may still begin anew the next.
     runs.write_text(run_dir / runs.CONFIG, "of the second start")
     runs.write_text(run_dir / "wandb.json", "of the second start")
     runs.discard_if_unused()
     assert {path.name for path in run_dir.iterdir()} == {runs.ABOUT, "wandb.json"}
-    assert runs.new_run_dir("r", root=here, asked=run_dir) == run_dir
+    assert runs.new_run_dir("r", root=here, requested=run_dir) == run_dir
 
 
 @pytest.mark.slow
@@ -508,7 +508,7 @@ def test_figures_are_not_drawn_over_other_files(trained, here, capsys):
         [f"{trained}", f"{trained}"],
         [f"{trained}", "--output=thesis.pdf"],
     ):
-        assert "was not drawn by lmrecipes" in refused(capsys, ["plot", *words])
+        assert "is not a plot by lmrecipes" in refused(capsys, ["plot", *words])
     assert everything(here) == before
     for name in ("a.pdf", "a"):
         for _ in range(2):
@@ -538,7 +538,7 @@ def test_figures_of_an_evaluation_are_not_written_over_other_files(here, capsys)
     words = ["evaluate", "squad", "--data=data.json", "--predictions=answers.json"]
     for name in ("answers.json", "data.json", "notes.txt", "table.json"):
         message = refused(capsys, [*words, f"--output={name}"])
-        assert message.startswith(f"error: --output {name} is there and holds no figures")
+        assert message.startswith(f"error: --output {name} exists and is not an earlier evaluation")
     assert everything(here) == before
     for version in ("1.1", "2.0", "1.1"):
         assert main([*words, f"--version={version}", "--output=figures.json"]) == 0
@@ -553,7 +553,7 @@ def test_a_runs_plot_is_drawn_over_no_other_file(trained, here, capsys, warned):
     for put in (lambda path: path.write_bytes(b"mine"), lambda path: path.symlink_to(here / "thesis.png")):
         (here / "thesis.png").write_bytes(b"mine")
         put(here / "a/plots/run.png")
-        assert "was not drawn by lmrecipes; move it away" in refused(capsys, ["plot", "a"])
+        assert "is not a plot by lmrecipes; move it" in refused(capsys, ["plot", "a"])
         assert main(["fit", "--resume=a", f"--trainer.max_steps={4 + len(list(here.glob('a/config.*')))}"]) == 0
         assert any("the run's plot was not drawn" in said for said in warned)
         warned.clear()

@@ -32,18 +32,19 @@ from lmrecipes.callbacks import (
     take_signals_from,
 )
 from lmrecipes.checkpoints.io import AtomicCheckpointIO
-from lmrecipes.config import catalog, published
+from lmrecipes.config import published
 from lmrecipes.config.arguments import class_of, config_files, expand_names, given_options, value_of
 from lmrecipes.config.errors import ConfigError, condense, known_options, unknown_key
 from lmrecipes.config.hardware import check_hardware
 from lmrecipes.config.moved import with_current_paths
-from lmrecipes.config.presets import with_lists_flattened
+from lmrecipes.config.presets import as_list, with_lists_flattened
+from lmrecipes.config.recipe_files import check_groups, written_groups
 from lmrecipes.data import load_vocabulary
-from lmrecipes.data.tokenizers.loading import is_reproducible
 from lmrecipes.datamodules.protocols import EvaluatesWith
 from lmrecipes.loggers import RunCSVLogger, RunLogger
 from lmrecipes.models.common.protocols import ChecksPrecision, ReadsBatchPlan
 from lmrecipes.runs.checkpoint_choice import checkpoint_of, is_checkpoint
+from lmrecipes.runs.inherited import inherit_base, inherit_vocabulary, init_checkpoint
 from lmrecipes.runtime import launcher
 from lmrecipes.runtime.allocator import tune_process
 from lmrecipes.runtime.warning_filters import quiet
@@ -58,9 +59,6 @@ def _load(text: str) -> Any:
 
 
 set_loader("recipe", _load, exceptions=(yaml.YAMLError,))
-
-# Keys allowed at the top level of a recipe.
-_GROUPS = {"seed_everything", "trainer", "model", "data", "batch", "published"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,12 +141,12 @@ class RecipeCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses, turning whatever is wrong into one line."""
         files = config_files(self.argv)
-        _check_groups(files, {option.split(".")[0] for option in given_options(self.argv)})
+        check_groups(files, {option.split(".")[0] for option in given_options(self.argv)})
         fixed = {action.dest for action in parser._actions} | {"config", "print_config"}
         try:
             self.config = parser.parse_args(self.argv)
         except ArgumentError as error:
-            raise ConfigError(condense(str(error), known_options(_written(files, self.argv)) | fixed)) from None
+            raise ConfigError(condense(str(error), known_options(written_groups(files, self.argv)) | fixed)) from None
         # argparse accepts abbreviated option names inside a class; reject them.
         options = known_options(self.config.as_dict()) | fixed
         for option in given_options(self.argv):
@@ -166,14 +164,14 @@ class RecipeCLI(LightningCLI):
             check_hardware(requested.accelerator, requested.devices, requested.precision, requested.strategy)
         if self.command.trains:
             self._begin_or_continue(config, root)
-            return
-        if "trainer" in config:
-            # Evaluation logs nothing, so it must not require a logger's packages.
-            config.trainer.logger = False
-        if run := config.get("run"):
-            self._use_run(run, root)
-        self._settle_vocabulary()
-        self._settle_base()
+        else:
+            if "trainer" in config:
+                # Evaluation logs nothing, so it must not require a logger's packages.
+                config.trainer.logger = False
+            if run := config.get("run"):
+                self._use_run(run, root)
+        inherit_vocabulary(config, self.run_dir, resumed=self.resumed)
+        inherit_base(config)
 
     def _begin_or_continue(self, config: Namespace, root: Path) -> None:
         """Makes the directory of a new run, or finds that of the one to resume."""
@@ -184,48 +182,21 @@ class RecipeCLI(LightningCLI):
         if config.resume is None:
             if config.run_dir == "":
                 raise ConfigError("--run_dir is empty; name a directory, or leave it out")
-            given = Path(config.run_dir) if config.run_dir else None
-            self.run_dir = runs.new_run_dir(runs.recipe_of(config_files(self.argv)), root=root, asked=given)
+            run_dir = Path(config.run_dir) if config.run_dir else None
+            self.run_dir = runs.new_run_dir(runs.recipe_of(config_files(self.argv)), root=root, requested=run_dir)
         else:
             for other in ("init_from", "run_dir"):
                 if config.get(other):
                     raise ConfigError(
-                        f"--resume and --{other} are mutually exclusive: --resume continues a run where it is, with "
-                        f"everything that it was doing"
+                        f"--resume and --{other} are mutually exclusive: --resume continues a run in its own "
+                        f"directory, from its own checkpoint"
                     )
             self._use_run(config.resume, root)
             self.resumed = True
-        self._settle_vocabulary()
-        self._settle_base()
 
     def _use_run(self, run: str, root: Path) -> None:
         self.run_dir = runs.find_run(run, root=root)
         os.environ[launcher.RUN_DIR_VARIABLE] = str(self.run_dir)
-
-    def _settle_vocabulary(self) -> None:
-        """Who begins with a run's weights reads text with its vocabulary, if the recipe names none.
-
-        A vocabulary that was taken from another run stands in the run's own directory too, should the other be gone.
-        """
-        arguments = self.config.data.get("init_args") if "data" in self.config else None
-        if arguments is None or "vocabulary_dir" not in arguments:
-            return
-        given, own = arguments.vocabulary_dir, self.run_dir and self.run_dir / runs.VOCABULARY
-        if given is not None and own is not None and own.is_dir() and not Path(given).is_dir():
-            arguments.vocabulary_dir = str(own)
-        if given is None and self.resumed and own is not None and not is_reproducible(own):
-            arguments.vocabulary_dir = str(own)
-        source = self.config.get("init_from")
-        if given is None and source is not None and not is_checkpoint(Path(source)):
-            saved = runs.find_run(source, root=Path(self.config.runs_root)) / runs.VOCABULARY
-            if saved.is_dir():
-                arguments.vocabulary_dir = str(saved.resolve())
-
-    def _settle_base(self) -> None:
-        """Who trains few parameters beside a run's network has the rest from there, now and whenever it is used."""
-        tuning = self.config.model.get("init_args", {}).get("tuning") if "model" in self.config else None
-        if tuning is not None and tuning.kind != "full" and tuning.base is None and self.config.get("init_from"):
-            tuning.base = str(self.weights_from().resolve())
 
     def _keep_vocabulary(self) -> None:
         """An evaluation reads text with the vocabulary that the run was trained with, whatever the text is now."""
@@ -244,8 +215,8 @@ class RecipeCLI(LightningCLI):
                 self._check_batch()
                 self._keep_vocabulary()
                 return
-            wanted = Namespace({part: self.config[part] for part in (*sorted(self.command.builds), "batch")})
-            built = self.parser.instantiate_classes(wanted)
+            settings = Namespace({part: self.config[part] for part in (*sorted(self.command.builds), "batch")})
+            built = self.parser.instantiate_classes(settings)
             self.model, self.datamodule = built.get("model"), built.get("data")
         except (ArgumentError, ValueError) as error:
             raise ConfigError(condense(str(error))) from error
@@ -258,8 +229,8 @@ class RecipeCLI(LightningCLI):
 
     def another_model(self) -> Any:
         """The recipe's model once more, without a network yet."""
-        wanted = Namespace({part: self.config[part] for part in ("model", "batch")})
-        return self.parser.instantiate_classes(wanted).model
+        settings = Namespace({part: self.config[part] for part in ("model", "batch")})
+        return self.parser.instantiate_classes(settings).model
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Puts the trainer's files into the run directory, adds what every run has, and settles accumulation.
@@ -267,15 +238,13 @@ class RecipeCLI(LightningCLI):
         Raises:
             ValueError: if the batch does not divide over devices and passes.
         """
-        asked = self.config_init.trainer
-        fitting = self.command.trains
-        kwargs["logger"] = self.run_loggers() if fitting and asked.logger is not False else False
-        plugins = asked.plugins if isinstance(asked.plugins, list) else [asked.plugins] if asked.plugins else []
-        kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
+        settings = self.config_init.trainer
+        training = self.command.trains
+        kwargs["logger"] = self.run_loggers() if training and settings.logger is not False else False
+        kwargs["plugins"] = [*as_list(settings.plugins), AtomicCheckpointIO()]
         kwargs["default_root_dir"] = self.run_dir or Path.cwd()
-        given = asked.callbacks if isinstance(asked.callbacks, list) else [asked.callbacks] if asked.callbacks else []
-        kwargs["callbacks"] = [FailFast(), CheckMonitors(), *given, *self._own_callbacks()]
-        if asked.check_val_every_n_epoch is None and isinstance(asked.val_check_interval, float):
+        kwargs["callbacks"] = [FailFast(), CheckMonitors(), *as_list(settings.callbacks), *self._own_callbacks()]
+        if settings.check_val_every_n_epoch is None and isinstance(settings.val_check_interval, float):
             # A share of an epoch.
             kwargs["check_val_every_n_epoch"] = 1
         trainer = super().instantiate_trainer(**kwargs)
@@ -283,17 +252,17 @@ class RecipeCLI(LightningCLI):
         set_group_timeout(trainer, self.config.group_timeout_minutes)
         optimizer = self.config.model.init_args.get("optimizer") or {}
         check_strategy(trainer, self.model, optimizer.get("class_path", ""))
-        passes = self.config_init.batch.accumulation(data_parallel_size(trainer))
-        if trainer.accumulate_grad_batches not in (1, passes):
+        accumulation = self.config_init.batch.accumulation(data_parallel_size(trainer))
+        if trainer.accumulate_grad_batches not in (1, accumulation):
             raise ConfigError(
                 f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, but the batch asks for "
-                f"{passes} passes; leave it out and set batch.micro_batch_size"
+                f"{accumulation} passes; leave it out and set batch.micro_batch_size"
             )
-        trainer.accumulate_grad_batches = passes
+        trainer.accumulate_grad_batches = accumulation
         if isinstance(trainer.val_check_interval, int):
             # Recipes count optimizer steps; Lightning counts micro-batches.
-            trainer.val_check_interval *= passes
-        if fitting:
+            trainer.val_check_interval *= accumulation
+        if training:
             # After the checkpoint callbacks, which Lightning moves to the end, so that their state is saved too.
             trainer.callbacks.append(Requeue(self.config.max_requeues))  # type: ignore[attr-defined]
             take_signals_from(trainer)
@@ -302,36 +271,20 @@ class RecipeCLI(LightningCLI):
     def run_loggers(self) -> list[Any]:
         """The CSV logger and the recipe's loggers, bound to the run directory."""
         assert self.run_dir is not None
-        asked = self.config_init.trainer.logger
-        loggers = [x for x in (asked if isinstance(asked, list) else [asked]) if not isinstance(x, bool | None)]
+        loggers = [x for x in as_list(self.config_init.trainer.logger) if not isinstance(x, bool)]
         for logger in loggers:
             if isinstance(logger, RunLogger):
                 logger.begin(self.run_dir, self.settings())
         return [RunCSVLogger(self.run_dir), *loggers]
 
     def _own_callbacks(self) -> list[Any]:
-        own: list[Any] = [console_progress()]
+        callbacks: list[Any] = [console_progress()]
         if self.command.trains:
-            own += [StepSeed(int(self.config.seed_everything)), KeepOptimizerSettings(), PortableOptimizerState()]
-            own.append(ResumeLog())
+            callbacks += [StepSeed(int(self.config.seed_everything)), KeepOptimizerSettings(), PortableOptimizerState()]
+            callbacks.append(ResumeLog())
             if self.config.init_from:
-                own.append(InitWeights(self.weights_from(), self.config.init_optimizer))
-        return own
-
-    def weights_from(self) -> Path:
-        """The checkpoint that --init_from names."""
-        name = self.config.init_from
-        if is_checkpoint(Path(name)):
-            return Path(name)
-        run = runs.find_run(name, root=Path(self.config.runs_root))
-        if not self.config.init_optimizer:
-            return checkpoint_of(run, "best")
-        # Optimizer state is taken from the last step, and only if the optimizer is the same.
-        of_run = catalog.read_yaml(run / runs.CONFIG)["model"]["init_args"]["optimizer"]["class_path"]
-        own = self.config.model.init_args.optimizer.class_path
-        if own != of_run:
-            raise ConfigError(f"--init_optimizer: model.optimizer is {own}, but that of {run} is {of_run}")
-        return checkpoint_of(run, "last")
+                callbacks.append(InitWeights(init_checkpoint(self.config), self.config.init_optimizer))
+        return callbacks
 
     def checkpoint(self) -> Path:
         """The checkpoint that --checkpoint names.
@@ -339,14 +292,14 @@ class RecipeCLI(LightningCLI):
         Raises:
             ValueError: if there is none, saying what to give.
         """
-        asked = self.config.checkpoint
-        if asked in ("best", "last"):
+        requested = self.config.checkpoint
+        if requested in ("best", "last"):
             if self.run_dir is None:
                 raise ConfigError("give --run RUN, or --checkpoint PATH with a recipe")
-            return checkpoint_of(self.run_dir, asked)
-        if not is_checkpoint(Path(asked)):
-            raise ConfigError(f"--checkpoint {asked} is not a checkpoint; give best, last, or the path of one")
-        return Path(asked)
+            return checkpoint_of(self.run_dir, requested)
+        if not is_checkpoint(Path(requested)):
+            raise ConfigError(f"--checkpoint {requested} is not a checkpoint; give best, last, or the path of one")
+        return Path(requested)
 
     def settings(self) -> str:
         """The whole configuration as YAML that `--config` takes again."""
@@ -354,45 +307,6 @@ class RecipeCLI(LightningCLI):
         for key in self.steering:
             config.pop(key, None)
         return self.parser.dump(config, skip_link_targets=True, skip_validation=True, skip_none=False)
-
-
-def _check_groups(files: Sequence[Path], given: set[str]) -> None:
-    """Refuses unknown and missing groups by name, before what follows from them is complained about.
-
-    Args:
-        files: the configuration files.
-        given: groups that options on the command line belong to.
-    """
-    for path in files:
-        content = catalog.read_yaml(path)
-        if not isinstance(content, dict):
-            raise ConfigError(f"{path} is not a recipe: it holds {type(content).__name__}, not keys and values")
-        if "config" in content:
-            raise ConfigError(f"{path}: a recipe cannot include another by `config:`; give a second --config")
-        for key in content:
-            if key not in _GROUPS:
-                raise ConfigError(f"{path}: {unknown_key(str(key), _GROUPS)}")
-        for key in ("trainer", "batch", "model", "data"):
-            value = content.get(key, {})
-            if not isinstance(value, dict | str if key in ("model", "data") else dict):
-                raise ConfigError(f"{path}: {key} is {value!r}; it must be a group of keys and values")
-        given.update(content)
-    for key in ("model", "data", "batch"):
-        if files and key not in given:
-            raise ConfigError(f"{files[0]} has no {key} group; see a shipped recipe (`lmrecipes list`) for one")
-
-
-def _written(files: Sequence[Path], argv: Sequence[str]) -> dict[str, Any]:
-    """What files say, and the files that they or the command line name for a group."""
-    groups: dict[str, Any] = {}
-    for path in files:
-        own = catalog.read_yaml(path) or {}
-        groups |= {key: path.parent / value if isinstance(value, str) else value for key, value in own.items()}
-    for key in ("model", "data"):
-        groups |= {key: Path(value)} if (value := value_of(argv, f"--{key}")) else {}
-        if isinstance(named := groups.get(key), Path):
-            groups[key] = catalog.read_yaml(named) if named.is_file() else {}
-    return groups
 
 
 def _leave_group() -> None:

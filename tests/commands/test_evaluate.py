@@ -49,7 +49,7 @@ def test_version_11_prints_one_line_and_warns_of_what_is_missing(written, capsys
     assert out == '{"exact_match": 50.0, "f1": 50.0}\n'
     assert errors == "warning: no prediction for 1 of 2 questions, which will receive score 0: b\n"
     assert evaluate("--data", file, "--predictions", written("p.json", {"z": "cat!"})) == 2
-    assert "has no question of" in capsys.readouterr().err
+    assert "answers no question of" in capsys.readouterr().err
 
 
 def test_version_20_prints_the_official_figures(written, tmp_path, capsys):
@@ -83,12 +83,12 @@ def test_a_language_normalizes_as_in_mlqa(written, capsys):
 @pytest.mark.parametrize(
     ("files", "options", "message"),
     [
-        ({"p.json": b'{"a":\n 1,}'}, (), r"p.json:2:4 is not JSON"),
+        ({"p.json": b'{"a":\n 1,}'}, (), r"p.json:2:4 is not valid JSON"),
         ({"p.json": []}, (), "holds list; it must be an object with an answer's text by question id"),
         ({"p.json": {"a": 7}}, (), "question a has 7, which is not an answer's text"),
         ({"d.json": {"data": [{"paragraphs": [{"qas": [{"id": "a"}]}]}]}}, (), "it has no 'answers' somewhere"),
         ({"d.json": b"\xff\xfe"}, (), "d.json is not UTF-8 text"),
-        ({"o.json": {"a": 1}}, ("--null-odds", "o.json"), "--null-odds is of SQuAD 2.0"),
+        ({"o.json": {"a": 1}}, ("--null-odds", "o.json"), "--null-odds is an option of SQuAD 2.0"),
         ({"d.json": {"data": []}}, (), "there is no question to evaluate"),
         ({}, ("--data", "nowhere.json"), "nowhere.json cannot be read: No such file"),
     ],

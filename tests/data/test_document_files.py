@@ -108,7 +108,7 @@ def test_marks_and_line_ends_of_other_systems_are_no_text(tmp_path):
         ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', r"a.jsonl:3 is no JSON"),
         ("a.jsonl", b'{"text": 3}\n', r"a.jsonl:1 has text 3, which is no text"),
         ("a.jsonl", b"[1]\n", r"a.jsonl:1 has no key 'text'; it has list"),
-        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 1000, mtime=0)[:60], r"a.jsonl.gz is damaged or cut short"),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 1000, mtime=0)[:60], r"a.jsonl.gz is damaged or truncated"),
         ("a.parquet", b"nothing", r"a.parquet cannot be read as parquet"),
         ("a.txt", b"", r"source mine is empty: .* has no text"),
         ("a.csv", b"a", r"source mine: .* has no files that end in .txt, .jsonl, .json, .parquet"),

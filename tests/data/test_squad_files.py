@@ -124,7 +124,7 @@ def test_repair_moves_answers_to_the_nearest_place_and_numbers_duplicates(tmp_pa
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (b'{"data": [\n  {"title": }]}', r"a\.json:2:13 is not JSON"),
+        (b'{"data": [\n  {"title": }]}', r"a\.json:2:13 is not valid JSON"),
         (b'{"data": "\xff"}', "not UTF-8 text"),
         (b"[]", 'must be an object with a list "data"'),
         (b'{"data": []}', "has no question"),
@@ -140,7 +140,7 @@ def test_what_is_no_squad_file_is_refused_under_every_option(tmp_path, text, mes
 def test_damaged_files_are_refused(tmp_path):
     whole = gzip.compress(json.dumps(content(GOOD)).encode())
     (tmp_path / "a.json.gz").write_bytes(whole[:-10])
-    with pytest.raises(ValueError, match="damaged or cut short"):
+    with pytest.raises(ValueError, match="damaged or truncated"):
         read_squad(tmp_path / "a.json.gz")
     (tmp_path / "a.parquet").write_bytes(b"PAR1 no")
     with pytest.raises(ValueError, match="cannot be read as parquet"):

@@ -76,7 +76,7 @@ def test_a_damaged_gzip_file_is_named(tmp_path, damage):
         write_gzip(tmp_path, split, [f"w{i}" for i in range(2000)])
     path = tmp_path / "train.txt.gz"
     path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(ValueError, match=r"train.txt.gz is damaged or cut short .*; copy or download it again"):
+    with pytest.raises(ValueError, match=r"train.txt.gz is damaged or truncated .*; copy or download it again"):
         prepare(Folder(tmp_path), Tokenizing(), tmp_path / "prepared")
 
 

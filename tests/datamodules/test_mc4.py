@@ -262,7 +262,7 @@ def test_a_file_cut_short_is_refused_or_read_as_far_as_it_goes(module, tmp_path)
     path = f"{tmp_path}/{{language}}.json.gz"
     (tmp_path / "aa.json.gz").write_bytes(whole[: len(whole) // 2])
     given = {"languages": ["aa"], "path": path, "cache_dir": str(tmp_path / "cache")}
-    with pytest.raises(ValueError, match=r"aa.json.gz is damaged or cut short at byte"):
+    with pytest.raises(ValueError, match=r"aa.json.gz is damaged or truncated at byte"):
         module(**given).prepare(progress=False)
     with pytest.warns(UserWarning, match=r"1 x file cut short"):
         module(**given, on_malformed="skip").prepare(progress=False)

@@ -99,10 +99,10 @@ class _WholeCheckpoint(ModelCheckpoint):
         if trainer.is_global_zero:
             states = [state for state in checkpoint["callbacks"].values() if isinstance(state, dict)]
             named = {Path(state[name]).name for state in states for name in _PATHS if state.get(name)}
-            own = {f"{kind}-step={checkpoint['global_step']}.ckpt" for kind in ("best", "last")}
+            own_files = {f"{kind}-step={checkpoint['global_step']}.ckpt" for kind in ("best", "last")}
             # The Fabric loop does not set `dirpath`.
             folder = Path(self.dirpath or Path(trainer.default_root_dir) / "checkpoints")
-            listing.adopt(folder, named | own)
+            listing.adopt(folder, named | own_files)
 
 
 def _is_writing(trainer: Trainer, path: Path) -> bool:

@@ -92,8 +92,8 @@ class Requeue(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds out how many batches all ranks have."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            own = min(sum(trainer.num_val_batches), 2**62)
-            self._validation_batches = self._agree(int(own), dist.ReduceOp.MIN)
+            n_batches = min(sum(trainer.num_val_batches), 2**62)
+            self._validation_batches = self._agree(int(n_batches), dist.ReduceOp.MIN)
             self._validated = 0
 
     def on_validation_batch_end(self, trainer: Trainer, *rest: Any) -> None:
@@ -129,9 +129,9 @@ class Requeue(Callback):
             if self._saved is not None:
                 refusal = requeue.requeue(Path(trainer.default_root_dir), trainer.global_step, self.max_requeues)
         if self._group is not None:
-            told = [refusal]
-            dist.broadcast_object_list(told, src=0, group=self._group, device=torch.device("cpu"))
-            refusal = told[0]
+            notice = [refusal]
+            dist.broadcast_object_list(notice, src=0, group=self._group, device=torch.device("cpu"))
+            refusal = notice[0]
         raise LeftBySignal(self._leaving, self._saved, refusal)
 
 

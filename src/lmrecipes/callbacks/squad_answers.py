@@ -73,9 +73,9 @@ class SquadAnswers(EvaluationOutputs):
 
     def _answers(self, data: Questions, split: str) -> dict[str, Answered]:
         """Every rank's answers, by question in the order of the file, the same in every rank."""
-        own = merged(self._found, data.n_best)
+        local = merged(self._found, data.n_best)
         self._found = []
-        everything = _of_all_ranks(own, data.n_best)
+        everything = _of_all_ranks(local, data.n_best)
         may_lack = data.may_lack(split)
         return {
             question.id: answer(everything[question.id], data.null_threshold, may_lack=may_lack)
@@ -91,19 +91,19 @@ class SquadAnswers(EvaluationOutputs):
         data = _questions_of(trainer)
         questions, may_lack = data.questions(split), data.may_lack(split)
         answered = self.answered = self._answers(data, split)
-        asked = [question for question in questions if question.id in answered]
-        if not asked:
+        evaluated = [question for question in questions if question.id in answered]
+        if not evaluated:
             raise ValueError(f"SquadAnswers: no question of {split} was answered")
         figures = figures_by_language(
-            asked, answered, may_lack=may_lack, language=data.language, written=data.writes_texts
+            evaluated, answered, may_lack=may_lack, language=data.language, written=data.writes_texts
         )
         # Already reduced over ranks; float64 keeps the official scripts' last digits.
         logged = {f"squad/{name}": torch.tensor(value, dtype=torch.float64) for name, value in figures.items()}
         module.log_dict(logged, batch_size=1)
         if getattr(trainer, "sanity_checking", False):
             return
-        if len(asked) < len(questions):
-            warnings.warn(f"squad metrics cover {len(asked)} of {len(questions)} {split} questions", stacklevel=2)
+        if len(evaluated) < len(questions):
+            warnings.warn(f"squad metrics cover {len(evaluated)} of {len(questions)} {split} questions", stacklevel=2)
         _write(trainer, split, answered, may_lack, questions)
 
 
@@ -127,18 +127,20 @@ def figures_by_language(
     by_language: dict[str, list[Question]] = {}
     for question in questions:
         by_language.setdefault(question.language, []).append(question)
-    found: dict[str, dict[str, float]] = {}
-    for code, asked in by_language.items():
-        golds = [Gold(q.id, tuple(a.text for a in q.answers)) for q in asked]
+    figures: dict[str, dict[str, float]] = {}
+    for code, in_language in by_language.items():
+        golds = [Gold(q.id, tuple(a.text for a in q.answers)) for q in in_language]
         normalized = (code if code in LANGUAGES else None) if code else language
-        own = {q.id: answered[q.id] for q in asked}
-        found[code] = squad_figures(golds, own, may_lack=may_lack, language=normalized)
+        predictions = {q.id: answered[q.id] for q in in_language}
+        figures[code] = squad_figures(golds, predictions, may_lack=may_lack, language=normalized)
         if written:
-            found[code]["exact_string_match"] = exact_string_match(golds, {id: a.text for id, a in own.items()})
-    if list(found) == [""]:
-        return found[""]
-    mean = {name: sum(of[name] for of in found.values()) / len(found) for name in next(iter(found.values()))}
-    return mean | {f"{name}_{code}": value for code, of in found.items() for name, value in of.items()}
+            figures[code]["exact_string_match"] = exact_string_match(
+                golds, {id: a.text for id, a in predictions.items()}
+            )
+    if list(figures) == [""]:
+        return figures[""]
+    mean = {name: sum(of[name] for of in figures.values()) / len(figures) for name in next(iter(figures.values()))}
+    return mean | {f"{name}_{code}": value for code, of in figures.items() for name, value in of.items()}
 
 
 def squad_figures(
@@ -152,14 +154,14 @@ def squad_figures(
         may_lack: whether they are evaluated as SQuAD 2.0.
         language: see `metrics.squad.normalizer`.
     """
-    predictions = {id: found.text for id, found in answered.items()}
+    predictions = {id: answer.text for id, answer in answered.items()}
     if not may_lack:
         return squad11(golds, predictions, language)
     figures = squad20(golds, predictions, language=language)
     named = {"exact_match": figures.pop("exact"), **figures}
-    odds = {id: found.null_odds for id, found in answered.items() if found.null_odds is not None}
+    odds = {id: answer.null_odds for id, answer in answered.items() if answer.null_odds is not None}
     if len(odds) == len(answered):
-        best = squad20(golds, {id: found.best for id, found in answered.items()}, odds, language=language)
+        best = squad20(golds, {id: answer.best for id, answer in answered.items()}, odds, language=language)
         named |= {name: value for name, value in best.items() if name.startswith("best_")}
     return {name: float(value) for name, value in named.items() if not name.endswith("total")}
 
@@ -173,12 +175,12 @@ def _questions_of(trainer: Trainer) -> Questions:
     return data
 
 
-def _of_all_ranks(own: Mapping[str, Evidence], n_best: int) -> Mapping[str, Evidence]:
+def _of_all_ranks(local: Mapping[str, Evidence], n_best: int) -> Mapping[str, Evidence]:
     if not (dist.is_available() and dist.is_initialized()):
-        return own
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, own)
-    return merged(found, n_best)
+        return local
+    gathered: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(gathered, local)
+    return merged(gathered, n_best)
 
 
 def _write(
@@ -191,7 +193,7 @@ def _write(
     for question in questions:
         if question.id in answered:
             # Strip the language prefix: files of one language use the original ids.
-            own = question.id.removeprefix(f"{question.language}:") if question.language else question.id
-            by_language.setdefault(question.language, {})[own] = answered[question.id]
-    for code, found in by_language.items():
-        write_answers(folder / code if code else folder, found, may_lack=may_lack)
+            id = question.id.removeprefix(f"{question.language}:") if question.language else question.id
+            by_language.setdefault(question.language, {})[id] = answered[question.id]
+    for code, answers in by_language.items():
+        write_answers(folder / code if code else folder, answers, may_lack=may_lack)

@@ -43,7 +43,9 @@ class TextAccuracy(EvaluationOutputs):
     def add(self, trainer: Trainer, split: str, outputs: Any) -> None:
         """Takes the verdicts on the texts of one step."""
         if outputs is None:
-            raise ValueError(f"TextAccuracy: the model's {split} step returns nothing; it must return the generated texts")
+            raise ValueError(
+                f"TextAccuracy: the model's {split} step returns nothing; it must return the generated texts"
+            )
         self._found.update(_judge_of(trainer).verdicts(split, outputs))
 
     def conclude(self, trainer: Trainer, module: LightningModule, split: str) -> None:
@@ -51,19 +53,19 @@ class TextAccuracy(EvaluationOutputs):
         data = _judge_of(trainer)
         languages = data.languages_of(split)
         counts = torch.zeros(2, len(languages), dtype=torch.int64)
-        for language, right in self._found.values():
-            counts[0, language] += right
+        for language, correct in self._found.values():
+            counts[0, language] += correct
             counts[1, language] += 1
         # Ranks of a tensor-parallel group count the same texts, which leaves the ratios unchanged.
-        right, asked = sum_over_ranks(trainer, counts.to(trainer.strategy.root_device)).cpu().double()
-        if not asked.sum():
+        correct, total = sum_over_ranks(trainer, counts.to(trainer.strategy.root_device)).cpu().double()
+        if not total.sum():
             raise ValueError(f"TextAccuracy: no text of {split} was generated")
-        shares = {code: 100 * right[i] / asked[i] for i, code in enumerate(languages) if asked[i]}
+        shares = {code: 100 * correct[i] / total[i] for i, code in enumerate(languages) if total[i]}
         figures = {f"{data.task}/accuracy": torch.stack(list(shares.values())).mean()}
         if len(languages) > 1:
             figures |= {f"{data.task}/accuracy_{code}": share for code, share in shares.items()}
         module.log_dict(figures, batch_size=1)
-        done = int(asked.sum()) * data_rank(trainer).size // trainer.world_size
+        done = int(total.sum()) * data_rank(trainer).size // trainer.world_size
         if done < data.asked(split) and not is_sanity_check(trainer):
             warnings.warn(f"{data.task} metrics cover {done} of {data.asked(split)} {split} texts", stacklevel=2)
 

@@ -95,18 +95,18 @@ class Throughput(Callback):
 
     def _agree(self, trainer: Trainer, *counts: int) -> list[int]:
         """Reduces token and other counts over all ranks; returns the sums."""
-        own = torch.tensor([self._own_tokens, *counts], device=trainer.strategy.root_device)
+        local = torch.tensor([self._own_tokens, *counts], device=trainer.strategy.root_device)
         # Ranks of a tensor-parallel group read the same tokens.
         copies = trainer.world_size // data_rank(trainer).size
-        new, *sums = (count // copies for count in sum_over_ranks(trainer, own).tolist())
+        new, *sums = (count // copies for count in sum_over_ranks(trainer, local).tolist())
         self._tokens += new
         self._own_tokens = 0
         return sums
 
     def figures(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """The metrics."""
-        seconds, waited, *own = (sum(column) for column in zip((0.0, 0.0, 0, 0), *self._steps, strict=True))
-        sequences, tokens = self._agree(trainer, *(int(count) for count in own))
+        seconds, waited, *counts = (sum(column) for column in zip((0.0, 0.0, 0, 0), *self._steps, strict=True))
+        sequences, tokens = self._agree(trainer, *(int(count) for count in counts))
         # float32 is exact up to 2^24 only; MPS has no float64.
         exact = torch.float32 if pl_module.device.type == "mps" else torch.float64
         figures: dict[str, Any] = {"train/tokens": torch.tensor(self._tokens, dtype=exact)}

@@ -82,7 +82,7 @@ class Watchdog(Callback):
 
     def _watch(self, trainer: Trainer, done: threading.Event) -> None:
         limit = 60 * self.timeout_minutes
-        told = 0.0
+        last_reported = 0.0
         # If the GIL is held for ever, faulthandler's C thread ends the process.
         last_resort = self.end_process and _has_file(sys.stderr)
         try:
@@ -94,8 +94,8 @@ class Watchdog(Callback):
                     if done.wait(left):
                         return
                     continue
-                if told != moved:
-                    told = moved
+                if last_reported != moved:
+                    last_reported = moved
                     failure_report.hung(trainer.global_rank, self._state())
                     if self.end_process:
                         failure_report.end_hung()

@@ -52,10 +52,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
         """Reads the checkpoint that the first process chose, plain or sharded, whole; see `load_checkpoint`."""
-        told = [str(path)]
+        message = [str(path)]
         if dist.is_available() and dist.is_initialized():
-            dist.broadcast_object_list(told, src=0)
-        return load_checkpoint(Path(told[0]), map_location)
+            dist.broadcast_object_list(message, src=0)
+        return load_checkpoint(Path(message[0]), map_location)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Removes a checkpoint, plain or sharded."""
@@ -116,8 +116,8 @@ def _load_sharded(path: Path) -> dict[str, Any]:
         parameter, _, key = name.removeprefix(STATES).rpartition(".")
         states.setdefault(parameter, {})[key] = value
     rest = sharded.read_rest(path)
-    found = sharded.read_whole(path, WEIGHTS).items()
-    weights = {name.removeprefix(WEIGHTS): value for name, value in found}
+    tensors = sharded.read_whole(path, WEIGHTS).items()
+    weights = {name.removeprefix(WEIGHTS): value for name, value in tensors}
     weights |= {name: weights[first] for name, first in rest.pop(ALIASES, {}).items()}
     return {**rest, "state_dict": weights, "optimizer_states": [states] if states else [], BY_NAME: True}
 
@@ -177,5 +177,5 @@ def newest_readable(folder: Path, pattern: str = "*.ckpt", *, keep: bool = False
 
 def step_of(path: Path) -> int:
     """The step in a checkpoint's name; -1 if there is none."""
-    found = re.search(r"step=(\d+)", path.name)
-    return int(found.group(1)) if found else -1
+    match = re.search(r"step=(\d+)", path.name)
+    return int(match.group(1)) if match else -1

@@ -128,8 +128,8 @@ def remove(path: Path) -> None:
 
 
 def _has_own_files_alone(path: Path) -> bool:
-    own = _files(path)
-    return all(file.name in own for file in path.iterdir())
+    files = _files(path)
+    return all(file.name in files for file in path.iterdir())
 
 
 def _files(path: Path) -> list[str]:
@@ -285,9 +285,9 @@ def read_into(tensors: Mapping[str, Tensor], path: Path, group: dist.ProcessGrou
 def read_whole(path: Path, prefix: str = "") -> dict[str, Tensor]:
     """All tensors whose name begins with `prefix`, whole, on the CPU."""
     chosen = ((name, of) for name, of in sizes(path).items() if name.startswith(prefix))
-    wanted = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in chosen}
-    read_into(wanted, path, None)
-    return wanted
+    tensors = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in chosen}
+    read_into(tensors, path, None)
+    return tensors
 
 
 @torch.no_grad()
@@ -311,10 +311,10 @@ def staged(tensor: Tensor, room: Tensor | None = None) -> Tensor:
         room: an earlier copy, that is written over if it fits: fresh memory costs more than copying.
     """
     tensor = tensor.detach()
-    own = tensor.to_local() if is_split(tensor) else tensor
+    local = tensor.to_local() if is_split(tensor) else tensor
     earlier = room.to_local() if is_split(room) else room
-    if earlier is not None and (earlier.shape, earlier.dtype) == (own.shape, own.dtype):
-        copy = earlier.copy_(own)
+    if earlier is not None and (earlier.shape, earlier.dtype) == (local.shape, local.dtype):
+        copy = earlier.copy_(local)
     else:
-        copy = own.to("cpu", copy=True)
+        copy = local.to("cpu", copy=True)
     return type(tensor)(copy, tensor._spec, requires_grad=False) if is_split(tensor) else copy

@@ -20,71 +20,71 @@ from lmrecipes.checkpoints.sharded import fill
 class SelectsWeights(Protocol):
     """A model that takes only some of another run's weights, or under other names: `--init_from`."""
 
-    def select_weights(self, found: Mapping[str, Tensor], given: str) -> dict[str, Tensor]:
+    def select_weights(self, weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
         """The weights to begin with, by this model's names.
 
         Args:
-            found: the other run's weights.
-            given: what the user gave, for messages.
+            weights: the other run's weights.
+            source: what the user gave, for messages.
 
         Raises:
             ValueError: if they do not fit.
         """
 
 
-def check_weights(found: Mapping[str, Tensor], own: Mapping[str, Tensor], given: str) -> None:
+def check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str) -> None:
     """Compares a checkpoint's weights with a network's.
 
     Args:
-        found: the checkpoint's.
-        own: the network's.
-        given: what the user gave, for the message.
+        weights: the checkpoint's.
+        expected: the network's.
+        source: what the user gave, for the message.
 
     Raises:
         ValueError: naming the first that is missing, unknown or of another shape.
     """
-    missing, unknown = own.keys() - found.keys(), found.keys() - own.keys()
+    missing, unknown = expected.keys() - weights.keys(), weights.keys() - expected.keys()
     if missing or unknown:
         name = min(missing or unknown)
         which = "missing" if missing else "unexpected"
-        raise ValueError(f"{given}: {which} key {name}: the checkpoint is from a different architecture")
-    for name, weight in own.items():
-        if weight.shape != found[name].shape:
+        raise ValueError(f"{source}: {which} key {name}: the checkpoint is from a different architecture")
+    for name, weight in expected.items():
+        if weight.shape != weights[name].shape:
             raise ValueError(
-                f"{given}: {name} has shape {tuple(found[name].shape)}, "
+                f"{source}: {name} has shape {tuple(weights[name].shape)}, "
                 f"but this recipe's network has {tuple(weight.shape)}"
             )
 
 
 def own_weights(module: nn.Module) -> dict[str, Tensor]:
     """A module's weights by name, in whole shapes and without values, however they are split over processes."""
-    own = module.state_dict(keep_vars=True)
+    weights = module.state_dict(keep_vars=True)
     # Under ZeRO-3 a parameter is empty; DeepSpeed keeps its shape in `ds_shape`.
-    shapes = {name: getattr(weight, "ds_shape", weight.shape) for name, weight in own.items()}
+    shapes = {name: getattr(weight, "ds_shape", weight.shape) for name, weight in weights.items()}
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
-def load_weights(module: nn.Module, path: Path, given: str, strategy: Any = None) -> None:
+def load_weights(module: nn.Module, path: Path, source: str, strategy: Any = None) -> None:
     """Fills a module with a checkpoint's weights: all of them, or those that its `select_weights` chooses and renames.
 
     Args:
         module: to be filled.
         path: the checkpoint.
-        given: what the user gave, for messages.
+        source: what the user gave, for messages.
         strategy: that spread the module already; its `set_weight` fills one weight, where that takes more than copying.
 
     Raises:
         ValueError: if they do not fit, naming the first that does not.
     """
-    found = load_checkpoint(path)["state_dict"]
+    weights = load_checkpoint(path)["state_dict"]
     if isinstance(module, SelectsWeights):
-        found = module.select_weights(found, given)
+        weights = module.select_weights(weights, source)
     else:
-        check_weights(found, own_weights(module), given)
+        check_weights(weights, own_weights(module), source)
     set_weight = getattr(strategy, "set_weight", fill)
-    own = module.state_dict(keep_vars=True)
-    for name, weight in found.items():
-        set_weight(own[name], weight)
+    parameters = module.state_dict(keep_vars=True)
+    for name, weight in weights.items():
+        set_weight(parameters[name], weight)
 
 
 def load_optimizer_state(module: nn.Module, optimizer: Optimizer, path: Path) -> None:
@@ -102,7 +102,7 @@ def load_optimizer_state(module: nn.Module, optimizer: Optimizer, path: Path) ->
 
 
 @contextmanager
-def naming_mismatches(module: nn.Module, checkpoint: Path | None, given: str) -> Iterator[None]:
+def naming_mismatches(module: nn.Module, checkpoint: Path | None, source: str) -> Iterator[None]:
     """Where torch refuses the checkpoint's weights, says so in one line.
 
     Raises:
@@ -112,5 +112,5 @@ def naming_mismatches(module: nn.Module, checkpoint: Path | None, given: str) ->
         yield
     except RuntimeError as error:
         if checkpoint is not None and "loading state_dict" in str(error):
-            check_weights(load_checkpoint(checkpoint)["state_dict"], module.state_dict(), given)
+            check_weights(load_checkpoint(checkpoint)["state_dict"], module.state_dict(), source)
         raise

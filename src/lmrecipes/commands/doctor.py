@@ -64,25 +64,25 @@ def _recipe(trainer: Any, argv: list[str], whole: bool) -> Finding:
         argv: words that name it.
         whole: whether to build it, or else only to compare it with the machine.
     """
-    wanted = f"{trainer.accelerator}, devices {trainer.devices}, {trainer.precision or '32-true'}"
+    description = f"{trainer.accelerator}, devices {trainer.devices}, {trainer.precision or '32-true'}"
     try:
         check_hardware(trainer.accelerator, trainer.devices, trainer.precision, trainer.strategy)
         if whole:
             # Build as for a test, which creates no run directory.
             open_recipe(test.COMMAND, argv)
     except (ConfigError, MisconfigurationException) as error:
-        found, _, fix = str(error).partition("; ")
-        return Finding("recipe", found, fix=fix or "change it, or run where there is one")
-    return Finding("recipe", wanted)
+        problem, _, fix = str(error).partition("; ")
+        return Finding("recipe", problem, fix=fix or "change it, or run where there is one")
+    return Finding("recipe", description)
 
 
 def _wanted(trainer: Any) -> tuple[int, int | None]:
     """Nodes, and devices of each where the recipe says."""
-    asked = trainer.devices
-    if isinstance(asked, list):
-        return trainer.num_nodes, len(asked)
-    said = str(asked)
-    return trainer.num_nodes, int(said) if said.isdigit() else None
+    devices = trainer.devices
+    if isinstance(devices, list):
+        return trainer.num_nodes, len(devices)
+    number = str(devices)
+    return trainer.num_nodes, int(number) if number.isdigit() else None
 
 
 def _of_all(findings: list[Finding], seconds: float) -> list[Finding]:

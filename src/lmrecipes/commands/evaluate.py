@@ -26,7 +26,9 @@ def run(argv: list[str]) -> int:
     if version == "1.1":
         for option, value in (("--null-odds", options.null_odds), ("--na-threshold", options.na_threshold)):
             if value is not None:
-                raise ValueError(f"{option} is an option of SQuAD 2.0, but {options.data} is evaluated as 1.1; leave it out")
+                raise ValueError(
+                    f"{option} is an option of SQuAD 2.0, but {options.data} is evaluated as 1.1; leave it out"
+                )
         text = json.dumps(squad11(golds, predictions, options.language))
     else:
         odds = None if options.null_odds is None else _numbered(options.null_odds, float, "a number")
@@ -50,10 +52,10 @@ def _check_replaceable(output: Path) -> None:
     if not output.is_file() or not output.stat().st_size:
         return
     try:
-        found = json.loads(output.read_text(encoding="utf-8"))
+        content = json.loads(output.read_text(encoding="utf-8"))
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict) or "f1" not in found or not {"exact", "exact_match"} & found.keys():
+        content = None
+    if not isinstance(content, dict) or "f1" not in content or not {"exact", "exact_match"} & content.keys():
         raise ValueError(f"--output {output} exists and is not an earlier evaluation; name another file")
 
 
@@ -65,7 +67,9 @@ def _check_predicted(golds: list[Gold], predictions: dict[str, Any], options: ar
     """
     without = [gold.id for gold in golds if gold.id not in predictions]
     if golds and len(without) == len(golds):
-        raise ValueError(f"{options.predictions} answers no question of {options.data}; give the predictions for that file")
+        raise ValueError(
+            f"{options.predictions} answers no question of {options.data}; give the predictions for that file"
+        )
     if without:
         score = "which will receive score 0" if version == "1.1" else "which is left out of every figure"
         named = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
@@ -82,7 +86,9 @@ def _parser() -> Arguments:
     squad.add_argument("--null-odds", type=Path, help="JSON: no-answer odds by question id")
     squad.add_argument("--na-threshold", type=float, help="odds above which a question is left unanswered (1.0)")
     squad.add_argument(
-        "--language", choices=sorted(LANGUAGES), help="normalize as MLQA does for this language (default: as SQuAD does, for English)"
+        "--language",
+        choices=sorted(LANGUAGES),
+        help="normalize as MLQA does for this language (default: as SQuAD does, for English)",
     )
     squad.add_argument("--version", choices=("1.1", "2.0"), help="default: detected from the data")
     squad.add_argument(

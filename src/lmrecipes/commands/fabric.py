@@ -18,9 +18,11 @@ from lmrecipes.commands.common.end_run import exit_code, onward, stop
 from lmrecipes.commands.common.load_model import use_exported
 from lmrecipes.commands.common.report import check_evaluation, report
 from lmrecipes.commands.common.start_run import begin, save_vocabulary
+from lmrecipes.config.presets import as_list
 from lmrecipes.fabric.loop import HOOKS, Loop, started_by_fabric_run
 from lmrecipes.resilience import signals
 from lmrecipes.resilience.requeue import requeue
+from lmrecipes.runs.inherited import init_checkpoint
 from lmrecipes.runtime import launcher
 from lmrecipes.runtime.console import say, short
 
@@ -64,39 +66,40 @@ def _check(cli: RecipeCLI) -> None:
     Raises:
         ValueError: naming the setting.
     """
-    asked, usual = cli.config.trainer, cli.parser.get_defaults().trainer
-    if asked.strategy not in _STRATEGIES:
-        name = asked.strategy if isinstance(asked.strategy, str) else asked.strategy.class_path
+    settings, usual = cli.config.trainer, cli.parser.get_defaults().trainer
+    if settings.strategy not in _STRATEGIES:
+        name = settings.strategy if isinstance(settings.strategy, str) else settings.strategy.class_path
         raise ValueError(f"trainer.strategy is {name}; under Fabric {' and '.join(_STRATEGIES)} work")
-    for name in sorted(vars(asked).keys() - _KNOWN):
-        if asked[name] != usual[name]:
-            raise ValueError(f"trainer.{name} is {asked[name]}, which the Fabric loop does not support; leave it out")
-    if cli.command.trains and asked.max_steps < 1:
-        raise ValueError(f"trainer.max_steps is {asked.max_steps}; under Fabric it must be 1 or more")
-    if cli.command.trains and asked.limit_val_batches != 0 and not isinstance(asked.val_check_interval, int):
+    for name in sorted(vars(settings).keys() - _KNOWN):
+        if settings[name] != usual[name]:
+            raise ValueError(
+                f"trainer.{name} is {settings[name]}, which the Fabric loop does not support; leave it out"
+            )
+    if cli.command.trains and settings.max_steps < 1:
+        raise ValueError(f"trainer.max_steps is {settings.max_steps}; under Fabric it must be 1 or more")
+    if cli.command.trains and settings.limit_val_batches != 0 and not isinstance(settings.val_check_interval, int):
         raise ValueError(
-            f"trainer.val_check_interval is {asked.val_check_interval}; under Fabric it must be a number of steps"
+            f"trainer.val_check_interval is {settings.val_check_interval}; under Fabric it must be a number of steps"
         )
     for name in ("limit_val_batches", "limit_test_batches"):
-        if isinstance(asked[name], float) and asked[name] != 1.0:
-            raise ValueError(f"trainer.{name} is {asked[name]}; under Fabric it must be a number of batches")
+        if isinstance(settings[name], float) and settings[name] != 1.0:
+            raise ValueError(f"trainer.{name} is {settings[name]}; under Fabric it must be a number of batches")
 
 
 def _loop(cli: RecipeCLI, more: list[Any]) -> Loop:
-    """The loop with the devices, the callbacks and the logs that the recipe asks for."""
+    """The loop with the devices, the callbacks and the logs that the recipe names."""
     settings = cli.config_init.trainer
     where: dict[str, Any] = {"precision": settings.precision}
     if not started_by_fabric_run():
         where |= {"accelerator": settings.accelerator, "devices": settings.devices, "num_nodes": settings.num_nodes}
         where["strategy"] = settings.strategy
-    given = settings.callbacks or []
-    given = given if isinstance(given, list) else [given]
+    callbacks = as_list(settings.callbacks)
     if cli.command.trains:
         where["loggers"] = cli.run_loggers() if settings.logger is not False else []
-        if left_out := [type(c).__name__ for c in given if _needs_the_trainer(c)] + _never_called(given):
+        if left_out := [type(c).__name__ for c in callbacks if _needs_the_trainer(c)] + _never_called(callbacks):
             say(f"not under Fabric: {', '.join(left_out)}")
-        given = [StepSeed(int(cli.config.seed_everything)), KeepOptimizerSettings(), *given]
-    callbacks = [FailFast(), *(c for c in given if not _needs_the_trainer(c)), *more]
+        callbacks = [StepSeed(int(cli.config.seed_everything)), KeepOptimizerSettings(), *callbacks]
+    callbacks = [FailFast(), *(c for c in callbacks if not _needs_the_trainer(c)), *more]
     run_dir = cli.run_dir if cli.command.trains else None
     loop = Loop(cli.datamodule, settings, callbacks, run_dir, **where)
     launcher.check_rank(loop.global_rank)
@@ -136,7 +139,7 @@ def _fit(cli: RecipeCLI) -> int:
     resume = f"lmrecipes fabric fit --resume {short(cli.run_dir)}"
     loop = _loop(cli, list(keeping))
     save_vocabulary(cli, cli.run_dir)
-    weights = cli.weights_from() if cli.config.init_from else None
+    weights = init_checkpoint(cli.config) if cli.config.init_from else None
     source = checkpoint or weights
     option = "--resume" if checkpoint else "--init_from"
     try:

@@ -23,7 +23,9 @@ def _add_options(parser: LightningArgumentParser) -> None:
         "--init_optimizer", type=bool, default=False, help="With --init_from: load the optimizer state too."
     )
     parser.add_argument("--run_dir", type=str | None, help="Directory of the new run, a new or an empty one.")
-    parser.add_argument("--max_requeues", type=int, default=100, help="Maximum number of times that a SLURM job requeues itself.")
+    parser.add_argument(
+        "--max_requeues", type=int, default=100, help="Maximum number of times that a SLURM job requeues itself."
+    )
 
 
 COMMAND = Command(name="fit", add_options=_add_options, trains=True, run_option="--resume")

@@ -23,9 +23,9 @@ def run(argv: list[str]) -> int:
     options = parser.parse_args(argv)
     if not options.runs:
         raise ValueError("name a run, or several: lmrecipes plot RUN")
-    found = [runs.find_run(name, root=options.runs_root) for name in options.runs]
+    run_dirs = [runs.find_run(name, root=options.runs_root) for name in options.runs]
     output = options.output or Path("runs.png")
-    if options.output is None and len(found) == 1:
-        output = found[0] / "plots" / "run.png"
-    say(f"written to {short(plot_runs(found, output).resolve())}")
+    if options.output is None and len(run_dirs) == 1:
+        output = run_dirs[0] / "plots" / "run.png"
+    say(f"written to {short(plot_runs(run_dirs, output).resolve())}")
     return 0

@@ -79,16 +79,16 @@ def _sampling(cli: RecipeCLI) -> Any:
         ValueError: for what cannot be, before anything is loaded.
     """
     names = ("max_new_tokens", "temperature", "top_k")
-    given = {name: value for name in names if (value := cli.config[name]) is not None}
+    options = {name: value for name in names if (value := cli.config[name]) is not None}
     if isinstance(cli.model, Generates):
         try:
-            return replace(cli.model.sampling, **given)
+            return replace(cli.model.sampling, **options)
         except ValueError as error:
-            said = str(error)
-            for name in given:
-                said = said.replace(f"model.decoding.{name} ", f"--{name} ")
-            raise ValueError(said) from None
-    for name in given:
+            message = str(error)
+            for name in options:
+                message = message.replace(f"model.decoding.{name} ", f"--{name} ")
+            raise ValueError(message) from None
+    for name in options:
         raise ValueError(f"--{name} is for a model that generates text; {type(cli.model).__name__} cannot")
     return None
 
@@ -118,16 +118,16 @@ def _answer(cli: RecipeCLI) -> int:
 
 def answers_folder(folder: Path, file: str) -> Path:
     """The folder for the answers to a file: its name, with a number if another file's answers are there."""
-    asked = str(Path(file).resolve()) if Path(file).exists() else file
+    source = str(Path(file).resolve()) if Path(file).exists() else file
     for number in count(1):
-        own = folder / (_stem(file) if number == 1 else f"{_stem(file)}-{number}")
-        note = own / "file.txt"
-        if not os.path.lexists(own):
-            own.mkdir(parents=True)
-            note.write_text(f"{asked}\n", encoding="utf-8")
+        candidate = folder / (_stem(file) if number == 1 else f"{_stem(file)}-{number}")
+        note = candidate / "file.txt"
+        if not os.path.lexists(candidate):
+            candidate.mkdir(parents=True)
+            note.write_text(f"{source}\n", encoding="utf-8")
         with suppress(OSError, ValueError):
-            if note.read_text(encoding="utf-8") == f"{asked}\n":
-                return own
+            if note.read_text(encoding="utf-8") == f"{source}\n":
+                return candidate
     raise AssertionError
 
 
@@ -145,19 +145,19 @@ def _questions(cli: RecipeCLI) -> tuple[Question, ...]:
     Raises:
         ValueError: if neither is given, or both.
     """
-    asked, context, file = cli.config.question, cli.config.context, cli.config.file
+    question, context, file = cli.config.question, cli.config.context, cli.config.file
     if cli.config.text is not None:
         raise ValueError("--text is for a model that generates text; give --question and --context, or --file")
-    if (file is None) == (asked is None and context is None):
+    if (file is None) == (question is None and context is None):
         raise ValueError('give --question "..." and --context "...", or --file with a file in SQuAD format')
     if file is not None:
-        found = read_squad(local_file(file), cli.datamodule.on_malformed, need_answers=False)
-        if complaint := found.complaint(file):
+        result = read_squad(local_file(file), cli.datamodule.on_malformed, need_answers=False)
+        if complaint := result.complaint(file):
             print(f"warning: {complaint}", file=sys.stderr)
-        return found.questions
-    if asked is None or context is None:
-        raise ValueError(f"--{'question' if asked is None else 'context'} is missing: it takes both of them")
-    return (Question(id="asked", question=asked, context=context),)
+        return result.questions
+    if question is None or context is None:
+        raise ValueError(f"--{'question' if question is None else 'context'} is missing: it takes both of them")
+    return (Question(id="asked", question=question, context=context),)
 
 
 def _trainer(cli: RecipeCLI, **more: Any) -> Trainer:

@@ -42,9 +42,9 @@ def _parts(cli: RecipeCLI) -> dict[str, Any]:
         ValueError: if this data is not, or what is asked for cannot be.
     """
     shard, workers = cli.config.shard, cli.config.workers
-    asked = {"--shard": shard, "--workers": workers}
+    options = {"--shard": shard, "--workers": workers}
     if not isinstance(cli.datamodule, PreparesInShards):
-        for option, value in asked.items():
+        for option, value in options.items():
             if value is not None:
                 raise ValueError(f"{option} is {value}, but this data is prepared by one process; leave it out")
         return {}

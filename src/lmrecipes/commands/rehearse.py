@@ -98,25 +98,25 @@ class _Rehearsal:
         built = open_recipe(test.COMMAND, ["--config", str(full), "--no_runtime_tuning"])
         ranks = data_parallel_size(built.trainer)
         _check_evaluation(built, ranks)
-        asked = self.settings["trainer"]["strategy"]
+        strategy = self.settings["trainer"]["strategy"]
         trainer = built.trainer
-        spread = smallest_spread(trainer.strategy, asked, trainer.num_devices, trainer.num_nodes)
-        passes = built.config_init.batch.accumulation(ranks)
+        spread = smallest_spread(trainer.strategy, strategy, trainer.num_devices, trainer.num_nodes)
+        accumulation = built.config_init.batch.accumulation(ranks)
         text, cache = self.folder / "text", self.folder / "cache"
-        small = shrink(self.settings, spread, passes, text, cache)
+        small = shrink(self.settings, spread, accumulation, text, cache)
         self.small.write_text(yaml.safe_dump(small, sort_keys=False))
         data = built.datamodule
         self.text = data.write_synthetic(text) if isinstance(data, Rehearses) else write_synthetic(text)
-        return self._summary(spread, trainer.world_size, passes, small)
+        return self._summary(spread, trainer.world_size, accumulation, small)
 
-    def _summary(self, spread: Spread, world_size: int, passes: int, small: dict[str, Any]) -> str:
-        asked, own = self.settings["trainer"], small["trainer"]
-        name = asked["strategy"] if isinstance(asked["strategy"], str) else asked["strategy"]["class_path"]
+    def _summary(self, spread: Spread, world_size: int, accumulation: int, small: dict[str, Any]) -> str:
+        full, tiny = self.settings["trainer"], small["trainer"]
+        name = full["strategy"] if isinstance(full["strategy"], str) else full["strategy"]["class_path"]
         parts = [f"{name.rpartition('.')[2]} over {spread.devices} of {world_size} processes"]
-        precision = f"{own['precision'] or '32-true'}"
-        parts.append(precision if own["precision"] == asked["precision"] else f"{precision} for {asked['precision']}")
-        if passes > 1:
-            parts.append(f"accumulating over 2 of {passes} passes")
+        precision = f"{tiny['precision'] or '32-true'}"
+        parts.append(precision if tiny["precision"] == full["precision"] else f"{precision} for {full['precision']}")
+        if accumulation > 1:
+            parts.append(f"accumulating over 2 of {accumulation} passes")
         return ", ".join(parts)
 
     def _data(self) -> str:
@@ -141,17 +141,17 @@ class _Rehearsal:
         )
         return f"SIGKILL in step {KILLED_AFTER + 1}; {self._last(self.killed, EVERY).stem} is whole"
 
-    def _last(self, run_dir: Path, least: int) -> Path:
+    def _last(self, run_dir: Path, min_step: int) -> Path:
         """The newest checkpoint that can be read.
 
         Raises:
             StageError: if there is none, or none of so many steps.
         """
-        found = newest_readable(run_dir / "checkpoints")
-        if found is None or step_of(found) < least:
-            there = f"only of step {step_of(found)}" if found else "none"
-            raise StageError(f"a checkpoint of step {least} should be there, and there is {there}")
-        return found
+        checkpoint = newest_readable(run_dir / "checkpoints")
+        if checkpoint is None or step_of(checkpoint) < min_step:
+            actual = f"only of step {step_of(checkpoint)}" if checkpoint else "none"
+            raise StageError(f"a checkpoint of step {min_step} should be there, and there is {actual}")
+        return checkpoint
 
     def _resume(self) -> str:
         self.stages.command("fit", "--resume", str(self.killed))

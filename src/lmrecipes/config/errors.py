@@ -40,8 +40,8 @@ _REWORDED = (
     (r"Expected an? <class '([\w.]+)'>\. Got value: (.*)", r"expected \1, got \2"),
     (r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", r"expected one of \1, got \2"),
     (r"Expected an import path or a subclass spec, but got (.*?)\. Got value: .*", r"expected a class_path, got \1"),
-    (r"Expected '([\w.]+)' to be a subclass of <class '([\w.]+)'>\.*", r"\1 is not a \2"),
-    (r"Import path ([\w.]+) does not correspond to a subclass of (\w+)", r"\1 is not a \2"),
+    (r"Expected '([\w.]+)' to be a subclass of <class '([\w.]+)'>\.*", r"\1 is not a subclass of \2"),
+    (r"Import path ([\w.]+) does not correspond to a subclass of (\w+)", r"\1 is not a subclass of \2"),
     (r"Unable to load config '(.*)'", r"expected a group of keys and values, got \1"),
 )
 _NO_CLASS = re.compile(r"module '([\w.]+)' has no attribute '(\w+)'|Expected a dot import path string: (\w+)")
@@ -73,8 +73,8 @@ def _no_class(module: str | None, name: str) -> str:
     known: dict[str, str] = {}
     for place in (module,) if module else _MODULES:
         with suppress(ImportError):
-            found = vars(importlib.import_module(place)).items()
-            known |= {key: f"{place}.{key}" for key, value in found if inspect.isclass(value)}
+            members = vars(importlib.import_module(place)).items()
+            known |= {key: f"{place}.{key}" for key, value in members if inspect.isclass(value)}
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {known[near[0]]}?" if near else "give it with its module, such as torch.optim.Adam"
     return f"there is no class {f'{module}.{name}' if module else name}; {hint}"
@@ -149,19 +149,19 @@ def unknown_key(name: str, options: Iterable[str]) -> str:
 
 def known_options(config: Mapping[str, Any]) -> set[str]:
     """Dotted names of every option that the classes named in `config` accept (`init_args.` left out)."""
-    found = set(flatten(config))
-    _walk(config, "", found)
-    return found
+    options = set(flatten(config))
+    _walk(config, "", options)
+    return options
 
 
-def _walk(value: Any, prefix: str, found: set[str]) -> None:
+def _walk(value: Any, prefix: str, options: set[str]) -> None:
     if not isinstance(value, Mapping):
         return
     class_path = value.get("class_path")
     if isinstance(class_path, str):
-        found.update(_parameters(class_path, prefix))
+        options.update(_parameters(class_path, prefix))
     for key, inner in value.items():
-        _walk(inner, prefix if key == "init_args" else f"{prefix}.{key}" if prefix else str(key), found)
+        _walk(inner, prefix if key == "init_args" else f"{prefix}.{key}" if prefix else str(key), options)
 
 
 def _parameters(class_path: str, prefix: str) -> Iterator[str]:

@@ -41,10 +41,10 @@ def check_hardware(accelerator: Any, devices: Any, precision: Any, strategy: Any
         return
     if accelerator not in _ACCELERATORS:
         raise ConfigError(f"trainer.accelerator is {accelerator!r}; it must be one of {', '.join(_ACCELERATORS)}")
-    found = next((kind for kind in _ACCELERATORS[accelerator] if kind.is_available()), None)
-    if found is None:
+    accelerator_class = next((kind for kind in _ACCELERATORS[accelerator] if kind.is_available()), None)
+    if accelerator_class is None:
         raise ConfigError(f"trainer.accelerator is {accelerator}, but this machine has none; add --config overlays/cpu")
-    on_cpu = found is CPUAccelerator
+    on_cpu = accelerator_class is CPUAccelerator
     if str(precision) in ("16", "16-mixed", "16-true") and on_cpu:
         raise ConfigError(f"trainer.precision is {precision}, which a CPU cannot do; bf16-mixed and 32-true work")
     _check_strategy(strategy, on_cpu)
@@ -58,8 +58,8 @@ def check_hardware(accelerator: Any, devices: Any, precision: Any, strategy: Any
         return
     if number < 1:
         raise ConfigError(f"trainer.devices is {number}; it must be 1 or more")
-    if not on_cpu and number > found.auto_device_count():
-        raise ConfigError(f"trainer.devices is {number}, but this machine has {found.auto_device_count()}")
+    if not on_cpu and number > accelerator_class.auto_device_count():
+        raise ConfigError(f"trainer.devices is {number}, but this machine has {accelerator_class.auto_device_count()}")
 
 
 def _check_strategy(strategy: Any, on_cpu: bool) -> None:

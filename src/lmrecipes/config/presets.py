@@ -29,6 +29,11 @@ def with_lists_flattened(content: Any) -> Any:
     return content
 
 
+def as_list(value: Any) -> list[Any]:
+    """The entries of a setting that may be a list, one entry, or None."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
 def _flattened(entries: list[Any], within: tuple[Path, ...]) -> list[Any]:
     if not any(_is_file(entry) for entry in entries):
         return entries

@@ -35,7 +35,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def differences(target: Target, settings: Mapping[str, Any]) -> list[str]:
     """In which conditions a run with these flat settings departs from the published one, a phrase each."""
-    found = []
+    differing = []
     for name, published in target.conditions.items():
         ours = settings.get(name)
         if isinstance(published, str) and isinstance(ours, str):
@@ -43,8 +43,8 @@ def differences(target: Target, settings: Mapping[str, Any]) -> list[str]:
         else:
             same = ours == published
         if not same:
-            found.append(f"{name} {ours} (published: {published})")
-    return found
+            differing.append(f"{name} {ours} (published: {published})")
+    return differing
 
 
 def compare(targets: list[Target], measured: Mapping[str, float], settings: Mapping[str, Any]) -> list[str]:

@@ -42,19 +42,19 @@ def machine(runs_root: Path) -> Iterator[Finding]:
 def _packages() -> Iterator[Finding]:
     yield Finding("torch", torch.__version__)
     try:
-        wanted = [Requirement(text) for text in requires("lmrecipes") or []]
+        required = [Requirement(text) for text in requires("lmrecipes") or []]
     except PackageNotFoundError:
         return
-    for package in wanted:
+    for package in required:
         if package.marker is not None and not package.marker.evaluate({"extra": ""}):
             continue
         try:
-            found = version(package.name)
+            installed = version(package.name)
         except PackageNotFoundError:
             yield Finding(package.name, "not installed", fix=f'pip install "{package}"')
             continue
-        if not package.specifier.contains(found, prereleases=True):
-            yield Finding(package.name, found, fix=f'pip install "{package}"')
+        if not package.specifier.contains(installed, prereleases=True):
+            yield Finding(package.name, installed, fix=f'pip install "{package}"')
 
 
 def _devices() -> Finding:

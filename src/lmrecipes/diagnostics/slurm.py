@@ -27,21 +27,23 @@ def job(nodes: int | None, devices: int | None) -> Iterator[Finding]:
         nodes: trainer.num_nodes, None without a recipe.
         devices: devices per node that trainer.devices asks for, None where it leaves that open.
     """
-    given = os.environ
-    yield Finding("slurm job", f"{given['SLURM_JOB_ID']} on {given.get('SLURM_JOB_NODELIST', 'unknown nodes')}")
-    if given.get("SLURM_JOB_NAME") in ("bash", "interactive"):
-        name = given["SLURM_JOB_NAME"]
+    environment = os.environ
+    yield Finding(
+        "slurm job", f"{environment['SLURM_JOB_ID']} on {environment.get('SLURM_JOB_NODELIST', 'unknown nodes')}"
+    )
+    if environment.get("SLURM_JOB_NAME") in ("bash", "interactive"):
+        name = environment["SLURM_JOB_NAME"]
         yield Finding(
             "job name", f"Lightning treats a job named {name} as interactive", fix="srun --job-name=lmrecipes …"
         )
-    elif "SLURM_STEP_ID" not in given or "SLURM_PROCID" not in given:
+    elif "SLURM_STEP_ID" not in environment or "SLURM_PROCID" not in environment:
         yield Finding("launch", "not by srun, so there is only one process", fix="srun lmrecipes …")
     per_node = _tasks_per_node()
-    if nodes is not None and (found := int(given.get("SLURM_NNODES", "1"))) != nodes:
+    if nodes is not None and (n_nodes := int(environment.get("SLURM_NNODES", "1"))) != nodes:
         yield Finding(
             "nodes",
-            f"{found} in the job, {nodes} in trainer.num_nodes",
-            fix=f"sbatch --nodes={nodes} …, or --trainer.num_nodes={found}",
+            f"{n_nodes} in the job, {nodes} in trainer.num_nodes",
+            fix=f"sbatch --nodes={nodes} …, or --trainer.num_nodes={n_nodes}",
         )
     if devices is not None and per_node is not None and per_node != devices:
         yield Finding(
@@ -49,7 +51,7 @@ def job(nodes: int | None, devices: int | None) -> Iterator[Finding]:
             f"{per_node} in the job, {devices} in trainer.devices",
             fix=f"sbatch --ntasks-per-node={devices} …, or --trainer.devices={per_node}",
         )
-    if tasks() > 1 and "SLURM_NTASKS_PER_NODE" not in given:
+    if tasks() > 1 and "SLURM_NTASKS_PER_NODE" not in environment:
         yield Finding("tasks", "given by --ntasks", fix=f"sbatch --ntasks-per-node={per_node or 'N'} … instead")
     if not shutil.which("scontrol"):
         yield Finding("scontrol", "not found, so jobs cannot requeue themselves", fix="put SLURM's commands on PATH")
@@ -57,9 +59,9 @@ def job(nodes: int | None, devices: int | None) -> Iterator[Finding]:
 
 def _tasks_per_node() -> int | None:
     """From 2(x3) and the like, if all nodes have the same."""
-    said = os.environ.get("SLURM_STEP_TASKS_PER_NODE") or os.environ.get("SLURM_TASKS_PER_NODE", "")
-    found = re.fullmatch(r"(\d+)(?:\(x\d+\))?", said)
-    return int(found.group(1)) if found else None
+    value = os.environ.get("SLURM_STEP_TASKS_PER_NODE") or os.environ.get("SLURM_TASKS_PER_NODE", "")
+    match = re.fullmatch(r"(\d+)(?:\(x\d+\))?", value)
+    return int(match.group(1)) if match else None
 
 
 def rendezvous(seconds: float) -> tuple[Finding, Any]:
@@ -81,17 +83,17 @@ def rendezvous(seconds: float) -> tuple[Finding, Any]:
             world_size=environment.world_size(),
             timeout=limit,
         )
-        met = torch.ones(1)
-        dist.all_reduce(met)
+        n_connected = torch.ones(1)
+        dist.all_reduce(n_connected)
     except (RuntimeError, ValueError) as error:
-        said = " ".join(str(error).split())[:160]
+        reason = " ".join(str(error).split())[:160]
         return (
             Finding(
                 "rendezvous",
-                f"not all {tasks()} tasks met at {place} in {seconds:g} s: {said}",
+                f"not all {tasks()} tasks met at {place} in {seconds:g} s: {reason}",
                 fix="export MASTER_ADDR (an address of the first node that all reach), MASTER_PORT (a free port), "
                 "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME (the network between nodes, see `ip addr`)",
             ),
             None,
         )
-    return Finding("rendezvous", f"{int(met)} tasks met at {place}"), dist.group.WORLD
+    return Finding("rendezvous", f"{int(n_connected)} tasks met at {place}"), dist.group.WORLD

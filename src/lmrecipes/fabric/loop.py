@@ -129,8 +129,8 @@ class Loop(Fabric):
         """Calls a hook of the callbacks, then the module's own."""
         for callback in self._hearing:
             getattr(callback, hook)(self, self.module, *what)
-        if (own := getattr(self.module, hook, None)) is not None:
-            own(*what)
+        if (method := getattr(self.module, hook, None)) is not None:
+            method(*what)
 
     @contextmanager
     def _told(self, stage: str) -> Iterator[None]:
@@ -187,15 +187,15 @@ class Loop(Fabric):
         # All ranks take rank 0's choice.
         checkpoint, weights = self.broadcast((checkpoint, weights))
         self.prepare(self.module, weights)
-        made: Any = self.module.configure_optimizers()
-        self.optimizers = [made["optimizer"]]
-        self.lr_scheduler_configs = [SimpleNamespace(scheduler=made["lr_scheduler"]["scheduler"])]
+        configured: Any = self.module.configure_optimizers()
+        self.optimizers = [configured["optimizer"]]
+        self.lr_scheduler_configs = [SimpleNamespace(scheduler=configured["lr_scheduler"]["scheduler"])]
         if weights is not None and moments:
             load_optimizer_state(self.module, self.optimizers[0], weights)
         self._tell("on_fit_start")
         if checkpoint is not None:
             restore(self, load_checkpoint(checkpoint))
-        self.model, self.optimizer = self.setup(self.module, made["optimizer"])
+        self.model, self.optimizer = self.setup(self.module, configured["optimizer"])
         self.train_dataloader = self.datamodule.train_dataloader()
         batches = self.setup_dataloaders(self.train_dataloader, use_distributed_sampler=False)
         signals.training_begins()
@@ -334,15 +334,15 @@ class Loop(Fabric):
         """Figures of a split (val or test), as the Trainer's; none of a validation that a signal ends."""
         name = {"val": "validation"}.get(split, split)
         limit = getattr(self.settings, f"limit_{split}_batches")
-        own = getattr(self.datamodule, f"{split}_dataloader")()
+        loader = getattr(self.datamodule, f"{split}_dataloader")()
         self.model.eval()
         # Keep only the evaluation's metrics.
         before, self._new = self._new, {}
         training = self.train_dataloader is not None
-        agreeing = -self._agree(-_length(own)) if training else 0
+        agreeing = -self._agree(-_length(loader)) if training else 0
         for hook in ("start", "epoch_start"):
             self._tell(f"on_{name}_{hook}")
-        for index, batch in enumerate(self.setup_dataloaders(own, use_distributed_sampler=False)):
+        for index, batch in enumerate(self.setup_dataloaders(loader, use_distributed_sampler=False)):
             if isinstance(limit, int) and index >= limit:
                 break
             self._tell(f"on_{name}_batch_start", batch, index)

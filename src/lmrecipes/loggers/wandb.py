@@ -77,9 +77,9 @@ class WandbLogger(RunLogger, Lightnings):
             kept = json.loads(path.read_text()) if path.is_file() else {}
         except ValueError as error:
             raise ValueError(f"{path} is damaged; remove it to start a new wandb run: {error}") from error
-        given = os.environ.get("WANDB_RUN_ID")
-        if given and given != kept.get("id"):
-            kept = {"id": given}
+        run_id = os.environ.get("WANDB_RUN_ID")
+        if run_id and run_id != kept.get("id"):
+            kept = {"id": run_id}
         self._id = kept.setdefault("id", secrets.token_hex(4))
         self._save_dir = str(run_dir)
         self._wandb_init.update(kept, dir=self._save_dir)

@@ -22,14 +22,14 @@ def build_optimizer(
         params: what to optimize; groups have a share of the rate each, `lr_scale`, if they have it.
         fused: False where a fused optimizer does not fit (gradient clipping with 16-mixed).
     """
-    given = list(params)
-    optimizer = make(_copied(given))
+    groups = list(params)
+    optimizer = make(_copied(groups))
     settings = optimizer.defaults
     open_choice = settings.get("fused", False) is None and settings.get("foreach") is None
     held = (p for group in optimizer.param_groups for p in group["params"])
     if fused and open_choice and all(p.device.type in ("cpu", "cuda") for p in held):
         accepted = {k: v for k, v in settings.items() if k != "decoupled_weight_decay"}
-        optimizer = type(optimizer)(_copied(given), **{**accepted, "fused": True})
+        optimizer = type(optimizer)(_copied(groups), **{**accepted, "fused": True})
         # No GradScaler is used here; without this flag Lightning refuses gradient clipping with fused optimizers.
         optimizer._step_supports_amp_scaling = False  # type: ignore[attr-defined]
     for group in optimizer.param_groups:

@@ -40,14 +40,14 @@ def parameter_groups(
         settings: how.
         depth_of: depth of a parameter by its name, 0 at the bottom; left out, all are equally deep.
     """
-    found: dict[tuple[int, bool], list[nn.Parameter]] = {}
+    by_setting: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():
         if parameter.requires_grad:
             depth = depth_of(name) if depth_of is not None and settings.layer_decay < 1 else 0
-            found.setdefault((-depth, parameter.ndim < 2), []).append(parameter)
-    top = -min(depth for depth, _ in found)
+            by_setting.setdefault((-depth, parameter.ndim < 2), []).append(parameter)
+    top = -min(depth for depth, _ in by_setting)
     groups = []
-    for (depth, plain), parameters in sorted(found.items(), key=lambda item: item[0]):
+    for (depth, plain), parameters in sorted(by_setting.items(), key=lambda item: item[0]):
         group: dict[str, Any] = {"params": parameters, "lr_scale": settings.layer_decay ** (top + depth)}
         if plain and not settings.decay_norms_and_biases:
             group["weight_decay"] = 0.0

@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch.strategies import StrategyRegistry
 
 from lmrecipes.config.arguments import class_of
+from lmrecipes.config.presets import as_list
 from lmrecipes.datamodules.protocols import Rehearses as RehearsesData
 from lmrecipes.models.common.protocols import Rehearses as RehearsesModel
 from lmrecipes.models.common.tiny_config import tiny
@@ -53,11 +54,11 @@ def full_size_on_cpu(settings: Mapping[str, Any]) -> dict[str, Any]:
     return on_cpu
 
 
-def n_devices(asked: Any, accelerator: str) -> int:
+def n_devices(requested: Any, accelerator: str) -> int:
     """Devices of a node; `auto` counts as two."""
-    if isinstance(asked, list):
-        return len(asked)
-    text = str(asked).strip()
+    if isinstance(requested, list):
+        return len(requested)
+    text = str(requested).strip()
     if "," in text:
         return len([index for index in text.split(",") if index.strip()])
     if text in ("auto", "-1"):
@@ -65,12 +66,12 @@ def n_devices(asked: Any, accelerator: str) -> int:
     return int(text)
 
 
-def smallest_spread(strategy: Any, asked: str | dict[str, Any], devices: int, nodes: int) -> Spread:
+def smallest_spread(strategy: Any, requested: str | dict[str, Any], devices: int, nodes: int) -> Spread:
     """The fewest processes on one node that still have every kind of parallelism of the recipe.
 
     Args:
         strategy: of the recipe's size, built.
-        asked: trainer.strategy, as it is in the configuration.
+        requested: trainer.strategy, as it is in the configuration.
         devices: processes of each of the recipe's nodes.
         nodes: the recipe's nodes.
 
@@ -79,11 +80,11 @@ def smallest_spread(strategy: Any, asked: str | dict[str, Any], devices: int, no
     """
     if not isinstance(strategy, FSDP2Strategy):
         few = min(devices * nodes, 2)
-        return Spread(asked, few, few)
+        return Spread(requested, few, few)
     small = MeshShape(*(min(size, 2) for size in strategy.mesh_shape(devices, nodes)))
-    given: dict[str, Any] = asked if isinstance(asked, dict) else _registered(asked)
+    config: dict[str, Any] = requested if isinstance(requested, dict) else _registered(requested)
     sizes = {"tensor_parallel_size": small.tensor, "shard_size": small.shard}
-    exact = {**given, "init_args": {**(given.get("init_args") or {}), **sizes}}
+    exact = {**config, "init_args": {**(config.get("init_args") or {}), **sizes}}
     return Spread(exact, small.data * small.tensor, small.data)
 
 
@@ -91,13 +92,13 @@ def _registered(name: str) -> dict[str, Any]:
     return {"class_path": "lmrecipes.strategies.FSDP2Strategy", "init_args": StrategyRegistry[name]["init_params"]}
 
 
-def shrink(settings: Mapping[str, Any], spread: Spread, passes: int, text: Path, cache: Path) -> dict[str, Any]:
+def shrink(settings: Mapping[str, Any], spread: Spread, accumulation: int, text: Path, cache: Path) -> dict[str, Any]:
     """A recipe with everything it does, in small.
 
     Args:
         settings: the recipe, whole.
         spread: processes to train on.
-        passes: forward and backward passes that the recipe makes per optimizer step.
+        accumulation: forward and backward passes that the recipe makes per optimizer step.
         text: folder of a small text.
         cache: folder for prepared data.
     """
@@ -105,7 +106,7 @@ def shrink(settings: Mapping[str, Any], spread: Spread, passes: int, text: Path,
     model, data = small["model"]["init_args"], small["data"]["init_args"]
     kind, corpus = (class_of(small[part]["class_path"]) for part in ("model", "data"))
     lengths = {**_LENGTHS, **(corpus.tiny_lengths if isinstance(corpus, RehearsesData) else {})}
-    small["batch"] = tiny_batch(small["batch"], spread.data_ranks, min(passes, _PASSES), lengths)
+    small["batch"] = tiny_batch(small["batch"], spread.data_ranks, min(accumulation, _PASSES), lengths)
     model["config"] = (kind.tiny_config if isinstance(kind, RehearsesModel) else tiny)(model["config"])
     if "pretrained" in model:
         # Published weights do not fit the toy sizes, and may not be on this machine.
@@ -131,9 +132,7 @@ def shrink(settings: Mapping[str, Any], spread: Spread, passes: int, text: Path,
         accumulate_grad_batches=1,
         fast_dev_run=False,
     )
-    given = trainer["callbacks"] or []
-    given = given if isinstance(given, list) else [given]
-    trainer["callbacks"] = [*map(tiny_callback, given), _sudden_end()]
+    trainer["callbacks"] = [*map(tiny_callback, as_list(trainer["callbacks"])), _sudden_end()]
     small["published"] = []
     return small
 
@@ -150,18 +149,20 @@ def _sudden_end() -> dict[str, Any]:
     }
 
 
-def tiny_batch(batch: Mapping[str, Any], data_ranks: int, passes: int, lengths: Mapping[str, int]) -> dict[str, Any]:
+def tiny_batch(
+    batch: Mapping[str, Any], data_ranks: int, accumulation: int, lengths: Mapping[str, int]
+) -> dict[str, Any]:
     """A batch of a few short sequences per process, accumulated if the recipe's is.
 
     Args:
         batch: the recipe's.
         data_ranks: processes that read different data.
-        passes: forward and backward passes per step.
+        accumulation: forward and backward passes per step.
         lengths: the longest that lengths may be, by their names.
     """
     small = {**batch, **_short(batch, lengths)}
     columns = _COLUMNS if batch["micro_batch_size"] is None else min(batch["micro_batch_size"], _COLUMNS)
-    small["global_batch_size"] = data_ranks * columns * passes
+    small["global_batch_size"] = data_ranks * columns * accumulation
     small["micro_batch_size"] = None if batch["micro_batch_size"] is None else columns
     for split in ("val", "test"):
         small[split] = {**batch[split], **_short(batch[split], lengths), "batch_size": data_ranks * _COLUMNS}

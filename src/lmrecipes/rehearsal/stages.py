@@ -101,8 +101,8 @@ class Stages:
         if ended != code:
             last = "\n".join(printed.rstrip().splitlines()[-_LAST_LINES:])
             how = f"took longer than {self.timeout_s:g} s" if ended is None else f"ended with {_named(ended)}"
-            wanted = "" if code == 0 else f" instead of {_named(code)}"
-            raise StageError(f"{last}\nlmrecipes {' '.join(arguments)}: {how}{wanted}".lstrip())
+            expected = "" if code == 0 else f" instead of {_named(code)}"
+            raise StageError(f"{last}\nlmrecipes {' '.join(arguments)}: {how}{expected}".lstrip())
         return printed
 
 

@@ -103,8 +103,8 @@ class Hub:
                     self._hear(self._peers[key.fileobj])  # type: ignore[index]
 
     def _hear(self, peer: _Peer) -> None:
-        said = peer.receive()
-        for words in said or []:
+        message = peer.receive()
+        for words in message or []:
             match words:
                 case ["hello", token, rank, host] if token == self.address.token:
                     peer.rank, peer.host = int(rank), host
@@ -122,7 +122,7 @@ class Hub:
                 case _:
                     self._forget(peer)
                     return
-        if said is None:
+        if message is None:
             if peer.rank > 0:
                 self._end(peer, End(peer.rank, peer.host, None))
             else:
@@ -199,10 +199,10 @@ class Member:
 
     def _hear(self) -> None:
         while True:
-            said = self._hub.receive()
+            message = self._hub.receive()
             if self._done.is_set():
                 return
-            for words in said or []:
+            for words in message or []:
                 match words:
                     case ["leave", code, stacks]:
                         self._ended(End(-1, "", int(code), stacks == "1"))
@@ -214,7 +214,7 @@ class Member:
                         self._answered.set()
                     case ["bye"]:
                         return
-            if said is None:
+            if message is None:
                 self._ended(End(0, self._host, None))
                 return
 

@@ -20,7 +20,7 @@ def checkpoint_of(run_dir: Path, which: str) -> Path:
         ValueError: if no checkpoint can be read.
     """
     folder = run_dir / "checkpoints"
-    found = newest_readable(folder, pattern=f"{which}-*.ckpt") or newest_readable(folder)
-    if found is None:
+    checkpoint = newest_readable(folder, pattern=f"{which}-*.ckpt") or newest_readable(folder)
+    if checkpoint is None:
         raise ValueError(f"run {run_dir} has no readable checkpoint in checkpoints/")
-    return found
+    return checkpoint

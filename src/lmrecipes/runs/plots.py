@@ -32,9 +32,7 @@ def check_replaceable(path: Path) -> None:
     if path.is_dir():
         raise ValueError(f"{path} is a folder; name another file with --output")
     if path.is_file() and (path.stat().st_size > _LARGEST or _MARK.encode() not in path.read_bytes()):
-        raise ValueError(
-            f"{path} exists and is not a plot by lmrecipes; move it, or name another file with --output"
-        )
+        raise ValueError(f"{path} exists and is not a plot by lmrecipes; move it, or name another file with --output")
 
 
 def read_metrics(run_dir: Path) -> dict[str, list[tuple[int, float]]]:

@@ -35,23 +35,23 @@ def forget() -> None:
         os.environ.pop(RUN_DIR_VARIABLE, None)
 
 
-def new_run_dir(recipe: str, *, root: Path, asked: Path | None = None) -> Path:
+def new_run_dir(recipe: str, *, root: Path, requested: Path | None = None) -> Path:
     """Makes the directory of a new run, the same one in every process of the run.
 
     Args:
         recipe: name of the recipe.
         root: folder of all runs; the run goes to `<root>/<recipe>/<id>`.
-        asked: a directory asked for by name instead; it may exist if it is empty.
+        requested: a directory asked for by name instead; it may exist if it is empty.
 
     Raises:
         ValueError: if the directory cannot be made, or holds a run or anything else already.
     """
-    shared_id = None if asked is not None else sweep_id() or launcher_id()
+    shared_id = None if requested is not None else sweep_id() or launcher_id()
     inherited = os.environ.get(RUN_DIR_VARIABLE)
-    if inherited and asked is None and shared_id is None and not is_main_process():
+    if inherited and requested is None and shared_id is None and not is_main_process():
         return Path(inherited)
-    if asked is not None:
-        directory = asked
+    if requested is not None:
+        directory = requested
     elif shared_id is not None:
         directory = root / recipe / shared_id
     else:
@@ -200,9 +200,9 @@ def results(run_dir: Path) -> list[dict[str, Any]]:
     if not os.path.lexists(path):
         return []
     with suppress(OSError, ValueError):
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if isinstance(found, list) and all(isinstance(one, dict) and "metrics" in one for one in found):
-            return found
+        results = json.loads(path.read_text(encoding="utf-8"))
+        if isinstance(results, list) and all(isinstance(one, dict) and "metrics" in one for one in results):
+            return results
     raise ValueError(f"{path} is not a list of results; move it")
 
 

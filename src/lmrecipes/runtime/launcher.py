@@ -27,9 +27,9 @@ def check_rank(rank: int) -> None:
     """
     if rank == 0 and not is_main_process():
         names = [name for name in _RANKS if os.environ.get(name, "0") != "0"]
-        told = " and ".join(f"{name}={os.environ[name]}" for name in names)
+        variables = " and ".join(f"{name}={os.environ[name]}" for name in names)
         raise ValueError(
-            f"the environment has {told}, but a run with these trainer.devices and trainer.num_nodes has no such "
+            f"the environment has {variables}, but a run with these trainer.devices and trainer.num_nodes has no such "
             f"process; unset {' and '.join(names)}, or set trainer.devices to the number of processes that are launched"
         )
 

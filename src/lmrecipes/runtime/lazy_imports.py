@@ -66,8 +66,8 @@ class _Finder:
         return None
 
     def _found(self, name: str, path: Sequence[str] | None, target: ModuleType | None) -> ModuleSpec | None:
-        found = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
-        return next((spec for spec in found if spec is not None), None)
+        specs = (finder.find_spec(name, path, target) for finder in sys.meta_path if finder is not self)
+        return next((spec for spec in specs if spec is not None), None)
 
 
 class _There:

@@ -105,8 +105,10 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
                 f"{_divisors(world_size)} would"
             )
         data = world_size // tensor
-        asked = {"all": data, "node": max(devices_per_node // tensor, 1)}.get(str(self._asked_shard), self._asked_shard)
-        shard_size = int(asked)
+        requested = {"all": data, "node": max(devices_per_node // tensor, 1)}.get(
+            str(self._asked_shard), self._asked_shard
+        )
+        shard_size = int(requested)
         if shard_size < 1 or data % shard_size:
             raise ValueError(
                 f"trainer.strategy's shard_size is {shard_size} and does not divide the {data} data-parallel ranks; "
@@ -216,10 +218,10 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
         self.finish_saving()
         path = Path(self.broadcast(str(checkpoint_path)))
         assert self.lightning_module is not None
-        own = distinct(self.lightning_module)
+        parameters = distinct(self.lightning_module)
         if path.is_dir():
             sizes = sharded.sizes(path)
-            targets = {f"{WEIGHTS}{name}": value for name, value in own.items()}
+            targets = {f"{WEIGHTS}{name}": value for name, value in parameters.items()}
             for optimizer in self.optimizers:
                 targets |= self._empty_states(optimizer, sizes)
             check_names(path, _shapes(targets), {name: size for name, (size, _) in sizes.items()})
@@ -227,8 +229,8 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
             return sharded.read_rest(path)
         checkpoint = load_checkpoint(path)
         weights = checkpoint.pop("state_dict")
-        check_names(path, _shapes(own), _shapes(weights))
-        for name, value in own.items():
+        check_names(path, _shapes(parameters), _shapes(weights))
+        for name, value in parameters.items():
             sharded.fill(value, weights[name])
         saved = zip(checkpoint.pop("optimizer_states", []), checkpoint.get("optimizer_parameters", []), strict=False)
         for optimizer, (state, names) in zip(self.optimizers, saved, strict=False):

@@ -102,7 +102,7 @@ def shard(network: nn.Module, plan: ParallelPlan, mesh: DeviceMesh, **settings: 
         register_fsdp_forward_method(network, entry)
 
 
-def synchronize_gradients(network: nn.Module, wanted: bool) -> None:
+def synchronize_gradients(network: nn.Module, enabled: bool) -> None:
     """Whether the backward pass brings gradients together: not before the last pass of an accumulated step."""
     if isinstance(network, FSDPModule):
-        network.set_requires_gradient_sync(wanted)
+        network.set_requires_gradient_sync(enabled)

@@ -138,9 +138,9 @@ class ShardedCheckpoints:
         """Writes the state as a folder, to which every process adds its part."""
         states = {name: state for one in checkpoint.pop("optimizer_states", []) for name, state in one.items()}
         module = self.lightning_module
-        own = distinct(module)
+        parameters = distinct(module)
         saved = checkpoint.pop("state_dict")
-        tensors = {f"{WEIGHTS}{name}": saved[name] for name in own if name in saved}
+        tensors = {f"{WEIGHTS}{name}": saved[name] for name in parameters if name in saved}
         for name, state in states.items():
             tensors |= {f"{STATES}{name}.{key}": value for key, value in state.items()}
         rest = {**checkpoint, ALIASES: aliases(module)}
@@ -192,16 +192,16 @@ def aliases(module: nn.Module) -> dict[str, str]:
     return {name: first for name, value in named if (first := taken.setdefault(id(value), name)) != name}
 
 
-def check_names(path: Path, wanted: Mapping[str, torch.Size], found: Mapping[str, torch.Size]) -> None:
+def check_names(path: Path, expected: Mapping[str, torch.Size], saved: Mapping[str, torch.Size]) -> None:
     """Compares what a model needs with what a checkpoint has.
 
     Raises:
         ValueError: naming what is missing or of another shape.
     """
-    for name, size in wanted.items():
-        if name not in found:
+    for name, size in expected.items():
+        if name not in saved:
             raise ValueError(f"checkpoint {path} lacks {name}: it belongs to another model or optimizer")
-        if tuple(found[name]) != tuple(size):
+        if tuple(saved[name]) != tuple(size):
             raise ValueError(
-                f"checkpoint {path} has {name} with shape {tuple(found[name])}, but this model's is {tuple(size)}"
+                f"checkpoint {path} has {name} with shape {tuple(saved[name])}, but this model's is {tuple(size)}"
             )

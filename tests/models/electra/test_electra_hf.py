@@ -77,7 +77,7 @@ def test_a_folder_of_another_kind_is_refused_in_one_line(network, tmp_path):
     swapped = hf.Pretrained(discriminator=str(paths[1]), generator=str(paths[0]))
     with pytest.raises(ValueError, match=r"model.pretrained.generator .*hidden_size"):
         hf.load_pretraining(Electra(small_config()), swapped)
-    with pytest.raises(ValueError, match=r"model.pretrained nowhere/at/all cannot be taken"):
+    with pytest.raises(ValueError, match=r"model.pretrained nowhere/at/all cannot be used"):
         hf.load_reader(ElectraReader(ReaderConfig(**READER)), "nowhere/at/all")
 
 

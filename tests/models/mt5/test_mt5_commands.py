@@ -61,9 +61,9 @@ def test_questions_are_answered(runs, capsys):
         ("blanks", ["--question=Who?", "--context=Ada."], "--question is for a model that answers questions"),
         ("reader", ["--question=Who?", "--text=Ada"], "--question and --text are both given"),
         ("reader", ["--question=Who?"], "--context is missing"),
-        ("blanks", ["--text=<mask>"], "the text has no token beside its blanks"),
+        ("blanks", ["--text=<mask>"], "the text has nothing but blanks"),
         ("reader", ["--question=Who?", "--context=Ada.", "--temperature=-1"], "error: --temperature is -1.0; it must"),
-        ("blanks", ["--text=a <mask>", "--top_k=5"], "error: --top_k is 5, but at temperature 0 no token is drawn"),
+        ("blanks", ["--text=a <mask>", "--top_k=5"], "error: --top_k is 5, but temperature 0 decodes greedily"),
     ],
 )
 def test_what_cannot_be_written_is_said(runs, capsys, run, options, message):

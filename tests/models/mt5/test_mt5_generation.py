@@ -106,7 +106,7 @@ def test_texts_that_have_ended_are_computed_no_further():
     ("settings", "message"),
     [
         ({"beams": 0}, "model.decoding.beams is 0; it must be 1 or more"),
-        ({"beams": 3, "temperature": 0.5}, "beam search draws nothing"),
+        ({"beams": 3, "temperature": 0.5}, "beam search does not sample"),
         ({"top_k": 5}, "top_k is 5, but temperature 0 decodes greedily; set temperature to 1"),
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
     ],

@@ -143,7 +143,7 @@ def test_a_blank_is_filled_in_the_published_shape(learned):
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("<mask>", "no token beside its blanks"), ("a" + "<mask>" * 101, "has 101 blanks")]
+    ("text", "message"), [("<mask>", "nothing but blanks"), ("a" + "<mask>" * 101, "has 101 blanks")]
 )
 def test_texts_that_cannot_be_filled_are_refused(text, message):
     with pytest.raises(ValueError, match=message):
@@ -210,7 +210,9 @@ def test_a_base_that_is_nowhere_else_is_saved_and_warned_of(tmp_path):
 
 def test_a_base_that_is_gone_is_named(tmp_path):
     made = module(tuning=Tuning(kind="lora", base=str(tmp_path / "gone.ckpt")))
-    with pytest.raises(ValueError, match=r"gone\.ckpt no longer exists; give the base's checkpoint with --model\.tuning\.base"):
+    with pytest.raises(
+        ValueError, match=r"gone\.ckpt no longer exists; give the base's checkpoint with --model\.tuning\.base"
+    ):
         trainer(tmp_path).fit(made, datamodule=Pairs())
 
 
@@ -222,5 +224,5 @@ def test_googles_settings_are_taken(tmp_path):
 
 def test_a_folder_that_is_not_there_is_named(tmp_path):
     config = MT5Config(**{**SMALL, **GOOGLE})
-    with pytest.raises(ValueError, match=r"model\.pretrained .*gone cannot be taken: no such folder"):
+    with pytest.raises(ValueError, match=r"model\.pretrained .*gone cannot be used: no such folder"):
         load_published(MT5(config), str(tmp_path / "gone"))

@@ -176,7 +176,7 @@ def test_sizes_that_cannot_be_are_refused(settings, message):
 
 
 def test_rows_longer_than_the_table_of_positions_are_refused():
-    with pytest.raises(ValueError, match=r"rows of 65 tokens are longer than model\.config\.max_positions, 64"):
+    with pytest.raises(ValueError, match=r"sequences of 65 tokens are longer than model\.config\.max_positions, 64"):
         small_network()(**inputs_of(pair_batch([[(65, 3)]])))
 
 

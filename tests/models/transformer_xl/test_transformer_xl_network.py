@@ -143,7 +143,7 @@ def test_mixed_precision_stays_close_and_trains(dtype):
     ("changes", "message"),
     [
         ({"cutoffs": [10, 60]}, r"model.config.cutoffs is \[10, 60\], beyond the vocabulary of 50"),
-        ({"cutoffs": [25, 10]}, "must be positive and ascend"),
+        ({"cutoffs": [25, 10]}, "must be positive and increasing"),
         ({"d_model": 15}, "model.config.d_model is 15; it must be even"),
         ({"dropout": 1.0}, "model.config.dropout is 1.0"),
         ({"n_heads": 0}, "model.config.n_heads is 0"),

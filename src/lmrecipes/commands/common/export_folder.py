@@ -27,18 +27,18 @@ def exporting(folder: Path, form: str) -> Iterator[Path]:
         ValueError: if the folder cannot be written to or holds no export but other files, before anything is written;
             or if it has other files of the same names, before any of them is replaced.
     """
-    made = Ledger()
+    ledger = Ledger()
     try:
-        made.make_folder(folder)
+        ledger.make_folder(folder)
         earlier = _read(folder)
         if earlier is None:
             # Claim the folder before writing, in case this process is killed.
-            made.write_new(folder / MANIFEST, _content({}))
+            ledger.write_new(folder / MANIFEST, _content({}))
         part = folder / _PART
         discard(part)
         part.mkdir()
     except OSError as error:
-        made.undo()
+        ledger.undo()
         raise ValueError(f"{folder} cannot be written to ({error.strerror}); name another with --output") from error
     try:
         yield part
@@ -46,7 +46,7 @@ def exporting(folder: Path, form: str) -> Iterator[Path]:
         _check_free(folder, files, earlier or {})
     except BaseException as error:
         discard(part)
-        made.undo()
+        ledger.undo()
         if isinstance(error, ValueError):
             raise ValueError(str(error).replace(str(part), str(folder))) from error
         raise
@@ -67,9 +67,9 @@ def _read(folder: Path) -> dict[str, list[str]] | None:
     if not any(folder.iterdir()):
         return None
     with suppress(FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-        found = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-        if "lmrecipes" in found:
-            return {form: [name for name in names if _is_inside(name)] for form, names in found["files"].items()}
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        if "lmrecipes" in manifest:
+            return {form: [name for name in names if _is_inside(name)] for form, names in manifest["files"].items()}
     raise ValueError(f"{folder} is not empty and holds no earlier export; name a new or an empty folder with --output")
 
 

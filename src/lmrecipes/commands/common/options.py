@@ -19,4 +19,6 @@ def add_text(parser: LightningArgumentParser) -> None:
 
 def add_exported(parser: LightningArgumentParser) -> None:
     """Exported programs in place of the network."""
-    parser.add_argument("--exported", type=str | None, help="Folder of exported programs to use instead of the network.")
+    parser.add_argument(
+        "--exported", type=str | None, help="Folder of exported programs to use instead of the network."
+    )

@@ -184,7 +184,7 @@ def _decoded(path: Path, start: int, end: int, key: str | None, flaws: Flaws) ->
             if path.suffix not in PACKED:
                 raise
             problem = (
-                f"{path} is damaged or cut short at byte {place:,} of its text ({error}); copy or download it again"
+                f"{path} is damaged or truncated at byte {place:,} of its text ({error}); copy or download it again"
             )
             flaws.wrong("file cut short", problem)
 

@@ -49,8 +49,8 @@ class Decoding:
             )
         if self.beams > 1 and self.temperature:
             raise ValueError(
-                f"model.decoding has beams {self.beams} and temperature {self.temperature}; beam search does not sample: "
-                f"set temperature to 0, or beams to 1"
+                f"model.decoding has beams {self.beams} and temperature {self.temperature}; beam search "
+                f"does not sample: set temperature to 0, or beams to 1"
             )
 
 

@@ -65,21 +65,21 @@ class _VocabularyLoss(torch.autograd.Function):
             d_bias = torch.zeros(len(weight), dtype=torch.float32, device=x.device) if needs_bias else None
             for start in range(0, len(x), rows):
                 part = slice(start, start + rows)
-                wanted = targets[part]
-                counts = wanted != IGNORED
-                index = wanted.clamp(min=0)[:, None]
+                labels = targets[part]
+                counts = labels != IGNORED
+                index = labels.clamp(min=0)[:, None]
                 logits = product(x[part], table).float()
                 if bias is not None:
                     logits += bias
-                own = logits.gather(1, index).squeeze(1)
+                label_logits = logits.gather(1, index).squeeze(1)
                 if not (needs_hidden or needs_weight or needs_bias):
-                    losses[part] = (logits.logsumexp(-1) - own) * counts
+                    losses[part] = (logits.logsumexp(-1) - label_logits) * counts
                     continue
                 # The log-normalizer from the maximum logit and its log-probability.
                 likeliest = logits.amax(-1)
                 grad = logits.softmax(-1)
                 del logits
-                losses[part] = (likeliest - grad.amax(-1).log() - own) * counts
+                losses[part] = (likeliest - grad.amax(-1).log() - label_logits) * counts
                 grad.scatter_add_(1, index, grad.new_full((1, 1), -1).expand_as(index))
                 # Mask uncounted rows on the short gradient, not on the logits.
                 real = counts[:, None].to(dtype)

@@ -147,12 +147,12 @@ def load_base(network: nn.Module, path: str) -> None:
     Raises:
         ValueError: if it is gone, or of another network.
     """
-    given = f"model.tuning.base {path}"
+    source = f"model.tuning.base {path}"
     if not Path(path).exists():
-        raise ValueError(f"{given} no longer exists; give the base's checkpoint with --model.tuning.base")
-    found = load_checkpoint(Path(path))["state_dict"]
-    weights = {name.removeprefix(_PREFIX): value for name, value in found.items() if name.startswith(_PREFIX)}
-    check_weights(weights, network.state_dict(), given)
+        raise ValueError(f"{source} no longer exists; give the base's checkpoint with --model.tuning.base")
+    state = load_checkpoint(Path(path))["state_dict"]
+    weights = {name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)}
+    check_weights(weights, network.state_dict(), source)
     network.load_state_dict(weights)
 
 

@@ -56,15 +56,15 @@ def load_pretraining(network: Electra, pretrained: Pretrained) -> None:
     }
     sizes = {**_SIZES, "generator_size": "hidden_size", "generator_layers": "num_hidden_layers"}
     sizes["generator_d_head"] = "num_attention_heads"
-    found = _read(transformers().ElectraForMaskedLM, pretrained.generator, "generator", generator, sizes)
-    weights = found.electra.state_dict()
+    state = _read(transformers().ElectraForMaskedLM, pretrained.generator, "generator", generator, sizes)
+    weights = state.electra.state_dict()
     network.generator.load_state_dict({k: v for k, v in weights.items() if not k.startswith("embeddings.")})
-    network.generator_head.load_state_dict(found.generator_predictions.state_dict())
+    network.generator_head.load_state_dict(state.generator_predictions.state_dict())
     with torch.no_grad():
-        network.generator_bias.copy_(found.generator_lm_head.bias)
-    found = _read(transformers().ElectraForPreTraining, pretrained.discriminator, "discriminator", _sizes(config))
-    network.discriminator.load_state_dict(found.electra.state_dict())
-    network.discriminator_head.load_state_dict(found.discriminator_predictions.state_dict())
+        network.generator_bias.copy_(state.generator_lm_head.bias)
+    state = _read(transformers().ElectraForPreTraining, pretrained.discriminator, "discriminator", _sizes(config))
+    network.discriminator.load_state_dict(state.electra.state_dict())
+    network.discriminator_head.load_state_dict(state.discriminator_predictions.state_dict())
 
 
 def load_reader(network: ElectraReader, name: str) -> None:
@@ -73,10 +73,10 @@ def load_reader(network: ElectraReader, name: str) -> None:
     Raises:
         ValueError: if the folder cannot be read, or is of another size.
     """
-    found = _read(transformers().ElectraForQuestionAnswering, name, None, _sizes(network.config), head="qa_outputs.")
-    network.electra.load_state_dict(found.electra.state_dict())
-    if isinstance(network.head, SimpleHead) and not found.lmrecipes_new_head:
-        network.head.outputs.load_state_dict(found.qa_outputs.state_dict())
+    state = _read(transformers().ElectraForQuestionAnswering, name, None, _sizes(network.config), head="qa_outputs.")
+    network.electra.load_state_dict(state.electra.state_dict())
+    if isinstance(network.head, SimpleHead) and not state.lmrecipes_new_head:
+        network.head.outputs.load_state_dict(state.qa_outputs.state_dict())
 
 
 def _sizes(config: EncoderConfig) -> dict[str, int]:
@@ -101,7 +101,7 @@ def _read(
         theirs: transformers' names of these.
         head: how names of parameters begin that may be missing.
     """
-    given = f"model.pretrained{f'.{field}' if field else ''} {name}"
+    source = f"model.pretrained{f'.{field}' if field else ''} {name}"
     try:
         with quietly():
             published = transformers().ElectraConfig.from_pretrained(name)
@@ -115,10 +115,10 @@ def _read(
             found, about = kind.from_pretrained(name, output_loading_info=True)
     except (OSError, ValueError, RuntimeError) as error:
         reason = str(error).split("\n")[0]
-        raise ValueError(f"{given} cannot be used: {reason}") from error
+        raise ValueError(f"{source} cannot be used: {reason}") from error
     missing = [parameter for parameter in about["missing_keys"] if not parameter.startswith(head)]
     if missing:
-        raise ValueError(f"{given} lacks {min(missing)}: it is no {kind.__name__}")
+        raise ValueError(f"{source} lacks {min(missing)}: it is no {kind.__name__}")
     found.lmrecipes_new_head = bool(about["missing_keys"])
     return found
 
@@ -144,12 +144,12 @@ def write_pretraining(network: Electra, folder: Path, vocabulary: Any) -> list[P
     types = torch.zeros_like(ids)
     with torch.no_grad():
         embedded = embed(network.discriminator, packing.pack(ids), packing.pack(types), packing)
-        own = packing.pad(network.discriminator_head(encode(network.discriminator, embedded, packing)))
+        expected = packing.pad(network.discriminator_head(encode(network.discriminator, embedded, packing)))
         table = network.discriminator.embeddings.word_embeddings.weight
         hidden = network.generator_head(encode(network.generator, embedded, packing))
         logits = packing.pad(hidden @ table.t() + network.generator_bias)
     paths = [folder / "discriminator", folder / "generator"]
-    _write(discriminator, paths[0], vocabulary, config, "AutoModelForPreTraining", ids, [("logits", own)])
+    _write(discriminator, paths[0], vocabulary, config, "AutoModelForPreTraining", ids, [("logits", expected)])
     _write(generator, paths[1], vocabulary, config, "AutoModelForMaskedLM", ids, [("logits", logits)])
     return paths
 
@@ -169,13 +169,13 @@ def write_reader(network: ElectraReader, folder: Path, vocabulary: Any) -> list[
         raise ValueError(
             f"--format hf: transformers has no model with the joint head {config.head}; --format state_dict writes it"
         )
-    found = transformers().ElectraForQuestionAnswering(config.transformers())
-    found.electra.load_state_dict(network.electra.state_dict())
-    found.qa_outputs.load_state_dict(network.head.outputs.state_dict())
+    exported = transformers().ElectraForQuestionAnswering(config.transformers())
+    exported.electra.load_state_dict(network.electra.state_dict())
+    exported.qa_outputs.load_state_dict(network.head.outputs.state_dict())
     with torch.no_grad():
         start, end = network.head.logits(hidden, torch.ones_like(ids, dtype=torch.bool))
-    wanted = [("start_logits", start), ("end_logits", end)]
-    _write(found, folder, vocabulary, config, "AutoModelForQuestionAnswering", ids, wanted)
+    expected = [("start_logits", start), ("end_logits", end)]
+    _write(exported, folder, vocabulary, config, "AutoModelForQuestionAnswering", ids, expected)
     return [folder]
 
 
@@ -197,7 +197,7 @@ def _write(
     config: EncoderConfig,
     kind: str,
     ids: Tensor,
-    wanted: list[tuple[str, Tensor]],
+    expected: list[tuple[str, Tensor]],
 ) -> None:
     if not hasattr(vocabulary, "fast"):
         raise ValueError(f"--format hf needs a WordPiece vocabulary, and the run's is of kind {vocabulary.kind}")
@@ -209,6 +209,6 @@ def _write(
         again = getattr(transformers(), kind).from_pretrained(folder).eval()
     with torch.no_grad():
         out = again(input_ids=ids)
-    for name, value in wanted:
+    for name, value in expected:
         if not torch.allclose(out[name].float(), value.float(), atol=1e-3, rtol=1e-3):
             raise ValueError(f"what transformers loads from {folder} does not compute what the run's network does")

@@ -65,23 +65,23 @@ class ElectraReaderModule(RecipeModule):
         if self._pretrained is not None and is_fresh_start(self):
             hf.load_reader(self.network, self._pretrained)
 
-    def select_weights(self, found: Mapping[str, Tensor], given: str) -> dict[str, Tensor]:
+    def select_weights(self, weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
         """The weights to begin with of another run: a pretrained discriminator's encoder, or all of a reader.
 
         Args:
-            found: the other run's weights.
-            given: what the user gave, for messages.
+            weights: the other run's weights.
+            source: what the user gave, for messages.
 
         Raises:
             ValueError: if they are of neither, or of another size.
         """
-        own = own_weights(self)
+        expected = own_weights(self)
         theirs, ours = "network.discriminator.", "network.electra."
-        if any(name.startswith(theirs) for name in found):
-            own = {name: value for name, value in own.items() if name.startswith(ours)}
-            found = {ours + name.removeprefix(theirs): v for name, v in found.items() if name.startswith(theirs)}
-        check_weights(found, own, given)
-        return dict(found)
+        if any(name.startswith(theirs) for name in weights):
+            expected = {name: value for name, value in expected.items() if name.startswith(ours)}
+            weights = {ours + name.removeprefix(theirs): v for name, v in weights.items() if name.startswith(theirs)}
+        check_weights(weights, expected, source)
+        return dict(weights)
 
     def _run(self, batch: SpanBatch, split: str) -> Any:
         out = self.network(**{name: value for name, value in batch._asdict().items() if name != "windows"})

@@ -66,25 +66,25 @@ def load_published(network: MT5, name: str) -> None:
     Raises:
         ValueError: if it cannot be read, or is of another kind or size.
     """
-    config, given = network.config, f"model.pretrained {name}"
+    config, source = network.config, f"model.pretrained {name}"
     if not config.is_google or config.positions != "relative":
         raise ValueError(
-            f"{given} is Google's mT5, but model.config.family is {config.family} with {config.positions} positions; "
+            f"{source} is Google's mT5, but model.config.family is {config.family} with {config.positions} positions; "
             f"set family google and positions relative"
         )
     try:
-        found = _weights_of(_check(config, _folder(name)))
+        published = _weights_of(_check(config, _folder(name)))
     except (OSError, ValueError, KeyError) as error:
         reason = str(error).split("\n")[0]
-        raise ValueError(f"{given} cannot be used: {reason}") from error
-    own = network.state_dict()
+        raise ValueError(f"{source} cannot be used: {reason}") from error
+    state = network.state_dict()
     for ours, theirs in published_names(config):
-        if theirs not in found:
-            raise ValueError(f"{given} lacks {theirs}: it is not an mT5 with an untied output embedding")
-        value = _turned(ours, found[theirs])
-        if value.shape != own[ours].shape:
-            raise ValueError(f"{given}: {theirs} has shape {tuple(value.shape)}, not {tuple(own[ours].shape)}")
-        own[ours].copy_(value)
+        if theirs not in published:
+            raise ValueError(f"{source} lacks {theirs}: it is not an mT5 with an untied output embedding")
+        value = _turned(ours, published[theirs])
+        if value.shape != state[ours].shape:
+            raise ValueError(f"{source}: {theirs} has shape {tuple(value.shape)}, not {tuple(state[ours].shape)}")
+        state[ours].copy_(value)
 
 
 def _folder(name: str) -> Path:
@@ -156,8 +156,10 @@ def write_published(network: MT5, folder: Path, vocabulary: Any) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     # transformers sets this flag regardless; the weights are not tied.
     (folder / "config.json").write_text(json.dumps({**about, "tie_word_embeddings": False}, indent=2) + "\n")
-    own = merged(network)
-    weights = {theirs: _turned(ours, own[ours]).detach().cpu().contiguous() for ours, theirs in published_names(config)}
+    state = merged(network)
+    weights = {
+        theirs: _turned(ours, state[ours]).detach().cpu().contiguous() for ours, theirs in published_names(config)
+    }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     if hasattr(vocabulary, "write_published"):
         vocabulary.write_published(folder)

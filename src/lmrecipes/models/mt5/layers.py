@@ -158,8 +158,10 @@ class DecoderLayer(nn.Module):
             cache: what is kept from token to token.
         """
         normed = self.attention_norm(x)
-        own = self.attention.keys_and_values(normed)
-        x = x + self.dropout(self.attention(normed, own if cache is None else cache.grow(own), mask))
+        keys_and_values = self.attention.keys_and_values(normed)
+        x = x + self.dropout(
+            self.attention(normed, keys_and_values if cache is None else cache.grow(keys_and_values), mask)
+        )
         if cache is None or not cache.of_input:
             assert encoded is not None
             of_input = self.input_attention.keys_and_values(encoded)

@@ -130,21 +130,21 @@ class MT5Module(RecipeModule):
             )
         tune(self.network, tuning, has_base=has_base)
 
-    def select_weights(self, found: Mapping[str, Tensor], given: str) -> dict[str, Tensor]:
+    def select_weights(self, weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
         """The weights to begin with of another run: all of them, or none where they are the base already.
 
         Args:
-            found: the other run's weights.
-            given: what the user gave, for messages.
+            weights: the other run's weights.
+            source: what the user gave, for messages.
 
         Raises:
             ValueError: if they are of another network.
         """
-        own = own_weights(self)
-        if self._tuning.in_part and not own.keys() & found.keys():
+        expected = own_weights(self)
+        if self._tuning.in_part and not expected.keys() & weights.keys():
             return {}
-        check_weights(found, own, given)
-        return dict(found)
+        check_weights(weights, expected, source)
+        return dict(weights)
 
     @staticmethod
     def check_precision(precision: str) -> None:

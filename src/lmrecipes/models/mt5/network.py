@@ -192,8 +192,8 @@ class MT5(nn.Module):
     def _check(self, length: int) -> None:
         if self.config.positions == "learned" and length > self.config.max_positions:
             raise ValueError(
-                f"sequences of {length} tokens are longer than model.config.max_positions, {self.config.max_positions}; "
-                f"make batch.seq_len and texts to generate shorter"
+                f"sequences of {length} tokens are longer than model.config.max_positions, "
+                f"{self.config.max_positions}; reduce batch.seq_len, or generate shorter texts"
             )
 
     def logits(self, hidden: Tensor) -> Tensor:

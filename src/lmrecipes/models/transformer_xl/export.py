@@ -49,10 +49,10 @@ def export(network: TransformerXL, plan: Segmenting, folder: Path, form: str) ->
     Raises:
         ValueError: if they cannot be made, or compute something else.
     """
-    made = programs(network, plan)
-    write_programs(made, folder, form, settings_of(plan))
+    written = programs(network, plan)
+    write_programs(written, folder, form, settings_of(plan))
     loaded = ExportedTransformerXL(folder)
-    for program in made.values():
+    for program in written.values():
         with torch.no_grad():
             check_outputs(loaded(*program.example), program.network(*program.example), folder)
 
@@ -76,11 +76,11 @@ def programs(network: TransformerXL, plan: Segmenting) -> dict[str, Program]:
     likelihood = _Likelihood(network, plan).eval()
     batch, length, memory_length = Dim.DYNAMIC, Dim.DYNAMIC, Dim.DYNAMIC
     of_tokens = {0: batch, 1: length}
-    made = {BEGIN: Program(network=likelihood, example=(tokens, targets), dynamic=(of_tokens, of_tokens))}
+    programs_by_name = {BEGIN: Program(network=likelihood, example=(tokens, targets), dynamic=(of_tokens, of_tokens))}
     if memory:
         dynamic = (of_tokens, of_tokens, [{0: batch, 1: memory_length} for _ in memory])
-        made[GO_ON] = Program(network=likelihood, example=(tokens, targets, memory), dynamic=dynamic)
-    return made
+        programs_by_name[GO_ON] = Program(network=likelihood, example=(tokens, targets, memory), dynamic=dynamic)
+    return programs_by_name
 
 
 class ExportedTransformerXL(nn.Module):

@@ -1,0 +1,53 @@
+"""What recipe files hold, before LightningCLI parses them: groups checked by name, options collected."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from lmrecipes.config import catalog
+from lmrecipes.config.arguments import value_of
+from lmrecipes.config.errors import ConfigError, unknown_key
+
+GROUPS = {"seed_everything", "trainer", "model", "data", "batch", "published"}
+"""Keys allowed at the top level of a recipe."""
+
+
+def check_groups(files: Sequence[Path], present: set[str]) -> None:
+    """Refuses unknown and missing groups by name, before what follows from them is complained about.
+
+    Args:
+        files: the configuration files.
+        present: groups that options on the command line belong to.
+    """
+    for path in files:
+        content = catalog.read_yaml(path)
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path} is not a recipe: it holds {type(content).__name__}, not keys and values")
+        if "config" in content:
+            raise ConfigError(f"{path}: a recipe cannot include another by `config:`; give a second --config")
+        for key in content:
+            if key not in GROUPS:
+                raise ConfigError(f"{path}: {unknown_key(str(key), GROUPS)}")
+        for key in ("trainer", "batch", "model", "data"):
+            value = content.get(key, {})
+            if not isinstance(value, dict | str if key in ("model", "data") else dict):
+                raise ConfigError(f"{path}: {key} is {value!r}; it must be a group of keys and values")
+        present.update(content)
+    for key in ("model", "data", "batch"):
+        if files and key not in present:
+            raise ConfigError(f"{files[0]} has no {key} group; see a shipped recipe (`lmrecipes list`) for one")
+
+
+def written_groups(files: Sequence[Path], argv: Sequence[str]) -> dict[str, Any]:
+    """What files say, and the files that they or the command line name for a group."""
+    groups: dict[str, Any] = {}
+    for path in files:
+        content = catalog.read_yaml(path) or {}
+        groups |= {key: path.parent / value if isinstance(value, str) else value for key, value in content.items()}
+    for key in ("model", "data"):
+        groups |= {key: Path(value)} if (value := value_of(argv, f"--{key}")) else {}
+        if isinstance(named := groups.get(key), Path):
+            groups[key] = catalog.read_yaml(named) if named.is_file() else {}
+    return groups

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,8 +17,10 @@ class GroupLoss(ExactSums):
     totals: Tensor
     counts: Tensor
 
-    def __init__(self, n_groups: int, **kwargs: Any) -> None:
+    def __init__(self, names: Sequence[str], **kwargs: Any) -> None:
+        """One group for each name."""
         super().__init__(**kwargs)
+        self.names, n_groups = tuple(names), len(names)
         self.add_state("totals", torch.zeros(n_groups, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("counts", torch.zeros(n_groups, dtype=torch.float64), dist_reduce_fx="sum")
 
@@ -27,7 +30,7 @@ class GroupLoss(ExactSums):
         Args:
             nll: (rows, length).
             counted: which tokens count, bool (rows, length).
-            groups: group of each row, int64 (rows,); one of no group counts nowhere.
+            groups: group of each row, int64 (rows,); rows whose number is no group's are ignored.
         """
         known = (groups >= 0) & (groups < len(self.totals))
         counted = counted & known[:, None]
@@ -36,5 +39,9 @@ class GroupLoss(ExactSums):
         self.counts.index_add_(0, groups, counted.sum(1, dtype=torch.float64))
 
     def compute(self) -> Tensor:
-        """Mean of each group; nan for one without tokens."""
+        """Mean of each group, in the order of the names; nan for one without tokens."""
         return self.totals / self.counts
+
+    def by_name(self) -> dict[str, Tensor]:
+        """Mean of each group that has tokens."""
+        return {name: loss for name, loss in zip(self.names, self.compute(), strict=True) if not loss.isnan()}

@@ -14,6 +14,7 @@ from torchmetrics import Metric
 
 from lmrecipes.batches import BatchPlan
 from lmrecipes.metrics.perplexity import TokenLoss
+from lmrecipes.models.common.protocols import ChecksPrecision
 from lmrecipes.models.common.vocab_size import corpus_of, with_vocabulary
 from lmrecipes.optim import GroupSettings, Schedule, StepSchedule, build_optimizer, parameter_groups
 from lmrecipes.trainer_state import completes_step, is_sanity_check, logs_step
@@ -104,10 +105,20 @@ class RecipeModule(LightningModule):
         """The metric of this name, of one split."""
         return self._metrics_by_split[f"{split}_{name}"]
 
+    def has_metric(self, split: str, name: str) -> bool:
+        """Whether a split has a metric of this name."""
+        return f"{split}_{name}" in self._metrics_by_split
+
     def configure_model(self) -> None:
-        """Builds the network, for the corpus's vocabulary where the recipe leaves its size open."""
+        """Builds the network, for the corpus's vocabulary where the recipe leaves its size open.
+
+        Raises:
+            ValueError: for a precision or a vocabulary that does not fit.
+        """
         if hasattr(self, "network"):
             return
+        if isinstance(self, ChecksPrecision) and (self._trainer or self._fabric):
+            self.check_precision(str(self.trainer.precision))
         self.config = with_vocabulary(self.config, corpus_of(self))
         self.network = self.build()
         self.initialize()

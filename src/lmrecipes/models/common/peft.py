@@ -1,9 +1,10 @@
-"""Parameter-efficient fine-tuning: prompts, p-tuning and LoRA on a frozen base; or full fine-tuning."""
+"""Parameter-efficient fine-tuning: prompt tuning, p-tuning and LoRA on a frozen base; or full fine-tuning."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from lmrecipes.checkpoints.io import load_checkpoint
 from lmrecipes.checkpoints.weights import check_weights
 from lmrecipes.config.validation import at_least
 from lmrecipes.models.common.linear import Linear, linear
+from lmrecipes.models.common.parallel_plan import ParallelPlan
 
 _PREFIX = "network."
 # Prompts are initialized from the embeddings of the most frequent tokens (Lester et al. 2021).
@@ -98,6 +100,54 @@ class LoraLinear(Linear):
     def forward(self, x: Tensor) -> Tensor:
         """(..., in_features) to (..., out_features)."""
         return super().forward(x) + linear(linear(x, self.down), self.up) * self.scale
+
+
+def initialize(network: nn.Module, tuning: Tuning, load_published: Callable[[], None] | None, *, fresh: bool) -> None:
+    """Loads the weights that the recipe names into a new network, then freezes all but the adapter.
+
+    Args:
+        network: just built.
+        tuning: what is trained.
+        load_published: loads published weights into the network; None if the recipe names none.
+        fresh: whether training starts here. Otherwise a checkpoint is loaded next, which lacks a frozen base only.
+    """
+    if load_published is not None and (fresh or tuning.in_part):
+        load_published()
+    if tuning.in_part and tuning.base is not None:
+        load_base(network, tuning.base)
+    has_base = load_published is not None or tuning.base is not None
+    if tuning.in_part and not has_base and fresh:
+        warnings.warn(
+            f"model.tuning.kind is {tuning.kind}, but the frozen network has random weights: give a base with "
+            f"--init_from RUN",
+            stacklevel=2,
+        )
+    tune(network, tuning, has_base=has_base)
+
+
+def select_weights(
+    weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str, tuning: Tuning
+) -> dict[str, Tensor]:
+    """Another run's weights to start from: all of them, or none if they are the frozen base, which is loaded already.
+
+    Args:
+        weights: the other run's.
+        expected: the module's, without a frozen base.
+        source: what the user gave, for messages.
+        tuning: what is trained.
+
+    Raises:
+        ValueError: if they are from a different architecture.
+    """
+    if tuning.in_part and not expected.keys() & weights.keys():
+        return {}
+    check_weights(weights, expected, source)
+    return dict(weights)
+
+
+def tuned_plan(plan: ParallelPlan, tuning: Tuning) -> ParallelPlan:
+    """The plan of a tuned network: with LoRA no layer is split, as its matrices are whole."""
+    return replace(plan, split={}) if tuning.kind == "lora" else plan
 
 
 def tune(network: nn.Module, tuning: Tuning, *, has_base: bool) -> None:

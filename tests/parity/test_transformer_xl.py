@@ -5,7 +5,7 @@ import torch
 from naive_transformer_xl import NaiveTransformerXL
 
 from lmrecipes.models.transformer_xl import TransformerXL, TransformerXLConfig
-from lmrecipes.models.transformer_xl.attention import biased_attention, hidden_positions, relative_attention
+from lmrecipes.models.transformer_xl.attention import biased_attention, masked_positions, relative_attention
 
 SIZES = {"vocab_size": 17, "n_layers": 2, "d_model": 8, "n_heads": 2, "d_head": 3, "d_ff": 10, "dropout": 0.0}
 CONFIGS = {
@@ -88,8 +88,8 @@ def test_the_fused_kernel_of_gpus_gives_the_same_attention_and_gradients(same_le
     shapes = [(B, N, T, H), (B, N, M + T, H), (B, N, M + T, H), (N, M + T, H), (N, H), (N, H)]
     ours = [torch.randn(s, dtype=torch.double, requires_grad=True) for s in shapes]
     theirs = [x.detach().clone().requires_grad_() for x in ours]
-    hidden = hidden_positions(T, M, 4, same_length, torch.device("cpu"))
-    a, b = relative_attention(*ours, hidden, 0.0), biased_attention(*theirs, hidden, 0.0)
+    masked = masked_positions(T, M, 4, same_length, torch.device("cpu"))
+    a, b = relative_attention(*ours, masked, 0.0), biased_attention(*theirs, masked, 0.0)
     torch.testing.assert_close(a, b)
     weight = torch.randn_like(a)
     (a * weight).sum().backward()

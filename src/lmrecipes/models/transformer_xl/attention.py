@@ -14,17 +14,17 @@ from torch import Tensor
 from lmrecipes.models.common.dropout import kept, scaled
 
 
-def hidden_positions(T: int, M: int, mem_len: int, same_length: bool, device: torch.device) -> Tensor:
-    """Which of the K = M + T tokens each of T tokens may not see, bool of shape (T, K).
+def masked_positions(T: int, M: int, mem_len: int, same_length: bool, device: torch.device) -> Tensor:
+    """Which of the K = M + T tokens each of T tokens may not attend to: bool (T, K).
 
-    Always the future. With `same_length` also what lies more than mem_len tokens back, so that every token
-    has the same number before it.
+    Always the future; with `same_length` also everything more than mem_len tokens back, so that every token has a
+    context of the same length.
     """
     distance = torch.arange(M, M + T, device=device)[:, None] - torch.arange(M + T, device=device)
-    hidden = distance < 0
+    masked = distance < 0
     if same_length:
-        hidden = hidden | (distance > mem_len)
-    return hidden
+        masked = masked | (distance > mem_len)
+    return masked
 
 
 def relative_shift(scores: Tensor) -> Tensor:
@@ -48,7 +48,7 @@ def relative_attention(
     r_NKH: Tensor,
     content_bias_NH: Tensor,
     position_bias_NH: Tensor,
-    hidden_TK: Tensor,
+    masked_TK: Tensor,
     dropout: float,
 ) -> Tensor:
     """Attends by content and distance: softmax(((q + u) k + shift((q + v) r)) / sqrt(H)) values, (B, N, T, H).
@@ -60,7 +60,7 @@ def relative_attention(
         r_NKH: keys of the distances K - 1 ... 0.
         content_bias_NH: u of the paper.
         position_bias_NH: v of the paper.
-        hidden_TK: what may not be seen.
+        masked_TK: positions that may not be attended to.
         dropout: probability of dropping an attention weight.
     """
     arguments = (
@@ -72,18 +72,18 @@ def relative_attention(
         position_bias_NH.to(q_BNTH.dtype),
     )
     if q_BNTH.is_cuda or torch.compiler.is_compiling():
-        return biased_attention(*arguments, hidden_TK, dropout)
-    out: Tensor = _RelativeAttention.apply(*arguments, hidden_TK, dropout)
+        return biased_attention(*arguments, masked_TK, dropout)
+    out: Tensor = _RelativeAttention.apply(*arguments, masked_TK, dropout)
     return out
 
 
 def biased_attention(
-    q: Tensor, k: Tensor, v: Tensor, r: Tensor, u: Tensor, w: Tensor, hidden: Tensor, p: float
+    q: Tensor, k: Tensor, v: Tensor, r: Tensor, u: Tensor, w: Tensor, masked: Tensor, p: float
 ) -> Tensor:
     """`relative_attention` with torch's fused kernel, the distances entering as its bias."""
     scale = q.shape[-1] ** -0.5
     by_distance = torch.matmul((q + w[:, None]) * scale, r.transpose(-1, -2))
-    bias = relative_shift(by_distance).masked_fill(hidden, -torch.inf)
+    bias = relative_shift(by_distance).masked_fill(masked, -torch.inf)
     return F.scaled_dot_product_attention(q + u[:, None], k, v, attn_mask=bias, dropout_p=p, scale=scale)
 
 
@@ -99,7 +99,7 @@ class _RelativeAttention(torch.autograd.Function):
         r: Tensor,
         u: Tensor,
         w: Tensor,
-        hidden: Tensor,
+        masked: Tensor,
         dropout: float,
     ) -> Tensor:
         (B, N, T, H), K = q.shape, k.shape[2]
@@ -110,7 +110,7 @@ class _RelativeAttention(torch.autograd.Function):
             by_distance = torch.matmul(qw, r.transpose(-1, -2)).contiguous()
             shifted = by_distance.as_strided((B * N, T, K), (T * K, K - 1, 1), T - 1)
             k_, v_ = k.reshape(B * N, K, H), v.reshape(B * N, K, H)
-            scores = torch.baddbmm(shifted, qu, k_.transpose(1, 2)).masked_fill_(hidden, -torch.inf)
+            scores = torch.baddbmm(shifted, qu, k_.transpose(1, 2)).masked_fill_(masked, -torch.inf)
             weights = torch.softmax(scores, dim=-1)
             mask = kept(weights.shape, dropout) if dropout else None
             out = torch.bmm(weights if mask is None else scaled(weights, mask, 1 / (1 - dropout)), v_)
@@ -123,10 +123,10 @@ class _RelativeAttention(torch.autograd.Function):
         qu, qw, k, v, r, weights, mask = ctx.saved_tensors
         (B, N, T, H), K = qw.shape, k.shape[1]
         grad = grad.reshape(B * N, T, H).to(v.dtype)
-        used, d_weights = weights, torch.bmm(grad, v.transpose(1, 2))
+        dropped, d_weights = weights, torch.bmm(grad, v.transpose(1, 2))
         if mask is not None:
-            used, d_weights = (scaled(x, mask, 1 / (1 - ctx.dropout)) for x in (weights, d_weights))
-        d_v = torch.bmm(used.transpose(1, 2), grad)
+            dropped, d_weights = (scaled(x, mask, 1 / (1 - ctx.dropout)) for x in (weights, d_weights))
+        d_v = torch.bmm(dropped.transpose(1, 2), grad)
         d_scores = torch._softmax_backward_data(d_weights, weights, -1, weights.dtype)
         d_qu = torch.bmm(d_scores, k)
         d_k = torch.bmm(d_scores.transpose(1, 2), qu)

@@ -16,8 +16,9 @@ from lmrecipes.models.common.parallel_plan import ParallelPlan
 from lmrecipes.models.common.sampling import PromptBatch, Sampling, continuation, prompt_tokens
 from lmrecipes.models.common.vocab_size import corpus_of
 from lmrecipes.models.transformer_xl import export
+from lmrecipes.models.transformer_xl.config import TransformerXLConfig
 from lmrecipes.models.transformer_xl.memory import StreamMemory
-from lmrecipes.models.transformer_xl.network import TransformerXL, TransformerXLConfig
+from lmrecipes.models.transformer_xl.network import TransformerXL
 from lmrecipes.models.transformer_xl.parallel import parallel_plan
 from lmrecipes.models.transformer_xl.score import score_tokens
 from lmrecipes.models.transformer_xl.tiny import tiny

@@ -6,116 +6,16 @@ Of the published kinds of attention only Transformer-XL's own is here, not the l
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from lmrecipes.config.validation import at_least
 from lmrecipes.models.common.dropout import Dropout
 from lmrecipes.models.common.linear import Linear
-from lmrecipes.models.transformer_xl.adaptive import AdaptiveVocabulary, cluster_bounds
-from lmrecipes.models.transformer_xl.attention import hidden_positions, relative_attention
-
-
-@dataclass(frozen=True, kw_only=True)
-class TransformerXLConfig:
-    """Sizes of a Transformer-XL."""
-
-    n_layers: int
-    """Decoder layers."""
-    d_model: int
-    """Width of the hidden states and of the widest embeddings; even."""
-    n_heads: int
-    """Attention heads."""
-    d_head: int
-    """Width of one head."""
-    d_ff: int
-    """Inner width of the feed-forward layers."""
-    vocab_size: int = 0
-    """Different tokens; 0 takes the prepared corpus's number."""
-    dropout: float = 0.1
-    """Probability of dropping an embedding, position, or output of a sub-layer."""
-    attention_dropout: float = 0.0
-    """Probability of dropping an attention weight."""
-    cutoffs: list[int] = field(default_factory=list)
-    """First tokens of the rarer clusters of the adaptive softmax; empty for a plain softmax."""
-    div_val: int = 1
-    """How many times narrower the vectors of each rarer cluster are than of the one before."""
-    tie_weights: bool = True
-    """Whether embedding and softmax share their tables."""
-    tie_projections: list[bool] = field(default_factory=list)
-    """For each cluster whether embedding and softmax share its projection (div_val above 1); empty shares all."""
-    pre_norm: bool = False
-    """Normalize before each sub-layer instead of after its residual sum."""
-    init_std: float = 0.02
-    """Standard deviation of initial weights."""
-    proj_init_std: float = 0.01
-    """Standard deviation of the initial projections of the adaptive embedding."""
-
-    def __post_init__(self) -> None:
-        """Validate the configuration.
-
-        Raises:
-            ValueError: naming the field, the value and what would work.
-        """
-        at_least(self, "model.config.", n_layers=1, d_model=1, n_heads=1, d_head=1, d_ff=1, div_val=1)
-        if self.vocab_size < 0:
-            raise ValueError(f"model.config.vocab_size is {self.vocab_size}; it must be 0 (the corpus's) or more")
-        if self.d_model % 2:
-            raise ValueError(f"model.config.d_model is {self.d_model}; it must be even, such as {self.d_model + 1}")
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"model.config.{name} is {getattr(self, name)}; it must be at least 0 and below 1")
-        if any(a >= b for a, b in zip([0, *self.cutoffs], self.cutoffs, strict=False)):
-            raise ValueError(f"model.config.cutoffs is {self.cutoffs}; they must be positive and increasing")
-        if self.vocab_size and self.cutoffs and self.cutoffs[-1] >= self.vocab_size:
-            raise ValueError(
-                f"model.config.cutoffs is {self.cutoffs}, beyond the vocabulary of {self.vocab_size}; "
-                f"the last must be below {self.vocab_size}"
-            )
-        if self.d_model // self.div_val ** len(self.cutoffs) < 1:
-            raise ValueError(
-                f"model.config.div_val is {self.div_val}, which leaves nothing of d_model {self.d_model} "
-                f"for cluster {len(self.cutoffs)}; a smaller one would"
-            )
-        if len(self.tie_projections) not in (0, len(self.cutoffs) + 1):
-            raise ValueError(
-                f"model.config.tie_projections has {len(self.tie_projections)} entries; "
-                f"{len(self.cutoffs)} cutoffs make {len(self.cutoffs) + 1} clusters"
-            )
-
-    @property
-    def projections_tied(self) -> list[bool]:
-        """tie_projections for every cluster."""
-        return self.tie_projections or [True] * (len(self.cutoffs) + 1)
-
-    def n_params(self) -> int:
-        """Trainable parameters."""
-        d, inner = self.d_model, self.n_heads * self.d_head
-        layer = 5 * d * inner + 2 * d * self.d_ff + self.d_ff + d + 4 * d
-        total = self.n_layers * layer + 2 * inner + self.vocab_size + len(self.cutoffs) * (d + 1)
-        for i, (start, end) in enumerate(cluster_bounds(self.vocab_size, self.cutoffs)):
-            width = d // self.div_val**i
-            total += (end - start) * width * (1 if self.tie_weights else 2)
-            if self.div_val > 1:
-                total += d * width * (1 if self.projections_tied[i] else 2)
-        return total
-
-    def flops_per_token(self, seq_len: int, mem_len: int) -> float:
-        """Floating-point operations of matrix products to train on one token: three times those of a forward pass.
-
-        Counted are keys and values of the memory too, which are computed anew in every segment, both kinds of
-        attention scores over all K positions, and the softmax over the frequent words. The softmax within rarer
-        clusters depends on the text and is left out, so that a utilization from this number is a lower bound.
-        """
-        k, inner = seq_len + mem_len, self.n_heads * self.d_head
-        projections = self.d_model * inner * (2 + 2 * k / seq_len)
-        layer = projections + 3 * k * inner + 2 * self.d_model * self.d_ff
-        head = self.d_model * ((self.cutoffs or [self.vocab_size])[0] + len(self.cutoffs))
-        return 3 * 2 * (self.n_layers * layer + head)
+from lmrecipes.models.transformer_xl.adaptive import AdaptiveVocabulary
+from lmrecipes.models.transformer_xl.attention import masked_positions, relative_attention
+from lmrecipes.models.transformer_xl.config import TransformerXLConfig
 
 
 class RelativeAttention(nn.Module):
@@ -137,7 +37,7 @@ class RelativeAttention(nn.Module):
         context_BKD: Tensor,
         r_KD: Tensor,
         biases: tuple[Tensor, Tensor],
-        hidden_TK: Tensor,
+        masked_TK: Tensor,
     ) -> Tensor:
         """Attends from the segment to memory and segment: (B, T, D)."""
         # Per head, and only this process's heads under tensor parallelism.
@@ -145,7 +45,7 @@ class RelativeAttention(nn.Module):
         k_BNKH, v_BNKH = rearrange(self.key_value(context_BKD), "b k (n two h) -> two b n k h", two=2, h=self.d_head)
         r_NKH = rearrange(self.position(r_KD), "k (n h) -> n k h", h=self.d_head)
         dropout = self.dropout if self.training else 0.0
-        out = relative_attention(q_BNTH, k_BNKH, v_BNKH, r_NKH, *biases, hidden_TK, dropout)
+        out = relative_attention(q_BNTH, k_BNKH, v_BNKH, r_NKH, *biases, masked_TK, dropout)
         return self.out(rearrange(out, "b n t h -> b t (n h)"))
 
 
@@ -166,15 +66,15 @@ class Layer(nn.Module):
         return self.dropout(self.ff_out(self.dropout(F.relu(self.ff_in(x)))))
 
     def forward(
-        self, x: Tensor, memory: Tensor | None, r: Tensor, biases: tuple[Tensor, Tensor], hidden: Tensor
+        self, x: Tensor, memory: Tensor | None, r: Tensor, biases: tuple[Tensor, Tensor], masked: Tensor
     ) -> Tensor:
         """Hidden states of the segment, (B, T, D) to (B, T, D)."""
         context = x if memory is None else torch.cat([memory, x], dim=1)
         if self.pre_norm:
             context = self.attention_norm(context)
-            x = x + self.dropout(self.attention(context[:, -x.shape[1] :], context, r, biases, hidden))
+            x = x + self.dropout(self.attention(context[:, -x.shape[1] :], context, r, biases, masked))
             return x + self._feed_forward(self.ff_norm(x))
-        x = self.attention_norm(x + self.dropout(self.attention(x, context, r, biases, hidden)))
+        x = self.attention_norm(x + self.dropout(self.attention(x, context, r, biases, masked)))
         return self.ff_norm(x + self._feed_forward(x))
 
 
@@ -229,12 +129,12 @@ class TransformerXL(nn.Module):
         M = memory[0].shape[1] if memory else 0
         x = self.dropout(self.vocabulary.embed(input_ids))
         r = self.dropout(sinusoids(M + T, self.config.d_model, clamp_len, x.device).to(self.content_bias.dtype))
-        hidden = hidden_positions(T, M, mem_len, same_length, x.device)
+        masked = masked_positions(T, M, mem_len, same_length, x.device)
         biases = (self.content_bias, self.position_bias)
         inputs = []
         for i, layer in enumerate(self.layers):
             inputs.append(x)
-            x = layer(x, memory[i].to(x.dtype) if memory else None, r, biases, hidden)
+            x = layer(x, memory[i].to(x.dtype) if memory else None, r, biases, masked)
         return self.dropout(x), remember(memory, inputs, mem_len)
 
     def forward(
@@ -252,10 +152,10 @@ class TransformerXL(nn.Module):
         Args:
             input_ids: (B, T).
             targets: (B, T), the tokens that follow.
-            memory: per layer the inputs it had before, n_layers tensors (B, M, d_model); None at the beginning.
-            mem_len: how many positions of memory to hand on.
-            clamp_len: largest distance told apart, 0 for no limit.
-            same_length: whether every token sees only mem_len tokens back.
+            memory: per layer the inputs it had before, n_layers tensors (B, M, d_model); None at the start.
+            mem_len: positions of memory to return.
+            clamp_len: greater distances are clamped to it; 0 for no limit.
+            same_length: whether every token attends to mem_len tokens back only.
 
         Returns:
             Negative log-likelihood per token, float32 (B, T), and the new memory, without gradient.

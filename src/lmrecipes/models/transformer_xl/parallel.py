@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lmrecipes.models.common.parallel_plan import ParallelPlan
-from lmrecipes.models.transformer_xl.network import TransformerXLConfig
+from lmrecipes.models.transformer_xl.config import TransformerXLConfig
 
 
 def parallel_plan(config: TransformerXLConfig) -> ParallelPlan:

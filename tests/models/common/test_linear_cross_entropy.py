@@ -22,16 +22,16 @@ def example(bias: bool, n: int = 21, width: int = 12, vocabulary: int = 50):
 
 # The larger table is added to in two pieces; the scaled logits leave most tokens a probability of 0.
 @pytest.mark.parametrize(
-    ("at_once", "vocabulary", "scale"), [(1, 50, 1), (150, 50, 100), (10_000, 50, 1), (40_000, 9000, 1)]
+    ("max_logits", "vocabulary", "scale"), [(1, 50, 1), (150, 50, 100), (10_000, 50, 1), (40_000, 9000, 1)]
 )
 @pytest.mark.parametrize("bias", [False, True])
-def test_loss_and_gradients_are_torchs(bias, at_once, vocabulary, scale):
+def test_loss_and_gradients_are_torchs(bias, max_logits, vocabulary, scale):
     leaves, targets = example(bias, vocabulary=vocabulary)
     hidden, weight, *rest = leaves
     logits = F.linear(scale * hidden, weight, *rest)
     expected = F.cross_entropy(logits, targets)
     wanted = torch.autograd.grad(expected * 3, leaves)
-    loss, losses = vocabulary_loss(scale * hidden, weight, targets, *rest, at_once=at_once)
+    loss, losses = vocabulary_loss(scale * hidden, weight, targets, *rest, max_logits=max_logits)
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(losses, F.cross_entropy(logits, targets, reduction="none"))
     assert not losses.requires_grad
@@ -40,11 +40,11 @@ def test_loss_and_gradients_are_torchs(bias, at_once, vocabulary, scale):
 
 
 # A CPU leaves rows that do not count out before; a GPU masks them.
-@pytest.mark.parametrize("at_once", [4, 21])
-def test_masked_rows_have_no_loss_and_no_gradient(at_once):
+@pytest.mark.parametrize("max_logits", [4, 21])
+def test_masked_rows_have_no_loss_and_no_gradient(max_logits):
     leaves, targets = example(bias=True)
     expected = F.cross_entropy(F.linear(*leaves), targets)
-    loss, losses = _VocabularyLoss.apply(leaves[0], leaves[1], targets, leaves[2], torch.float32, at_once)
+    loss, losses = _VocabularyLoss.apply(leaves[0], leaves[1], targets, leaves[2], torch.float32, max_logits)
     torch.testing.assert_close(loss, expected)
     assert not losses[targets == IGNORED].any()
     wanted = torch.autograd.grad(expected, leaves)
@@ -87,7 +87,7 @@ hidden, weight = torch.randn(256, 4, requires_grad=True), torch.randn(250112, 4,
 targets = torch.randint(250112, (256,))
 vocabulary_loss(hidden[:8], weight, targets[:8])[0].backward()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-vocabulary_loss(hidden, weight, targets, at_once=2**22)[0].backward()
+vocabulary_loss(hidden, weight, targets, max_logits=2**22)[0].backward()
 print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 """
 

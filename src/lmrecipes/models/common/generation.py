@@ -12,24 +12,24 @@ from torch import Tensor
 from lmrecipes.models.common.sampling import Sampling
 from lmrecipes.runtime.dtensor import is_sharded
 
-# Of what cannot be chosen.
+# Score of a hypothesis that cannot be selected.
 _NEVER = -1e9
-# Rows go on together until a quarter of them has ended.
-_STILL_WORTH_IT = 0.75
+# Finished rows are dropped once they are a quarter of all.
+_COMPACT_BELOW = 0.75
 
 
 @dataclass(frozen=True, kw_only=True)
 class Decoding:
-    """How texts are written: the likeliest token each time, unless temperature or beams say otherwise."""
+    """How texts are generated: greedily, unless temperature or beams say otherwise."""
 
     max_new_tokens: int = 64
-    """Tokens at most, the end included."""
+    """Maximum number of tokens, including the end."""
     temperature: float = 0.0
-    """Above 0 tokens are drawn; below 1 from a sharper distribution."""
+    """0 decodes greedily; above 0 tokens are sampled, below 1 from a sharper distribution."""
     top_k: int = 0
-    """Draw from the k likeliest tokens (0: from all)."""
+    """Sample from the k most probable tokens; 0 samples from all."""
     beams: int = 1
-    """Above 1 beam search keeps so many beginnings."""
+    """Hypotheses kept by beam search; 1 turns it off."""
     length_penalty: float = 1.0
     """Beam search divides a text's log-probability by its length to this power."""
 
@@ -55,7 +55,7 @@ class Decoding:
 
 
 class Generated(NamedTuple):
-    """Texts, and how likely they are."""
+    """Generated texts and their log-probabilities."""
 
     tokens: Tensor
     """Of each text and its end, int64 (B, length); padding behind it."""
@@ -63,13 +63,13 @@ class Generated(NamedTuple):
     """Of each token, float32 (B, length); 0 in padding."""
 
 
-class Kept(Protocol):
-    """What a network keeps from token to token, a row for each text."""
+class KVCache(Protocol):
+    """A key-value cache: one row for each text."""
 
     def reorder(self, rows: Tensor) -> None:
         """Reorders the cache to these rows, each from a row with the same input."""
 
-    def choose(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Selects rows of the cache, possibly repeated."""
 
 
@@ -102,7 +102,7 @@ def generate(
 
 
 def _draw(
-    network: Any, cache: Kept, encoded: Tensor, new: Tensor, end: int, decoding: Decoding, padding: int
+    network: Any, cache: KVCache, encoded: Tensor, new: Tensor, end: int, decoding: Decoding, padding: int
 ) -> Generated:
     size = (len(new), decoding.max_new_tokens)
     tokens = new.new_full(size, padding)
@@ -121,27 +121,27 @@ def _draw(
         n_open = int(open_.sum())
         if _everywhere(network, n_open == 0):
             break
-        if 0 < n_open <= _STILL_WORTH_IT * len(rows):
+        if 0 < n_open <= _COMPACT_BELOW * len(rows):
             chosen = open_.nonzero().squeeze(1)
-            cache.choose(chosen)
+            cache.select(chosen)
             rows, new, open_ = rows[chosen], new[chosen], open_[chosen]
     return Generated(tokens[:, :length], log_probs[:, :length])
 
 
 def _search(
-    network: Any, cache: Kept, encoded: Tensor, new: Tensor, end: int, decoding: Decoding, padding: int
+    network: Any, cache: KVCache, encoded: Tensor, new: Tensor, end: int, decoding: Decoding, padding: int
 ) -> Generated:
     """Beam search as in transformers: the best finished hypothesis, once no open one can beat it."""
-    B, K, most = len(new), decoding.beams, decoding.max_new_tokens
+    B, K, max_len = len(new), decoding.beams, decoding.max_new_tokens
     scores = torch.zeros(B, 1, device=new.device)
     texts = new.new_empty(B, 1, 0)
     probs = scores.new_empty(B, 1, 0)
-    ended = new.new_full((B, K, most), padding)
-    ended_probs, ended_scores = scores.new_zeros(B, K, most), scores.new_full((B, K), _NEVER)
+    ended = new.new_full((B, K, max_len), padding)
+    ended_probs, ended_scores = scores.new_zeros(B, K, max_len), scores.new_full((B, K), _NEVER)
     has_ended = torch.zeros(B, K, dtype=torch.bool, device=new.device)
     improvable = torch.ones(B, 1, dtype=torch.bool, device=new.device)
     offsets = torch.arange(B, device=new.device)[:, None]
-    for i in range(most):
+    for i in range(max_len):
         step = network.step(new, cache, encoded if i == 0 else None).log_softmax(-1)
         V, before = step.shape[-1], texts.shape[1]
         sums = (step.view(B, before, V) + scores[:, :, None]).flatten(1)
@@ -149,13 +149,13 @@ def _search(
         parents, token = index // V, index % V
         grown = torch.cat([_rows(texts, parents), token[:, :, None]], dim=-1)
         grown_probs = torch.cat([_rows(probs, parents), step.view(B, -1).gather(1, index)[:, :, None]], dim=-1)
-        ends = (token == end) | (i + 1 == most)
+        ends = (token == end) | (i + 1 == max_len)
 
         # Of the best K the ended ones; the others only stand by, so that K can go on.
         newly = ends & (torch.arange(token.shape[1], device=new.device) < K)
         new_scores = (top / (i + 1) ** decoding.length_penalty).masked_fill(~(newly & improvable), _NEVER)
         ended_scores, best = torch.cat([ended_scores, new_scores], dim=1).topk(K)
-        behind = (0, most - i - 1)
+        behind = (0, max_len - i - 1)
         padded = torch.nn.functional.pad(grown, behind, value=padding)
         ended = _rows(torch.cat([ended, padded], dim=1), best)
         ended_probs = _rows(torch.cat([ended_probs, torch.nn.functional.pad(grown_probs, behind)], dim=1), best)
@@ -167,12 +167,12 @@ def _search(
         worst = torch.where(has_ended, ended_scores.amin(1, keepdim=True), _NEVER)
         best_possible = scores[:, :1] / (i + 1) ** decoding.length_penalty
         improvable = improvable & (best_possible > worst).any(1, keepdim=True)
-        if _everywhere(network, i + 1 == most or not bool(improvable.any())):
+        if _everywhere(network, i + 1 == max_len or not bool(improvable.any())):
             break
-        (cache.choose if i == 0 else cache.reorder)(came_from)
+        (cache.select if i == 0 else cache.reorder)(came_from)
         new = texts[:, :, -1].reshape(-1, 1)
     best_text = ended[:, 0]
-    length = int((best_text == end).int().argmax(1).where((best_text == end).any(1), most - 1).max()) + 1
+    length = int((best_text == end).int().argmax(1).where((best_text == end).any(1), max_len - 1).max()) + 1
     return Generated(best_text[:, :length], ended_probs[:, 0, :length])
 
 

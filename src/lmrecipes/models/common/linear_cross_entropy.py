@@ -10,29 +10,29 @@ from torch import Tensor
 from lmrecipes.models.common.linear import product, runs_on_onednn
 
 IGNORED = -100
-"""A target that does not count."""
+"""A target without a loss."""
 
 # Logits materialized at once: 128 MiB of float32.
-_AT_ONCE = 2**25
+_MAX_LOGITS = 2**25
 # Rows of the table's gradient accumulated at once on CPU, to stay in cache.
 _PIECE = 2**13
 
 
 def vocabulary_loss(
-    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None, at_once: int = _AT_ONCE
+    hidden: Tensor, weight: Tensor, targets: Tensor, bias: Tensor | None = None, max_logits: int = _MAX_LOGITS
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of `hidden @ weight.T + bias`, a few rows at a time.
 
     Gradients are computed on the way forward, while a chunk's logits are there: three matrix products in all, as with
     all logits at once, and nothing is computed twice. Unlike torch's chunked `F.linear_cross_entropy` it computes in
-    autocast's type, hands over the loss of every row, and its chunks depend on the vocabulary alone.
+    autocast's type, returns the loss of every row, and its chunks depend on the vocabulary alone.
 
     Args:
         hidden: (N, D).
         weight: (V, D).
         targets: int64 (N,); IGNORED where a row does not count.
         bias: (V,).
-        at_once: logits that may be in memory at once.
+        max_logits: maximum number of logits in memory.
 
     Returns:
         The mean over rows that count, 0 if there are none; and each row's loss (N,), without gradient.
@@ -41,11 +41,11 @@ def vocabulary_loss(
         # On GPU, indexing by the mask would synchronize.
         counted = (targets != IGNORED).nonzero().squeeze(1)
         if len(counted) < len(targets):
-            mean, losses = vocabulary_loss(hidden[counted], weight, targets[counted], bias, at_once)
+            mean, losses = vocabulary_loss(hidden[counted], weight, targets[counted], bias, max_logits)
             return mean, losses.new_zeros(targets.shape).index_copy(0, counted, losses)
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-    mean, rows = _VocabularyLoss.apply(hidden, weight, targets, bias, dtype, max(at_once // weight.shape[0], 1))
+    mean, rows = _VocabularyLoss.apply(hidden, weight, targets, bias, dtype, max(max_logits // weight.shape[0], 1))
     return mean, rows
 
 
@@ -76,10 +76,10 @@ class _VocabularyLoss(torch.autograd.Function):
                     losses[part] = (logits.logsumexp(-1) - label_logits) * counts
                     continue
                 # The log-normalizer from the maximum logit and its log-probability.
-                likeliest = logits.amax(-1)
+                max_logit = logits.amax(-1)
                 grad = logits.softmax(-1)
                 del logits
-                losses[part] = (likeliest - grad.amax(-1).log() - label_logits) * counts
+                losses[part] = (max_logit - grad.amax(-1).log() - label_logits) * counts
                 grad.scatter_add_(1, index, grad.new_full((1, 1), -1).expand_as(index))
                 # Mask uncounted rows on the short gradient, not on the logits.
                 real = counts[:, None].to(dtype)
@@ -124,7 +124,7 @@ def linear_nll(hidden_ND: Tensor, targets_N: Tensor, *parts: Tensor) -> Tensor:
     Args:
         hidden_ND: inputs of the layer.
         targets_N: the right class of each.
-        parts: weight (V_i, D) and bias (V_i,) of the layer in one or more pieces, which are put beside each other.
+        parts: weight (V_i, D) and bias (V_i,) of the layer in one or more pieces, which are concatenated.
     """
     if torch.is_autocast_enabled(hidden_ND.device.type):
         dtype = torch.get_autocast_dtype(hidden_ND.device.type)

@@ -25,9 +25,9 @@ class Sampling:
     max_new_tokens: int = 50
     """Tokens to generate."""
     temperature: float = 1.0
-    """Below 1 sharpens the distribution; 0 always takes the likeliest token."""
+    """Below 1 sharpens the distribution; 0 decodes greedily."""
     top_k: int = 0
-    """Draw from the k likeliest tokens (0: from all)."""
+    """Sample from the k most probable tokens; 0 samples from all."""
 
     def __post_init__(self) -> None:
         """Validate the configuration.
@@ -61,7 +61,7 @@ def prompt_tokens(text: str, vocabulary: Any) -> list[int]:
     """The token ids of a text that is to be continued.
 
     Raises:
-        ValueError: if no token is left of it.
+        ValueError: if it has no tokens.
     """
     ids: list[int] = vocabulary.encode(text)
     if len(ids) <= len(vocabulary.encode("")):

@@ -88,8 +88,8 @@ class MT5Config:
         d, inner = self.d_model, self.n_heads * self.d_head
         attention, feed_forward = 4 * d * inner, 3 * d * self.d_ff
         tables = self.n_embeddings * d * (2 if self.is_google else 1)
-        places = self.max_positions * d if self.positions == "learned" else self.n_heads * self.n_buckets
-        return self.n_layers * (3 * attention + 2 * feed_forward) + tables + 2 * places
+        positions = self.max_positions * d if self.positions == "learned" else self.n_heads * self.n_buckets
+        return self.n_layers * (3 * attention + 2 * feed_forward) + tables + 2 * positions
 
     def n_params(self) -> int:
         """All parameters."""

@@ -30,37 +30,37 @@ def norm(config: MT5Config) -> nn.Module:
 
 @dataclass
 class LayerCache:
-    """What a decoder layer keeps while texts are generated."""
+    """Key-value cache of a decoder layer."""
 
     capacity: int
-    """Tokens that there will be at most."""
+    """Maximum number of tokens."""
     length: int = 0
     """Tokens so far."""
-    own: list[Tensor] = field(default_factory=list)
+    heads: list[Tensor] = field(default_factory=list)
     """Keys and values of the tokens so far, with room for the rest."""
-    of_input: list[Tensor] = field(default_factory=list)
+    input_heads: list[Tensor] = field(default_factory=list)
     """Keys and values of the input."""
 
     def grow(self, heads: Heads) -> Heads:
         """Adds the next tokens' keys and values; returns those of all so far."""
-        if not self.own:
-            self.own = [x.new_empty(*x.shape[:2], self.capacity, x.shape[3]) for x in heads]
+        if not self.heads:
+            self.heads = [x.new_empty(*x.shape[:2], self.capacity, x.shape[3]) for x in heads]
         end = self.length + heads[0].shape[2]
-        for kept, new in zip(self.own, heads, strict=True):
-            kept[:, :, self.length : end] = new
+        for cached, new in zip(self.heads, heads, strict=True):
+            cached[:, :, self.length : end] = new
         self.length = end
-        keys, values = (x[:, :, :end] for x in self.own)
+        keys, values = (x[:, :, :end] for x in self.heads)
         return keys, values
 
     def reorder(self, rows: Tensor) -> None:
         """Reorders the cache to these rows, each from a row with the same input."""
-        for kept in self.own:
-            kept[:, :, : self.length] = kept[rows, :, : self.length]
+        for cached in self.heads:
+            cached[:, :, : self.length] = cached[rows, :, : self.length]
 
-    def choose(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Selects rows of the cache, possibly repeated."""
-        self.own = [x.index_select(0, rows) for x in self.own]
-        self.of_input = [x.index_select(0, rows) for x in self.of_input]
+        self.heads = [x.index_select(0, rows) for x in self.heads]
+        self.input_heads = [x.index_select(0, rows) for x in self.input_heads]
 
 
 class Attention(nn.Module):
@@ -162,14 +162,14 @@ class DecoderLayer(nn.Module):
         x = x + self.dropout(
             self.attention(normed, keys_and_values if cache is None else cache.grow(keys_and_values), mask)
         )
-        if cache is None or not cache.of_input:
+        if cache is None or not cache.input_heads:
             assert encoded is not None
-            of_input = self.input_attention.keys_and_values(encoded)
+            input_heads = self.input_attention.keys_and_values(encoded)
             if cache is not None:
-                cache.of_input = list(of_input)
+                cache.input_heads = list(input_heads)
         else:
-            of_input = (cache.of_input[0], cache.of_input[1])
-        x = x + self.dropout(self.input_attention(self.input_norm(x), of_input, input_mask))
+            input_heads = (cache.input_heads[0], cache.input_heads[1])
+        x = x + self.dropout(self.input_attention(self.input_norm(x), input_heads, input_mask))
         return x + self.dropout(self.ff(self.ff_norm(x)))
 
 

@@ -1,7 +1,7 @@
 """mT5 (Xue et al. 2021, arXiv:2010.11934): an encoder and a decoder, as Google and as NeMo have them.
 
-B rows, T tokens of the input, U of the target, D d_model, V rows of the table of tokens. A row holds one pair of input
-and target or several, one after the other; no token sees one of another pair.
+B rows, T tokens of the input, U of the target, D d_model, V rows of the embedding. A row holds one pair of input
+and target or several, one after the other; no token attends to another pair.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from lmrecipes.models.common.linear import Linear, linear
 from lmrecipes.models.common.linear_cross_entropy import IGNORED, vocabulary_loss
 from lmrecipes.models.mt5.config import MT5Config
 from lmrecipes.models.mt5.layers import DecoderLayer, EncoderLayer, LayerCache, joined, norm, same_pair
-from lmrecipes.models.mt5.relative_positions import PositionBias, places, with_prompt
+from lmrecipes.models.mt5.relative_positions import PositionBias, positions_in_pair, with_prompt
 
 
 class PairLoss(NamedTuple):
@@ -33,27 +33,27 @@ class PairLoss(NamedTuple):
 
 @dataclass
 class Cache:
-    """What the decoder keeps while texts are generated: one row for each text."""
+    """Key-value cache of the decoder: one row for each text."""
 
     input_pairs: Tensor
-    """Where the inputs' tokens are, int64 (B, T)."""
+    """Pairs of the input tokens, 0 in padding: int64 (B, T)."""
     layers: list[LayerCache] = field(default_factory=list)
-    """Of every layer."""
+    """One for every layer."""
 
     def reorder(self, rows: Tensor) -> None:
         """Reorders the cache to these rows, each from a row with the same input."""
         for layer in self.layers:
             layer.reorder(rows)
 
-    def choose(self, rows: Tensor) -> None:
+    def select(self, rows: Tensor) -> None:
         """Selects rows of the cache, possibly repeated."""
         self.input_pairs = self.input_pairs.index_select(0, rows)
         for layer in self.layers:
-            layer.choose(rows)
+            layer.select(rows)
 
 
 class Stack(nn.Module):
-    """Layers with what they share."""
+    """The encoder or the decoder."""
 
     def __init__(self, config: MT5Config, *, causal: bool) -> None:
         super().__init__()
@@ -70,9 +70,9 @@ class Stack(nn.Module):
         # Only Google's model applies dropout to the output.
         self.last_dropout = Dropout(config.dropout if config.is_google else 0.0)
 
-    def add_places(self, x: Tensor, places: Tensor) -> Tensor:
-        """Embeddings, with those of their places where these are learned."""
-        return x + self.positions(places) if hasattr(self, "positions") else x
+    def add_positions(self, x: Tensor, positions: Tensor) -> Tensor:
+        """Adds learned position embeddings, where the family has them."""
+        return x + self.positions(positions) if hasattr(self, "positions") else x
 
     def bias(self, n_queries: int, n_keys: int) -> Tensor | None:
         """Biases by distance, where there are any."""
@@ -82,7 +82,7 @@ class Stack(nn.Module):
         return out
 
     def finish(self, x: Tensor) -> Tensor:
-        """What comes out of the last layer, normalized."""
+        """Normalizes the output of the last layer."""
         out: Tensor = self.last_dropout(self.norm(x))
         return out
 
@@ -91,9 +91,9 @@ class MT5(nn.Module):
     """Text to text."""
 
     activation_checkpointing = False
-    """Whether the backward pass computes layers again, instead of keeping what is in them."""
+    """Whether the backward pass recomputes layers instead of keeping their activations."""
     prompt: nn.Module | None
-    """Makes vectors that stand before every input (virtual tokens, D)."""
+    """Gives the vectors that precede every input (virtual tokens, D)."""
 
     def __init__(self, config: MT5Config) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class MT5(nn.Module):
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """First weights as published; the vocabulary's last, so that a seed gives the same layers whatever the text."""
+        """Initializes as published; the vocabulary's last, so that a seed gives the same layers for any vocabulary."""
         named = sorted(self.named_parameters(), key=lambda item: item[0].startswith(("embedding.", "head")))
         for name, parameter in named:
             if parameter.ndim == 1:
@@ -144,7 +144,7 @@ class MT5(nn.Module):
     ) -> PairLoss:
         """Loss of target texts given input texts; arguments as in TextPairBatch."""
         tokens = torch.cat([input_ids.flatten(), decoder_input_ids.flatten()])
-        # A single embedding lookup: its table-sized gradient is then made once.
+        # A single embedding lookup: its table-sized gradient is then computed once.
         embedded = self.embedding(tokens).split([input_ids.numel(), decoder_input_ids.numel()])
         x_BTD, y_BUD = (e.view(*ids.shape, -1) for e, ids in zip(embedded, (input_ids, decoder_input_ids), strict=True))
         x_BTD, input_pairs = self._prompted(x_BTD, input_pairs)
@@ -171,7 +171,7 @@ class MT5(nn.Module):
 
     def _encode(self, x_BTD: Tensor, pairs_BT: Tensor) -> Tensor:
         self._check(pairs_BT.shape[1])
-        x = self.encoder.dropout(self.encoder.add_places(x_BTD, places(pairs_BT)))
+        x = self.encoder.dropout(self.encoder.add_positions(x_BTD, positions_in_pair(pairs_BT)))
         mask = None if _all_real(pairs_BT) else same_pair(pairs_BT, pairs_BT)
         mask = joined(mask, self.encoder.bias(x.shape[1], x.shape[1]))
         for layer in self.encoder.layers:
@@ -181,7 +181,7 @@ class MT5(nn.Module):
     def _decode(self, y_BUD: Tensor, pairs_BU: Tensor, encoded_BTD: Tensor, input_pairs_BT: Tensor) -> Tensor:
         length = y_BUD.shape[1]
         self._check(length)
-        y = self.decoder.dropout(self.decoder.add_places(y_BUD, places(pairs_BU)))
+        y = self.decoder.dropout(self.decoder.add_positions(y_BUD, positions_in_pair(pairs_BU)))
         before = torch.ones(length, length, dtype=torch.bool, device=y.device).tril()
         mask = joined(same_pair(pairs_BU, pairs_BU) & before, self.decoder.bias(length, length))
         input_mask = None if _all_real(input_pairs_BT) else same_pair(pairs_BU, input_pairs_BT)
@@ -206,12 +206,12 @@ class MT5(nn.Module):
     # Generation.
 
     def encode(self, input_ids: Tensor, input_pairs: Tensor) -> tuple[Tensor, Tensor]:
-        """What the encoder makes of input texts (B, T, D), and the pairs of that, 0 in padding (B, T)."""
+        """Encodes input texts: (B, T, D), and the pairs of these positions, 0 in padding (B, T)."""
         x_BTD, input_pairs = self._prompted(self.embedding(input_ids), input_pairs)
         return self._encode(x_BTD, input_pairs), input_pairs
 
     def begin(self, input_pairs: Tensor, capacity: int) -> Cache:
-        """A cache for texts of up to `capacity` tokens, one for each row of pairs that `encode` hands over."""
+        """A cache for texts of up to `capacity` tokens, one row for each row of pairs that `encode` returns."""
         self._check(capacity)
         return Cache(input_pairs, [LayerCache(capacity) for _ in range(self.config.n_layers)])
 
@@ -221,16 +221,16 @@ class MT5(nn.Module):
         Args:
             tokens: the next tokens of every text (B, number); those of earlier steps are in the cache.
             cache: from `begin`; grows by these tokens.
-            encoded: what `encode` made of the inputs, in the first step.
+            encoded: the output of `encode`, in the first step.
         """
         done, new = cache.layers[0].length, tokens.shape[1]
         index = torch.arange(done, done + new, device=tokens.device)
-        y = self.decoder.add_places(self.embedding(tokens), index)
+        y = self.decoder.add_positions(self.embedding(tokens), index)
         before = index[:, None] >= torch.arange(done + new, device=tokens.device)
         mask = joined(before if new > 1 else None, self.decoder.bias(new, done + new))
         input_mask = None if _all_real(cache.input_pairs) else (cache.input_pairs > 0)[:, None, None]
-        for layer, kept in zip(self.decoder.layers, cache.layers, strict=True):
-            y = layer(y, encoded, mask, input_mask, kept)
+        for layer, layer_cache in zip(self.decoder.layers, cache.layers, strict=True):
+            y = layer(y, encoded, mask, input_mask, layer_cache)
         # Padding rows of the embedding are not tokens.
         return self.logits(self.decoder.finish(y[:, -1])).float()[:, : self.config.vocab_size]
 

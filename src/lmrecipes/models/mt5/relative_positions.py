@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from lmrecipes.models.mt5.config import MT5Config
 
 
-def places(pairs_BT: Tensor) -> Tensor:
-    """Place of each token in its pair, from 0: int64 (B, T)."""
+def positions_in_pair(pairs_BT: Tensor) -> Tensor:
+    """Position of each token in its pair, from 0: int64 (B, T)."""
     index_T = torch.arange(pairs_BT.shape[1], device=pairs_BT.device)
     begins_BT = torch.ones_like(pairs_BT, dtype=torch.bool)
     begins_BT[:, 1:] = pairs_BT[:, 1:] != pairs_BT[:, :-1]
@@ -23,9 +23,9 @@ def with_prompt(x_BTD: Tensor, pairs_BT: Tensor, prompt_PD: Tensor) -> tuple[Ten
     number, n_pairs = len(prompt_PD), int(pairs_BT.max())
     length = pairs_BT.shape[1] + number * n_pairs
     index_T = torch.arange(pairs_BT.shape[1], device=pairs_BT.device)
-    # A token moves behind the prompts of its own and of all earlier pairs; padding behind all there are.
+    # A token moves behind the prompts of its own and all earlier pairs; padding behind all prompts.
     moved_BT = index_T + number * pairs_BT.where(pairs_BT > 0, n_pairs)
-    rows, firsts = ((places(pairs_BT) == 0) & (pairs_BT > 0)).nonzero(as_tuple=True)
+    rows, firsts = ((positions_in_pair(pairs_BT) == 0) & (pairs_BT > 0)).nonzero(as_tuple=True)
     columns = moved_BT[rows, firsts][:, None] - number + torch.arange(number, device=pairs_BT.device)
     pairs = pairs_BT.new_zeros(len(pairs_BT), length).scatter(1, moved_BT, pairs_BT)
     pairs[rows[:, None], columns] = pairs_BT[rows, firsts][:, None]
@@ -56,13 +56,13 @@ class PositionBias(nn.Module):
 
 
 def buckets(distances: Tensor, n_buckets: int, max_distance: int, *, causal: bool) -> Tensor:
-    """Bucket of the distance from query to key (key minus query): the near ones each its own, then logarithmically.
+    """Bucket of the distance from query to key (key minus query): one for each of the near ones, then logarithmic.
 
     Args:
         distances: int64 of any shape.
         n_buckets: buckets in all; half for each direction unless causal.
-        max_distance: from which all are in the last bucket.
-        causal: whether no query sees what is behind it.
+        max_distance: greater distances share the last bucket.
+        causal: whether queries attend to earlier keys only.
     """
     if causal:
         behind, first = (-distances).clamp(min=0), torch.zeros_like(distances)
@@ -70,6 +70,6 @@ def buckets(distances: Tensor, n_buckets: int, max_distance: int, *, causal: boo
         n_buckets //= 2
         behind, first = distances.abs(), (distances > 0) * n_buckets
     exact = n_buckets // 2
-    # float32 as published: the boundaries hang on its rounding.
+    # float32 as published: the bucket boundaries depend on its rounding.
     far = torch.log(behind.clamp(min=1).float() / exact) / math.log(max_distance / exact) * (n_buckets - exact)
     return first + torch.where(behind < exact, behind, (exact + far.long()).clamp(max=n_buckets - 1))

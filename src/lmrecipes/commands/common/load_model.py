@@ -66,7 +66,7 @@ def texts_of(cli: RecipeCLI) -> list[str]:
 
 
 def use_exported(module: Any, folder: str, split: str = "test") -> None:
-    """Evaluates a split by exported programs from now on.
+    """Replaces the network by exported programs for a split.
 
     Raises:
         ValueError: if the model has none, or the folder holds none of this model.

@@ -42,15 +42,15 @@ class RecipeModule(LightningModule):
         groups: GroupSettings | None = None,
         compile: bool = False,
     ) -> None:
-        """Holds the settings; the network is built by `configure_model`, when the vocabulary is known.
+        """Stores the settings; `configure_model` builds the network once the vocabulary is known.
 
         Args:
             config: sizes of the network.
             optimizer: makes the optimizer from the parameters.
             schedule: learning rate by step.
             batch: a recipe's `batch:` group.
-            groups: which parameters the optimizer treats otherwise; left out, norms and biases have no weight decay.
-            compile: whether torch.compile is applied to the network.
+            groups: parameter groups of the optimizer; default: no weight decay for norms and biases.
+            compile: whether to apply torch.compile to the network.
         """
         super().__init__()
         self.config = config
@@ -72,10 +72,10 @@ class RecipeModule(LightningModule):
         """Mean loss of a batch, whose figures are added to the metrics of the split."""
 
     def initialize(self) -> None:
-        """Fills the network that was just built with published weights, where the recipe names some."""
+        """Loads published weights into the new network, if the recipe names some."""
 
     def evaluate(self, batch: Any, split: str) -> Any:
-        """What an evaluation step hands to callbacks; adds the batch to the metrics of the split."""
+        """Adds a batch to the metrics of the split; what it returns goes to callbacks."""
         self.loss(batch, split)
 
     def figures(self, split: str) -> dict[str, Tensor]:
@@ -134,11 +134,11 @@ class RecipeModule(LightningModule):
         return loss
 
     def on_validation_epoch_start(self) -> None:
-        """Forgets what an interrupted validation has counted."""
+        """Resets the metrics: an interrupted validation may have left counts."""
         self.begin_split("val")
 
     def on_test_epoch_start(self) -> None:
-        """Forgets what an interrupted test has counted."""
+        """Resets the metrics: an interrupted test may have left counts."""
         self.begin_split("test")
 
     def validation_step(self, batch: Any, batch_idx: int) -> Any:

@@ -79,7 +79,7 @@ class ExportsPrograms(Protocol):
         """Writes the network as programs; `models.common.exported_program` has the forms."""
 
     def use_programs(self, folder: Path, split: str = "test") -> None:
-        """Evaluates a split by exported programs from now on."""
+        """Replaces the network by exported programs for a split."""
 
 
 @runtime_checkable

@@ -16,9 +16,9 @@ class EncoderConfig:
     """One encoder, the discriminator's; defaults are those of ELECTRA small."""
 
     vocab_size: int = 0
-    """Different tokens; 0 takes the number from the corpus."""
+    """Vocabulary size; 0 takes the corpus's."""
     vocab_multiple: int = 1
-    """The table of tokens is filled up to a multiple of this (NVIDIA: 8)."""
+    """The embedding is padded to a multiple of this number of rows (NVIDIA: 8)."""
     d_embedding: int = 128
     """Width of the embeddings."""
     d_model: int = 256
@@ -36,7 +36,7 @@ class EncoderConfig:
     max_positions: int = 512
     """Longest sequence."""
     init_std: float = 0.02
-    """Standard deviation of the truncated normal distribution that weights begin with."""
+    """Standard deviation of the truncated normal initialization."""
 
     def __post_init__(self) -> None:
         """Validate the configuration.
@@ -67,7 +67,7 @@ class EncoderConfig:
 
     @property
     def n_embeddings(self) -> int:
-        """Rows of the table of tokens."""
+        """Rows of the embedding."""
         return math.ceil(self.vocab_size / self.vocab_multiple) * self.vocab_multiple
 
     def transformers(self) -> Any:
@@ -128,7 +128,7 @@ class ElectraConfig(EncoderConfig):
     discriminator_weight: float = 50.0
     """Factor of the discriminator's loss."""
     temperature: float = 1.0
-    """Of the distribution that the generator's tokens are drawn from."""
+    """Temperature of sampling from the generator."""
 
     def __post_init__(self) -> None:
         """Validate the configuration.

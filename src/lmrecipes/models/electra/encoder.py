@@ -35,7 +35,7 @@ def build_encoder(config: Any, init_std: float) -> Any:
 
 @torch.no_grad()
 def initialize(module: nn.Module, std: float) -> None:
-    """Fills weights as published: a normal distribution cut off at two deviations, no biases."""
+    """Initializes as published: normal, truncated at two standard deviations; zero biases."""
     for part in module.modules():
         if isinstance(part, nn.Linear | nn.Embedding):
             nn.init.trunc_normal_(part.weight, std=std, a=-2 * std, b=2 * std)
@@ -86,7 +86,7 @@ def _attend(
     packing: Packing,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention within each sequence: (1, n, N, h) three times to (1, N, n, h), as transformers hands it over."""
+    """Attention within each sequence: (1, n, N, h) three times to (1, N, n, h), in transformers' layout."""
     q, k, v = (packing.pad(x[0].transpose(0, 1)).transpose(1, 2) for x in (query, key, value))
     mask = None if packing.real is None else packing.real[:, None, None, :]
     out = attend(q, k, v, mask, scale=scaling, p=dropout)

@@ -23,7 +23,7 @@ class Gold(NamedTuple):
 
 
 class Found(NamedTuple):
-    """Spans with scores, each of shape (B, S), and what speaks against any, (B,)."""
+    """Spans with scores, each of shape (B, S), and the odds of no answer, (B,)."""
 
     starts: Tensor
     ends: Tensor
@@ -65,7 +65,7 @@ class JointHead(nn.Module, ABC):
 
     @property
     def null_is_odds(self) -> bool:
-        """Whether what speaks against an answer is the log odds of a classifier."""
+        """Whether the no-answer score is the log odds of a classifier."""
         return self.learns_answerable
 
     @abstractmethod
@@ -103,7 +103,7 @@ class JointHead(nn.Module, ABC):
         return loss
 
     def find(self, hidden_BTD: Tensor, allowed_BT: Tensor) -> Found:
-        """The likeliest ends of the likeliest starts, with log-probabilities."""
+        """The most probable ends of the most probable starts, with log-probabilities."""
         start_BT = self._start_logits(hidden_BTD, allowed_BT)
         log_start_BT = start_BT.log_softmax(-1)
         beam = min(self.beam, start_BT.shape[1])

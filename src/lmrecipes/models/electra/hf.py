@@ -31,7 +31,7 @@ _SIZES = {
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """Published networks to begin pretraining with."""
+    """Published networks to initialize pretraining from."""
 
     discriminator: str
     """Folder or hub name."""
@@ -40,7 +40,7 @@ class Pretrained:
 
 
 def load_pretraining(network: Electra, pretrained: Pretrained) -> None:
-    """Fills both networks.
+    """Loads published weights into both networks.
 
     Raises:
         ValueError: if a folder cannot be read, or is of another size or kind.
@@ -68,7 +68,7 @@ def load_pretraining(network: Electra, pretrained: Pretrained) -> None:
 
 
 def load_reader(network: ElectraReader, name: str) -> None:
-    """Fills the encoder, and a simple head where the folder has one.
+    """Loads the published encoder, and a simple head if the folder has one.
 
     Raises:
         ValueError: if the folder cannot be read, or is of another size.

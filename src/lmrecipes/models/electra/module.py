@@ -43,16 +43,16 @@ class ElectraModule(RecipeModule):
         pretrained: hf.Pretrained | None = None,
         compile: bool = False,
     ) -> None:
-        """Holds the settings; the network is built by `configure_model`, when the vocabulary is known.
+        """Stores the settings; `configure_model` builds the network once the vocabulary is known.
 
         Args:
             config: sizes of the networks.
             optimizer: makes the optimizer from the parameters.
             schedule: learning rate by step.
             batch: how text is cut; a recipe's `batch:` group.
-            groups: which parameters the optimizer treats otherwise; left out, norms and biases have no weight decay.
-            pretrained: folders of published networks to begin with.
-            compile: whether torch.compile is applied to the network.
+            groups: parameter groups of the optimizer; default: no weight decay for norms and biases.
+            pretrained: published networks to initialize from.
+            compile: whether to apply torch.compile to the network.
         """
         super().__init__(config, optimizer, schedule, batch, groups=groups, compile=compile)
         self._pretrained = pretrained
@@ -65,7 +65,7 @@ class ElectraModule(RecipeModule):
         return Electra(self.config)
 
     def initialize(self) -> None:
-        """Fills both with published weights, where the recipe names some."""
+        """Loads published weights into both, if the recipe names some."""
         if self._pretrained is not None and is_fresh_start(self):
             hf.load_pretraining(self.network, self._pretrained)
 
@@ -91,11 +91,11 @@ class ElectraModule(RecipeModule):
 
     @property
     def parallel_plan(self) -> ParallelPlan:
-        """How the network may be sharded and split."""
+        """How the network is sharded and split over processes."""
         return pretraining_plan(self.config)
 
     def example(self) -> dict[str, Any]:
-        """Synthetic arguments of one call of the network."""
+        """Synthetic arguments of one forward pass, by name."""
         ids, first = hf.made_up(self.config), torch.zeros(2, 1, dtype=torch.long)
         return {
             "input_ids": ids,

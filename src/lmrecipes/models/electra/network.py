@@ -1,4 +1,4 @@
-"""ELECTRA (Clark et al. 2020, arXiv:2003.10555): a generator fills masks, a discriminator finds what it filled.
+"""ELECTRA (Clark et al. 2020, arXiv:2003.10555): a generator fills masks, a discriminator finds the replaced tokens.
 
 Encoders and heads are transformers'. Here: what the two share, the generator's head at masked positions only, sampling,
 and the losses. As published, the generator uses the discriminator's embeddings whole, layer norm included.
@@ -22,7 +22,7 @@ from lmrecipes.models.electra.encoder import build_encoder, embed, encode, faste
 
 
 class PretrainingOutput(NamedTuple):
-    """What one pass computes; only the three losses carry gradients."""
+    """Outputs of a forward pass; only the three losses carry gradients."""
 
     loss: Tensor
     """Weighted sum of the two losses."""
@@ -33,13 +33,13 @@ class PretrainingOutput(NamedTuple):
     generator_logits: Tensor
     """(M, V)."""
     originals: Tensor
-    """Tokens that stood at the predicted positions, (M,)."""
+    """Original tokens at the predicted positions, (M,)."""
     sampled: Tensor
-    """Tokens drawn there, (M,)."""
+    """Tokens that the generator sampled there, (M,)."""
     discriminator_logits: Tensor
-    """Above 0 for tokens taken to be replaced, (N,)."""
+    """Logits of being replaced, (N,)."""
     replaced: Tensor
-    """Whether each real token is another one than the text's, bool (N,)."""
+    """Whether each real token differs from the original, bool (N,)."""
 
 
 class Electra(nn.Module):

@@ -13,7 +13,7 @@ from lmrecipes.models.electra.heads import HEADS, Found, Gold, JointHead, Simple
 
 
 class ReaderOutput(NamedTuple):
-    """What one pass computes; what was found only in evaluation."""
+    """Outputs of a forward pass; spans in evaluation only."""
 
     loss: Tensor
     """Mean over the windows."""
@@ -44,7 +44,7 @@ class ElectraReader(nn.Module):
         ends: Tensor,
         impossible: Tensor,
     ) -> ReaderOutput:
-        """Loss of some windows, and in evaluation what answers they hold; arguments as in SpanBatch."""
+        """Loss of a batch of windows, and in evaluation their answers; arguments as in SpanBatch."""
         packing = Packing.of(lengths, input_ids.device)
         embedded_NE = embed(self.electra, packing.pack(input_ids), packing.pack(token_type_ids), packing)
         hidden_BTD = packing.pad(encode(self.electra, embedded_NE, packing))

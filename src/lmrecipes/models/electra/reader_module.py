@@ -41,16 +41,16 @@ class ElectraReaderModule(RecipeModule):
         pretrained: str | None = None,
         compile: bool = False,
     ) -> None:
-        """Holds the settings; the network is built by `configure_model`, when the vocabulary is known.
+        """Stores the settings; `configure_model` builds the network once the vocabulary is known.
 
         Args:
             config: sizes of the encoder, and the head.
             optimizer: makes the optimizer from the parameters.
             schedule: learning rate by step.
             batch: how windows are batched; a recipe's `batch:` group.
-            groups: which parameters the optimizer treats otherwise; left out, norms and biases have no weight decay.
-            pretrained: folder or hub name of a published discriminator to begin with.
-            compile: whether torch.compile is applied to the network.
+            groups: parameter groups of the optimizer; default: no weight decay for norms and biases.
+            pretrained: folder or hub name of a published discriminator to initialize from.
+            compile: whether to apply torch.compile to the network.
         """
         super().__init__(config, optimizer, schedule, batch, groups=groups, compile=compile)
         self._pretrained = pretrained
@@ -61,12 +61,12 @@ class ElectraReaderModule(RecipeModule):
         return ElectraReader(self.config)
 
     def initialize(self) -> None:
-        """Fills the encoder with published weights, where the recipe names some."""
+        """Loads published weights into the encoder, if the recipe names some."""
         if self._pretrained is not None and is_fresh_start(self):
             hf.load_reader(self.network, self._pretrained)
 
     def select_weights(self, weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-        """The weights to begin with of another run: a pretrained discriminator's encoder, or all of a reader.
+        """Another run's weights to start from: a pretrained discriminator's encoder, or all of a reader.
 
         Args:
             weights: the other run's weights.
@@ -115,11 +115,11 @@ class ElectraReaderModule(RecipeModule):
 
     @property
     def parallel_plan(self) -> ParallelPlan:
-        """How the network may be sharded and split."""
+        """How the network is sharded and split over processes."""
         return reader_plan(self.config)
 
     def example(self) -> dict[str, Any]:
-        """Synthetic arguments of one call of the network."""
+        """Synthetic arguments of one forward pass, by name."""
         ids, first = hf.made_up(self.config), torch.zeros(2, dtype=torch.long)
         return {
             "input_ids": ids,

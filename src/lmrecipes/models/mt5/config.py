@@ -25,7 +25,7 @@ class MT5Config:
     positions: Literal["learned", "relative"] = "learned"
     """learned: vectors added to the embeddings (NeMo). relative: biases of self-attention by distance (Google)."""
     vocab_size: int = 0
-    """Different tokens; 0 takes the number from the corpus."""
+    """Vocabulary size; 0 takes the corpus's."""
     vocab_multiple: int = 128
     """The table of tokens is filled up to a multiple of this."""
     d_model: int = 512
@@ -75,7 +75,7 @@ class MT5Config:
 
     @property
     def n_embeddings(self) -> int:
-        """Rows of the table of tokens."""
+        """Rows of the embedding."""
         return math.ceil(self.vocab_size / self.vocab_multiple) * self.vocab_multiple
 
     @property

@@ -53,18 +53,18 @@ class MT5Module(RecipeModule):
         activation_checkpointing: bool = False,
         tuning: Tuning | None = None,
     ) -> None:
-        """Holds the settings; the network is built by `configure_model`, when the vocabulary is known.
+        """Stores the settings; `configure_model` builds the network once the vocabulary is known.
 
         Args:
             config: sizes of the network.
             optimizer: makes the optimizer from the parameters.
             schedule: learning rate by step.
             batch: a recipe's `batch:` group.
-            groups: which parameters the optimizer treats otherwise; left out, norms and biases have no weight decay.
-            pretrained: folder or hub name of a published mT5 of Google's to begin with.
+            groups: parameter groups of the optimizer; default: no weight decay for norms and biases.
+            pretrained: folder or hub name of a published mT5 of Google's to initialize from.
             decoding: how evaluation steps generate answers; left out, they generate none.
             activation_checkpointing: whether the backward pass recomputes layers to save memory.
-            tuning: what is trained; left out, everything.
+            tuning: adapters to train on a frozen base; default: train everything.
         """
         super().__init__(config, optimizer, schedule, batch, groups=groups)
         self.sampling = decoding or _FILL_IN
@@ -153,21 +153,21 @@ class MT5Module(RecipeModule):
         return self._generate(batch.input_ids, torch.ones_like(batch.input_ids))
 
     def prompt(self, text: str, vocabulary: Any) -> list[int]:
-        """Tokens of a text whose `<mask>` are to be filled; without any the text is answered."""
+        """Tokens of a text whose `<mask>` are to be filled; a text without any is continued."""
         self.special_tokens = vocabulary
         return masked(text, vocabulary, input_eos=self.config.is_google)
 
     def completion(self, text: str, vocabulary: Any, output: Generated) -> str:
-        """What was generated, as published: JSON."""
+        """The completion in its published form, JSON."""
         return completion(text, vocabulary, output)
 
     @property
     def parallel_plan(self) -> ParallelPlan:
-        """How the network may be sharded and split."""
+        """How the network is sharded and split over processes."""
         return tuned_plan(parallel_plan(self.config), self._tuning)
 
     def example(self) -> dict[str, Any]:
-        """Synthetic arguments of one call of the network."""
+        """Synthetic arguments of one forward pass, by name."""
         ids = hf.made_up(self.config)
         one = torch.ones_like(ids)
         return {

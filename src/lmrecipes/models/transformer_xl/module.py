@@ -42,14 +42,14 @@ class TransformerXLModule(RecipeModule):
         batch: BatchPlan,
         compile: bool = False,
     ) -> None:
-        """Holds the settings; the network is built by `configure_model`, when the vocabulary is known.
+        """Stores the settings; `configure_model` builds the network once the vocabulary is known.
 
         Args:
             config: sizes of the network.
             optimizer: makes the optimizer from the parameters.
             schedule: learning rate by step.
             batch: how text is cut; a recipe's `batch:` group.
-            compile: whether torch.compile is applied to the network.
+            compile: whether to apply torch.compile to the network.
         """
         super().__init__(config, optimizer, schedule, batch, compile=compile)
         self.sampling = Sampling()
@@ -98,7 +98,7 @@ class TransformerXLModule(RecipeModule):
         return text_figures(self.metric(split, "loss").compute(), corpus.statistics(split) if corpus else None)
 
     def example(self) -> dict[str, Any]:
-        """Synthetic arguments of one call of the network."""
+        """Synthetic arguments of one forward pass, by name."""
         plan = self._segmenting["test"]
         tokens, targets, memory = export.example(self.network, plan)
         return {"input_ids": tokens, "targets": targets, "memory": memory, **export.settings_of(plan)}
@@ -108,7 +108,7 @@ class TransformerXLModule(RecipeModule):
         export.export(self.network, self._segmenting["test"], folder, form)
 
     def use_programs(self, folder: Path, split: str = "test") -> None:
-        """Evaluates a split by exported programs from now on."""
+        """Replaces the network by exported programs for a split."""
         self.network = export.ExportedTransformerXL(folder, split)  # type: ignore[assignment]
 
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
@@ -129,7 +129,7 @@ class TransformerXLModule(RecipeModule):
 
     @property
     def parallel_plan(self) -> ParallelPlan:
-        """How the network may be sharded and split."""
+        """How the network is sharded and split over processes."""
         return parallel_plan(self.config)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -140,7 +140,7 @@ class TransformerXLModule(RecipeModule):
         )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Takes up the training memory of this rank."""
+        """Restores the training memory of this rank."""
         mem_len = self._segmenting["train"].mem_len
         self._memory["train"].restore(checkpoint.get("stream_memory", []), data_rank(self.trainer), mem_len)
 

@@ -471,7 +471,7 @@ def test_a_file_in_the_way_of_an_export_is_named_and_nothing_is_replaced(here):
     are_there = put_files(here / "exported", "weights.pt", "b/c")
     before = everything(here)
     for name in ("weights.pt", "b", "link/precious.txt", "link/new"):
-        with pytest.raises(ValueError, match=rf"^exported/{name} is of no earlier export"):
+        with pytest.raises(ValueError, match=rf"^exported/{name} belongs to no earlier export"):
             export("hf", **{"a": "2", name: "2"})
         assert everything(here) == before
     export("hf", a="2")

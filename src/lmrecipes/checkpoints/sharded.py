@@ -1,7 +1,7 @@
 """A checkpoint as a folder: every process writes its part, by torch's distributed checkpointing (DCP).
 
 The folder holds DCP's files with all tensors by name, `rest.pt` with everything else, and `manifest.json` with size and
-checksum of each file, which is written last. It becomes visible under its name when it is whole.
+checksum of each file, which is written last. It takes its name once it is complete.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lmrecipes.checkpoints import listing
+from lmrecipes.runtime.atomic_write import discard, replace_path, replacing, sync_folder, write_text
 from lmrecipes.runtime.dtensor import is_split
-from lmrecipes.runtime.ledger import discard
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.metadata import Metadata
@@ -68,26 +68,22 @@ def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, gr
         return {file.name: _checksum(file) for file in sorted(part.glob(f"__{rank}_*"))}
 
     def end(files: list[dict[str, list[int]]]) -> None:
-        with (part / REST).open("wb") as file:
+        with replacing(part / REST, "wb", durable=True) as file:
             torch.save(dict(rest), file)
-            _sync(file.fileno())
         listed = {name: check for one in files for name, check in one.items()}
         listed |= {name: _checksum(part / name) for name in (REST, _METADATA)}
-        with (part / MANIFEST).open("w", encoding="utf-8") as text:
-            json.dump(listed, text, indent=1)
-            text.flush()
-            _sync(text.fileno())
-        _sync_folder(part)
+        write_text(part / MANIFEST, json.dumps(listed, indent=1), durable=True)
+        sync_folder(part)
         put_in_place(part, path)
 
     try:
-        _together(begin if rank == 0 else _nothing, group)
+        _on_all_ranks(begin if rank == 0 else _nothing, group)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             writer = Writer(part, sync_files=True)
             dcp.save(dict(tensors), storage_writer=writer, process_group=group)
-        files = _together(write_part, group)
-        _together((lambda: end(files)) if rank == 0 else _nothing, group)
+        files = _on_all_ranks(write_part, group)
+        _on_all_ranks((lambda: end(files)) if rank == 0 else _nothing, group)
     except BaseException as error:
         if rank == 0:
             discard(part)
@@ -99,16 +95,10 @@ def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, gr
 
 
 def put_in_place(part: Path, path: Path) -> None:
-    """Gives a written checkpoint, plain or sharded, its name, in place of one of that name, and has that on disk."""
-    if path.is_dir() and not _has_own_files_alone(path):
+    """Renames a complete checkpoint, plain or sharded, over an earlier one of its name; files of others are kept."""
+    if path.is_dir() and not _has_only_own_files(path):
         listing.keep(path)
-    # os.replace cannot replace a folder, nor a file by a folder.
-    crosswise = path.exists() and (part.is_dir() or path.is_dir())
-    former = path.rename(path.with_name(f".{path.name}.former.part")) if crosswise else None
-    os.replace(part, path)
-    _sync_folder(path.parent)
-    if former is not None:
-        discard(former)
+    replace_path(part, path)
 
 
 def remove(path: Path) -> None:
@@ -116,7 +106,7 @@ def remove(path: Path) -> None:
     if not path.is_dir() or path.is_symlink():
         discard(path)
         return
-    if _has_own_files_alone(path):
+    if _has_only_own_files(path):
         # Rename first, so that a kill leaves no partial checkpoint.
         doomed = path.with_name(f".{path.name}.part")
         discard(doomed)
@@ -127,13 +117,13 @@ def remove(path: Path) -> None:
             (path / name).unlink(missing_ok=True)
 
 
-def _has_own_files_alone(path: Path) -> bool:
+def _has_only_own_files(path: Path) -> bool:
     files = _files(path)
     return all(file.name in files for file in path.iterdir())
 
 
 def _files(path: Path) -> list[str]:
-    """The files of a sharded checkpoint, the list of them first; none if it is not whole."""
+    """The files of a sharded checkpoint, the list of them first; none if it is incomplete."""
     with suppress(OSError, ValueError):
         listed = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         return [MANIFEST, *(name for name in listed if Path(name).name == name)] if isinstance(listed, dict) else []
@@ -175,8 +165,8 @@ def _nothing() -> None:
     return None
 
 
-def _together(work: Any, group: dist.ProcessGroup) -> list[Any]:
-    """Does something in every process, and gives all what each returned, or raises what one of them raised."""
+def _on_all_ranks(work: Any, group: dist.ProcessGroup) -> list[Any]:
+    """Runs work on every rank and returns all results; raises everywhere if one rank raised."""
     result, error = None, None
     try:
         result = work()
@@ -188,18 +178,6 @@ def _together(work: Any, group: dist.ProcessGroup) -> list[Any]:
         if failed is not None:
             raise failed
     return [returned for returned, _ in everyone]
-
-
-def _sync(handle: int) -> None:
-    os.fsync(handle)
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        _sync(handle)
-    finally:
-        os.close(handle)
 
 
 def _checksum(file: Path) -> list[int]:
@@ -269,9 +247,9 @@ def read_into(tensors: Mapping[str, Tensor], path: Path, group: dist.ProcessGrou
     """Loads into tensors as they are sharded now, however they were sharded when saved.
 
     Args:
-        tensors: those wanted, by name; DTensors take their part.
+        tensors: by name; of a DTensor this process's part is loaded.
         path: the checkpoint.
-        group: processes that do so at once; None reads in this process alone.
+        group: processes that load together; None reads in this process alone.
     """
     import torch.distributed.checkpoint as dcp
 
@@ -284,7 +262,7 @@ def read_into(tensors: Mapping[str, Tensor], path: Path, group: dist.ProcessGrou
 
 def read_whole(path: Path, prefix: str = "") -> dict[str, Tensor]:
     """All tensors whose name begins with `prefix`, whole, on the CPU."""
-    chosen = ((name, of) for name, of in sizes(path).items() if name.startswith(prefix))
+    chosen = ((name, shape) for name, shape in sizes(path).items() if name.startswith(prefix))
     tensors = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in chosen}
     read_into(tensors, path, None)
     return tensors
@@ -292,15 +270,15 @@ def read_whole(path: Path, prefix: str = "") -> dict[str, Tensor]:
 
 @torch.no_grad()
 def fill(target: Tensor, whole: Tensor) -> None:
-    """Copies a whole tensor into one of which this process may hold a part only."""
+    """Copies a full tensor into one that may be sharded."""
     if not is_split(target):
         target.copy_(whole)
         return
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     shape, offset = compute_local_shape_and_global_offset(target.shape, target.device_mesh, target.placements)
-    here = tuple(slice(start, start + length) for start, length in zip(offset, shape, strict=True))
-    target.to_local().copy_(whole[here])
+    local = tuple(slice(start, start + length) for start, length in zip(offset, shape, strict=True))
+    target.to_local().copy_(whole[local])
 
 
 def staged(tensor: Tensor, room: Tensor | None = None) -> Tensor:
@@ -308,7 +286,7 @@ def staged(tensor: Tensor, room: Tensor | None = None) -> Tensor:
 
     Args:
         tensor: of a DTensor, this process's part is copied.
-        room: an earlier copy, that is written over if it fits: fresh memory costs more than copying.
+        room: an earlier copy to overwrite if it fits: allocating costs more than copying.
     """
     tensor = tensor.detach()
     local = tensor.to_local() if is_split(tensor) else tensor

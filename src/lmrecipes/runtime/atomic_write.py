@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import count
@@ -12,30 +13,30 @@ from typing import IO, Any
 
 @contextmanager
 def replacing(
-    path: Path, mode: str = "w", *, part: Path | None = None, durable: bool = False, **how: Any
+    path: Path, mode: str = "w", *, part: Path | None = None, durable: bool = False, **options: Any
 ) -> Iterator[IO[Any]]:
-    """Opens a file beside `path` that takes its place at the end; after an error or a kill, what was there still is.
+    """Opens a temporary file that replaces `path` at the end; after an error or a kill, `path` is unchanged.
 
     Args:
         path: the file to write.
         mode: w for text, in UTF-8, or wb.
-        part: where it is written, for a caller that holds a lock: what a kill has left there is removed. Left out, a
-            name that no other process has.
-        durable: whether it is on the disk before it takes its place, so that a power cut harms it no more than a kill.
-        how: other arguments of `open`.
+        part: the temporary file, for a caller that holds a lock: what a kill has left of it is removed. By default a
+            name that no other process uses.
+        durable: whether to fsync before replacing, so that the file survives a power cut as it does a kill.
+        options: other arguments of `open`.
 
     Raises:
         OSError: if it cannot be written.
     """
     if "b" not in mode:
-        how.setdefault("encoding", "utf-8")
+        options.setdefault("encoding", "utf-8")
     if part is not None:
         part.unlink(missing_ok=True)
     for number in count():
-        place = part or path.with_name(f".{path.name}.{os.getpid()}{f'-{number}' if number else ''}")
+        temporary = part or path.with_name(f".{path.name}.{os.getpid()}{f'-{number}' if number else ''}")
         try:
             # O_EXCL: never overwrites an existing file or follows a link of this name.
-            file = place.open(mode.replace("w", "x"), **how)
+            file = temporary.open(mode.replace("w", "x"), **options)
             break
         except FileExistsError:
             if part is not None:
@@ -46,9 +47,9 @@ def replacing(
             if durable:
                 file.flush()
                 os.fsync(file.fileno())
-        os.replace(place, path)
+        os.replace(temporary, path)
     except BaseException:
-        place.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
@@ -70,13 +71,13 @@ def write_text(path: Path, text: str, *, part: Path | None = None, durable: bool
 
 @contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
-    """Gives a folder beside `path` to write files into, which takes that name at the end, its files on the disk.
+    """Yields a temporary folder that is synced to disk and renamed to `path` at the end.
 
     For a caller that holds a lock. After an error or a kill there is nothing at `path`; what was written stays in
-    `.NAME.part`, and the next attempt writes over it.
+    `.NAME.part`, and the next attempt overwrites it.
 
     Args:
-        path: the folder to make, which may be there only if it is empty.
+        path: the folder to create; it may exist only if it is empty.
 
     Raises:
         OSError: if it cannot be written.
@@ -89,3 +90,35 @@ def new_folder(path: Path) -> Iterator[Path]:
             with file.open("rb") as written:
                 os.fsync(written.fileno())
     os.replace(part, path)
+
+
+def replace_path(part: Path, path: Path) -> None:
+    """Renames a complete file or folder to `path`, in place of the file or folder there, and syncs the rename to disk.
+
+    Raises:
+        OSError: if it cannot be renamed.
+    """
+    # os.replace cannot replace a folder, nor a file by a folder.
+    crosswise = path.exists() and (part.is_dir() or path.is_dir())
+    former = path.rename(path.with_name(f".{path.name}.former.part")) if crosswise else None
+    os.replace(part, path)
+    sync_folder(path.parent)
+    if former is not None:
+        discard(former)
+
+
+def sync_folder(folder: Path) -> None:
+    """Syncs a folder's entries to disk: creations, renames and removals."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def discard(path: Path) -> None:
+    """Removes a file or folder if it exists; of a link, the link alone."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-import shutil
 from contextlib import suppress
 from pathlib import Path
+
+from lmrecipes.runtime.atomic_write import discard
 
 
 class Ledger:
@@ -17,10 +18,10 @@ class Ledger:
         self._folders: list[Path] = []
 
     def make_folder(self, folder: Path, *, exist_ok: bool = True) -> None:
-        """Makes a folder and its parents, and notes those that were not there.
+        """Creates a folder and its parents, and records those that did not exist.
 
         Raises:
-            OSError: if it cannot be made.
+            OSError: if it cannot be created.
         """
         folder = folder.absolute()
         missing = [path for path in (folder, *folder.parents) if not path.exists()]
@@ -28,22 +29,22 @@ class Ledger:
         self._folders += reversed(missing)
 
     def note(self, path: Path) -> None:
-        """Notes a file, or a folder with all in it, that is about to be written; one that is there is not ours."""
+        """Records a file or folder that is about to be written; one that exists already is not ours."""
         if not os.path.lexists(path):
             self._written.setdefault(path.absolute(), None)
 
     def seal(self, path: Path) -> None:
-        """Notes that a noted file or folder is as it was meant to be: what changes from now on is another's."""
+        """Marks a recorded file or folder as complete: later changes are not ours to undo."""
         path = path.absolute()
         if path in self._written:
             files = [path, *path.rglob("*")] if path.is_dir() else [path]
             self._written[path] = {file: _identity(file) for file in files if not file.is_dir()}
 
     def write_new(self, path: Path, text: str) -> None:
-        """Writes a file that must not be there, also if another process tries the same, and notes it.
+        """Writes and records a file that must not exist, even if another process tries the same.
 
         Raises:
-            FileExistsError: if it is there.
+            FileExistsError: if it exists.
         """
         with path.open("x", encoding="utf-8") as file:
             self._written[path.absolute()] = None
@@ -51,7 +52,7 @@ class Ledger:
         self.seal(path)
 
     def undo(self) -> None:
-        """Removes the recorded files, and the folders unless they hold something else by now."""
+        """Removes the recorded files, and the folders unless they contain other files by now."""
         for path, files in self._written.items():
             with suppress(OSError):
                 if files is None:
@@ -64,7 +65,7 @@ class Ledger:
         self.clear()
 
     def clear(self) -> None:
-        """Forgets everything, which then stays."""
+        """Forgets the records: everything stays."""
         self._written.clear()
         self._folders.clear()
 
@@ -86,11 +87,3 @@ def _discard_same(path: Path, files: dict[Path, _Identity]) -> None:
         for folder in (*sorted((p for p in path.rglob("*") if p.is_dir()), reverse=True), path):
             with suppress(OSError):
                 folder.rmdir()
-
-
-def discard(path: Path) -> None:
-    """Removes a file or folder, if it is there; of a link, the link alone."""
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)

@@ -9,7 +9,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePath
 
 from lmrecipes import __version__
-from lmrecipes.runtime.ledger import Ledger, discard
+from lmrecipes.runtime.atomic_write import discard, write_text
+from lmrecipes.runtime.ledger import Ledger
 
 MANIFEST = "export.json"
 _PART = ".export.part"
@@ -82,7 +83,7 @@ def _check_free(folder: Path, files: Sequence[str], earlier: Mapping[str, Sequen
     for name in files:
         path = folder / name
         if _is_behind_link(folder, name) or (os.path.lexists(path) and (name not in ours or path.is_dir())):
-            raise ValueError(f"{path} is of no earlier export; move it, or name another folder with --output")
+            raise ValueError(f"{path} belongs to no earlier export; move it, or name another folder with --output")
 
 
 def _is_behind_link(folder: Path, name: str) -> bool:
@@ -91,8 +92,7 @@ def _is_behind_link(folder: Path, name: str) -> bool:
 
 def _replace(folder: Path, part: Path, files: Sequence[str], form: str, earlier: Mapping[str, Sequence[str]]) -> None:
     # Record the names first, so that files left by a kill are recognized as ours.
-    (part / MANIFEST).write_text(_content({**earlier, form: files}), encoding="utf-8")
-    os.replace(part / MANIFEST, folder / MANIFEST)
+    write_text(folder / MANIFEST, _content({**earlier, form: files}))
     for name in files:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         os.replace(part / name, folder / name)

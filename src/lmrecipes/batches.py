@@ -43,7 +43,7 @@ class MaskedBatch(NamedTuple):
     """1 for a prediction that counts, 0 for a filled-up one, float32 of shape (sequences, most predictions)."""
 
     def to(self, device: Any, non_blocking: bool = False) -> MaskedBatch:
-        """Moves it to a device, except tensors that sizes are read from, so that nothing synchronizes."""
+        """Moves the batch to a device, except tensors from which sizes are read, to avoid synchronizing."""
         return MaskedBatch(*_sent(self, device, non_blocking, stay=("lengths", "weights")))
 
 
@@ -68,14 +68,14 @@ class SpanBatch(NamedTuple):
     """Number of each window in its split, int64 of shape (windows,); -1 for one that only fills up."""
 
     def to(self, device: Any, non_blocking: bool = False) -> SpanBatch:
-        """Moves it to a device, except tensors that sizes are read from, so that nothing synchronizes."""
+        """Moves the batch to a device, except tensors from which sizes are read, to avoid synchronizing."""
         return SpanBatch(*_sent(self, device, non_blocking, stay=("lengths",)))
 
 
 class SpanScores(NamedTuple):
-    """What a network finds in the windows of a SpanBatch: some spans with their scores, and what speaks against any.
+    """Candidate spans in the windows of a SpanBatch with their scores, and no-answer scores.
 
-    A step hands this over. What is no answer (a start behind its end, a span that is too long or not in the context, a
+    Evaluation steps return this. Invalid spans (an end before the start, too long, outside the context, or with a
     start that another window sees with more context) is dropped later, so a head may leave it in. A head of two logits
     per token gets all of this from `data.tasks.squad.best_spans`.
     """
@@ -121,7 +121,7 @@ class TextPairBatch(NamedTuple):
 
 
 class WrittenTexts(NamedTuple):
-    """What a network writes for the rows of a TextPairBatch: an evaluation step hands this over."""
+    """Texts generated for the rows of a TextPairBatch; evaluation steps return this."""
 
     questions: Tensor
     """Number of each row's question, as the batch has it, int64 of shape (rows,); -1 for one that only fills up."""
@@ -152,7 +152,7 @@ OPTIONAL_FIELDS = frozenset(("seq_len", "mem_len", "clamp_len", "same_length", "
 
 @dataclass(frozen=True, kw_only=True)
 class EvalBatchPlan:
-    """How text is batched when evaluating; fields left out are as in training."""
+    """How data is batched for evaluation; missing fields are as in training."""
 
     batch_size: int = 16
     """Parallel streams over all devices."""
@@ -184,7 +184,7 @@ class Segmenting:
 
 @dataclass(frozen=True, kw_only=True)
 class BatchPlan:
-    """How text is cut into batches: the `batch:` group of a recipe, shared by data and model."""
+    """How data is batched: the `batch:` group of a recipe, shared by data and model."""
 
     global_batch_size: int
     """Sequences per optimizer step, over all devices and micro-batches."""
@@ -219,7 +219,7 @@ class BatchPlan:
 
     @property
     def sequence_length(self) -> int:
-        """`seq_len` of data that has one.
+        """`seq_len`, which must be set.
 
         Raises:
             ValueError: if it is absent.
@@ -230,7 +230,7 @@ class BatchPlan:
 
     @property
     def max_target_len(self) -> int:
-        """Tokens of a target text at most."""
+        """Maximum number of tokens of a target text."""
         return max(self.sequence_length // 4, 1) if self.target_len is None else self.target_len
 
     def check_read(self, readers: Mapping[str, frozenset[str]]) -> None:
@@ -278,7 +278,7 @@ class BatchPlan:
         return share // micro
 
     def segmenting(self, split: str) -> Segmenting:
-        """The plan of `split` (train, val or test) with everything filled in."""
+        """The plan of `split` (train, val or test) with every field resolved."""
         train = Segmenting(
             batch_size=self.global_batch_size,
             seq_len=self.seq_len or 0,

@@ -1,4 +1,4 @@
-"""LightningCLI over recipes: what a configuration may hold, where a run's files go, and one line per error."""
+"""LightningCLI for recipes: configuration groups, run directories, and one line per error."""
 
 from __future__ import annotations
 
@@ -63,17 +63,17 @@ set_loader("recipe", _load, exceptions=(yaml.YAMLError,))
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
-    """What one of the commands needs of a recipe."""
+    """What a command needs from a recipe."""
 
     name: str
     add_options: Callable[[LightningArgumentParser], None] = lambda parser: None
-    """Adds the options that only steer this invocation: they are no part of a run's configuration."""
+    """Adds options of this invocation only, which are not part of a run's configuration."""
     builds: frozenset[str] = frozenset(("trainer", "model", "data"))
     """Which groups of the recipe are built."""
     uses_devices: bool = True
-    """Whether the machine must have what `trainer:` asks for."""
+    """Whether the machine must have the devices of `trainer:`."""
     trains: bool = False
-    """Whether it makes or continues a run, instead of using one."""
+    """Whether it starts or resumes a run, rather than using one."""
     split: str | None = None
     """Which split it evaluates with the run's own vocabulary."""
     run_option: str = "--run"
@@ -89,7 +89,7 @@ class RecipeParser(LightningArgumentParser):
 
 
 class RecipeCLI(LightningCLI):
-    """LightningCLI for recipes: a flat configuration, one run directory, our logger and callbacks always there."""
+    """LightningCLI for recipes: a flat configuration, one run directory, and always our logger and callbacks."""
 
     def __init__(self, command: Command, argv: Sequence[str]) -> None:
         self.command = command
@@ -120,7 +120,7 @@ class RecipeCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds the groups that data and model share, the published targets, and what steers this invocation."""
+        """Adds the groups shared by data and model, the published targets, and the options of this invocation."""
         parser.add_class_arguments(BatchPlan, "batch")
         parser.link_arguments("batch", "data.init_args.batch")
         parser.link_arguments("batch", "model.init_args.batch")
@@ -139,7 +139,7 @@ class RecipeCLI(LightningCLI):
         self.steering = {action.dest for action in parser._actions} - before
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses, turning whatever is wrong into one line."""
+        """Parses the command line; any error becomes one line."""
         files = config_files(self.argv)
         check_groups(files, {option.split(".")[0] for option in given_options(self.argv)})
         fixed = {action.dest for action in parser._actions} | {"config", "print_config"}
@@ -174,7 +174,7 @@ class RecipeCLI(LightningCLI):
         inherit_base(config)
 
     def _begin_or_continue(self, config: Namespace, root: Path) -> None:
-        """Makes the directory of a new run, or finds that of the one to resume."""
+        """Creates the directory of a new run, or finds that of the run to resume."""
         if config.init_optimizer and not config.init_from:
             raise ConfigError("--init_optimizer needs a run to take the optimizer's state from: --init_from RUN")
         if config.trainer.max_steps == 0:
@@ -199,7 +199,7 @@ class RecipeCLI(LightningCLI):
         os.environ[launcher.RUN_DIR_VARIABLE] = str(self.run_dir)
 
     def _keep_vocabulary(self) -> None:
-        """An evaluation reads text with the vocabulary that the run was trained with, whatever the text is now."""
+        """Makes an evaluation use the vocabulary that the run was trained with, even if the text has changed."""
         split = self.command.split
         saved = None if self.run_dir is None else self.run_dir / runs.VOCABULARY
         if split is None or saved is None or not saved.is_dir() or not isinstance(self.datamodule, EvaluatesWith):
@@ -208,7 +208,7 @@ class RecipeCLI(LightningCLI):
             self.datamodule.evaluate_with(load_vocabulary(saved), split)
 
     def instantiate_classes(self) -> None:
-        """Builds what the command needs of the recipe."""
+        """Builds the parts of the recipe that the command needs."""
         try:
             if "trainer" in self.command.builds:
                 super().instantiate_classes()
@@ -222,21 +222,21 @@ class RecipeCLI(LightningCLI):
             raise ConfigError(condense(str(error))) from error
 
     def _check_batch(self) -> None:
-        """Refuses fields of `batch:` that neither the model nor the data reads, if both say what they read."""
+        """Refuses fields of `batch:` that neither the model nor the data reads, if both declare what they read."""
         readers = [part for part in (self.model, self.datamodule) if isinstance(part, ReadsBatchPlan)]
         if len(readers) == 2:
             self.config_init.batch.check_read({type(part).__name__: part.batch_fields for part in readers})
 
     def another_model(self) -> Any:
-        """The recipe's model once more, without a network yet."""
+        """A second instance of the recipe's model, without a network."""
         settings = Namespace({part: self.config[part] for part in ("model", "batch")})
         return self.parser.instantiate_classes(settings).model
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Puts the trainer's files into the run directory, adds what every run has, and settles accumulation.
+        """Adds the run directory, our loggers and callbacks, and the accumulation of the batch plan.
 
         Raises:
-            ValueError: if the batch does not divide over devices and passes.
+            ValueError: if the batch does not divide over devices and micro-batches.
         """
         settings = self.config_init.trainer
         training = self.command.trains
@@ -245,7 +245,7 @@ class RecipeCLI(LightningCLI):
         kwargs["default_root_dir"] = self.run_dir or Path.cwd()
         kwargs["callbacks"] = [FailFast(), CheckMonitors(), *as_list(settings.callbacks), *self._own_callbacks()]
         if settings.check_val_every_n_epoch is None and isinstance(settings.val_check_interval, float):
-            # A share of an epoch.
+            # A fraction of an epoch.
             kwargs["check_val_every_n_epoch"] = 1
         trainer = super().instantiate_trainer(**kwargs)
         launcher.check_rank(trainer.global_rank)
@@ -290,7 +290,7 @@ class RecipeCLI(LightningCLI):
         """The checkpoint that --checkpoint names.
 
         Raises:
-            ValueError: if there is none, saying what to give.
+            ValueError: if there is none, naming what works.
         """
         requested = self.config.checkpoint
         if requested in ("best", "last"):
@@ -302,7 +302,7 @@ class RecipeCLI(LightningCLI):
         return Path(requested)
 
     def settings(self) -> str:
-        """The whole configuration as YAML that `--config` takes again."""
+        """The full configuration as YAML, which `--config` accepts."""
         config = self.config.clone()
         for key in self.steering:
             config.pop(key, None)
@@ -316,10 +316,10 @@ def _leave_group() -> None:
 
 
 def open_recipe(command: Command, argv: Sequence[str], cli_class: type[RecipeCLI] = RecipeCLI) -> RecipeCLI:
-    """Parses the command line of one command and builds what it needs.
+    """Parses the command line of a command and builds what it needs.
 
     Raises:
-        ValueError: for whatever cannot be used, in one line.
+        ValueError: for bad input, in one line.
     """
     runs.forget()
     quiet()

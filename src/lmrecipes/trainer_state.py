@@ -1,4 +1,4 @@
-"""What models, data and callbacks ask of a training, the same under Lightning's Trainer and the loop under Fabric."""
+"""State of a training for models, data and callbacks, the same under Lightning's Trainer and the Fabric loop."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 class DataRank(NamedTuple):
-    """Place among the processes that read different data; those of one tensor-parallel group read the same."""
+    """Rank and size among data-parallel processes; a tensor-parallel group reads the same data."""
 
     rank: int
     size: int
 
 
 def data_rank(trainer: Any) -> DataRank:
-    """The place of this process, under any strategy of a Trainer that has begun; the only one without a trainer."""
+    """The data rank of this process, under any strategy of a started Trainer; rank 0 of 1 without one."""
     if trainer is None:
         return DataRank(0, 1)
     kwargs = trainer.distributed_sampler_kwargs
@@ -25,7 +25,7 @@ def data_rank(trainer: Any) -> DataRank:
 
 
 def sum_over_ranks(trainer: Any, tensor: Tensor) -> Tensor:
-    """The sum of what every process has, in every process, under the Trainer and under Fabric."""
+    """The sum over all processes, on every process, under the Trainer and under Fabric."""
     if hasattr(trainer, "all_reduce"):
         tensor = trainer.all_reduce(tensor, reduce_op="sum")
     else:
@@ -46,5 +46,5 @@ def logs_step(trainer: Any) -> bool:
 
 
 def is_sanity_check(trainer: Any) -> bool:
-    """Whether this is the Trainer's trial validation before training."""
+    """Whether this is the Trainer's sanity check before training."""
     return bool(getattr(trainer, "sanity_checking", False))

@@ -7,13 +7,13 @@ from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 
 
 class CheckMonitors(Callback):
-    """Refuses checkpoints and early stopping by a figure that is not logged, as soon as it can be known."""
+    """Refuses callbacks whose monitored metric is not logged, as soon as that is certain."""
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks for the figures among those logged so far.
+        """Checks the monitored names against the metrics logged so far.
 
         Raises:
-            ValueError: naming the figure that is not there, and those that are.
+            ValueError: naming the missing metric and the logged ones.
         """
         if trainer.state.fn != "fit":
             return
@@ -29,7 +29,7 @@ class CheckMonitors(Callback):
 
 
 def _known_by_now(trainer: Trainer, callback: EarlyStopping | ModelCheckpoint, name: str) -> bool:
-    """Whether a figure of this name would have been logged: those of training may come as late as an epoch's end."""
+    """Whether a metric of this name would have been logged by now: training metrics may come at the end of an epoch."""
     if name.startswith("val/") or trainer.current_epoch > 0:
         return True
     return (

@@ -29,7 +29,7 @@ _PROGRESS = (
 class _WholeCheckpoint(ModelCheckpoint):
     """A ModelCheckpoint that counts only completed writes, and stores file names so that a run may be moved.
 
-    A state that LossGuard calls unsound is not saved.
+    A state that LossGuard reports as non-finite is not saved.
     """
 
     _failed = False
@@ -89,13 +89,13 @@ class _WholeCheckpoint(ModelCheckpoint):
         return {**_renamed(super().state_dict(), lambda path: Path(path).name), "dirpath": None}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes up the state, with the files where this run's checkpoints are now."""
+        """Restores the state, with paths in this run's current checkpoint folder."""
         folder = Path(self.dirpath or "")
         here = _renamed(state_dict, lambda path: str(folder / Path(path).name))
         super().load_state_dict({**here, "dirpath": self.dirpath})
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Takes over what a run wrote before there was a list: the checkpoint itself, and those that it names."""
+        """Adopts the checkpoints of a run older than the list: the resumed one, and those that its state names."""
         if trainer.is_global_zero:
             states = [state for state in checkpoint["callbacks"].values() if isinstance(state, dict)]
             named = {Path(state[name]).name for state in states for name in _PATHS if state.get(name)}
@@ -122,28 +122,28 @@ def _renamed(state: dict[str, Any], rename: Callable[[str], str]) -> dict[str, A
 
 
 class BestCheckpoint(_WholeCheckpoint):
-    """Keeps the checkpoint with the best validation figure as `best-step=N.ckpt`; one that is not finite is none."""
+    """Keeps the checkpoint with the best finite validation metric as `best-step=N.ckpt`."""
 
     def __init__(self, monitor: str = "val/loss", mode: str = "min") -> None:
-        """Sets the figure to watch.
+        """Sets the metric to monitor.
 
         Args:
-            monitor: name of a logged figure.
+            monitor: name of a logged metric.
             mode: min or max.
         """
         super().__init__(filename="best-{step}", monitor=monitor, mode=mode, save_top_k=1, enable_version_counter=False)
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
-        """Whether the figure is the best so far."""
+        """Whether the metric is the best so far."""
         # Called on all ranks: saving is collective.
         finite = trainer.strategy.reduce_boolean_decision(current is not None and bool(current.isfinite()))
         return finite and super().check_monitor_top_k(trainer, current)
 
 
 class LastCheckpoint(_WholeCheckpoint):
-    """Keeps the newest state as `last-step=N.ckpt`: every so many steps, and at the end of training.
+    """Keeps the newest state as `last-step=N.ckpt`: periodically, and at the end of training.
 
-    The one before is deleted only when the new one is whole.
+    The previous one is deleted only once the new one is complete.
     """
 
     def __init__(self, every_n_steps: int | None = 500, every_minutes: float | None = None) -> None:
@@ -167,9 +167,9 @@ class LastCheckpoint(_WholeCheckpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves only between optimizer steps: a state within an accumulated step is none to continue from.
+        """Saves only between optimizer steps: a state within an accumulated step cannot be resumed.
 
-        Where the step is validated, after the validation: one that was due is taken for done in a resumed run.
+        If the step is validated, saves after the validation: a resumed run would skip it otherwise.
         """
         loop = trainer.fit_loop
         assert loop._data_fetcher is not None
@@ -189,7 +189,7 @@ class LastCheckpoint(_WholeCheckpoint):
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Saves what was due at the validated step."""
+        """Saves the checkpoint that was due at the validated step."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking and not trainer.fit_loop._should_accumulate():
             super().on_train_batch_end(trainer, pl_module, None, None, 0)
 

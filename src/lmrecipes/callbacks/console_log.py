@@ -35,17 +35,17 @@ class ConsoleLog(ProgressBar):
         self._enabled = True
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins to count time."""
+        """Starts the timer."""
         self._last = (time.perf_counter(), trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Remembers the step's learning rate."""
+        """Records the learning rate of the step."""
         self._rate = float(trainer.optimizers[0].param_groups[0]["lr"])
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Prints the line of a step that is logged."""
+        """Prints a line if the step is logged."""
         if not completes_step(trainer) or trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
             return
         now, step = time.perf_counter(), trainer.global_step
@@ -71,11 +71,11 @@ class ConsoleLog(ProgressBar):
         print(" | ".join(parts), flush=True)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins to count time."""
+        """Starts the timer."""
         self._validation_began = time.perf_counter()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prints the figures of a validation during training."""
+        """Prints the metrics of a validation during training."""
         took = time.perf_counter() - self._validation_began
         if hasattr(self, "_last"):
             self._last = (self._last[0] + took, self._last[1])
@@ -90,7 +90,7 @@ class ConsoleLog(ProgressBar):
 
 
 def _batches(trainer: Trainer, batch_idx: int) -> str:
-    """How far the epoch is, by the position in the text where the loader knows it."""
+    """Batches done of the epoch, from the loader's position if it has one."""
     per_epoch = getattr(trainer.train_dataloader, "batches_per_epoch", None)
     if per_epoch is None:
         return f"{batch_idx + 1} / {trainer.num_training_batches}"

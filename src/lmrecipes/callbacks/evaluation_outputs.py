@@ -9,19 +9,19 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 
 class EvaluationOutputs(Callback):
-    """Calls `begin`, `add` and `conclude` around the evaluation of a split: val, test or predict."""
+    """Calls `begin`, `add` and `conclude` for the evaluation of a split: val, test or predict."""
 
     @abstractmethod
     def begin(self) -> None:
-        """Forgets the outputs of an earlier evaluation."""
+        """Discards the outputs of an earlier evaluation."""
 
     @abstractmethod
     def add(self, trainer: Trainer, split: str, outputs: Any) -> None:
-        """Takes the outputs of one step."""
+        """Adds the outputs of one step."""
 
     @abstractmethod
     def conclude(self, trainer: Trainer, module: LightningModule, split: str) -> None:
-        """Logs the figures of all steps."""
+        """Logs the metrics over all steps."""
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Begins."""

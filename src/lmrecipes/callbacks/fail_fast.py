@@ -30,9 +30,9 @@ _AFTER_S = 3.0
 class FailFast(Callback):
     """Ends all ranks when one of them raises, hangs or is killed.
 
-    A rank that raises says so in one line and writes its traceback to `errors/rank<N>.txt` of the run; a rank that
-    vanishes (SIGKILL, a lost machine) is named by the first of the others. All hear of it by a connection of their
-    own, whatever they wait for. Other processes than one per run are not needed, and nothing is done per step.
+    A rank that raises reports it in one line and writes its traceback to `errors/rank<N>.txt` of the run; a rank that
+    disappears (SIGKILL, node failure) is reported by the first of the others. Ranks are notified over a connection of
+    their own, whatever they are blocked on. No extra process is started, and nothing is done per step.
     """
 
     def __init__(self) -> None:
@@ -65,22 +65,22 @@ class FailFast(Callback):
         return getattr(self._trainer.strategy.launcher, "procs", [])
 
     def fail(self, code: int, stacks: bool) -> None:
-        """Tells the others that this rank failed."""
+        """Notifies the other ranks that this one failed."""
         if self._line is not None:
             _call_off_observer()
             self._line.fail(code, stacks)
             _end_all(self._children())
 
     def states(self) -> dict[int, Any]:
-        """What every rank is doing; None for those that do not answer."""
+        """The phase of every rank; None for ranks that do not answer."""
         return self._line.states() if self._line is not None else {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """From now on an error is no refusal."""
+        """From now on an error is a failure of the run rather than bad input."""
         self._trained = True
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Lets the ranks end one by one."""
+        """Closes the connection: ranks may exit one by one."""
         self._part()
 
     def _part(self) -> None:
@@ -90,7 +90,7 @@ class FailFast(Callback):
             failure_report.connect(None)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Reports the error of this rank, unless it only follows from another's."""
+        """Reports the error of this rank, unless another rank's failure caused it."""
         if trainer.world_size == 1:
             return
         if not isinstance(exception, Exception):
@@ -104,13 +104,13 @@ class FailFast(Callback):
         where = f"at step {trainer.global_step}" if self._trained else "before training"
         code = failure_report.report(exception, trainer.global_rank, where, refused=refused)
         self._line = None
-        # Destructors that wait for other ranks would block for ever.
+        # Destructors that wait for other ranks would block forever.
         timer = threading.Timer(_PATIENCE_S, failure_report.leave, [code])
         timer.daemon = True
         timer.start()
 
     def _other_ended(self, end: End) -> None:
-        """Ends this process, in the thread that heard of another's end."""
+        """Ends this process, from the thread that was notified of another's failure."""
         self._ending.set()
         _call_off_observer()
         trainer = self._trainer
@@ -146,7 +146,7 @@ def _follows(exception: BaseException) -> bool:
 
 
 def _how_it_ended(end: End, trainer: Trainer, children: list[subprocess.Popen]) -> str:
-    """How a process ended that reported no failure itself."""
+    """Describes the end of a process that reported no failure."""
     memory = "out of memory? see dmesg"
     local = end.rank - trainer.global_rank - 1
     if 0 <= local < len(children):
@@ -162,7 +162,7 @@ def _how_it_ended(end: End, trainer: Trainer, children: list[subprocess.Popen]) 
 
 
 def _call_off_observer() -> None:
-    """Keeps Lightning from killing this process, as it does within seconds after one that it started has failed."""
+    """Keeps Lightning's observer from killing this process seconds after one of its children failed."""
     for thread in threading.enumerate():
         if thread.name == "child-process-observer" and hasattr(thread, "_child_processes"):
             thread._child_processes = []

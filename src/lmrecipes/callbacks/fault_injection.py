@@ -13,17 +13,17 @@ ASKED_FOR = "LMRECIPES_SUDDEN_END"
 
 
 class KillAtStep(Callback):
-    """Kills all processes of its group in the middle of a step, as a machine that loses its power does."""
+    """Kills its whole process group in the middle of a step, like a power failure."""
 
     def __init__(self, after_step: int) -> None:
         """Sets when.
 
         Args:
-            after_step: optimizer steps that are made; the one after it is not.
+            after_step: the last optimizer step that completes.
         """
         self.after_step = after_step
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
-        """Ends everything, once gradients are there and before they are used."""
+        """Kills, after the backward pass and before the optimizer step."""
         if trainer.global_step == self.after_step and os.environ.get(ASKED_FOR):
             os.killpg(0, signal.SIGKILL)

@@ -13,7 +13,7 @@ from lmrecipes.checkpoints.weights import load_optimizer_state, load_weights
 class InitWeights(Callback):
     """Loads only the weights of a checkpoint, optionally with its optimizer state, into a new run.
 
-    The rest is the step, the schedule, the position in the data and memory.
+    Step, schedule, position in the data and memory start afresh.
     """
 
     def __init__(self, path: Path, optimizer: bool = False) -> None:
@@ -23,7 +23,7 @@ class InitWeights(Callback):
         """Loads the weights once the network exists.
 
         Raises:
-            ValueError: if they do not fit the network, naming the first that does not, or if there are no moments.
+            ValueError: if a weight does not match the network, naming it, or if there is no optimizer state.
         """
         path = Path(trainer.strategy.broadcast(str(self.path)))
         load_weights(pl_module, path, f"--init_from {path}", trainer.strategy)

@@ -16,13 +16,13 @@ class CountsLanguages(Protocol):
     """A DataModule of several languages that counts its tokens."""
 
     def tokens_by_language(self, first_step: int, end: int) -> Mapping[str, int]:
-        """Tokens of text that all ranks together read in steps from one to before another, by language."""
+        """Tokens of text that all ranks read in the steps of a half-open range, by language."""
 
 
 class LanguageTokens(Callback):
-    """Logs `train/tokens_<language>`: tokens of text read since the beginning, of all ranks, resumed runs included.
+    """Logs `train/tokens_<language>`: tokens of text read since step 0 by all ranks, across resumes.
 
-    Which text comes when is known beforehand, so that nothing is counted in batches, and no rank asks another.
+    The order of the texts is a function of the step, so nothing is counted in batches or exchanged between ranks.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class LanguageTokens(Callback):
         """Checks that the data counts languages.
 
         Raises:
-            ValueError: if not.
+            ValueError: if it cannot.
         """
         data = getattr(trainer, "datamodule", None)
         if not isinstance(data, CountsLanguages):
@@ -44,7 +44,7 @@ class LanguageTokens(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Logs, where this step is one that is logged."""
+        """Logs the counts if the step is logged."""
         if completes_step(trainer) and logs_step(trainer):
             self._count(trainer)
             exact = torch.float32 if pl_module.device.type == "mps" else torch.float64
@@ -58,7 +58,7 @@ class LanguageTokens(Callback):
         self._counted = trainer.global_step
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds what was read."""
+        """Saves the counts."""
         self._count(trainer)
         checkpoint.setdefault("callbacks", {})[self.state_key] = {"tokens": self._tokens, "counted": self._counted}
 

@@ -12,6 +12,6 @@ class LearningRate(Callback):
     """Logs `train/lr`, the learning rate of the step (first parameter group)."""
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Logs the rate, at steps that are logged."""
+        """Logs the learning rate if the step is logged."""
         if logs_step(trainer):
             pl_module.log("train/lr", float(optimizer.param_groups[0]["lr"]), batch_size=1)

@@ -19,10 +19,10 @@ _LOSS, _GRADIENT, _SPIKE = 1.0, 2.0, 3.0
 
 
 class StoppedByLossGuard(SystemExit):
-    """Training stopped at a bad step, whose state no checkpoint has. The exit code is 3."""
+    """Training stopped at a bad step, whose state was not saved. The exit code is 3."""
 
     def __init__(self, step: int, reason: str) -> None:
-        """Describes it.
+        """Stores the step and the reason.
 
         Args:
             step: the bad optimizer step, counted from 1.
@@ -39,16 +39,16 @@ class LossGuard(Callback):
     """Checks every optimizer step before it is applied, over all micro-batches and ranks.
 
     A step is bad if its loss or a gradient of it is not finite, or (with `spike_sigma`) if its loss is above mean +
-    spike_sigma x standard deviation of the last `spike_window_steps` good losses; the deviation counts as at least 1 %
-    of the mean, and nothing is judged before there are that many. Under 16-mixed the gradients are left to the
-    GradScaler, which skips steps of its own as it looks for a scale.
+    spike_sigma x standard deviation of the last `spike_window_steps` good losses; the deviation is at least 1 %
+    of the mean, and no spike is detected before the window is full. Under 16-mixed the gradients are left to the
+    GradScaler, which skips steps as it searches for a scale.
 
-    `stop` ends the run; `skip` leaves weights and optimizer as they are (data and schedule move on), logs their number
-    as `train/skipped_steps`, and ends the run after `max_skips_in_a_row`. No checkpoint is written of a state after a
-    step that `stop` acts upon, nor, under `skip`, directly after a loss that was not finite.
+    `stop` ends the run; `skip` leaves weights and optimizer unchanged (data and schedule advance), logs their number
+    as `train/skipped_steps`, and ends the run after `max_skips_in_a_row`. No checkpoint is written after a bad step
+    under `stop`, nor, under `skip`, directly after a non-finite loss.
 
-    The judgement stays on the device. It is looked at every `look_every_n_steps` steps, before every checkpoint and
-    validation; at every step on a CPU, and where an optimizer cannot skip on the device (fused ones can).
+    The verdict stays on the device. It is read every `look_every_n_steps` steps, and before every checkpoint and
+    validation; on every step on a CPU, and if the optimizer cannot skip on the device (fused ones can).
     """
 
     def __init__(
@@ -62,11 +62,11 @@ class LossGuard(Callback):
         """Sets the rule.
 
         Args:
-            action: what is done about a bad step.
+            action: what to do at a bad step.
             max_skips_in_a_row: bad steps in a row after which `skip` stops.
-            spike_sigma: standard deviations above the mean from which a loss is a spike; left out, none is.
-            spike_window_steps: good steps that mean and deviation are taken over.
-            look_every_n_steps: optimizer steps between looks at the judgement, each of which waits for a GPU.
+            spike_sigma: standard deviations above the mean that make a loss a spike; default: no detection.
+            spike_window_steps: good steps over which mean and deviation are computed.
+            look_every_n_steps: optimizer steps between reads of the verdict, each of which synchronizes a GPU.
         """
         counts = {
             "max_skips_in_a_row": (max_skips_in_a_row, 1),
@@ -83,7 +83,7 @@ class LossGuard(Callback):
         self.spike_sigma = spike_sigma
         self.look_every_n_steps = look_every_n_steps
         self._loss: Tensor | None = None
-        # Of the last step, over all micro-batches and ranks.
+        # Mean loss of the last step, over all micro-batches and ranks.
         self._mean = torch.zeros(())
         # The latest bad step under `skip`, the first under `stop`: number, reason, loss; then the count of bad steps,
         # of consecutive ones, and the reason of the previous step.
@@ -92,7 +92,7 @@ class LossGuard(Callback):
         self._good = torch.zeros((), dtype=torch.int64)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Puts what was noted on the device."""
+        """Moves the state to the device."""
         if self.action == "skip" and "DeepSpeed" in type(trainer.strategy).__name__:
             raise ValueError("LossGuard.action is skip, but DeepSpeed makes its steps by itself; stop works")
         device = pl_module.device
@@ -104,13 +104,13 @@ class LossGuard(Callback):
         self._loss = None
 
     def on_before_backward(self, trainer: Trainer, pl_module: LightningModule, loss: Tensor) -> None:
-        """Adds the loss of a pass, which comes divided by the number of passes, and scaled under 16-mixed."""
+        """Adds the loss of a micro-batch, which is divided by the accumulation, and scaled under 16-mixed."""
         loss = loss.detach()
         self._loss = loss if self._loss is None else self._loss + loss
 
     @torch.no_grad()
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
-        """Judges the step.
+        """Checks the step.
 
         Raises:
             StoppedByLossGuard: in all ranks.
@@ -131,7 +131,7 @@ class LossGuard(Callback):
             self.look()
 
     def _own(self, device: torch.device, optimizer: Optimizer, scaler: Any) -> Tensor:
-        """Loss and number of gradients that are not finite, of this rank."""
+        """Loss and number of non-finite gradients of this rank."""
         loss = torch.zeros((), device=device) if self._loss is None else self._loss
         self._loss = None
         wrong = torch.zeros((), device=device, dtype=self._exact)
@@ -145,7 +145,7 @@ class LossGuard(Callback):
         return torch.stack([loss.to(self._exact).reshape(()), wrong])
 
     def _judge(self, loss: Tensor, wrong_gradient: Tensor, step: int) -> Tensor:
-        """Whether the step is bad, and notes it."""
+        """Whether the step is bad, which is recorded."""
         nothing = torch.zeros_like(loss)
         reason = torch.where(wrong_gradient, _GRADIENT, nothing)
         if self.spike_sigma is not None:
@@ -178,10 +178,10 @@ class LossGuard(Callback):
             optimizer.zero_grad(set_to_none=True)
 
     def look(self) -> None:
-        """Waits for the judgement of the steps so far.
+        """Reads the verdict on the steps so far, which synchronizes the device.
 
         Raises:
-            StoppedByLossGuard: if it is to stop.
+            StoppedByLossGuard: if training is to stop.
         """
         step, reason, loss, number, in_a_row, _ = self._record.tolist()
         what = _REASONS[int(reason)].format(loss=loss)
@@ -194,16 +194,16 @@ class LossGuard(Callback):
         """Whether the state is safe to save: memory kept between steps may be non-finite too.
 
         Raises:
-            StoppedByLossGuard: if it is to stop.
+            StoppedByLossGuard: if training is to stop.
         """
         self.look()
         return bool(self._record[5] != _LOSS)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *rest: Any) -> None:
-        """Logs how many steps were skipped.
+        """Logs the number of skipped steps.
 
         Raises:
-            StoppedByLossGuard: if DeepSpeed, which keeps gradients to itself, left the step out for one.
+            StoppedByLossGuard: if DeepSpeed, which hides gradients, skipped the step for a non-finite one.
         """
         if completes_step(trainer) and getattr(trainer.strategy, "left_step_out", False):
             self.look()
@@ -212,20 +212,20 @@ class LossGuard(Callback):
             pl_module.log("train/skipped_steps", self._record[3].float(), batch_size=1)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks before time is spent on a validation."""
+        """Reads the verdict before time is spent on a validation."""
         if trainer.state.fn == "fit":
             self.look()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks at the last steps."""
+        """Reads the verdict on the last steps."""
         self.look()
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Looks before anything is written."""
+        """Reads the verdict before anything is written."""
         self.look()
 
     def state_dict(self) -> dict[str, Any]:
-        """What the rule has seen."""
+        """The window of losses and the counts."""
         return {"record": self._record.tolist(), "window": self._window.tolist(), "good": int(self._good)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -237,7 +237,7 @@ class LossGuard(Callback):
 
 
 def _gradients(optimizer: Optimizer) -> Iterator[Tensor]:
-    """Gradients, or this rank's shares of them, in types that their norm fits into."""
+    """Gradients, or this rank's shards of them, in dtypes that cannot overflow in their norm."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             if (gradient := parameter.grad) is not None:

@@ -14,12 +14,12 @@ class PortableOptimizerState(Callback):
     """Saves the names of the optimizer's parameters, so that a run may resume under another strategy."""
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the names in the order in which the optimizer's own state numbers them."""
+        """Saves the names in the order of the optimizer's own numbering."""
         if trainer.strategy.lightning_restore_optimizer:
             checkpoint["optimizer_parameters"] = [names_in_order(pl_module, o) for o in trainer.optimizers]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Numbers a state by names, as torch's optimizers take it, before it is loaded."""
+        """Converts a state keyed by name to torch's numbering before it is loaded."""
         loaded: dict[str, Any] = trainer._checkpoint_connector._loaded_checkpoint
         if loaded.pop(BY_NAME, False) and trainer.strategy.lightning_restore_optimizer:
             loaded["optimizer_states"] = [
@@ -29,9 +29,9 @@ class PortableOptimizerState(Callback):
 
 
 class KeepOptimizerSettings(Callback):
-    """Puts the configured learning rate, betas, weight decay… back after a checkpoint's optimizer state was loaded.
+    """Restores the configured learning rate, betas, weight decay… after a checkpoint's optimizer state was loaded.
 
-    A torch optimizer's state holds its settings too, so that resuming would silently undo what the user changed.
+    A torch optimizer's state includes its settings, so resuming would silently undo the user's changes.
     The current learning rate is then set by the schedule, from the configured one.
     """
 
@@ -39,14 +39,14 @@ class KeepOptimizerSettings(Callback):
         self._settings: list[list[dict[str, Any]]] = []
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Notes the settings before the checkpoint's state replaces them."""
+        """Records the settings before the checkpoint's state replaces them."""
         self._settings = [
             [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
             for optimizer in trainer.optimizers
         ]
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Puts them back."""
+        """Restores the settings."""
         for optimizer, groups in zip(trainer.optimizers, self._settings, strict=True):
             for group, settings in zip(optimizer.param_groups, groups, strict=True):
                 group.update(settings)

@@ -17,7 +17,7 @@ class StepBar(RichProgressBar):
         super().__init__(leave=False)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Shows the bar, begun where a resumed run begins."""
+        """Shows the bar, starting at the step of a resumed run."""
         if self.is_disabled or self.progress is None:
             return
         text = f"Training, epoch {trainer.current_epoch}"
@@ -31,12 +31,12 @@ class StepBar(RichProgressBar):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Moves the bar after a step, whatever the number of its passes."""
+        """Advances the bar after an optimizer step."""
         if completes_step(trainer):
             self._update(self.train_progress_bar_id, trainer.global_step)
             self._update_metrics(trainer, pl_module)
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
-        """The figures beside the bar."""
+        """The metrics next to the bar."""
         figures = {**trainer.callback_metrics, **trainer.logged_metrics}
         return {name: float(figures[name]) for name in ("train/loss", "val/loss", "val/perplexity") if name in figures}

@@ -20,7 +20,7 @@ class LeftBySignal(SystemExit):
     """Training stopped between two steps because of a signal, with its state saved."""
 
     def __init__(self, number: int, saved: Path | None, refusal: str | None) -> None:
-        """Describes it.
+        """Stores the step and the reason.
 
         Args:
             number: of the signal.
@@ -36,17 +36,17 @@ class LeftBySignal(SystemExit):
 
 
 class Requeue(Callback):
-    """Acts upon SIGUSR1 and SIGTERM: saves between two optimizer steps, requeues a SLURM job, and leaves.
+    """On SIGUSR1 and SIGTERM: saves between two optimizer steps, requeues the SLURM job, and exits.
 
-    The handler only notes the signal. At the end of a step all ranks agree, so that a signal to one of them is
-    enough. A validation is left where it is, and made again from its beginning.
+    The handler only records the signal. At the end of a step all ranks agree, so a signal to one of them is
+    enough. An interrupted validation is repeated from its start.
     """
 
     def __init__(self, max_requeues: int = 100) -> None:
         """Sets the limit.
 
         Args:
-            max_requeues: how many times a run is requeued at most.
+            max_requeues: maximum number of times that a run is requeued.
         """
         if max_requeues < 0:
             raise ValueError(f"--max_requeues is {max_requeues}; it must be 0 or more")
@@ -57,7 +57,7 @@ class Requeue(Callback):
         self._validation_batches = self._validated = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Prepares to agree without waiting for the devices."""
+        """Creates a group in which ranks agree without synchronizing the devices."""
         if trainer.world_size > 1:
             self._group = dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
             # Lightning's own check synchronizes the device before every batch.
@@ -75,7 +75,7 @@ class Requeue(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Saves after a step, if all agree to leave; a step that is validated is saved there."""
+        """Saves after a step, if all ranks agree to exit; a validated step is saved after its validation."""
         loop = trainer.fit_loop
         assert loop._data_fetcher is not None
         if loop._should_accumulate() or loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
@@ -85,19 +85,19 @@ class Requeue(Callback):
             self._leaving = number
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Leaves before the next step, when the saved one is logged."""
+        """Exits before the next step, when the saved one is logged."""
         if self._leaving:
             self._leave(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Finds out how many batches all ranks have."""
+        """Computes the number of batches that all ranks have."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
             n_batches = min(sum(trainer.num_val_batches), 2**62)
             self._validation_batches = self._agree(int(n_batches), dist.ReduceOp.MIN)
             self._validated = 0
 
     def on_validation_batch_end(self, trainer: Trainer, *rest: Any) -> None:
-        """Saves and leaves during a validation."""
+        """Saves and exits during a validation."""
         if trainer.state.fn != "fit" or trainer.sanity_checking:
             return
         self._validated += 1
@@ -146,7 +146,7 @@ def _nothing() -> None:
 
 
 def _save(trainer: Trainer) -> Path | None:
-    """Saves the newest state; None where the disk is full."""
+    """Saves the newest state; None if the disk is full."""
     last = next((c for c in trainer.callbacks if isinstance(c, LastCheckpoint)), None)  # type: ignore[attr-defined]
     if last is not None:
         last.save_now(trainer)
@@ -161,7 +161,7 @@ def _save(trainer: Trainer) -> Path | None:
 
 
 def _rewind_validation(trainer: Trainer) -> None:
-    """Sets the progress to the validation's first batch, where a continued run takes it up again."""
+    """Resets the progress to the validation's first batch, where a resumed run repeats it."""
     progress: Any = trainer.fit_loop.epoch_loop.val_loop.batch_progress
     done = progress.total.completed - progress.current.completed
     for counts, begun in ((progress.total, done), (progress.current, 0)):

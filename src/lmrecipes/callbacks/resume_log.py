@@ -16,14 +16,14 @@ FIGURES = "figures_of_the_step"
 class ResumeLog(Callback):
     """Drops logged rows of steps that a resume repeats, and corrects step and epoch counts.
 
-    Lightning logs a step after it was saved: its figures are in the checkpoint, too, lest a kill in between lose them.
+    Lightning logs a step after it was saved: its metrics are in the checkpoint too, so a kill in between loses none.
     """
 
     def __init__(self) -> None:
         self._figures: dict[str, float] = {}
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds the figures of a step that is about to be logged."""
+        """Saves the metrics of a step that is about to be logged."""
         connector: Any = trainer._logger_connector
         within_a_step = trainer.training and connector._first_loop_iter is not None
         if within_a_step and connector.should_update_logs:
@@ -32,14 +32,14 @@ class ResumeLog(Callback):
                 checkpoint[FIGURES] = {"epoch": trainer.current_epoch, **figures}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Takes them, and counts batches as this run makes them, where a step had another number of passes."""
+        """Restores them, and converts batch counts if the accumulation changed."""
         self._figures = checkpoint.get(FIGURES, {})
         progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
         if step := checkpoint["global_step"]:
             _recount(progress, progress["total"]["ready"] // step, trainer.accumulate_grad_batches)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Cuts the log at the step to continue from, and opens the epoch that the run's last step closed too early."""
+        """Truncates the log at the resumed step, and reopens the epoch that the run's last step closed too early."""
         per_epoch = getattr(trainer.train_dataloader, "batches_per_epoch", None)
         progress: Any = trainer.fit_loop.epoch_progress
         if per_epoch is not None:
@@ -55,12 +55,12 @@ class ResumeLog(Callback):
                         logger.add_if_missing(self._figures, trainer.global_step)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Sets Lightning's count for loggers, which is one too many after some resumes."""
+        """Corrects Lightning's step count for loggers, which is one too high after some resumes."""
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
 
 
 def _recount(progress: dict[str, Any], before: int, now: int) -> None:
-    """Turns counts of passes at a step's end into those with another number of passes per step."""
+    """Converts counts of micro-batches at the end of a step to another accumulation."""
     for counts in (progress["total"], progress["current"]):
         behind = {name: counts["ready"] - count for name, count in counts.items()}
         ready = counts["ready"] // max(before, 1) * now

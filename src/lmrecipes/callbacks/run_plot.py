@@ -12,14 +12,14 @@ from lmrecipes.runs.plots import plot_runs
 
 
 class RunPlot(Callback):
-    """Draws `plots/run.png` in the run directory after validations, in at most 2 % of the time, and at the end."""
+    """Draws `plots/run.png` in the run directory after validations, using at most 2 % of the time, and at the end."""
 
     def __init__(self) -> None:
         self._pause_until = 0.0
         self._drawn_step = -1
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws what there is."""
+        """Draws the curves so far."""
         if trainer.state.fn == "fit" and not trainer.sanity_checking and time.monotonic() >= self._pause_until:
             self._draw(trainer)
 

@@ -1,4 +1,4 @@
-"""Answers to questions of any model: exact match, F1, and prediction files."""
+"""Question answering with any model: exact match, F1, and prediction files."""
 
 from __future__ import annotations
 
@@ -36,24 +36,24 @@ class Questions(Protocol):
         """The questions of a split."""
 
     def may_lack(self, split: str) -> bool:
-        """Whether some of them may have no answer."""
+        """Whether some questions may have no answer."""
 
     def evidence(self, split: str, output: Any) -> Mapping[str, Evidence]:
-        """What a step's output on one batch says about questions, by their ids."""
+        """Evidence about questions in a step's output, by question id."""
 
 
 class SquadAnswers(EvaluationOutputs):
     """Logs exact match and F1 and writes the answers, from what evaluation steps return.
 
-    A model needs to know nothing of it: its step returns something, and the DataModule says what that means for which
-    question. What is known of a question is put together over windows and over ranks before it is decided, once.
+    The model is independent of it: its step returns an output, which the DataModule turns into evidence for
+    questions. Evidence is merged over windows and ranks before each question is answered, once.
 
-    Logged are `squad/exact_match` and `squad/f1`, and of written answers `squad/exact_string_match`; of questions in
-    several languages the mean over languages, and each language's, as `squad/f1_de`. Where questions may lack an answer
-    also `squad/HasAns_*`, `squad/NoAns_*`, and `squad/best_*`, the best that any threshold would give for
+    Logs `squad/exact_match` and `squad/f1`, and for generated answers `squad/exact_string_match`; for questions in
+    several languages their mean, and each language's as `squad/f1_de`. If questions may have no answer,
+    also `squad/HasAns_*`, `squad/NoAns_*`, and `squad/best_*`, the best over all thresholds for
     `unthresholded_predictions.json`.
-    `answers/val/` and `answers/test/` of the run have predictions.json, nbest_predictions.json and null_odds.json as
-    the official scripts read and write them, of several languages in a folder each.
+    `answers/val/` and `answers/test/` of the run hold predictions.json, nbest_predictions.json and null_odds.json as
+    the official scripts read and write them, in a folder for each language if there are several.
     """
 
     def __init__(self) -> None:
@@ -62,17 +62,17 @@ class SquadAnswers(EvaluationOutputs):
         self._found: list[Mapping[str, Evidence]] = []
 
     def begin(self) -> None:
-        """Forgets the answers of an earlier evaluation."""
+        """Discards the answers of an earlier evaluation."""
         self._found = []
 
     def add(self, trainer: Trainer, split: str, outputs: Any) -> None:
-        """Takes the spans or texts of one step."""
+        """Adds the spans or texts of one step."""
         if outputs is None:
             raise ValueError(f"SquadAnswers: the model's {split} step returns nothing; it must return its answers")
         self._found.append(_questions_of(trainer).evidence(split, outputs))
 
     def _answers(self, data: Questions, split: str) -> dict[str, Answered]:
-        """Every rank's answers, by question in the order of the file, the same in every rank."""
+        """The answers of all ranks, by question in the order of the file; the same on every rank."""
         local = merged(self._found, data.n_best)
         self._found = []
         everything = _of_all_ranks(local, data.n_best)
@@ -84,7 +84,7 @@ class SquadAnswers(EvaluationOutputs):
         }
 
     def conclude(self, trainer: Trainer, module: LightningModule, split: str) -> None:
-        """Logs the figures and writes the answers; of `predict` leaves them in `answered`."""
+        """Logs the metrics and writes the answers; under `predict` keeps them in `answered`."""
         if split == "predict":
             self.answered = self._answers(_questions_of(trainer), split)
             return
@@ -115,14 +115,14 @@ def figures_by_language(
     language: str | None = None,
     written: bool = False,
 ) -> dict[str, float]:
-    """Figures under the names that are logged, without their prefix: of each language, and their mean over languages.
+    """Metrics by their logged names, without the prefix: of each language, and their mean over languages.
 
     Args:
-        questions: with what their language is, where there are several.
+        questions: each with its language, if there are several.
         answered: by question id.
         may_lack: whether they are evaluated as SQuAD 2.0.
         language: of all questions; see `metrics.squad.normalizer`.
-        written: whether answers are also compared as they stand.
+        written: whether answers are also compared verbatim.
     """
     by_language: dict[str, list[Question]] = {}
     for question in questions:
@@ -146,7 +146,7 @@ def figures_by_language(
 def squad_figures(
     golds: Sequence[Gold], answered: Mapping[str, Answered], *, may_lack: bool, language: str | None = None
 ) -> dict[str, float]:
-    """Figures of answers under the names that are logged, without their prefix.
+    """Metrics of answers by their logged names, without the prefix.
 
     Args:
         golds: the questions.

@@ -13,10 +13,10 @@ from lmrecipes.trainer_state import data_rank
 
 
 class StepSeed(Callback):
-    """Seeds every generator at every training batch from (seed, step, pass, rank among those with different data).
+    """Seeds every generator at every training batch from (seed, step, micro-batch, data-parallel rank).
 
-    Dropout then needs no saved random state: a resumed run draws what an uninterrupted one would have drawn, and
-    what validation or a callback draws in between changes nothing.
+    Dropout then needs no saved random state: a resumed run draws the same numbers as an uninterrupted one, and
+    random numbers drawn by validation or a callback change nothing.
     """
 
     def __init__(self, seed: int) -> None:

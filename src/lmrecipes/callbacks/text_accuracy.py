@@ -1,4 +1,4 @@
-"""Accuracy of generated texts against the right ones."""
+"""Accuracy of generated texts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lmrecipes.trainer_state import data_rank, is_sanity_check, sum_over_ranks
 
 @runtime_checkable
 class Judges(Protocol):
-    """A DataModule whose texts are right or wrong."""
+    """A DataModule that judges generated texts."""
 
     task: str
     """Under which name its figures are logged."""
@@ -24,7 +24,7 @@ class Judges(Protocol):
         """The languages of a split."""
 
     def verdicts(self, split: str, output: Any) -> Mapping[int, tuple[int, bool]]:
-        """By the number of each text of a step's output: its language's number, and whether it is right."""
+        """For each text of a step's output, by its number: the index of its language, and whether it is right."""
 
     def asked(self, split: str) -> int:
         """Texts of a split."""
@@ -37,11 +37,11 @@ class TextAccuracy(EvaluationOutputs):
         self._found: dict[int, tuple[int, bool]] = {}
 
     def begin(self) -> None:
-        """Forgets the verdicts of an earlier evaluation."""
+        """Discards the verdicts of an earlier evaluation."""
         self._found = {}
 
     def add(self, trainer: Trainer, split: str, outputs: Any) -> None:
-        """Takes the verdicts on the texts of one step."""
+        """Adds the verdicts on the texts of one step."""
         if outputs is None:
             raise ValueError(
                 f"TextAccuracy: the model's {split} step returns nothing; it must return the generated texts"

@@ -16,10 +16,10 @@ from lmrecipes.trainer_state import completes_step, data_rank, logs_step, sum_ov
 
 
 class Throughput(Callback):
-    """Logs tokens and sequences per second, step time, waiting for data, memory and utilization.
+    """Logs tokens and sequences per second, step time, data waiting time, peak memory and MFU.
 
-    Figures cover the last steps up to `window_steps`; the first step of a run and everything outside steps
-    (validation, checkpoints, logging) are left out. `train/tokens` counts all tokens of all ranks since the beginning
+    Metrics cover up to the last `window_steps` steps; the first step of a run and everything outside steps
+    (validation, checkpoints, logging) are excluded. `train/tokens` counts the tokens of all ranks since the start
     of training, exactly.
     """
 
@@ -29,8 +29,8 @@ class Throughput(Callback):
         """Sets the measuring window.
 
         Args:
-            window_steps: optimizer steps that the figures cover.
-            peak_tflops: dense peak of one device; left out, the known one of the device, else utilization is left out.
+            window_steps: optimizer steps that the metrics cover.
+            peak_tflops: dense peak of one device; default: the device's, if known. Without it MFU is not logged.
         """
         if window_steps < 1:
             raise ValueError(f"Throughput.window_steps is {window_steps}; it must be 1 or more")
@@ -45,7 +45,7 @@ class Throughput(Callback):
         self._sequences = self._step_tokens = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Looks up the peak, and says so if there is none."""
+        """Looks up the peak, and reports if it is unknown."""
         if not isinstance(pl_module, Countable):
             raise TypeError(f"Throughput needs {type(pl_module).__name__} to have count() and flops_per_token()")
         device = pl_module.device
@@ -64,18 +64,18 @@ class Throughput(Callback):
             loop._on_before_fetch, loop._on_after_fetch = self.on_before_fetch, self.on_after_fetch
 
     def on_before_fetch(self) -> None:
-        """Begins to wait for a batch."""
+        """Starts the data waiting time."""
         self._asked = self.clock()
 
     def on_after_fetch(self) -> None:
-        """Has the batch."""
+        """Stops the data waiting time."""
         self._began = self.clock()
         self._waited += self._began - self._asked
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Counts a pass, and after the last of a step logs."""
+        """Counts a micro-batch, and logs after the last one of a step."""
         sequences, tokens = pl_module.count(batch)  # type: ignore[operator]
         self._sequences += sequences
         self._step_tokens += tokens

@@ -15,7 +15,7 @@ from lmrecipes.resilience import failure_report
 
 
 def _heartbeat(phase: str) -> Any:
-    """A hook that says which phase training is in."""
+    """A hook that records the phase of training."""
 
     def hook(self: Watchdog, *_: Any) -> None:
         self._note(phase)
@@ -27,18 +27,18 @@ def _heartbeat(phase: str) -> Any:
 class Watchdog(Callback):
     """Ends a run when a rank has made no progress for some time.
 
-    Every batch of training and validation, every part of a step and every checkpoint counts as moving on. A thread
-    looks at the time; the steps themselves only note it. What hangs is said in one line, by the rank that moved on
-    least; the stacks of all threads of all ranks go to `errors/rank<N>-stacks.txt` of the run. The exit code is
+    Every batch of training and validation, every part of a step and every checkpoint counts as progress. A thread
+    watches the clock; steps only record the time. A hang is reported in one line by the rank with the oldest
+    progress; the stacks of all threads of all ranks go to `errors/rank<N>-stacks.txt` of the run. The exit code is
     4.
     """
 
     def __init__(self, timeout_minutes: float = 30.0, end_process: bool = True) -> None:
-        """Sets the time.
+        """Sets the timeout.
 
         Args:
-            timeout_minutes: longest time that one batch, or one checkpoint, may take.
-            end_process: False only says what hangs, and goes on waiting.
+            timeout_minutes: maximum time of one batch or one checkpoint.
+            end_process: False only reports the hang, and keeps waiting.
         """
         if not timeout_minutes > 0:
             raise ValueError(f"Watchdog.timeout_minutes is {timeout_minutes}; it must be above 0")
@@ -54,11 +54,11 @@ class Watchdog(Callback):
         self._last = (time.monotonic(), doing)
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins to watch."""
+        """Starts watching."""
         self._begin(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins to watch."""
+        """Starts watching."""
         self._note("fetching the next batch")
         self._begin(trainer)
 
@@ -83,7 +83,7 @@ class Watchdog(Callback):
     def _watch(self, trainer: Trainer, done: threading.Event) -> None:
         limit = 60 * self.timeout_minutes
         last_reported = 0.0
-        # If the GIL is held for ever, faulthandler's C thread ends the process.
+        # If the GIL is held forever, faulthandler's C thread ends the process.
         last_resort = self.end_process and _has_file(sys.stderr)
         try:
             while True:
@@ -116,16 +116,16 @@ class Watchdog(Callback):
     on_save_checkpoint = _heartbeat("writing a checkpoint")
 
     def teardown(self, *_: Any, **__: Any) -> None:
-        """Ends watching."""
+        """Stops watching."""
         self._end()
 
     def on_exception(self, *_: Any) -> None:
-        """Ends watching."""
+        """Stops watching."""
         self._end()
 
 
 def _waits_for_others() -> bool:
-    """Whether the main thread is in an exchange of torch.distributed."""
+    """Whether the main thread is inside torch.distributed."""
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     while frame is not None:
         if frame.f_code.co_filename.endswith("distributed_c10d.py"):

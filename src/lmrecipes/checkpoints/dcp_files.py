@@ -25,7 +25,7 @@ _INDEX_CLASSES = (
 
 
 def _memory_format(kind: Any, name: str) -> Any:
-    """How some Pythons write a member of an enumeration; theirs would give any attribute of anything."""
+    """The pickled form of an enumeration member in some Pythons, restricted: the original returns any attribute."""
     if kind is not dcp.metadata._MEM_FORMAT_ENCODING or name not in kind.__members__:
         raise pickle.UnpicklingError("builtins.getattr")
     return kind[name]
@@ -43,10 +43,10 @@ _INDEX: dict[tuple[str, str], Any] = {
 
 
 class IndexUnpickler(pickle.Unpickler):
-    """Reads DCP's index, and refuses anything that is no part of one."""
+    """Reads DCP's index, and refuses any class that does not belong in one."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """What the index names, if an index may."""
+        """A class that the index names, if it is allowed."""
         try:
             return _INDEX[module, name]
         except KeyError:
@@ -57,7 +57,7 @@ class Writer(dcp.FileSystemWriter):
     """A FileSystemWriter that raises picklable errors."""
 
     def write_data(self, plan: Any, planner: Any) -> Any:
-        """Writes this process's part."""
+        """Writes this process's shards."""
         try:
             return super().write_data(plan, planner)
         except Exception as error:

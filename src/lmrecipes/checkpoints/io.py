@@ -1,4 +1,4 @@
-"""Checkpoints on disk: written whole or not at all, read without running code."""
+"""Checkpoints on disk: written atomically, read without running code."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from lmrecipes.runtime import launcher
 # Marks a checkpoint whose optimizer state is keyed by parameter name.
 BY_NAME = "optimizer_states_by_name"
 _FULL = {errno.ENOSPC, errno.EDQUOT}
-# A checkpoint that was read whole to check it before a resume, and its identity on disk then: it is not read twice.
+# A checkpoint read to check it before a resume, with its identity on disk, so that it is not read twice.
 _kept: tuple[tuple[int, ...], dict[str, Any]] | None = None
-# Sharded checkpoints whose files were all compared with their checksums, by their manifests.
+# Sharded checkpoints whose checksums were verified, by their manifests.
 _verified: set[tuple[int, ...]] = set()
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target and renames, so that a kill at any moment leaves the previous checkpoint whole."""
+    """Writes a temporary file and renames it, so that a kill at any moment leaves the previous checkpoint intact."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Writes a checkpoint; a full disk is warned about and does not end training."""
@@ -51,7 +51,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Reads the checkpoint that the first process chose, plain or sharded, whole; see `load_checkpoint`."""
+        """Reads the checkpoint that rank 0 chose, plain or sharded; see `load_checkpoint`."""
         message = [str(path)]
         if dist.is_available() and dist.is_initialized():
             dist.broadcast_object_list(message, src=0)
@@ -109,7 +109,7 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
 
 
 def _load_sharded(path: Path) -> dict[str, Any]:
-    """A folder's content in the form of a plain checkpoint, but for the optimizer's state, which stays by names."""
+    """A sharded checkpoint in the form of a plain one, except that optimizer state stays keyed by name."""
     _verify(path)
     states: dict[str, dict[str, torch.Tensor]] = {}
     for name, value in sharded.read_whole(path, STATES).items():
@@ -128,7 +128,7 @@ def _identity(path: Path) -> tuple[int, ...]:
 
 
 def _verify(path: Path) -> None:
-    """Compares a sharded checkpoint with its checksums, once."""
+    """Verifies the checksums of a sharded checkpoint, once."""
     manifest = path / sharded.MANIFEST
     if not (manifest.is_file() and _identity(manifest) in _verified):
         sharded.verify(path)
@@ -140,10 +140,10 @@ def check(path: Path, *, keep: bool = False) -> None:
 
     Args:
         path: the checkpoint.
-        keep: whether it is about to be loaded, for which what is read now is kept in memory.
+        keep: whether it is loaded next, so that its content is kept in memory.
 
     Raises:
-        ValueError: if not.
+        ValueError: if it cannot.
     """
     global _kept
     if path.is_dir():
@@ -155,13 +155,13 @@ def check(path: Path, *, keep: bool = False) -> None:
 
 
 def newest_readable(folder: Path, pattern: str = "*.ckpt", *, keep: bool = False) -> Path | None:
-    """The checkpoint of the greatest step that can be read; broken ones are warned about.
+    """The readable checkpoint of the greatest step; broken ones are warned about.
 
-    Only the main process reads them: the others hear of its choice before anything is loaded.
+    Only the main process reads them, and broadcasts its choice before anything is loaded.
 
     Args:
-        folder: where they are.
-        pattern: of their names.
+        folder: the folder of checkpoints.
+        pattern: pattern of file names.
         keep: as for `check`.
     """
     for path in sorted(folder.glob(pattern), key=lambda p: (step_of(p), p.stat().st_mtime_ns), reverse=True):

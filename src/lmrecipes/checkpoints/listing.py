@@ -17,17 +17,17 @@ FILE = ".written.json"
 
 
 def written(folder: Path) -> set[str]:
-    """Names of the checkpoints that were written in a folder."""
+    """Names of the checkpoints that the run wrote in a folder."""
     with suppress(OSError, ValueError, KeyError, TypeError):
         return set(json.loads((folder / FILE).read_text(encoding="utf-8"))["written"])
     return set()
 
 
 def note(folder: Path, names: Iterable[str]) -> None:
-    """Notes checkpoints that are about to be written.
+    """Records checkpoints that are about to be written.
 
     Raises:
-        OSError: if that cannot be written.
+        OSError: if the list cannot be written.
     """
     earlier = written(folder)
     if not earlier.issuperset(names):
@@ -35,7 +35,7 @@ def note(folder: Path, names: Iterable[str]) -> None:
 
 
 def forget(folder: Path) -> None:
-    """Forgets checkpoints that are gone: what comes under their names is another's."""
+    """Removes missing checkpoints from the list: later files of their names are not the run's."""
     earlier = written(folder)
     left = {name for name in earlier if os.path.lexists(folder / name)}
     if left != earlier:
@@ -48,14 +48,14 @@ def _write(folder: Path, names: Iterable[str]) -> None:
 
 
 def adopt(folder: Path, names: Iterable[str]) -> None:
-    """Notes what a run's own checkpoint says that it wrote, where an earlier version has kept no list."""
+    """Records the checkpoints that a run's state names, if an earlier version kept no list."""
     if not os.path.lexists(folder / FILE):
         with suppress(OSError):
             note(folder, names)
 
 
 def make_way(path: Path) -> None:
-    """Gives what has a checkpoint's name, and was not written here, another one, with a warning."""
+    """Renames a file that has the name of a checkpoint but was not written by this run, with a warning."""
     if os.path.lexists(path) and path.name not in written(path.parent):
         keep(path)
 

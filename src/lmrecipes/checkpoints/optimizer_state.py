@@ -37,12 +37,12 @@ def named_states(module: nn.Module, optimizer: Optimizer) -> NamedStates:
 
 
 def to_named(state_dict: dict[str, Any], names: list[str]) -> NamedStates:
-    """An optimizer's own `state_dict` by names."""
+    """An optimizer's own `state_dict`, keyed by parameter name."""
     return {names[index]: dict(state) for index, state in state_dict["state"].items()}
 
 
 def from_named(states: NamedStates, module: nn.Module, optimizer: Optimizer) -> dict[str, Any]:
-    """What the optimizer's own `load_state_dict` takes, with its present settings."""
+    """A state for the optimizer's own `load_state_dict`, with its current settings."""
     order = names_in_order(module, optimizer)
     return {
         "state": {index: states[name] for index, name in enumerate(order) if name in states},
@@ -51,11 +51,11 @@ def from_named(states: NamedStates, module: nn.Module, optimizer: Optimizer) -> 
 
 
 def states_of(checkpoint: dict[str, Any], by_name: bool) -> NamedStates:
-    """The states that a checkpoint holds, of all its optimizers; empty if it holds none.
+    """The optimizer states of a checkpoint; empty if it has none.
 
     Args:
         checkpoint: as read, with `optimizer_states` and, where these are numbered, `optimizer_parameters`.
-        by_name: whether the states are by names already.
+        by_name: whether the states are keyed by name already.
     """
     states: NamedStates = {}
     saved = checkpoint.get("optimizer_states", [])
@@ -65,7 +65,7 @@ def states_of(checkpoint: dict[str, Any], by_name: bool) -> NamedStates:
 
 
 def fill_states(module: nn.Module, optimizer: Optimizer, states: NamedStates) -> None:
-    """Gives an optimizer whole states, split as its parameters are."""
+    """Loads full states into an optimizer, sharded like its parameters."""
     for name, parameter in parameters_of(module, optimizer):
         for key, value in states.get(name, {}).items():
             room = room_for(optimizer, parameter, value.shape, value.dtype)
@@ -74,7 +74,7 @@ def fill_states(module: nn.Module, optimizer: Optimizer, states: NamedStates) ->
 
 
 def room_for(optimizer: Optimizer, parameter: Tensor, size: Any, dtype: torch.dtype) -> Tensor:
-    """Zeros for a state of a parameter, split as that is."""
+    """Zeros for a state of a parameter, sharded like it."""
     if tuple(size) == tuple(parameter.shape):
         return torch.zeros_like(parameter, dtype=dtype)
     # Step counters stay on the CPU, except for fused optimizers.

@@ -1,4 +1,4 @@
-"""A checkpoint as a folder: every process writes its part, by torch's distributed checkpointing (DCP).
+"""Sharded checkpoints: a folder to which every process writes its shards, by torch's distributed checkpointing (DCP).
 
 The folder holds DCP's files with all tensors by name, `rest.pt` with everything else, and `manifest.json` with size and
 checksum of each file, which is written last. It takes its name once it is complete.
@@ -41,16 +41,16 @@ _PIECE = 2**24
 
 
 def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, group: dist.ProcessGroup) -> None:
-    """Writes a checkpoint; called by all processes at once.
+    """Writes a checkpoint; called by all processes together.
 
     Args:
-        tensors: by name; of a DTensor every process writes its part, of a plain one that several hold, one of them.
-        rest: tensors and plain values; the first process's is written.
+        tensors: by name; of a DTensor every process writes its shard, a replicated tensor is written by one process.
+        rest: tensors and plain values; rank 0's are written.
         path: the checkpoint's folder.
-        group: processes that take part; its backend must work on the CPU.
+        group: the processes that write; its backend must work on the CPU.
 
     Raises:
-        OSError: in all processes, if one of them could not write.
+        OSError: on all processes, if one of them could not write.
     """
     import torch.distributed.checkpoint as dcp
 
@@ -123,7 +123,7 @@ def _has_only_own_files(path: Path) -> bool:
 
 
 def _files(path: Path) -> list[str]:
-    """The files of a sharded checkpoint, the list of them first; none if it is incomplete."""
+    """The files of a sharded checkpoint, the manifest first; none if it is incomplete."""
     with suppress(OSError, ValueError):
         listed = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         return [MANIFEST, *(name for name in listed if Path(name).name == name)] if isinstance(listed, dict) else []
@@ -143,7 +143,7 @@ def begin_writing(path: Path) -> None:
 
 
 def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error, and what it follows from."""
+    """An error and its causes."""
     cause: BaseException | None = error
     while cause is not None:
         yield cause
@@ -153,7 +153,7 @@ def causes(error: BaseException) -> Iterator[BaseException]:
 def sendable(error: Exception) -> OSError:
     """A picklable form of an error, for other ranks: exception chains are lost in transit.
 
-    torch reports a full disk in words of its own, with the system's error behind them.
+    torch wraps the system's error for a full disk in its own.
     """
     numbered = (cause for cause in causes(error) if isinstance(cause, OSError) and cause.errno)
     for cause in numbered:
@@ -244,7 +244,7 @@ def read_rest(path: Path) -> dict[str, Any]:
 
 
 def read_into(tensors: Mapping[str, Tensor], path: Path, group: dist.ProcessGroup | None) -> None:
-    """Loads into tensors as they are sharded now, however they were sharded when saved.
+    """Loads into sharded or plain tensors, however they were sharded when saved.
 
     Args:
         tensors: by name; of a DTensor this process's part is loaded.
@@ -261,7 +261,7 @@ def read_into(tensors: Mapping[str, Tensor], path: Path, group: dist.ProcessGrou
 
 
 def read_whole(path: Path, prefix: str = "") -> dict[str, Tensor]:
-    """All tensors whose name begins with `prefix`, whole, on the CPU."""
+    """All tensors whose name begins with `prefix`, in full, on the CPU."""
     chosen = ((name, shape) for name, shape in sizes(path).items() if name.startswith(prefix))
     tensors = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in chosen}
     read_into(tensors, path, None)
@@ -285,7 +285,7 @@ def staged(tensor: Tensor, room: Tensor | None = None) -> Tensor:
     """A copy in CPU memory, for an asynchronous write.
 
     Args:
-        tensor: of a DTensor, this process's part is copied.
+        tensor: of a DTensor, this process's shard is copied.
         room: an earlier copy to overwrite if it fits: allocating costs more than copying.
     """
     tensor = tensor.detach()

@@ -18,17 +18,17 @@ from lmrecipes.checkpoints.sharded import fill
 
 @runtime_checkable
 class SelectsWeights(Protocol):
-    """A model that takes only some of another run's weights, or under other names: `--init_from`."""
+    """A model that loads only some of another run's weights, or under other names: `--init_from`."""
 
     def select_weights(self, weights: Mapping[str, Tensor], source: str) -> dict[str, Tensor]:
-        """The weights to begin with, by this model's names.
+        """The weights to start from, by this model's names.
 
         Args:
             weights: the other run's weights.
             source: what the user gave, for messages.
 
         Raises:
-            ValueError: if they do not fit.
+            ValueError: if they do not match.
         """
 
 
@@ -57,7 +57,7 @@ def check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor],
 
 
 def own_weights(module: nn.Module) -> dict[str, Tensor]:
-    """A module's weights by name, in whole shapes and without values, however they are split over processes."""
+    """A module's weights by name, in full shapes and without values, however they are sharded."""
     weights = module.state_dict(keep_vars=True)
     # Under ZeRO-3 a parameter is empty; DeepSpeed keeps its shape in `ds_shape`.
     shapes = {name: getattr(weight, "ds_shape", weight.shape) for name, weight in weights.items()}
@@ -65,16 +65,16 @@ def own_weights(module: nn.Module) -> dict[str, Tensor]:
 
 
 def load_weights(module: nn.Module, path: Path, source: str, strategy: Any = None) -> None:
-    """Fills a module with a checkpoint's weights: all of them, or those that its `select_weights` chooses and renames.
+    """Loads a checkpoint's weights into a module: all of them, or those that its `select_weights` returns.
 
     Args:
-        module: to be filled.
+        module: the module to load into.
         path: the checkpoint.
         source: what the user gave, for messages.
-        strategy: that spread the module already; its `set_weight` fills one weight, where that takes more than copying.
+        strategy: the strategy that sharded the module, whose `set_weight` sets a weight if a copy is not enough.
 
     Raises:
-        ValueError: if they do not fit, naming the first that does not.
+        ValueError: if they do not match, naming the first mismatch.
     """
     weights = load_checkpoint(path)["state_dict"]
     if isinstance(module, SelectsWeights):
@@ -88,10 +88,10 @@ def load_weights(module: nn.Module, path: Path, source: str, strategy: Any = Non
 
 
 def load_optimizer_state(module: nn.Module, optimizer: Optimizer, path: Path) -> None:
-    """Fills an optimizer with a checkpoint's state of the module's parameters.
+    """Loads a checkpoint's optimizer state for the module's parameters.
 
     Raises:
-        ValueError: if it has none of some parameter.
+        ValueError: if a parameter has no state.
     """
     checkpoint = load_checkpoint(path)
     states = states_of(checkpoint, checkpoint.pop(BY_NAME, False))
@@ -103,7 +103,7 @@ def load_optimizer_state(module: nn.Module, optimizer: Optimizer, path: Path) ->
 
 @contextmanager
 def naming_mismatches(module: nn.Module, checkpoint: Path | None, source: str) -> Iterator[None]:
-    """Where torch refuses the checkpoint's weights, says so in one line.
+    """Turns torch's refusal of a checkpoint's weights into one line.
 
     Raises:
         ValueError: as `check_weights`.

@@ -1,4 +1,4 @@
-"""`lmrecipes doctor`: what is wrong with this machine or SLURM job, with one fix per problem."""
+"""`lmrecipes doctor`: checks this machine or SLURM job, with one fix per problem."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COMMAND = Command(name="doctor", builds=frozenset(), uses_devices=False, run_opt
 
 
 def run(argv: list[str]) -> int:
-    """Looks at everything; returns 1 if there is a problem."""
+    """Runs all checks; returns 1 if there is a problem."""
     parser = Arguments(
         prog="lmrecipes doctor",
         description="What is wrong with this machine or SLURM job, and how to mend it. Under srun, all tasks meet.",
@@ -57,12 +57,12 @@ def run(argv: list[str]) -> int:
 
 
 def _recipe(trainer: Any, argv: list[str], whole: bool) -> Finding:
-    """Whether a recipe can be trained here, as far as that shows before any process is started.
+    """Whether a recipe can be trained here, as far as can be checked in this process.
 
     Args:
         trainer: its `trainer:` group.
-        argv: words that name it.
-        whole: whether to build it, or else only to compare it with the machine.
+        argv: the command line that names it.
+        whole: whether to build it, rather than only compare it with the machine.
     """
     description = f"{trainer.accelerator}, devices {trainer.devices}, {trainer.precision or '32-true'}"
     try:
@@ -77,7 +77,7 @@ def _recipe(trainer: Any, argv: list[str], whole: bool) -> Finding:
 
 
 def _wanted(trainer: Any) -> tuple[int, int | None]:
-    """Nodes, and devices of each where the recipe says."""
+    """Number of nodes, and of devices per node if the recipe states it."""
     devices = trainer.devices
     if isinstance(devices, list):
         return trainer.num_nodes, len(devices)
@@ -86,7 +86,7 @@ def _wanted(trainer: Any) -> tuple[int, int | None]:
 
 
 def _of_all(findings: list[Finding], seconds: float) -> list[Finding]:
-    """This task's findings, and the problems of all tasks that can be reached."""
+    """This task's findings, and the problems of all connected tasks."""
     meeting, group = slurm.rendezvous(seconds)
     if group is None:
         return [*findings, meeting]

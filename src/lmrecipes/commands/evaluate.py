@@ -1,4 +1,4 @@
-"""`lmrecipes evaluate squad`: the official figures of a file of predictions, without a model."""
+"""`lmrecipes evaluate squad`: the official metrics of a predictions file, without a model."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lmrecipes.runtime.open_file import read_json
 
 
 def run(argv: list[str]) -> int:
-    """Prints the figures as JSON, laid out as by the official script of the data's version."""
+    """Prints the metrics as JSON, formatted like the official script of the data's version."""
     options = _parser().parse_args(argv)
     if options.output is not None:
         _check_replaceable(options.output)
@@ -44,7 +44,7 @@ def run(argv: list[str]) -> int:
 
 
 def _check_replaceable(output: Path) -> None:
-    """Refuses to write over a file that holds no figures.
+    """Refuses to overwrite a file that is not an earlier evaluation.
 
     Raises:
         ValueError: naming it.
@@ -98,7 +98,7 @@ def _parser() -> Arguments:
 
 
 def _read(path: Path) -> Any:
-    """What a JSON file holds.
+    """The content of a JSON file.
 
     Raises:
         ValueError: if it cannot be read, naming line and column.
@@ -126,7 +126,7 @@ def _questions(data: Any) -> list[Any]:
 
 
 def _golds(data: Any, path: Path) -> list[Gold]:
-    """The right answers; of a data file no more is looked at than that."""
+    """The gold answers; no other part of the data file is read."""
     try:
         return [Gold(qa["id"], tuple(str(a["text"]) for a in qa["answers"])) for qa in _questions(data)]
     except (KeyError, TypeError) as error:
@@ -137,5 +137,5 @@ def _golds(data: Any, path: Path) -> list[Gold]:
 
 
 def _version(data: Any) -> str:
-    """2.0 where questions may have no answer."""
+    """2.0 if questions may have no answer."""
     return "2.0" if any("is_impossible" in qa or not qa["answers"] for qa in _questions(data)) else "1.1"

@@ -38,7 +38,7 @@ COMMAND = Command(name="export", add_options=_add_options, builds=frozenset(("mo
 
 
 def run(argv: list[str]) -> int:
-    """Writes what --format names, loads it again and compares before saying so."""
+    """Writes the export, loads it again and compares it before reporting success."""
     cli = open_recipe(COMMAND, argv)
     if cli.run_dir is None:
         raise ValueError(f"lmrecipes {cli.command.name} needs a run: --run RUN")
@@ -57,10 +57,10 @@ _NEEDS = {"hf": ExportsHF, "state_dict": ExportsWeights, GRAPH: ExportsPrograms,
 
 
 def _check_format(model: Any, form: str) -> None:
-    """Refuses a form that the model does not have.
+    """Refuses a format that the model does not support.
 
     Raises:
-        ValueError: naming those that it has.
+        ValueError: naming the supported ones.
     """
     if not isinstance(model, _NEEDS[form]):
         forms = [name for name, protocol in _NEEDS.items() if isinstance(model, protocol)]
@@ -69,7 +69,7 @@ def _check_format(model: Any, form: str) -> None:
 
 
 def _write(cli: RecipeCLI, trained: Trained, folder: Path) -> dict[Path, str]:
-    """Writes what --format names to a folder; returns what to say of which path."""
+    """Writes the export to a folder; returns a description of each path."""
     form = cli.config.format
     if form == "state_dict":
         path = write_weights(trained.module, built(cli.another_model(), trained.vocabulary), folder)
@@ -88,12 +88,12 @@ def write_weights(module: Any, anew: Any, folder: Path) -> Path:
     """One file of plain tensors by parameter name, for `torch.load(..., weights_only=True)`.
 
     Args:
-        module: the trained model; its `example` are the arguments with which networks are compared.
-        anew: the same built once more, which is given the file's tensors.
+        module: the trained model, whose `example` gives the inputs of the comparison.
+        anew: a second instance, into which the file's tensors are loaded.
         folder: where the file goes.
 
     Raises:
-        ValueError: if what is read back differs from what was written, or a network with it computes something else.
+        ValueError: if the file differs from what was written, or a network loaded from it gives other outputs.
     """
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / WEIGHTS
@@ -116,7 +116,7 @@ def write_weights(module: Any, anew: Any, folder: Path) -> Path:
 
 
 def _outputs(module: Any, inputs: dict[str, Any]) -> Any:
-    """What a model's network computes, with the same random numbers each time."""
+    """Outputs of a model's network, with the same random numbers each time."""
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
         return module.network(**inputs)

@@ -45,7 +45,7 @@ class FabricCLI(RecipeCLI):
 
 
 def run(argv: list[str]) -> int:
-    """Trains or evaluates; returns 128 and its number if stopped by a signal."""
+    """Trains or evaluates; returns 128 + the signal's number if stopped by a signal."""
     if not argv or argv[0] not in _COMMANDS:
         given = argv[0] if argv else "nothing"
         raise ValueError(f"lmrecipes fabric got {given}; it takes one of {', '.join(_COMMANDS)}, and a recipe")
@@ -61,7 +61,7 @@ def run(argv: list[str]) -> int:
 
 
 def _check(cli: RecipeCLI) -> None:
-    """Refuses what only the Trainer does.
+    """Refuses settings that only the Trainer supports.
 
     Raises:
         ValueError: naming the setting.
@@ -87,7 +87,7 @@ def _check(cli: RecipeCLI) -> None:
 
 
 def _loop(cli: RecipeCLI, more: list[Any]) -> Loop:
-    """The loop with the devices, the callbacks and the logs that the recipe names."""
+    """The loop with the recipe's devices, callbacks and loggers."""
     settings = cli.config_init.trainer
     where: dict[str, Any] = {"precision": settings.precision}
     if not started_by_fabric_run():
@@ -111,7 +111,7 @@ def _loop(cli: RecipeCLI, more: list[Any]) -> Loop:
 
 
 def _needs_the_trainer(callback: Callback) -> bool:
-    """Whether a callback is one of Lightning's, or saves or stops as those do; ours of that kind the loop knows."""
+    """Whether a callback is Lightning's, or saves or stops like those; the loop handles ours of that kind itself."""
     if _is_ours(callback):
         return False
     of_lightning = type(callback).__module__.split(".")[0] in ("lightning", "pytorch_lightning")
@@ -123,7 +123,7 @@ def _is_ours(callback: Callback) -> bool:
 
 
 def _never_called(callbacks: list[Callback]) -> list[str]:
-    """What users' callbacks do at moments that the loop tells nobody of."""
+    """Hooks of users' callbacks that the loop never calls."""
     return [
         f"{type(callback).__name__}.{hook}"
         for callback in callbacks

@@ -32,7 +32,7 @@ COMMAND = Command(name="fit", add_options=_add_options, trains=True, run_option=
 
 
 def run(argv: list[str]) -> int:
-    """Trains; returns 130 if interrupted by the keyboard, 128 and its number if stopped by a signal."""
+    """Trains; returns 130 after Ctrl-C, 128 + the signal's number if stopped by a signal."""
     cli = open_recipe(COMMAND, argv)
     assert cli.run_dir is not None
     resume = f"lmrecipes fit --resume {short(cli.run_dir)}"

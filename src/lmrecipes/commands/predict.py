@@ -73,10 +73,10 @@ def _generate(cli: RecipeCLI) -> int:
 
 
 def _sampling(cli: RecipeCLI) -> Any:
-    """How the model generates, with what the command line says otherwise; None of one that does not.
+    """The model's sampling settings, overridden by the command line; None if it does not generate.
 
     Raises:
-        ValueError: for what cannot be, before anything is loaded.
+        ValueError: for invalid settings, before anything is loaded.
     """
     names = ("max_new_tokens", "temperature", "top_k")
     options = {name: value for name in names if (value := cli.config[name]) is not None}
@@ -117,7 +117,7 @@ def _answer(cli: RecipeCLI) -> int:
 
 
 def answers_folder(folder: Path, file: str) -> Path:
-    """The folder for the answers to a file: its name, with a number if another file's answers are there."""
+    """The folder for the answers to a file: named after it, with a number if another file's answers have that name."""
     source = str(Path(file).resolve()) if Path(file).exists() else file
     for number in count(1):
         candidate = folder / (_stem(file) if number == 1 else f"{_stem(file)}-{number}")
@@ -132,7 +132,7 @@ def answers_folder(folder: Path, file: str) -> Path:
 
 
 def _stem(file: str) -> str:
-    """A file's name without what says its format: xquad.de of xquad.de.json."""
+    """A file's name without the extension of its format: xquad.de of xquad.de.json."""
     path = Path(file)
     while path.suffix in _FORMATS:
         path = path.with_suffix("")
@@ -140,7 +140,7 @@ def _stem(file: str) -> str:
 
 
 def _questions(cli: RecipeCLI) -> tuple[Question, ...]:
-    """What --question and --context, or --file, ask.
+    """The questions of --question and --context, or of --file.
 
     Raises:
         ValueError: if neither is given, or both.

@@ -24,7 +24,7 @@ COMMAND = Command(
 
 
 def run(argv: list[str]) -> int:
-    """Prepares the data, or says that it is ready."""
+    """Prepares the data unless it is prepared."""
     cli = open_recipe(COMMAND, argv)
     data = cli.datamodule
     data.prepare(progress=sys.stderr.isatty(), **_parts(cli))
@@ -39,7 +39,7 @@ def _parts(cli: RecipeCLI) -> dict[str, Any]:
     """Arguments for data that is prepared in shards.
 
     Raises:
-        ValueError: if this data is not, or what is asked for cannot be.
+        ValueError: if this data is not, or the options are invalid.
     """
     shard, workers = cli.config.shard, cli.config.workers
     options = {"--shard": shard, "--workers": workers}

@@ -71,7 +71,7 @@ def run(argv: list[str]) -> int:
 
 
 class _Rehearsal:
-    """One recipe's stages."""
+    """The stages of one recipe."""
 
     def __init__(self, settings: dict[str, Any], folder: Path, stages: Stages) -> None:
         self.settings, self.folder, self.stages = settings, folder, stages
@@ -92,7 +92,7 @@ class _Rehearsal:
         do("export", self._export)
 
     def _configuration(self) -> str:
-        """Builds the recipe in its full size, but for its hardware, then shrinks it."""
+        """Builds the recipe at full size, except for its hardware, then shrinks it."""
         full = self.folder / "full.yaml"
         full.write_text(yaml.safe_dump(full_size_on_cpu(self.settings), sort_keys=False))
         built = open_recipe(test.COMMAND, ["--config", str(full), "--no_runtime_tuning"])
@@ -145,7 +145,7 @@ class _Rehearsal:
         """The newest checkpoint that can be read.
 
         Raises:
-            StageError: if there is none, or none of so many steps.
+            StageError: if there is none with so many steps.
         """
         checkpoint = newest_readable(run_dir / "checkpoints")
         if checkpoint is None or step_of(checkpoint) < min_step:
@@ -178,7 +178,7 @@ class _Rehearsal:
 
 
 def _check_evaluation(built: RecipeCLI, ranks: int) -> None:
-    """Refuses evaluation batches that the recipe's own number of processes cannot share.
+    """Refuses evaluation batches that do not divide over the recipe's own number of processes.
 
     Raises:
         ValueError: naming the field.

@@ -56,7 +56,7 @@ def _expand(option: str, value: str) -> str:
 
 
 def _without_none(value: str) -> str:
-    """A value that Python wrote, as wandb's agent does, with `null` where YAML would read the word None."""
+    """A value written by Python, as wandb's agent does, with `null` in place of None, which YAML reads as a word."""
     if "None" not in value:
         return value
     try:

@@ -16,7 +16,7 @@ _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _Repeated(yaml.MarkedYAMLError):
-    """A repeated key, of which YAML would silently take the last."""
+    """A repeated key, which YAML silently resolves to the last."""
 
 
 class _Loader(_SafeLoader):

@@ -1,4 +1,4 @@
-"""One readable line for what is wrong in a configuration, with the nearest known key for a misspelt one."""
+"""Turns errors in a configuration into one readable line, with the nearest known key for a misspelt one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _FRAME = (
     "expected a path but",
 )
 _UNKNOWN = re.compile(r"(?:does not accept option|Option) '([\w.]+)'|[Uu]nrecognized arguments: (--[^\s=]+)")
-# jsonargparse's report on a value that fits no member of a union.
+# jsonargparse's report on a value that matches no member of a union.
 _CHOICE = re.compile(r"Errors:\n((?:\s*- Expected an? .*\n)+)\s*Given value type: .*\n\s*Given value: (.*)")
 
 
@@ -69,7 +69,7 @@ def _reworded(line: str) -> str:
 
 
 def _no_class(module: str | None, name: str) -> str:
-    """The message for a class that does not exist, with the nearest that does."""
+    """The message for an unknown class, with the nearest known one."""
     known: dict[str, str] = {}
     for place in (module,) if module else _MODULES:
         with suppress(ImportError):
@@ -131,7 +131,7 @@ def _alternatives(lines: str) -> str:
 
 
 def unknown_key(name: str, options: Iterable[str]) -> str:
-    """The message for an option that does not exist, with the nearest that does."""
+    """The message for an unknown option, with the nearest known one."""
     name = name.replace("init_args.", "")
     options = sorted(set(options) - {name})
     group, _, leaf = name.rpartition(".")

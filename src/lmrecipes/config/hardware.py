@@ -26,7 +26,7 @@ _ACCELERATORS: dict[str, list[type[Accelerator]]] = {
 
 
 def check_hardware(accelerator: Any, devices: Any, precision: Any, strategy: Any = "auto") -> None:
-    """Refuses accelerators, numbers of devices, precisions and strategies that cannot be on this machine.
+    """Refuses accelerators, device counts, precisions and strategies that this machine cannot run.
 
     Args:
         accelerator: trainer.accelerator of a recipe.
@@ -63,7 +63,7 @@ def check_hardware(accelerator: Any, devices: Any, precision: Any, strategy: Any
 
 
 def _check_strategy(strategy: Any, on_cpu: bool) -> None:
-    """Refuses those of Lightning's own that would fail only once processes were started.
+    """Refuses Lightning's own strategies that would fail only once processes were started.
 
     Raises:
         ConfigError: naming one that works.

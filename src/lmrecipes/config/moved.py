@@ -31,7 +31,7 @@ _ARGUMENTS = {"lmrecipes.models.mt5.MT5Module": {"recompute": "activation_checkp
 
 
 def with_current_paths(content: Any) -> Any:
-    """The same configuration with every `class_path` of an earlier version in today's words."""
+    """The configuration with every `class_path` and argument of an earlier version renamed."""
     if isinstance(content, list):
         return [with_current_paths(item) for item in content]
     if not isinstance(content, dict):
@@ -45,7 +45,7 @@ def with_current_paths(content: Any) -> Any:
 
 
 def current_path(class_path: str) -> str:
-    """Where a class is today."""
+    """The current path of a class."""
     module, _, name = class_path.rpartition(".")
     path = f"{_MODULES.get(module, module)}.{name}" if module else class_path
     return _CLASSES.get(path, path)

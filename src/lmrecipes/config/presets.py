@@ -14,9 +14,9 @@ _ENDINGS = (".yaml", ".yml")
 
 
 def with_lists_flattened(content: Any) -> Any:
-    """What a configuration file holds, with the entries of a list file in place of its name.
+    """The content of a configuration file, with list files replaced by their entries.
 
-    An entry whose class a list file has too takes that one's place, and keeps the arguments that it does not give.
+    An entry whose class is in an included list replaces it, and inherits the arguments that it does not give.
 
     Raises:
         ValueError: for a list file that is missing, holds no list, or names itself.
@@ -71,7 +71,7 @@ def _read(name: str, within: tuple[Path, ...]) -> list[Any]:
 
 
 def _locate(name: str, within: tuple[Path, ...]) -> Path:
-    """A list file by its place beside the file that names it, or by the name it ships under."""
+    """A list file by its path relative to the file that names it, or by the name it ships under."""
     if within:
         beside = within[-1].parent / name
         if beside.is_file():

@@ -1,4 +1,4 @@
-"""Published results as data: what a recipe's paper or repository reports, set beside what was measured."""
+"""Published results as data: the results of a recipe's paper or repository, next to the measured ones."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def differences(target: Target, settings: Mapping[str, Any]) -> list[str]:
-    """In which conditions a run with these flat settings departs from the published one, a phrase each."""
+    """The conditions in which a run with these flat settings differs from the published one, a phrase each."""
     differing = []
     for name, published in target.conditions.items():
         ours = settings.get(name)
@@ -48,7 +48,7 @@ def differences(target: Target, settings: Mapping[str, Any]) -> list[str]:
 
 
 def compare(targets: list[Target], measured: Mapping[str, float], settings: Mapping[str, Any]) -> list[str]:
-    """Lines that set each published figure beside the measured one, and say where conditions differ."""
+    """Lines with each published result next to the measured one, and the conditions that differ."""
     lines = []
     for target in targets:
         if target.metric not in measured:

@@ -15,7 +15,7 @@ GROUPS = {"seed_everything", "trainer", "model", "data", "batch", "published"}
 
 
 def check_groups(files: Sequence[Path], present: set[str]) -> None:
-    """Refuses unknown and missing groups by name, before what follows from them is complained about.
+    """Refuses unknown and missing groups by name, before their consequences are reported.
 
     Args:
         files: the configuration files.
@@ -41,7 +41,7 @@ def check_groups(files: Sequence[Path], present: set[str]) -> None:
 
 
 def written_groups(files: Sequence[Path], argv: Sequence[str]) -> dict[str, Any]:
-    """What files say, and the files that they or the command line name for a group."""
+    """The groups of recipe files, with the files that they or the command line name for a group."""
     groups: dict[str, Any] = {}
     for path in files:
         content = catalog.read_yaml(path) or {}

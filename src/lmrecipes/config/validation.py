@@ -1,4 +1,4 @@
-"""Checks that the dataclasses of a configuration share."""
+"""Checks shared by the dataclasses of a configuration."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ def at_least(settings: Any, prefix: str, **least: float) -> None:
 
     Args:
         settings: the dataclass.
-        prefix: where it stands in a recipe, such as `model.config.`.
+        prefix: its place in a recipe, such as `model.config.`.
         least: the smallest value of each field.
 
     Raises:

@@ -148,7 +148,7 @@ class MC4DataModule(DocumentsDataModule):
         )
 
     def tokens_by_language(self, first_step: int, end: int) -> dict[str, int]:
-        """Tokens of text that all ranks together read in steps from one to before another, by language."""
+        """Tokens of text that all ranks read in the steps of a half-open range, by language."""
         self._counting = self._counting or self.train_batches()
         found = self._counting.text_tokens(first_step, end, len(self.languages))
         return dict(zip(self.languages, found.tolist(), strict=True))

@@ -1,1 +1,1 @@
-"""What is wrong with a machine or a SLURM job."""
+"""Checks of a machine and of a SLURM job."""

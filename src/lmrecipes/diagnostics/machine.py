@@ -1,4 +1,4 @@
-"""Checks of this machine: what was found, and how to fix it."""
+"""Checks of this machine, with a fix for each problem."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _HUB = "huggingface.co"
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     what: str
     found: str
@@ -30,7 +30,7 @@ class Finding:
 
 
 def machine(runs_root: Path) -> Iterator[Finding]:
-    """Looks at Python, packages, devices, memory between processes, disk and hub."""
+    """Checks Python, packages, devices, shared memory, disk and hub."""
     yield Finding("python", f"{platform.python_version()} at {sys.executable}")
     yield from _packages()
     yield _devices()

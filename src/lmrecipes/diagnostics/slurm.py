@@ -21,11 +21,11 @@ def tasks() -> int:
 
 
 def job(nodes: int | None, devices: int | None) -> Iterator[Finding]:
-    """Compares what SLURM gave with what a recipe wants.
+    """Compares a SLURM job with a recipe.
 
     Args:
         nodes: trainer.num_nodes, None without a recipe.
-        devices: devices per node that trainer.devices asks for, None where it leaves that open.
+        devices: devices per node by trainer.devices, None if it leaves that open.
     """
     environment = os.environ
     yield Finding(
@@ -58,17 +58,17 @@ def job(nodes: int | None, devices: int | None) -> Iterator[Finding]:
 
 
 def _tasks_per_node() -> int | None:
-    """From 2(x3) and the like, if all nodes have the same."""
+    """Parses 2(x3) and the like, if all nodes have the same number."""
     value = os.environ.get("SLURM_STEP_TASKS_PER_NODE") or os.environ.get("SLURM_TASKS_PER_NODE", "")
     match = re.fullmatch(r"(\d+)(?:\(x\d+\))?", value)
     return int(match.group(1)) if match else None
 
 
 def rendezvous(seconds: float) -> tuple[Finding, Any]:
-    """Lets all tasks of the step meet where training would.
+    """Connects all tasks of the step as training would.
 
     Returns:
-        What came of it, and the process group if they met.
+        The result, and the process group if they connected.
     """
     from lightning.fabric.plugins.environments import SLURMEnvironment
 

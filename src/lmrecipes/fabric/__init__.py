@@ -1,1 +1,1 @@
-"""A recipe under Fabric: a training loop to read and to change."""
+"""A recipe under Fabric: a training loop to read and modify."""

@@ -20,7 +20,7 @@ from lmrecipes.loggers import RunLogger
 
 
 class Training(Protocol):
-    """A training to be saved and restored; names and units are the Trainer's."""
+    """Training state to save and restore; names and units are the Trainer's."""
 
     run_dir: Path | None
     module: Any
@@ -42,16 +42,16 @@ class Training(Protocol):
 
     @property
     def loggers(self) -> Any:
-        """Where figures are logged."""
+        """Loggers of the run."""
 
     def barrier(self) -> None:
         """Waits for all ranks."""
 
 
 def save(loop: Training, kind: str) -> Path | None:
-    """Writes `<kind>-step=N.ckpt` (kind best or last) and removes the one before; None if that cannot be done.
+    """Writes `<kind>-step=N.ckpt` (kind best or last) and removes the previous one; None if writing fails.
 
-    One that this loop wrote stays as it is; one that was there before may be broken, or lack the step's validation.
+    A checkpoint of the same step that this loop wrote is kept; an older one may be broken or lack the validation.
     """
     guards = (callback for callback in loop.callbacks if isinstance(callback, LossGuard))
     if loop.run_dir is None or not all(guard.is_finite() for guard in guards):
@@ -61,7 +61,7 @@ def save(loop: Training, kind: str) -> Path | None:
     if loop.is_global_zero and path not in loop.written:
         make_way(path)
         if not _is_whole(path):
-            # If the disk is full, an old broken file must not pass for this checkpoint.
+            # If the disk is full, an old broken file must not be mistaken for this checkpoint.
             remove(path)
         AtomicCheckpointIO().save_checkpoint(content, path)
         if path.exists():
@@ -80,7 +80,7 @@ def _is_whole(path: Path) -> bool:
 
 
 def save_best(loop: Training, best: BestCheckpoint, figures: dict[str, float]) -> None:
-    """Writes the checkpoint if the figure that is watched is the best so far, and notes that as the Trainer does."""
+    """Writes the checkpoint if the monitored metric is the best so far, and records that as the Trainer does."""
     value = figures.get(best.monitor or "")
     if value is None or loop.run_dir is None or not isfinite(value):
         return
@@ -116,7 +116,7 @@ def _state(loop: Training) -> dict[str, Any]:
 
 
 def _loops(loop: Training) -> dict[str, Any]:
-    """What the Trainer's loops keep of their position."""
+    """The progress in the form of the Trainer's loops."""
 
     def counts(number: int, *names: str) -> dict[str, dict[str, int]]:
         return {which: dict.fromkeys(names, number) for which in ("total", "current")}
@@ -154,7 +154,7 @@ def _loops(loop: Training) -> dict[str, Any]:
 
 
 def restore(loop: Training, checkpoint: dict[str, Any]) -> None:
-    """Takes up everything that a checkpoint has, whatever strategy saved it."""
+    """Restores everything from a checkpoint of any strategy."""
     loop.module.load_state_dict(checkpoint["state_dict"])
     by_name = checkpoint.get(BY_NAME, False)
     for optimizer, state in zip(loop.optimizers, checkpoint["optimizer_states"], strict=True):

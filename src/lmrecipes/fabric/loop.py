@@ -1,4 +1,4 @@
-"""The same recipes under Fabric: modules, data, figures and checkpoints of the Trainer in a loop to read and to change.
+"""Recipes under Fabric: the Trainer's modules, data, metrics and checkpoints in a loop to read and modify.
 
 `lmrecipes fabric fit --config RECIPE` starts the processes itself; under srun and torchrun, and as the script of
 `fabric run`, each process runs its own.
@@ -40,10 +40,10 @@ HOOKS = {
 
 
 class Loop(Fabric):
-    """A Fabric with training state: what modules, data and callbacks see as their `trainer`.
+    """A Fabric with training state, which modules, data and callbacks see as their `trainer`.
 
-    Attributes are named as the Trainer's: `global_step` counts optimizer steps, `accumulate_grad_batches` the passes
-    of each.
+    Attributes are named as the Trainer's: `global_step` counts optimizer steps, `accumulate_grad_batches` is the number
+    of micro-batches per step.
     """
 
     def __init__(
@@ -54,13 +54,13 @@ class Loop(Fabric):
         run_dir: Path | None = None,
         **kwargs: Any,
     ) -> None:
-        """Makes the loop; `launch` starts its processes.
+        """Creates the loop; `launch` starts its processes.
 
         Args:
-            datamodule: what to train on.
+            datamodule: the training and evaluation data.
             settings: the recipe's `trainer:` group.
-            callbacks: of the Trainer; checkpoints and the plot are made by the loop, as those callbacks say.
-            run_dir: where checkpoints go; left out, none are written.
+            callbacks: the Trainer's; the loop itself saves and plots, as configured by those callbacks.
+            run_dir: where checkpoints go; without one, none are written.
             kwargs: Fabric's own: accelerator, strategy, devices, num_nodes, precision, loggers.
         """
         self._best = next((c for c in callbacks if isinstance(c, BestCheckpoint)), None)
@@ -85,10 +85,10 @@ class Loop(Fabric):
         self.callback_metrics: dict[str, Any] = {}
         self.module: Any = None
         self.completes_step = self._stepped = True
-        # The signal that ended training, 0 for none, and the checkpoint saved then.
+        # The signal that stopped training (0 for none), and the checkpoint saved then.
         self.stopped_by = 0
         self.saved: Path | None = None
-        # Whether a signal came before the validation that is due after the last step.
+        # Whether a signal came before the validation due after the last step.
         self.validation_left = False
         # Checkpoints that this loop wrote.
         self.written: set[Path] = set()
@@ -99,7 +99,7 @@ class Loop(Fabric):
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any] | None:
-        """Place among the processes that read different data."""
+        """Rank among the data-parallel processes, and their number."""
         return self.strategy.distributed_sampler_kwargs if isinstance(self.strategy, ParallelStrategy) else None
 
     @property
@@ -109,24 +109,24 @@ class Loop(Fabric):
 
     @property
     def logged_metrics(self) -> dict[str, Any]:
-        """All figures so far."""
+        """All metrics so far."""
         return self.callback_metrics
 
     def log_dict(self, metrics: Any, step: int | None = None) -> None:
-        """Takes figures from modules and callbacks, for the row of the present step."""
+        """Adds metrics of modules and callbacks to the row of this step."""
         self._new |= {name: float(value) for name, value in metrics.items()}
 
     def log(self, name: str, value: Any, step: int | None = None) -> None:
-        """Takes one figure."""
+        """Adds one metric."""
         self.log_dict({name: value})
 
     @property
     def precision_plugin(self) -> Any:
-        """What scales losses and converts types."""
+        """The precision plugin: loss scaling and dtype conversion."""
         return self._precision
 
     def _tell(self, hook: str, *what: Any) -> None:
-        """Calls a hook of the callbacks, then the module's own."""
+        """Calls a hook of the callbacks, then of the module."""
         for callback in self._hearing:
             getattr(callback, hook)(self, self.module, *what)
         if (method := getattr(self.module, hook, None)) is not None:
@@ -134,7 +134,7 @@ class Loop(Fabric):
 
     @contextmanager
     def _told(self, stage: str) -> Iterator[None]:
-        """Begins and ends what callbacks do around a stage (fit, validate or test)."""
+        """Runs setup and teardown hooks around a stage (fit, validate or test)."""
         self.state = SimpleNamespace(fn=stage)
         self._tell("setup", stage)
         try:
@@ -148,11 +148,11 @@ class Loop(Fabric):
     # Training.
 
     def prepare(self, module: LightningModule, weights: Path | None = None) -> None:
-        """Makes the data ready and builds the network.
+        """Prepares the data and builds the network.
 
         Args:
-            module: what to train or evaluate.
-            weights: a checkpoint to take only weights from.
+            module: the module to train or evaluate.
+            weights: a checkpoint to initialize the weights from.
         """
         module.fabric = self
         if self.local_rank == 0:
@@ -171,20 +171,20 @@ class Loop(Fabric):
         weights: Path | None = None,
         moments: bool = False,
     ) -> None:
-        """Trains up to `max_steps`, validating and saving as the recipe says.
+        """Trains to `max_steps`, validating and saving as configured.
 
         Args:
-            module: what to train.
-            checkpoint: of this loop or of the Trainer, to continue from.
-            weights: a checkpoint to take only weights from.
-            moments: whether the optimizer's state is taken from there too.
+            module: the module to train.
+            checkpoint: one of this loop or of the Trainer, to resume from.
+            weights: a checkpoint to initialize the weights from.
+            moments: whether to load the optimizer state from it too.
         """
         self.module = module
         with self._told("fit"):
             self._fit(checkpoint, weights, moments)
 
     def _fit(self, checkpoint: Path | None, weights: Path | None, moments: bool) -> None:
-        # All ranks take rank 0's choice.
+        # All ranks use rank 0's choice.
         checkpoint, weights = self.broadcast((checkpoint, weights))
         self.prepare(self.module, weights)
         configured: Any = self.module.configure_optimizers()
@@ -220,7 +220,7 @@ class Loop(Fabric):
                 getattr(callback, hook)()
 
     def _fetched(self, batches: Any) -> Iterator[Any]:
-        """Batches, with a word to whoever measures the waiting."""
+        """Batches, with the hooks that measure the time spent waiting for data."""
         batches = iter(batches)
         while True:
             self._measure_wait("on_before_fetch")
@@ -232,7 +232,7 @@ class Loop(Fabric):
             yield batch
 
     def _pass(self, batch: Any, index: int) -> None:
-        """One forward and backward pass, and after the last of a step the optimizer's."""
+        """Forward and backward pass of a micro-batch, and after the last one of a step the optimizer step."""
         self._stepped = False
         self.completes_step = (index + 1) % self.accumulate_grad_batches == 0
         self._tell("on_train_batch_start", batch, index)
@@ -261,7 +261,7 @@ class Loop(Fabric):
             self.clip_gradients(self.model, self.optimizer, max_norm=limit, error_if_nonfinite=False)
 
     def _after_step(self) -> bool:
-        """Logs, validates and saves when due; returns whether training ends."""
+        """Logs, validates and saves when due; returns whether training is finished."""
         if self.logs_step:
             self._write()
             self._show_step()
@@ -276,7 +276,7 @@ class Loop(Fabric):
         return bool(self.stopped_by) or self.global_step >= self.max_steps
 
     def _validate(self) -> None:
-        """Validates, and saves a new best checkpoint; ends training after a signal."""
+        """Validates and saves a new best checkpoint; stops training after a signal."""
         figures = self.evaluate("val")
         self.validation_left = bool(self.stopped_by)
         self._write()
@@ -290,7 +290,7 @@ class Loop(Fabric):
         return self.global_step % last._every_n_train_steps == 0
 
     def _agree(self, number: int) -> int:
-        """The greatest number of all ranks."""
+        """The maximum over all ranks."""
         if self.world_size == 1:
             return number
         shared = torch.tensor(number, device="cpu" if dist.get_backend() == "gloo" else self.device)
@@ -331,7 +331,7 @@ class Loop(Fabric):
 
     @torch.no_grad()
     def evaluate(self, split: str) -> dict[str, float]:
-        """Figures of a split (val or test), as the Trainer's; none of a validation that a signal ends."""
+        """Metrics of a split (val or test), as the Trainer's; none if a signal interrupts a validation."""
         name = {"val": "validation"}.get(split, split)
         limit = getattr(self.settings, f"limit_{split}_batches")
         loader = getattr(self.datamodule, f"{split}_dataloader")()
@@ -362,7 +362,7 @@ class Loop(Fabric):
         return figures
 
     def measure(self, module: LightningModule, checkpoint: Path | None, split: str) -> dict[str, float]:
-        """Evaluates a checkpoint, or the module as it is."""
+        """Evaluates a checkpoint, or the module's current weights."""
         self.module = module
         with self._told({"val": "validate"}.get(split, split)):
             self.prepare(module, self.broadcast(checkpoint))
@@ -371,7 +371,7 @@ class Loop(Fabric):
 
 
 def _length(loader: Any) -> int:
-    """Batches of a loader; 0 if it does not know."""
+    """Number of batches of a loader; 0 if unknown."""
     try:
         return int(getattr(loader, "batches_per_epoch", None) or len(loader))
     except TypeError:
@@ -379,5 +379,5 @@ def _length(loader: Any) -> int:
 
 
 def started_by_fabric_run() -> bool:
-    """Whether `fabric run` started this process, and so says on which devices."""
+    """Whether `fabric run` started this process, and so chose the devices."""
     return os.environ.get("LT_CLI_USED") == "1"

@@ -1,4 +1,4 @@
-"""Where the figures of a run go: always a CSV file, beside it wandb and TensorBoard by preset."""
+"""Loggers: always a CSV file, and wandb and TensorBoard by preset."""
 
 from lmrecipes.loggers.csv_file import RunCSVLogger
 from lmrecipes.loggers.run_logger import RunLogger

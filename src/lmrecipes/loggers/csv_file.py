@@ -1,4 +1,4 @@
-"""The metrics of a run as one CSV file, which a continued run continues."""
+"""The metrics of a run as one CSV file, which a resumed run appends to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lmrecipes.runtime.atomic_write import replacing
 class RunCSVLogger(RunLogger, CSVLogger):
     """Lightning's CSV logger, appending to `<run directory>/metrics.csv`.
 
-    A row's step is the number of optimizer steps done, as in the names of checkpoints.
+    The step of a row is the number of completed optimizer steps, as in the names of checkpoints.
     """
 
     def __init__(self, run_dir: Path) -> None:
@@ -32,18 +32,18 @@ class RunCSVLogger(RunLogger, CSVLogger):
 
     @property
     def experiment(self) -> Any:
-        """Writes the file, after what earlier parts of the run wrote."""
+        """The writer, which appends to the rows of earlier parts of the run."""
         if self._experiment is None and self.log_dir is not None:
             os.makedirs(self.log_dir, exist_ok=True)
             self._experiment = _Continued(self.log_dir)
         return self._experiment
 
     def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """Logs figures; Lightning counts the steps done before this one."""
+        """Logs metrics; Lightning passes the number of steps completed before this one."""
         super().log_metrics(metrics, None if step is None else step + 1)
 
     def forget_after(self, step: int) -> None:
-        """Drops rows of steps that a resumed run makes again."""
+        """Drops rows of steps that a resumed run repeats."""
         path = Path(self.save_dir) / "metrics.csv"
         if not path.is_file():
             return
@@ -56,7 +56,7 @@ class RunCSVLogger(RunLogger, CSVLogger):
         _write(path, names, rows)
 
     def add_if_missing(self, figures: Mapping[str, float], step: int) -> None:
-        """Writes a row, unless the file has one of these figures at this step."""
+        """Writes a row, unless the file has one of these metrics at this step."""
         path = Path(self.save_dir) / "metrics.csv"
         if path.is_file():
             with path.open(newline="") as file:
@@ -70,7 +70,7 @@ class RunCSVLogger(RunLogger, CSVLogger):
 
 
 def _check(path: Path) -> None:
-    """Refuses to continue a file that is no run's log.
+    """Refuses to append to a file that is not the log of a run.
 
     Raises:
         ValueError: naming it.
@@ -109,7 +109,7 @@ class _Continued(ExperimentWriter):
         _write(path, fieldnames, rows)
 
     def _check_log_dir_exists(self) -> None:
-        """Lightning deletes an earlier file here."""
+        """Does nothing; Lightning would delete an earlier file."""
 
     def _record_new_keys(self) -> set[str]:
         new: set[str] = _ExperimentWriter._record_new_keys(self)

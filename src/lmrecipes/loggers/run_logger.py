@@ -1,4 +1,4 @@
-"""What loggers of a run have in common."""
+"""The protocol of loggers that belong to a run."""
 
 from __future__ import annotations
 
@@ -8,23 +8,23 @@ from pathlib import Path
 
 
 class RunLogger:
-    """Learns of its run before training; a step in its log is the number of optimizer steps done."""
+    """A logger that belongs to a run; the step of a row is the number of completed optimizer steps."""
 
     def begin(self, run_dir: Path, config: str) -> None:
-        """Takes the run's directory and its whole configuration, the YAML that is saved there."""
+        """Receives the run directory and the full configuration, as saved there in YAML."""
 
     def forget_after(self, step: int) -> None:
-        """Drops figures of steps that a resumed run makes again."""
+        """Drops metrics of steps that a resumed run repeats."""
 
     def add_if_missing(self, figures: Mapping[str, float], step: int) -> None:
-        """Takes figures of the step that a resumed run begins from, which was saved before it was logged."""
+        """Logs metrics of the resumed step, which was saved before it was logged."""
 
     def close(self, exit_code: int) -> None:
         """Flushes everything before a requeued job may be killed."""
 
 
 def require(package: str, feature: str) -> None:
-    """Looks for an optional package.
+    """Checks that an optional package is installed.
 
     Raises:
         ValueError: saying how to install it.

@@ -14,7 +14,7 @@ from lmrecipes.loggers.run_logger import RunLogger, require
 
 
 class TensorBoardLogger(RunLogger, Lightnings):
-    """Writes `<run directory>/tensorboard`; a continued run continues its curves."""
+    """Writes `<run directory>/tensorboard`; a resumed run continues its curves."""
 
     def __init__(self) -> None:
         require("tensorboard", "logger TensorBoardLogger")
@@ -22,14 +22,14 @@ class TensorBoardLogger(RunLogger, Lightnings):
         self._config = ""
 
     def begin(self, run_dir: Path, config: str) -> None:
-        """Settles where to write."""
+        """Sets the folder."""
         runs.note(run_dir / "tensorboard")
         self._root_dir = str(run_dir / "tensorboard")
         self._config = config
 
     @property
     def experiment(self) -> Any:
-        """Torch's SummaryWriter, which begins with the configuration as a text."""
+        """Torch's SummaryWriter, with the configuration as its first text."""
         new = self._experiment is None
         writer = super().experiment
         if new and self._experiment is not None and self._config:
@@ -39,7 +39,7 @@ class TensorBoardLogger(RunLogger, Lightnings):
         return writer
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Logs figures; Lightning counts the steps done before this one."""
+        """Logs metrics; Lightning passes the number of steps completed before this one."""
         super().log_metrics(metrics, None if step is None else step + 1)
 
     def log_hyperparams(self, params: Any, metrics: Any = None, step: Any = None) -> None:
@@ -47,12 +47,12 @@ class TensorBoardLogger(RunLogger, Lightnings):
 
     @rank_zero_only
     def save(self) -> None:
-        """Writes what was logged so far."""
+        """Flushes the logged metrics."""
         if self._experiment is not None:
             self._experiment.flush()
 
     def forget_after(self, step: int) -> None:
-        """Lets TensorBoard discard steps that a resume repeats."""
+        """Tells TensorBoard to discard steps that a resume repeats."""
         if self._experiment is not None:
             self._experiment.close()
             self._experiment = None

@@ -1,4 +1,4 @@
-"""A run in Weights & Biases: one wandb run however often it is continued, offline where there is no server."""
+"""A run in Weights & Biases: one wandb run across all resumes, offline if there is no server."""
 
 from __future__ import annotations
 
@@ -48,13 +48,13 @@ class WandbLogger(RunLogger, Lightnings):
         """Names the wandb run.
 
         Args:
-            project: WANDB_PROJECT, or else lmrecipes, if left out. In a sweep it is the sweep's.
-            entity: user or team; that of the API key if left out.
-            name: recipe and time of the run if left out.
-            group: a name that runs of one experiment share.
-            tags: words to find the run by.
+            project: default: WANDB_PROJECT, or lmrecipes; in a sweep the sweep's.
+            entity: user or team; default: that of the API key.
+            name: default: recipe and time of the run.
+            group: name shared by the runs of one experiment.
+            tags: tags of the run.
             notes: a longer description.
-            offline: write files only, to be sent later.
+            offline: write files only, for a later upload.
         """
         require("wandb", "logger WandbLogger")
         project = project or os.environ.get("WANDB_PROJECT") or "lmrecipes"
@@ -66,10 +66,10 @@ class WandbLogger(RunLogger, Lightnings):
         self._given_up = False
 
     def begin(self, run_dir: Path, config: str) -> None:
-        """Finds out which wandb run this is: the agent's or the user's by WANDB_RUN_ID, the one begun earlier, or new.
+        """Determines the wandb run: by WANDB_RUN_ID (an agent's or the user's), the run's earlier one, or a new one.
 
         Raises:
-            ValueError: if what is kept in the run directory is damaged.
+            ValueError: if its record in the run directory is damaged.
         """
         self._config = yaml.safe_load(config)
         path = run_dir / KEPT
@@ -86,7 +86,7 @@ class WandbLogger(RunLogger, Lightnings):
         self._wandb_init["name"] = self._name or os.environ.get("WANDB_NAME") or f"{run_dir.parent.name}/{run_dir.name}"
         runs.note(run_dir / "wandb")
         if launcher.is_main_process():
-            # Written before training, so that a run that is killed early keeps its id.
+            # Written before training, so that a run killed early keeps its id.
             runs.write_text(path, json.dumps(kept) + "\n")
 
     @property
@@ -125,7 +125,7 @@ class WandbLogger(RunLogger, Lightnings):
         return run
 
     def _describe(self, run: Any) -> Any:
-        """Gives the configuration to a wandb run, and keeps where it is."""
+        """Sends the configuration to the wandb run, and records where it is."""
         run.config.update(self._config, allow_val_change=True)
         kept = {key: value for key in ("id", "project", "entity") if (value := getattr(run, key, None))}
         if not run.disabled:
@@ -136,7 +136,7 @@ class WandbLogger(RunLogger, Lightnings):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Logs figures; Lightning counts the steps done before this one."""
+        """Logs metrics; Lightning passes the number of steps completed before this one."""
         if self._given_up:
             return
         try:
@@ -149,12 +149,12 @@ class WandbLogger(RunLogger, Lightnings):
         """No-op: the whole configuration is logged already."""
 
     def finalize(self, status: str) -> None:
-        """Ends the wandb run, which a continued run takes up again."""
+        """Finishes the wandb run, which a resumed run reopens."""
         self.close(0 if status == "success" else 1)
 
     @rank_zero_only
     def close(self, exit_code: int) -> None:
-        """Ends the wandb run: until then, much of an offline run is in memory only."""
+        """Finishes the wandb run: until then, much of an offline run is only in memory."""
         if self._experiment is None or self._given_up:
             return
         try:
@@ -164,7 +164,7 @@ class WandbLogger(RunLogger, Lightnings):
         self._given_up = True
 
     def _give_up(self, error: Exception) -> None:
-        """Trains on without wandb: no figure is worth a run."""
+        """Continues training without wandb: logging must not end a run."""
         self._given_up = True
         if not signals.noted():
             print(f"wandb: connection lost, {' '.join(str(error).split())}; metrics.csv has everything", flush=True)
@@ -176,7 +176,7 @@ class WandbLogger(RunLogger, Lightnings):
 
 
 def _unusable(wandb: Any) -> str:
-    """Why wandb's server cannot be used; empty if it can."""
+    """The reason why wandb's server cannot be used; empty if it can."""
     try:
         if not wandb.login(prompt=False, verify=False):
             return "as there is no API key (wandb login, or WANDB_API_KEY)"
@@ -187,7 +187,7 @@ def _unusable(wandb: Any) -> str:
 
 
 def _answers(url: str) -> bool:
-    """Whether there is a server, also behind a proxy."""
+    """Whether the server answers, possibly through a proxy."""
     try:
         with urllib.request.urlopen(url, timeout=_PROBE_SECONDS):
             return True

@@ -1,4 +1,4 @@
-"""Sums that keep their precision whatever the model is cast to."""
+"""Sums that keep their precision even if the model is cast."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ class ExactSums(Metric):
     full_state_update = False
 
     def set_dtype(self, dst_type: Any) -> Self:
-        """Changes nothing."""
+        """Does nothing: the states keep their dtype."""
         return self
 
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Sequence[str] = "") -> Self:
-        """Follows a move to another device, but no cast: torchmetrics guards `.bfloat16()` alone, not `.to(dtype)`."""
+        """Follows a move to another device but not a cast: torchmetrics guards `.bfloat16()` but not `.to(dtype)`."""
 
         def moved(state: Tensor) -> Tensor:
             there = fn(state)

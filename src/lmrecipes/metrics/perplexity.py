@@ -1,4 +1,4 @@
-"""Loss and perplexity weighted by tokens, the same for any number of ranks and passes."""
+"""Loss and perplexity weighted by tokens, the same for any number of ranks and micro-batches."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class TokenLoss(ExactSums):
 
         Args:
             nll: of each token.
-            counted: which of them count, bool of the same shape; left out, all do.
+            counted: which of them count, bool of the same shape; default: all.
         """
         if counted is not None:
             nll = nll * counted
@@ -41,15 +41,15 @@ class TokenLoss(ExactSums):
 
 
 def text_figures(loss: Tensor, statistics: TextStatistics | None) -> dict[str, Tensor]:
-    """Loss per token in all the units that the field reports.
+    """Loss per token in all the units that are reported.
 
     Args:
         loss: mean negative log-likelihood per token, in nats.
         statistics: size of the text; without it only loss and perplexity are given.
 
     Returns:
-        `loss`, `perplexity` (per token); where a token is no word `word_perplexity`; where the vocabulary spells
-        every text `bits_per_char`.
+        `loss`, `perplexity` (per token); `word_perplexity` if tokens are not words; if the vocabulary can spell
+        every text, `bits_per_char`.
     """
     figures = {"loss": loss, "perplexity": loss.exp()}
     if statistics is not None:

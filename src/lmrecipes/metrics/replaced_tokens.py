@@ -1,4 +1,4 @@
-"""How well a discriminator tells replaced tokens from the text's own, and a generator fills masks."""
+"""How well a discriminator detects replaced tokens, and a generator fills masks."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from torch import Tensor
 
 from lmrecipes.metrics.exact_sums import ExactSums
 
-# Logits are binned, which gives the AUROC to four digits at a ten-thousandth of the time of torchmetrics' thresholds.
+# Binned logits give the AUROC to four digits, in a ten-thousandth of the time of torchmetrics' thresholds.
 _BOUND, _STEPS = 20.0, 4000
 
 
 def area_under_curve(positives: Tensor, negatives: Tensor) -> Tensor:
-    """Area under the ROC curve of scores counted in steps: how often a positive is above a negative; nan without both.
+    """Area under the ROC curve of binned scores: how often a positive is above a negative; nan without both.
 
     Args:
-        positives: number of positives in each step, from the lowest scores to the highest.
+        positives: number of positives in each bin, from the lowest scores to the highest.
         negatives: number of negatives, likewise.
     """
     below = negatives.cumsum(0) - negatives
@@ -26,7 +26,7 @@ def area_under_curve(positives: Tensor, negatives: Tensor) -> Tensor:
 
 
 def histograms(logits: Tensor, positive: Tensor) -> Tensor:
-    """Numbers of negatives and positives by logit, float64 of shape (2, steps)."""
+    """Numbers of negatives and positives by logit, float64 of shape (2, bins)."""
     step = ((logits.float() / _BOUND + 1) * (_STEPS / 2)).clamp(0, _STEPS - 1).long()
     # scatter_add of ones: bincount is not deterministic on GPUs.
     counts = torch.zeros(2 * _STEPS, dtype=torch.float64, device=logits.device)
@@ -58,10 +58,10 @@ class ReplacedTokens(ExactSums):
 
         Args:
             generator_logits: (M, V).
-            originals: tokens of the text, (M,).
-            sampled: tokens drawn, (M,).
+            originals: original tokens, (M,).
+            sampled: tokens of the generator, (M,).
             logits: the discriminator's, (N,).
-            replaced: whether each token is another one than the text's, bool (N,).
+            replaced: whether each token differs from the original, bool (N,).
         """
         self.masked += len(originals)
         self.generated += (generator_logits.argmax(-1) == originals).sum()

@@ -1,4 +1,4 @@
-"""Exact match and F1, digit for digit as the official SQuAD 1.1, SQuAD 2.0 and MLQA evaluations have them."""
+"""Exact match and F1, equal to the last digit to the official SQuAD 1.1, SQuAD 2.0 and MLQA evaluations."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def normalizer(language: str | None = None) -> Normalize:
             all scripts (so that `en` is not quite the same as None).
 
     Raises:
-        ValueError: for a language that it does not know.
+        ValueError: for an unknown language.
     """
     if language is None:
         return _squad_normalized
@@ -69,18 +69,18 @@ def _squad_normalized(text: str) -> str:
 
 @cache
 def _punctuation() -> dict[int, None]:
-    """What Unicode calls punctuation, and ASCII's, which has symbols too."""
+    """Unicode's punctuation, and ASCII's, which includes symbols."""
     unicode = (i for i in range(sys.maxunicode) if unicodedata.category(chr(i)).startswith("P"))
     return dict.fromkeys([*unicode, *map(ord, string.punctuation)])
 
 
 def exact_match(prediction: str, gold: str, normalize: Normalize = _squad_normalized) -> int:
-    """1 if the answers are alike, else 0."""
+    """1 if the normalized answers are equal, else 0."""
     return int(normalize(prediction) == normalize(gold))
 
 
 def f1(prediction: str, gold: str, normalize: Normalize = _squad_normalized) -> float:
-    """Harmonic mean of precision and recall over words; 0 where either has none, as in SQuAD 1.1."""
+    """Harmonic mean of precision and recall over words; 0 if either answer has none, as in SQuAD 1.1."""
     return _f1(normalize(prediction).split(), normalize(gold).split())
 
 
@@ -135,13 +135,13 @@ def squad20(
     na_threshold: float = 1.0,
     language: str | None = None,
 ) -> Figures:
-    """All figures of the official SQuAD 2.0 evaluation, in its order; `""` says that there is no answer.
+    """All metrics of the official SQuAD 2.0 evaluation, in its order; the answer `""` means "no answer".
 
     Args:
         golds: the questions; of two with one id the last counts.
         predictions: answers by question. Questions without one count nowhere.
-        null_odds: by question, what speaks for there being no answer; with it the best thresholds are looked for.
-        na_threshold: odds above which a prediction is taken for "no answer".
+        null_odds: no-answer odds by question; with them the best thresholds are computed.
+        na_threshold: odds above which a prediction counts as "no answer".
         language: see `normalizer`.
 
     Raises:
@@ -198,7 +198,7 @@ def _with_threshold(gold: Gold, score: float, unanswered: bool) -> float:
 def _best_threshold(
     golds: Mapping[str, Gold], predictions: Mapping[str, str], scores: Mapping[str, float], odds: Mapping[str, float]
 ) -> tuple[float, float]:
-    """The best figure by any threshold, and the threshold: the first of equally good ones in the order of the odds."""
+    """The best metric over all thresholds, and its threshold: of equal ones the first in the order of the odds."""
     current: float = sum(not gold.answers for gold in golds.values())
     best, threshold = current, 0.0
     # A stable sort: equal odds keep the order of the file.

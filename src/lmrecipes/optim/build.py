@@ -1,4 +1,4 @@
-"""Making the optimizer that a recipe names, in its fast form."""
+"""Builds the optimizer of a recipe, fused if possible."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def build_optimizer(
     *,
     fused: bool,
 ) -> Optimizer:
-    """Makes the optimizer, fused where it can be and the user did not choose otherwise.
+    """Builds the optimizer, fused if it can be and the user did not choose otherwise.
 
     Args:
         make: the class with its settings.

@@ -33,12 +33,12 @@ class GroupSettings:
 def parameter_groups(
     network: nn.Module, settings: GroupSettings, depth_of: Callable[[str], int] | None = None
 ) -> list[dict[str, Any]]:
-    """Groups of parameters as optimizers take them, the deepest first, each with the `lr_scale` of its rate.
+    """Parameter groups for an optimizer, the deepest first, each with its `lr_scale`.
 
     Args:
         network: whose parameters that need gradients are grouped; those of one dimension are norms and biases.
         settings: how.
-        depth_of: depth of a parameter by its name, 0 at the bottom; left out, all are equally deep.
+        depth_of: depth of a parameter by its name, 0 at the bottom; default: all equal.
     """
     by_setting: dict[tuple[int, bool], list[nn.Parameter]] = {}
     for name, parameter in network.named_parameters():

@@ -12,12 +12,12 @@ from lmrecipes.runtime.dtensor import is_split
 
 
 def local(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor, sharing its memory."""
+    """This process's shard of a tensor, sharing its memory."""
     return tensor.to_local() if is_split(tensor) else tensor
 
 
 def like(part: Tensor, tensor: Tensor) -> Tensor:
-    """Takes `part` for what this process holds of a tensor that is split as `tensor` is."""
+    """A tensor sharded like `tensor`, of which this process holds `part`."""
     if not is_split(tensor):
         return part
     return type(tensor).from_local(
@@ -27,7 +27,7 @@ def like(part: Tensor, tensor: Tensor) -> Tensor:
 
 @torch.no_grad()
 def norms(tensors: Sequence[Tensor]) -> Tensor:
-    """Euclidean norm of every whole tensor, float32 of shape (len(tensors),), the same in all processes.
+    """Euclidean norm of every full tensor, float32 of shape (len(tensors),), the same on all processes.
 
     Args:
         tensors: plain tensors, or DTensors split over any dimensions of any meshes; at least one.
@@ -59,9 +59,9 @@ def _without_sums(tensor: Tensor) -> Tensor:
 
 
 def clip_by_global_norm(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
-    """Scales all gradients so that together their norm is at most max_norm; returns the norm before.
+    """Scales all gradients so that their total norm is at most max_norm; returns the norm before clipping.
 
-    As `torch.nn.utils.clip_grad_norm_`, also where some tensors are split and others not.
+    Like `torch.nn.utils.clip_grad_norm_`, but for any mix of sharded and plain tensors.
     """
     grads = [p.grad for p in parameters if p.grad is not None]
     if not grads:

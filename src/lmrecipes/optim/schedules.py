@@ -1,4 +1,4 @@
-"""Learning rates by optimizer step, as pure functions, and what drives an optimizer with one."""
+"""Learning-rate schedules as pure functions of the optimizer step, and the scheduler that applies one."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Cosine(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class Linear(Schedule):
-    """A straight line from the full rate to min_lr after the warm-up."""
+    """Linear decay from the full rate to min_lr after the warm-up."""
 
     warmup_steps: int = 0
     """Updates during which the rate rises linearly."""
@@ -86,7 +86,7 @@ class Linear(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class WarmupAnnealing(Schedule):
-    """NeMo's: up in a line over a share of all updates, which never begins at 0, then down in a line to min_lr."""
+    """NeMo's: linear warm-up over a share of all updates, never from 0, then linear decay to min_lr."""
 
     warmup_share: float = 0.01
     """Share of all updates during which the rate rises."""
@@ -155,7 +155,7 @@ class Polynomial(Schedule):
 
 @dataclass(frozen=True, kw_only=True)
 class InverseSquareRoot(Schedule):
-    """Falls with the square root of the step after the warm-up, where it is at its highest."""
+    """Inverse square root decay after the warm-up, at whose end the rate peaks."""
 
     warmup_steps: int = 1
     """Updates during which the rate rises linearly; at least 1."""
@@ -172,7 +172,7 @@ class InverseSquareRoot(Schedule):
 class StepSchedule(LRScheduler):
     """Sets the rate of every parameter group before each update.
 
-    Its state holds nothing but the step, so that a checkpoint never brings back another base rate than the user's.
+    Its state is only the step, so a checkpoint never overrides the user's base rate.
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule, *, max_steps: int) -> None:

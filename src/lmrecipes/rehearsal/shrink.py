@@ -1,4 +1,4 @@
-"""Shrinking a recipe for its rehearsal: a whole configuration in, the same with small sizes on CPU processes out."""
+"""Shrinks a recipe for its rehearsal: the same configuration with toy sizes, on CPU processes."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _UNSET = (
 
 @dataclass(frozen=True)
 class Spread:
-    """Over which processes a recipe is spread."""
+    """The processes that a recipe uses."""
 
     strategy: str | dict[str, Any]
     """trainer.strategy."""
@@ -44,7 +44,7 @@ class Spread:
 
 
 def full_size_on_cpu(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe as it is, but for what only its own hardware can do."""
+    """A recipe at full size, except for settings that need its hardware."""
     on_cpu = deepcopy(dict(settings))
     trainer = on_cpu["trainer"]
     precision = str(trainer["precision"])
@@ -70,13 +70,13 @@ def smallest_spread(strategy: Any, requested: str | dict[str, Any], devices: int
     """The fewest processes on one node that still have every kind of parallelism of the recipe.
 
     Args:
-        strategy: of the recipe's size, built.
+        strategy: the recipe's, built at full size.
         requested: trainer.strategy, as it is in the configuration.
         devices: processes of each of the recipe's nodes.
         nodes: the recipe's nodes.
 
     Returns:
-        Two processes where there were more; with a mesh, two along each axis that had more than one.
+        At most two processes; with a mesh, two along each axis with more than one.
     """
     if not isinstance(strategy, FSDP2Strategy):
         few = min(devices * nodes, 2)
@@ -93,12 +93,12 @@ def _registered(name: str) -> dict[str, Any]:
 
 
 def shrink(settings: Mapping[str, Any], spread: Spread, accumulation: int, text: Path, cache: Path) -> dict[str, Any]:
-    """A recipe with everything it does, in small.
+    """The recipe at toy size, with all of its features.
 
     Args:
-        settings: the recipe, whole.
+        settings: the full configuration.
         spread: processes to train on.
-        accumulation: forward and backward passes that the recipe makes per optimizer step.
+        accumulation: micro-batches per optimizer step of the recipe.
         text: folder of a small text.
         cache: folder for prepared data.
     """
@@ -156,9 +156,9 @@ def tiny_batch(
 
     Args:
         batch: the recipe's.
-        data_ranks: processes that read different data.
-        accumulation: forward and backward passes per step.
-        lengths: the longest that lengths may be, by their names.
+        data_ranks: data-parallel processes.
+        accumulation: micro-batches per step.
+        lengths: maximum of each length, by its name.
     """
     small = {**batch, **_short(batch, lengths)}
     columns = _COLUMNS if batch["micro_batch_size"] is None else min(batch["micro_batch_size"], _COLUMNS)
@@ -174,7 +174,7 @@ def _short(plan: Mapping[str, Any], lengths: Mapping[str, int]) -> dict[str, int
 
 
 def tiny_schedule(arguments: Mapping[str, Any], max_steps: int) -> dict[str, Any]:
-    """A schedule that passes through all of its parts within the few steps, if it did within max_steps."""
+    """A schedule that goes through all of its phases within the few steps, if it did within max_steps."""
     end = arguments.get("max_steps") or max_steps
     small = dict(arguments)
     for name, value in arguments.items():
@@ -186,7 +186,7 @@ def tiny_schedule(arguments: Mapping[str, Any], max_steps: int) -> dict[str, Any
 
 
 def tiny_callback(callback: Mapping[str, Any]) -> dict[str, Any]:
-    """A callback that has its turn within the few steps, and does not end them."""
+    """A callback that acts within the few steps, and does not stop training."""
     arguments = dict(callback.get("init_args") or {})
     for name in ("every_n_steps", "every_n_train_steps"):
         if isinstance(arguments.get(name), int) and arguments[name] > EVERY:

@@ -1,4 +1,4 @@
-"""The stages of a rehearsal: one after the other, each timed, up to the first that fails."""
+"""The stages of a rehearsal, run in order and timed, up to the first failure."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ _ALONE = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "WANDB_MODE": "off
 
 
 class StageError(Exception):
-    """A stage did not end as it should; the message is what to show."""
+    """A stage failed; the message is shown."""
 
 
 class Stages:
     """Runs stages and prints a row for each."""
 
     def __init__(self, timeout_s: float) -> None:
-        """Begins the table.
+        """Prints the header.
 
         Args:
             timeout_s: time limit of each stage.
@@ -41,9 +41,9 @@ class Stages:
         self.skipped = 0
 
     def run(self, name: str, do: Callable[[], str | None]) -> None:
-        """Does a stage unless one before it failed; what it returns is shown beside it.
+        """Runs a stage unless an earlier one failed; its result is shown next to it.
 
-        What it raises is its failure, and goes no further.
+        An exception is recorded as its failure, and not raised.
         """
         if self.failed:
             self.skipped += 1
@@ -65,18 +65,18 @@ class Stages:
             say(f"    {line}")
 
     def command(self, *arguments: str, code: int = 0, variables: Mapping[str, str] | None = None) -> str:
-        """Runs `lmrecipes ...` as a process, and all that it starts in a group of their own.
+        """Runs `lmrecipes ...` in a process group of its own.
 
         Args:
-            arguments: of the command.
-            code: with which it must end; a negative one is a signal.
+            arguments: the command's.
+            code: expected exit code; a negative one is a signal.
             variables: added to the environment.
 
         Returns:
-            What it printed.
+            Its output.
 
         Raises:
-            StageError: with the last lines, if it ended otherwise or took too long.
+            StageError: with the last lines, if it exited otherwise or took too long.
         """
         environment = {**os.environ, **_ALONE, **(variables or {})}
         with tempfile.TemporaryFile("w+", errors="replace") as output:

@@ -26,14 +26,14 @@ class Others(Protocol):
     """The other ranks of a run."""
 
     def fail(self, code: int, stacks: bool) -> None:
-        """Tells them to leave with this exit code, and whether to write their stacks."""
+        """Tells them to exit with this code, and whether to write their stacks."""
 
     def states(self) -> dict[int, Any]:
-        """What every rank is doing; None for those that do not answer."""
+        """The phase of every rank; None for ranks that do not answer."""
 
 
 class State(NamedTuple):
-    """What a rank is doing."""
+    """The phase of a rank."""
 
     moves: int
     """How often it moved on since the run began."""
@@ -51,19 +51,19 @@ _PATIENCE_S = 15.0
 
 
 def connect(others: Others | None) -> None:
-    """Sets the connection by which other ranks are told of a failure."""
+    """Sets the connection over which other ranks are notified of a failure."""
     global _others
     _others = others
 
 
 def describe_by(describe: Callable[[], State] | None) -> None:
-    """Sets how this rank says what it is doing."""
+    """Sets the function that describes this rank's phase."""
     global _describe
     _describe = describe
 
 
 def state() -> State | None:
-    """What this rank is doing, where something describes it."""
+    """The phase of this rank, if known."""
     return _describe() if _describe is not None else None
 
 
@@ -73,20 +73,20 @@ def ended() -> int | None:
 
 
 def folder() -> Path | None:
-    """Where details go; None without a run."""
+    """Folder for details; None without a run."""
     run_dir = os.environ.get(launcher.RUN_DIR_VARIABLE)
     return Path(run_dir) / FOLDER if run_dir else None
 
 
 def begin() -> None:
-    """Forgets the failures of earlier starts; called by the main process."""
+    """Clears the failures of earlier starts; called by the main process."""
     if (errors := folder()) is not None and errors.is_dir():
         for path in errors.glob(".said-*"):
             path.unlink(missing_ok=True)
 
 
 def claim() -> bool:
-    """Whether this rank is the first to speak of a failure."""
+    """Whether this rank is the first to report a failure."""
     errors = folder()
     if errors is None:
         return True
@@ -104,7 +104,7 @@ def claim() -> bool:
 
 
 def name_of(rank: int, host: str | None = None) -> str:
-    """How a rank is called."""
+    """The name of a rank in messages."""
     return f"rank {rank} on {host or platform.node()}"
 
 
@@ -117,7 +117,7 @@ def onward() -> str:
 
 
 def say(line: str) -> None:
-    """Prints an error in one piece, also where several processes write at once."""
+    """Prints an error in one write, so that processes do not interleave."""
     sys.stdout.flush()
     sys.stderr.write(f"error: {line}\n")
     sys.stderr.flush()
@@ -135,8 +135,8 @@ def report(error: BaseException, rank: int, where: str, *, refused: bool) -> int
     Args:
         error: what was raised.
         rank: of this process.
-        where: at which step.
-        refused: whether it is something to mend before training, of which the message says all.
+        where: the step.
+        refused: whether it is bad input, which the message alone explains.
 
     Returns:
         The exit code.
@@ -162,7 +162,7 @@ def _stacks_of(rank: int) -> str:
 
 
 def write_stacks(rank: int) -> Path | None:
-    """Writes what every thread of this process is doing."""
+    """Writes the stacks of all threads of this process."""
     path = _file(_stacks_of(rank))
     if path is not None:
         with path.open("w") as file:
@@ -182,9 +182,9 @@ def _file(name: str) -> Path | None:
 
 
 def hung(rank: int, own: State) -> None:
-    """Says that the run hangs, and in which rank, unless another says so; the stacks are written in any case.
+    """Reports that the run hangs, and on which rank, unless another rank has; the stacks are written in any case.
 
-    It hangs in the rank that moved on least, and of several in one that does not wait for others.
+    The hanging rank is the one with the oldest progress, preferably one that does not wait for others.
     """
     global _spoke
     path = write_stacks(rank)
@@ -212,7 +212,7 @@ def end_hung() -> NoReturn:
 
 
 def leave(code: int) -> NoReturn:
-    """Ends this process at once, whatever its threads wait for."""
+    """Ends this process at once, whatever its threads are blocked on."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError):
             stream.flush()

@@ -1,4 +1,4 @@
-"""A TCP connection from every rank to rank 0, by which all notice at once when one fails or is killed."""
+"""A TCP connection from every rank to rank 0, so that all notice at once when one fails or is killed."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class End(NamedTuple):
 
 
 class Address(NamedTuple):
-    """Where the first rank listens, and a word that shows who belongs to the run."""
+    """Where the first rank listens, and a secret that members of the run present."""
 
     port: int
     token: str
@@ -57,7 +57,7 @@ class _Peer:
             self.connection.sendall(" ".join(str(word) for word in words).encode() + b"\n")
 
     def receive(self) -> list[list[str]] | None:
-        """Whole lines that came, in words; None if the connection is closed."""
+        """Complete lines received, split into words; None if the connection is closed."""
         try:
             data = self.connection.recv(4096)
         except OSError:
@@ -69,14 +69,14 @@ class _Peer:
 
 
 class Hub:
-    """Rank 0's end: hears how each rank ends, and tells all."""
+    """Rank 0's end: receives how each rank ends, and broadcasts it."""
 
     def __init__(self, ended: Callable[[End], None], state: Callable[[], Any]) -> None:
-        """Begins to listen.
+        """Starts listening.
 
         Args:
-            ended: called in a thread when another rank failed or vanished, after the others were told.
-            state: says what this rank is doing, in plain values.
+            ended: called in a thread when another rank failed or disappeared, after the others were notified.
+            state: returns the phase of this rank, in plain values.
         """
         self._state = state
         if socket.has_dualstack_ipv6():
@@ -140,7 +140,7 @@ class Hub:
             self._ended(end)
 
     def states(self) -> dict[int, Any]:
-        """What every rank is doing; None for those that do not answer."""
+        """The phase of every rank; None for ranks that do not answer."""
         self._answers.clear()
         self._to_all("answer")
         everyone = {peer.rank for peer in self._peers.values() if peer.rank > 0}
@@ -150,7 +150,7 @@ class Hub:
         return {0: self._state(), **{rank: self._answers.get(rank) for rank in sorted(everyone)}}
 
     def fail(self, code: int, stacks: bool = False) -> None:
-        """Tells the others to leave."""
+        """Tells the others to exit."""
         self._done.set()
         self._to_all("leave", code, int(stacks))
 
@@ -166,7 +166,7 @@ class Hub:
 
 
 class Member:
-    """Another rank's part."""
+    """The end of any other rank."""
 
     def __init__(
         self, rank: int, host: str, address: Address, ended: Callable[[End], None], state: Callable[[], Any]
@@ -176,9 +176,9 @@ class Member:
         Args:
             rank: of this process.
             host: where the first rank is.
-            address: what its Hub has.
-            ended: called in a thread when a rank failed, or the first vanished.
-            state: says what this rank is doing, in plain values.
+            address: its Hub's.
+            ended: called in a thread when a rank failed or the first disappeared.
+            state: returns the phase of this rank, in plain values.
 
         Raises:
             OSError: if it cannot be reached.
@@ -219,7 +219,7 @@ class Member:
                 return
 
     def states(self) -> dict[int, Any]:
-        """What every rank is doing; None for those that do not answer."""
+        """The phase of every rank; None for ranks that do not answer."""
         self._hub.send("who")
         self._answered.wait(2 * _ANSWER_S)
         return self._states if self._states is not None else {0: None, self._rank: self._state()}

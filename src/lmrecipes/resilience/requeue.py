@@ -1,4 +1,4 @@
-"""Asking SLURM to start this job again, and when not to."""
+"""Requeues the SLURM job, with reasons not to."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _QUEUED = ("PENDING", "REQUEUED")
 
 
 def ended_by_sweep(number: int) -> bool:
-    """Whether a signal is that of a sweep's agent, which ends runs that do not go well, and not a preemption."""
+    """Whether a signal comes from a sweep's agent, which stops poor runs, rather than a preemption."""
     if number != signal.SIGTERM or "WANDB_SWEEP_ID" not in os.environ:
         return False
     return not launcher.in_slurm_job() or _fields().get("PreemptTime", "None") == "None"
@@ -30,9 +30,9 @@ def requeue(run_dir: Path, step: int, limit: int) -> str | None:
     """Requeues this job once.
 
     Args:
-        run_dir: the run, whose record of requeues is kept in it.
+        run_dir: the run directory, which holds the record of requeues.
         step: optimizer steps that are saved.
-        limit: how many times a run is requeued at most.
+        limit: maximum number of requeues.
 
     Returns:
         Why it was not requeued, or None if it was.
@@ -58,7 +58,7 @@ def requeue(run_dir: Path, step: int, limit: int) -> str | None:
 
 
 def _job() -> tuple[str, str, int]:
-    """The job's state, the reason for it, and its restarts; "" and 0 where SLURM does not say."""
+    """The job's state, its reason and its restarts; "" and 0 if unknown."""
     fields = _fields()
     return fields.get("JobState", ""), fields.get("Reason", ""), int(fields.get("Restarts", "0"))
 

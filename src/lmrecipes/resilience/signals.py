@@ -1,4 +1,4 @@
-"""Signals that ask a run to stop: noted when they come, acted upon at the end of a step."""
+"""Signals that stop a run: recorded by the handler, handled at the end of a step."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ _training = False
 
 
 def watch() -> None:
-    """Notes the signals from now on.
+    """Records signals from now on.
 
-    Until training begins there is nothing to save: outside a SLURM job the signal then ends the process.
+    Before training there is nothing to save: outside a SLURM job a signal then ends the process.
     """
     global _noted, _training
     _noted, _training = 0, in_slurm_job()
@@ -40,11 +40,11 @@ def _note(number: int, frame: FrameType | None) -> None:
 
 
 def training_begins() -> None:
-    """From now on signals are only noted."""
+    """From now on signals are only recorded."""
     global _training
     _training = True
 
 
 def noted() -> int:
-    """The signal that came, or 0."""
+    """The recorded signal, or 0."""
     return _noted

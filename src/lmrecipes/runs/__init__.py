@@ -1,4 +1,4 @@
-"""The directory of one run: where it is made, how it is found again, and what is kept in it."""
+"""The directory of a run: how it is created and found, and which files it holds."""
 
 from lmrecipes.runs.run_dir import (
     ABOUT,

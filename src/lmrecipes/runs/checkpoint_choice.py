@@ -1,4 +1,4 @@
-"""Which checkpoint of a run is meant."""
+"""Chooses a checkpoint of a run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lmrecipes.checkpoints.io import newest_readable
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether this is one, plain or sharded, rather than a run."""
+    """Whether a path is a checkpoint, plain or sharded, rather than a run."""
     return path.is_file() or (path / sharded.MANIFEST).is_file()
 
 

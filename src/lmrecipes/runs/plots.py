@@ -24,7 +24,7 @@ _MARKED = ("png", "pdf", "svg", "ps", "eps")
 
 
 def check_replaceable(path: Path) -> None:
-    """Refuses to write over what was not drawn here.
+    """Refuses to overwrite a file that is not one of our plots.
 
     Raises:
         ValueError: naming it.
@@ -36,7 +36,7 @@ def check_replaceable(path: Path) -> None:
 
 
 def read_metrics(run_dir: Path) -> dict[str, list[tuple[int, float]]]:
-    """Every logged figure of a run by its name, as (step, value).
+    """Every logged metric of a run by its name, as (step, value).
 
     Raises:
         ValueError: if there is no metrics.csv, or nothing in it.
@@ -63,7 +63,7 @@ def plot_runs(run_dirs: Sequence[Path], output: Path) -> Path:
     """Draws loss, perplexity, learning rate and throughput of one or more runs into a PNG.
 
     Raises:
-        ValueError: if a run has no metrics, or the file is there and was not drawn here.
+        ValueError: if a run has no metrics, or the file exists and is not one of our plots.
     """
     check_replaceable(output)
     from matplotlib.figure import Figure

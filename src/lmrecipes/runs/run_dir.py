@@ -1,4 +1,4 @@
-"""The directory of one run: where it is made, how it is found again, and what is kept in it."""
+"""The directory of a run: how it is created and found, and which files it holds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _ledger = Ledger()
 
 
 def forget() -> None:
-    """Begins a command: a run of this process's earlier command, or one that its parent had, is none of its own."""
+    """Starts a command: runs of an earlier command in this process, or of its parent, do not belong to it."""
     global _claimed
     _claimed = None
     _ledger.clear()
@@ -36,15 +36,15 @@ def forget() -> None:
 
 
 def new_run_dir(recipe: str, *, root: Path, requested: Path | None = None) -> Path:
-    """Makes the directory of a new run, the same one in every process of the run.
+    """Creates the directory of a new run, the same one in every process of the run.
 
     Args:
         recipe: name of the recipe.
         root: folder of all runs; the run goes to `<root>/<recipe>/<id>`.
-        requested: a directory asked for by name instead; it may exist if it is empty.
+        requested: a directory by name instead; it may exist if it is empty.
 
     Raises:
-        ValueError: if the directory cannot be made, or holds a run or anything else already.
+        ValueError: if the directory cannot be created, or is not empty.
     """
     shared_id = None if requested is not None else sweep_id() or launcher_id()
     inherited = os.environ.get(RUN_DIR_VARIABLE)
@@ -64,10 +64,10 @@ def new_run_dir(recipe: str, *, root: Path, requested: Path | None = None) -> Pa
 
 
 def _claim(directory: Path) -> None:
-    """Makes a directory this process's run, by the first file in it, which says what the run was begun by.
+    """Claims a directory for this run by writing the first file in it, which records how the run was started.
 
     Raises:
-        ValueError: if it cannot be made, or is not empty.
+        ValueError: if it cannot be created, or is not empty.
     """
     from importlib.metadata import version
 
@@ -116,7 +116,7 @@ def _claim(directory: Path) -> None:
 
 
 def _clear_failed_start(directory: Path) -> bool:
-    """Clears a requeued job's own run that ended before its first checkpoint; returns whether it did."""
+    """Clears the run of a requeued job that ended before its first checkpoint; returns whether it did."""
     job = os.environ.get("SLURM_JOB_ID")
     if int(os.environ.get("SLURM_RESTART_COUNT", "0")) == 0 or any((directory / "checkpoints").glob("*.ckpt")):
         return False
@@ -149,7 +149,7 @@ def find_run(name: str, *, root: Path) -> Path:
     """A run by its directory, or the newest run of a recipe by the recipe's name.
 
     Raises:
-        ValueError: if there is none, saying what is there.
+        ValueError: if there is none, listing the existing runs.
     """
     directory = Path(name)
     if (directory / CONFIG).is_file():
@@ -179,12 +179,12 @@ def note(path: Path) -> None:
 
 
 def seal(path: Path) -> None:
-    """Records that a noted file is complete: later changes are not this command's."""
+    """Marks a recorded file as complete: later changes are not this command's."""
     _ledger.seal(path)
 
 
 def write_text(path: Path, text: str) -> None:
-    """Writes a small file of a run, whole or not at all."""
+    """Writes a small file of a run atomically."""
     note(path)
     atomic_write.write_text(path, text)
     seal(path)
@@ -194,7 +194,7 @@ def results(run_dir: Path) -> list[dict[str, Any]]:
     """The run's evaluations so far.
 
     Raises:
-        ValueError: if what is there is no list of them.
+        ValueError: if the file is not a list of them.
     """
     path = run_dir / RESULTS
     if not os.path.lexists(path):
@@ -210,13 +210,13 @@ def add_result(run_dir: Path, result: dict[str, Any]) -> None:
     """Appends one evaluation to the run's results.
 
     Raises:
-        ValueError: if what is there is no list of them.
+        ValueError: if the file is not a list of them.
     """
     write_text(run_dir / RESULTS, json.dumps([*results(run_dir), result], indent=2) + "\n")
 
 
 def discard_if_unused() -> None:
-    """Removes what this command created for a run that was refused before training; other files stay."""
+    """Removes the files that this command created for a run refused before training; others stay."""
     global _claimed
     run_dir, _claimed = _claimed, None
     if run_dir is None or (run_dir / "checkpoints").exists() or (run_dir / "metrics.csv").exists():

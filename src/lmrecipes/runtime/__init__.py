@@ -1,1 +1,1 @@
-"""The process itself: which rank it is, what it prints, its allocator, files written whole or not at all."""
+"""The process: its rank, its output, its allocator, and atomic writes."""

@@ -9,7 +9,7 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX = -1, -2, -4
 
 
 def tune_process() -> bool:
-    """Lets glibc keep freed memory instead of handing it back to the kernel and faulting it in again every step.
+    """Makes glibc keep freed memory instead of returning it to the kernel and faulting it in again every step.
 
     Returns:
         Whether it was applied; other C libraries are left alone.

@@ -1,4 +1,4 @@
-"""What commands print, once per run."""
+"""Console output, once per run."""
 
 from __future__ import annotations
 
@@ -16,5 +16,5 @@ def say(text: str) -> None:
 
 
 def short(path: Path) -> str:
-    """A path as a user would type it from here."""
+    """A path relative to the current folder, if it is inside it."""
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)

@@ -1,4 +1,4 @@
-"""Telling sharded tensors and modules from whole ones."""
+"""Tells sharded tensors and modules from plain ones."""
 
 from __future__ import annotations
 

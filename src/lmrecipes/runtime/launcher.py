@@ -1,4 +1,4 @@
-"""How this process was launched: which rank of which job it is."""
+"""How this process was launched: its rank and its job."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
 
 
 def is_main_process() -> bool:
-    """Whether this process, among those the launcher started, is the one that writes."""
+    """Whether this is rank 0 of the processes that the launcher started, which writes files."""
     return all(os.environ.get(name, "0") == "0" for name in _RANKS)
 
 
@@ -23,7 +23,7 @@ def check_rank(rank: int) -> None:
         rank: of this process, as Lightning has it.
 
     Raises:
-        ValueError: naming the variables that say otherwise.
+        ValueError: naming the variables that contradict it.
     """
     if rank == 0 and not is_main_process():
         names = [name for name in _RANKS if os.environ.get(name, "0") != "0"]
@@ -35,7 +35,7 @@ def check_rank(rank: int) -> None:
 
 
 def sweep_id() -> str | None:
-    """An id of its own for every run that an agent of a wandb sweep starts, also within one SLURM step."""
+    """A unique id of every run that a wandb agent starts, even within one SLURM step."""
     if "WANDB_SWEEP_ID" in os.environ and "WANDB_RUN_ID" in os.environ:
         return f"sweep-{os.environ['WANDB_SWEEP_ID']}-{os.environ['WANDB_RUN_ID']}"
     return None
@@ -62,13 +62,13 @@ def in_slurm_job() -> bool:
 
 
 def job_id() -> str:
-    """This job, as scontrol knows it: a task of an array by its own number, lest all its tasks are requeued."""
+    """The job id for scontrol: of an array task its own, as the array's would requeue all tasks."""
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     return f"{array}_{task}" if array and task else os.environ["SLURM_JOB_ID"]
 
 
 def launch_id() -> str:
-    """An id that is the same in all ranks of one start of a run."""
+    """An id shared by all ranks of one start of a run."""
     slurm = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_RESTART_COUNT")
     names = (*slurm, "TORCHELASTIC_RUN_ID", "TORCHELASTIC_RESTART_COUNT", "MASTER_PORT")
     return "-".join(os.environ.get(name, "").replace("/", "_") for name in names)

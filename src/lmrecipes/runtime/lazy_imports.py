@@ -1,4 +1,4 @@
-"""Postpones what other packages import at their top, and most commands never use, to its first use.
+"""Defers imports at the top of other packages, which most commands never use, to their first use.
 
 Lightning imports torch's compiler, and by torchmetrics matplotlib and transformers: half of the time that a command
 takes to begin. It has no switch for that. Nothing is hidden or changed: who imports one of those packages gets it, and
@@ -27,7 +27,7 @@ _POSTPONED = {
 
 
 def postpone() -> None:
-    """Does so for what this process is yet to import."""
+    """Defers the imports of modules that are not loaded yet."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _Finder())
 
@@ -38,13 +38,13 @@ def _is_loaded(package: str) -> bool:
 
 
 class _Finder:
-    """A meta path finder that loads some modules with postponed imports."""
+    """A meta path finder that loads some modules with deferred imports."""
 
     def __init__(self) -> None:
         self.compiler: NoCompiler | None = None
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        """The spec of a module with postponed imports; None for others."""
+        """The spec of a module with deferred imports; None for others."""
         package = _POSTPONED.get(name)
         if package is not None and not _is_loaded(package):
             spec = self._found(name, path, target)
@@ -71,7 +71,7 @@ class _Finder:
 
 
 class _There:
-    """Loads a module that is there, and leaves it as it is."""
+    """A loader for a module that is loaded already, and left unchanged."""
 
     def __init__(self, module: ModuleType) -> None:
         self.module, self.own = module, module.__spec__
@@ -81,7 +81,7 @@ class _There:
         return self.module
 
     def exec_module(self, module: ModuleType) -> None:
-        """Gives back what the import took from it."""
+        """Restores the attributes that the import replaced."""
         module.__spec__ = self.own or module.__spec__
 
 
@@ -89,7 +89,7 @@ class NoCompiler(ModuleType):
     """Stands in for torch._dynamo while nothing is compiled: optimizers call its `graph_break` at every step."""
 
     def give_way(self) -> ModuleType:
-        """The compiler, imported in place of this."""
+        """Imports the compiler in place of this stub."""
         if sys.modules.get(_COMPILER) is self:
             sys.modules.pop(_COMPILER, None)
         return importlib.import_module(_COMPILER)
@@ -106,7 +106,7 @@ class NoCompiler(ModuleType):
             self.give_way().graph_break(msg)
 
     def disable(self, fn: Any = None, *arguments: Any, **more: Any) -> Any:
-        """Keeps the compiler, once there is one, off a function."""
+        """torch._dynamo.disable, once there is a compiler."""
         if not isinstance(fn, FunctionType):
             return self.give_way().disable(fn, *arguments, **more)
         disabled: Any = None
@@ -151,7 +151,7 @@ class _Top:
         return self.later(find) if f"{name}.".startswith(f"{self.package}.") else find()
 
     def later(self, find: Callable[[], Any]) -> Any:
-        """What can be found, but not yet."""
+        """A module that can be found, not imported yet."""
         return Later(self, find) if self.runs else find()
 
 
@@ -168,7 +168,7 @@ class Later:
         return self._top.later(lambda: getattr(self._find(), name))
 
     def __call__(self, *arguments: Any, **more: Any) -> Any:
-        """A postponed call, so that decorators are postponed too."""
+        """A deferred call, so that decorators are deferred too."""
         return self._top.later(lambda: self._find()(*arguments, **more))
 
     def __instancecheck__(self, instance: Any) -> bool:

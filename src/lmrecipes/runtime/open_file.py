@@ -1,4 +1,4 @@
-"""Opening files as they are published: plain, gzip or zstd; text, JSON or parquet. Damage is reported in one line."""
+"""Opens plain, gzip and zstd files of text, JSON or parquet; damage is reported in one line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PACKED = (".gz", ".zst")
 
 
 def open_unpacked(path: Path) -> IO[bytes]:
-    """A file's content, unpacked while it is read; damage raises the errors that `reporting_damage` reports."""
+    """Opens a file, decompressed while it is read; damage raises the errors that `reporting_damage` reports."""
     if path.suffix == ".gz":
         return gzip.open(path, "rb")  # type: ignore[return-value]
     if path.suffix == ".zst":
@@ -27,7 +27,7 @@ def open_unpacked(path: Path) -> IO[bytes]:
 
 @contextmanager
 def reporting_damage(path: Path) -> Iterator[None]:
-    """Reports a packed file that is damaged.
+    """Reports a damaged compressed file.
 
     Raises:
         ValueError: naming the file.
@@ -41,7 +41,7 @@ def reporting_damage(path: Path) -> Iterator[None]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """All of a file's content, unpacked.
+    """The content of a file, decompressed.
 
     Raises:
         ValueError: if it is damaged.
@@ -51,7 +51,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """All of a file's text, without a byte order mark.
+    """The text of a file, without a byte order mark.
 
     Raises:
         ValueError: if it is damaged, or not UTF-8.
@@ -63,7 +63,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """The content of a JSON file.
 
     Raises:
         ValueError: if it is damaged, not UTF-8, or not JSON, naming line and column.
@@ -75,10 +75,10 @@ def read_json(path: Path) -> Any:
 
 
 def parquet_file(path: Path) -> Any:
-    """A parquet file, whose row groups are yet to be read; packed ones are unpacked in memory.
+    """A parquet file, whose row groups are read later; compressed files are decompressed in memory.
 
     Raises:
-        ValueError: if it is no parquet file.
+        ValueError: if it is not a parquet file.
     """
     import pyarrow
     from pyarrow import parquet
@@ -93,7 +93,7 @@ def parquet_rows(path: Path) -> list[dict[str, Any]]:
     """All rows of a parquet file.
 
     Raises:
-        ValueError: if it is no parquet file, or damaged.
+        ValueError: if it is not a parquet file, or damaged.
     """
     import pyarrow
 

@@ -31,7 +31,7 @@ _TERA: dict[str, dict[str, float]] = {
     "GeForce RTX 4090": {"bf16": 165.2, "16": 165.2, "tf32": 82.6, "32": 82.6},
     "GeForce RTX 3090": {"bf16": 71.0, "16": 71.0, "tf32": 35.6, "32": 35.6},
     "MI300X": {"bf16": 1307.4, "16": 1307.4, "tf32": 653.7, "32": 163.4, "64": 163.4},
-    # A card is two devices; each has half of the data sheet's figures.
+    # A card is two devices; each has half of the data sheet's numbers.
     "MI250X": {"bf16": 191.5, "16": 191.5, "32": 47.85, "64": 47.85},
 }
 # What stands before and after: maker and line, form and memory.
@@ -43,10 +43,10 @@ def peak_tflops(device: str, precision: str, matmul_precision: str = "highest") 
     """Dense peak of one device by its name and a Lightning precision, or None if it is not known.
 
     Args:
-        device: as torch.cuda.get_device_name says, such as "NVIDIA H200".
+        device: from torch.cuda.get_device_name, such as "NVIDIA H200".
         precision: such as bf16-mixed, 16-mixed, 32-true or 64-true.
-        matmul_precision: as torch.get_float32_matmul_precision says; below highest, fp32 products run as TF32
-            where the device has it.
+        matmul_precision: from torch.get_float32_matmul_precision; below highest, fp32 products run as TF32
+            if the device has it.
     """
     number = precision.removesuffix("-mixed").removesuffix("-true")
     for pattern, peaks in _TERA.items():

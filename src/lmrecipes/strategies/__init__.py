@@ -1,4 +1,4 @@
-"""How a model is spread over devices, by short names for `--trainer.strategy`."""
+"""Strategies: how a model is distributed over devices, by short names for `--trainer.strategy`."""
 
 from lightning.pytorch.strategies import StrategyRegistry
 

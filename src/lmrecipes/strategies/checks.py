@@ -16,10 +16,10 @@ _NEED_WHOLE_TENSORS = {"LAMB": "the norm", "Adafactor": "rows and columns", "Muo
 
 
 def data_parallel_size(trainer: Trainer) -> int:
-    """Number of processes that read different data, before any of them is started.
+    """Number of data-parallel processes, before any of them is started.
 
     Raises:
-        ValueError: if the sizes that a strategy asks for do not divide the number of processes.
+        ValueError: if a size of the strategy does not divide the number of processes.
     """
     strategy = trainer.strategy
     if isinstance(strategy, FSDP2Strategy):

@@ -27,7 +27,7 @@ from lmrecipes.strategies.sharded import ShardedCheckpoints, check_names, distin
 
 
 class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
-    """Splits the optimizer's state (1), gradients too (2), and parameters too (3) over the processes."""
+    """Shards the optimizer's state (1), gradients too (2), and parameters too (3) over the processes."""
 
     def __init__(
         self,
@@ -38,15 +38,15 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         overlap_comm: bool = True,
         async_checkpoints: bool = True,
     ) -> None:
-        """Sets how the state is split.
+        """Sets how the state is sharded.
 
         Args:
-            stage: what is split: 1 the optimizer's state, 2 gradients too, 3 parameters too.
+            stage: what is sharded: 1 the optimizer's state, 2 gradients too, 3 parameters too.
             offload_optimizer: whether the optimizer's state stays in the CPU's memory.
             offload_parameters: whether parameters stay in the CPU's memory (stage 3).
             bucket_mb: megabytes of gradients or parameters sent at once.
-            overlap_comm: whether gradients are sent while the backward pass goes on.
-            async_checkpoints: whether training goes on while a checkpoint is written.
+            overlap_comm: whether communication overlaps the backward pass.
+            async_checkpoints: whether checkpoints are written while training continues.
 
         Raises:
             ValueError: if DeepSpeed is not installed, or stage and offloading do not fit.
@@ -78,7 +78,7 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
 
     @staticmethod
     def _prepare_import() -> None:
-        """DeepSpeed looks at the environment when it is imported."""
+        """Sets the environment that DeepSpeed reads when it is imported."""
         if not torch.cuda.is_available():
             os.environ.setdefault("DS_ACCELERATOR", "cpu")
         os.environ.setdefault("DS_LOG_LEVEL", "error")
@@ -88,18 +88,18 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
             os.environ["PATH"] = os.pathsep.join([scripts, os.environ.get("PATH", "")])
 
     def setup_environment(self) -> None:
-        """As Lightning's, without asking for a GPU."""
+        """As Lightning's, without requiring a GPU."""
         super(DeepSpeedStrategy, self).setup_environment()
 
     def setup_distributed(self) -> None:
-        """As Lightning's, without asking for a GPU's index."""
+        """As Lightning's, without requiring a GPU index."""
         if self.root_device.type == "cuda":
             super().setup_distributed()
         else:
             import deepspeed
 
             # Compiled when first used, for sums within one machine; a process killed meanwhile would leave a lock
-            # for which all later ones wait. gloo does it too.
+            # on which all later ones wait. gloo reduces as well.
             deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
             self.set_world_ranks()
             self._init_deepspeed_distributed()
@@ -107,9 +107,9 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
 
     @contextmanager
     def model_sharded_context(self) -> Iterator[None]:
-        """Lets every process make the whole model, by the seed, before its parameters are split in stage 3.
+        """Builds the whole model on every process, from the seed, before its parameters are sharded in stage 3.
 
-        DeepSpeed's own context splits parameters as they are made, and initialization would find nothing to fill.
+        DeepSpeed's own context shards parameters as they are created, which leaves nothing to initialize.
         """
         self._init_config_if_needed()
         yield
@@ -133,7 +133,7 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         return engine, wrapped
 
     def _initialize_deepspeed_inference(self, model: nn.Module) -> None:
-        """Evaluates by DeepSpeed where it holds parts of the parameters, and by the model itself elsewhere."""
+        """Evaluates through DeepSpeed if parameters are sharded, and with the plain model otherwise."""
         if self.zero_stage_3 and self.root_device.type == "cuda":
             super()._initialize_deepspeed_inference(model)
         else:
@@ -141,9 +141,9 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
 
     @property
     def left_step_out(self) -> bool:
-        """Whether DeepSpeed did not make the last optimizer step, as a gradient of some rank was not finite.
+        """Whether DeepSpeed skipped the last optimizer step because a gradient was not finite.
 
-        Not told of 16-bit floats, for which it does so whenever it looks for a scale.
+        False under float16, where it skips steps to search for a scale.
         """
         engine: Any = self.model
         return not engine.fp16_enabled() and not engine.was_step_applied()
@@ -152,7 +152,7 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
 
     @property
     def lightning_restore_optimizer(self) -> bool:
-        """Never: `load_checkpoint` does it."""
+        """Does nothing: `load_checkpoint` restores it."""
         return False
 
     @property
@@ -166,7 +166,7 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         return index % self.world_size == self.global_rank
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """The weights that this process writes, whole and in float32."""
+        """The weights that this process writes, in full and in float32."""
         from deepspeed.utils import safe_get_full_fp32_param
 
         weights = {}
@@ -183,7 +183,7 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
             return parameter.detach().clone()
 
     def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
-        """The states that this process writes, whole, by parameter name."""
+        """The optimizer states that this process writes, in full, by parameter name."""
         from deepspeed.utils import safe_get_full_optimizer_state
 
         zero, states = self._zero, {}
@@ -211,10 +211,10 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         return [(name, p) for name, p in distinct(self.lightning_module).items() if p.requires_grad]
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Fills model and optimizer from a folder or a plain file, saved by any number of processes.
+        """Loads model and optimizer from a sharded or plain checkpoint, saved by any number of processes.
 
         Raises:
-            ValueError: if the checkpoint is of another model.
+            ValueError: if the checkpoint belongs to another model.
         """
         self.finish_saving()
         path = Path(self.broadcast(str(checkpoint_path)))
@@ -231,7 +231,7 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         return checkpoint
 
     def set_weight(self, parameter: Tensor, value: Tensor) -> None:
-        """Sets a parameter and the optimizer's float32 master copy to a whole value."""
+        """Sets a parameter and the optimizer's float32 master copy to a full tensor."""
         import deepspeed
         from deepspeed.utils import safe_set_full_fp32_param, safe_set_local_fp32_param
 
@@ -248,9 +248,9 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
                 safe_set_full_fp32_param(parameter, precise)
 
     def _own_part(self, parameter: Any, value: Tensor) -> Tensor:
-        """What this process holds in stage 3: parts of equal length, of which the last may reach beyond the end.
+        """This process's shard in stage 3: shards have equal length, and the last may reach beyond the end.
 
-        DeepSpeed's own way of setting whole values refuses those that do not divide.
+        DeepSpeed's own setter refuses tensors that do not divide evenly.
         """
         size, flat = parameter.ds_tensor.numel(), value.flatten()
         padded = nn.functional.pad(flat, (0, size * self.world_size - len(flat)))

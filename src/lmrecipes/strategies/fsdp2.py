@@ -41,15 +41,15 @@ class MeshShape(NamedTuple):
 
     @property
     def data(self) -> int:
-        """Processes that read different data."""
+        """Data-parallel processes."""
         return self.replicate * self.shard
 
 
 class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
-    """Splits parameters, gradients and optimizer state over processes by the model's own parallel plan.
+    """Shards parameters, gradients and optimizer state over processes by the model's parallel plan.
 
-    Processes form a mesh of `replicate x shard x tensor`: neighbouring ranks share a tensor-parallel group, those of
-    the shard dimension hold parts of the parameters, and replicas hold the same (hybrid sharding).
+    Processes form a mesh of `replicate x shard x tensor`: neighboring ranks share a tensor-parallel group, those of
+    the shard dimension hold shards of the parameters, and replicas hold copies (hybrid sharding).
     """
 
     def __init__(
@@ -63,17 +63,17 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
         activation_checkpointing: bool = False,
         async_checkpoints: bool = True,
     ) -> None:
-        """Sets how the model is split.
+        """Sets how the model is distributed.
 
         Args:
             tensor_parallel_size: processes that split each layer; auto: all of a node.
-            shard_size: processes over which parameters are split: all, those of a node (hybrid sharding), or a number.
-            param_dtype: type in which parameters are gathered and used; left out, as trainer.precision says.
-            reduce_dtype: type in which gradients are summed, with param_dtype.
+            shard_size: processes that shard the parameters: all, those of a node (hybrid sharding), or a number.
+            param_dtype: dtype in which parameters are gathered and used; by default that of trainer.precision.
+            reduce_dtype: dtype in which gradients are reduced, with param_dtype.
             cpu_offload: whether parameters and optimizer state stay in the CPU's memory; nothing to do on a CPU.
             reshard_after_forward: whether parameters are freed after the forward pass, and gathered again.
-            activation_checkpointing: whether blocks are computed again in the backward pass instead of kept.
-            async_checkpoints: whether training goes on while a checkpoint is written.
+            activation_checkpointing: whether the backward pass recomputes blocks to save memory.
+            async_checkpoints: whether checkpoints are written while training continues.
         """
         super().__init__(
             data_parallel_size="auto",
@@ -95,7 +95,7 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
         """Sizes of the mesh's axes.
 
         Raises:
-            ValueError: if the sizes asked for do not divide the number of processes, naming what would.
+            ValueError: if the sizes do not divide the number of processes, naming what would.
         """
         world_size = devices_per_node * num_nodes
         tensor = devices_per_node if self._asked_tensor == "auto" else self._asked_tensor
@@ -117,7 +117,7 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
         return MeshShape(replicate=data // shard_size, shard=shard_size, tensor=tensor)
 
     def data_parallel_size(self, devices_per_node: int, num_nodes: int) -> int:
-        """Number of processes that read different data."""
+        """Number of data-parallel processes."""
         return self.mesh_shape(devices_per_node, num_nodes).data
 
     @property
@@ -126,12 +126,12 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
 
     @property
     def distributed_sampler_kwargs(self) -> dict[str, Any]:
-        """Place among the processes that read different data."""
+        """Rank among the data-parallel processes, and their number."""
         size = self._tensor_size
         return {"num_replicas": self.world_size // size, "rank": self.global_rank // size}
 
     def setup_environment(self) -> None:
-        """Connects the processes and lays them out as a mesh."""
+        """Connects the processes and builds the device mesh."""
         assert self.accelerator is not None
         assert self.lightning_module is not None
         self.accelerator.setup_device(self.root_device)
@@ -150,7 +150,7 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
         )
 
     def setup(self, trainer: Trainer) -> None:
-        """Splits the model by its plan, then sets up the rest."""
+        """Distributes the model by its plan, then sets up the rest."""
         from lmrecipes.strategies.parallelize import checkpoint_activations, shard, split_tensors
 
         module: Any = self.lightning_module
@@ -177,7 +177,7 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
     def _data_mesh(self) -> DeviceMesh | None:
         if self.device_mesh["replicate"].size() > 1:
             return self.device_mesh["replicate", "shard"]
-        # Also with one data rank under tensor parallelism: optimizers reject a mix of DTensors and tensors.
+        # Even with one data rank under tensor parallelism: optimizers reject a mix of DTensors and tensors.
         return self.device_mesh["shard"] if self.world_size > 1 else None
 
     @property
@@ -188,7 +188,7 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
 
     @contextmanager
     def block_backward_sync(self) -> Iterator[None]:
-        """Adds up gradients within the process, until the last pass of an accumulated step."""
+        """Accumulates gradients locally until the last micro-batch of a step."""
         from lmrecipes.strategies.parallelize import synchronize_gradients
 
         synchronize_gradients(self._network, False)
@@ -200,7 +200,7 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
     # Checkpoints.
 
     def lightning_module_state_dict(self) -> dict[str, Any]:
-        """Parameters and buffers; of split ones this process's parts."""
+        """Parameters and buffers; of DTensors this process's shards."""
         assert self.lightning_module is not None
         return self.lightning_module.state_dict()
 
@@ -210,10 +210,10 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
         return named_states(self.lightning_module, getattr(optimizer, "_optimizer", optimizer))
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Fills model and optimizer from a folder or a plain file, saved by any number of processes.
+        """Loads model and optimizer from a sharded or plain checkpoint, saved by any number of processes.
 
         Raises:
-            ValueError: if the checkpoint is of another model.
+            ValueError: if the checkpoint belongs to another model.
         """
         self.finish_saving()
         path = Path(self.broadcast(str(checkpoint_path)))
@@ -238,7 +238,7 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
         return checkpoint
 
     def _empty_states(self, optimizer: Optimizer, sizes: dict[str, Any]) -> dict[str, Tensor]:
-        """Room for the optimizer's state, split as its parameters are."""
+        """Empty optimizer state, sharded like its parameters."""
         assert self.lightning_module is not None
         targets = {}
         for name, parameter in parameters_of(self.lightning_module, optimizer):

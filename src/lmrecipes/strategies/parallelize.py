@@ -20,7 +20,7 @@ from lmrecipes.models.common.parallel_plan import ParallelPlan
 
 
 class LocalInputs(ParallelStyle):
-    """Hands a module this process's part of every split tensor among its inputs."""
+    """Passes a module this process's shard of every DTensor among its inputs."""
 
     def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
         module.register_forward_pre_hook(lambda _, inputs: tree_map(_local, inputs))
@@ -39,10 +39,10 @@ _STYLES: dict[str, type[ParallelStyle]] = {
 
 
 def split_tensors(network: nn.Module, plan: ParallelPlan, mesh: DeviceMesh) -> None:
-    """Splits linear layers and parameters over the processes of a tensor-parallel mesh.
+    """Distributes linear layers and parameters over a tensor-parallel mesh.
 
     Raises:
-        ValueError: if a name of the plan fits nothing.
+        ValueError: if a pattern of the plan matches nothing.
     """
     for pattern, split in plan.split.items():
         if split == "heads":
@@ -79,7 +79,7 @@ def blocks(network: nn.Module, plan: ParallelPlan) -> Iterator[nn.Module]:
 
 
 def checkpoint_activations(network: nn.Module, plan: ParallelPlan) -> None:
-    """Keeps no activations within blocks: the backward pass computes them again."""
+    """Applies activation checkpointing to every block."""
     for block in blocks(network, plan):
         block.forward = partial(checkpoint, block.forward, use_reentrant=False)
 
@@ -103,6 +103,6 @@ def shard(network: nn.Module, plan: ParallelPlan, mesh: DeviceMesh, **settings: 
 
 
 def synchronize_gradients(network: nn.Module, enabled: bool) -> None:
-    """Whether the backward pass brings gradients together: not before the last pass of an accumulated step."""
+    """Turns gradient reduction in the backward pass on or off: off before the last micro-batch of a step."""
     if isinstance(network, FSDPModule):
         network.set_requires_gradient_sync(enabled)

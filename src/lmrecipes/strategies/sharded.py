@@ -27,11 +27,11 @@ class CheckpointWriter:
     """Writes one sharded checkpoint at a time, optionally in a background thread."""
 
     def __init__(self, background: bool, timeout: timedelta | None = None) -> None:
-        """Makes the writer; called by all processes at once.
+        """Creates the writer; called by all processes together.
 
         Args:
-            background: whether training goes on while a checkpoint is written.
-            timeout: how long processes wait for each other's part; left out, torch's default.
+            background: whether checkpoints are written while training continues.
+            timeout: how long processes wait for each other; by default torch's.
         """
         self.background = background
         # A separate process group: the writer thread's collectives must not interleave with training's.
@@ -47,11 +47,11 @@ class CheckpointWriter:
 
     @property
     def group(self) -> Any:
-        """The processes that take part, over the CPU."""
+        """The processes that write, connected over the CPU."""
         return self._group
 
     def write(self, tensors: dict[str, Tensor], rest: dict[str, Any], path: Path) -> None:
-        """Writes a checkpoint, after the one before."""
+        """Writes a checkpoint, once the previous one is complete."""
         self.finish()
         self._path, self._written = path, False
         if not self.background:
@@ -88,14 +88,14 @@ class CheckpointWriter:
         """Waits for the pending write to complete or fail.
 
         Raises:
-            Exception: what writing failed with, but for a full disk, which is warned about.
+            Exception: the error of a failed write, except for a full disk, which is warned about.
         """
         if self._thread is not None:
             self._thread.join()
             self._done()
 
     def settle(self) -> None:
-        """Draws the consequences of a checkpoint that has arrived on disk, or failed, without waiting for one.
+        """Runs the callbacks of a completed or failed write, without waiting for a pending one.
 
         Raises:
             Exception: as `finish`.
@@ -104,7 +104,7 @@ class CheckpointWriter:
             self.finish()
 
     def is_writing(self, path: Path) -> bool:
-        """Whether this checkpoint is on its way."""
+        """Whether this checkpoint is being written."""
         return self._thread is not None and self._path == path
 
     def after_saving(self, arrived: Callable[[], None], failed: Callable[[], None]) -> None:
@@ -125,17 +125,17 @@ class ShardedCheckpoints:
     _writer: CheckpointWriter | None = None
 
     def open_writer(self, background: bool) -> None:
-        """Makes ready to write; called by all processes at once."""
+        """Creates the writer; called by all processes together."""
         self._writer = CheckpointWriter(background, self._timeout)
 
     @property
     def writer(self) -> CheckpointWriter:
-        """What writes checkpoints."""
+        """The checkpoint writer."""
         assert self._writer is not None
         return self._writer
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: str | Path, storage_options: Any = None) -> None:
-        """Writes the state as a folder, to which every process adds its part."""
+        """Writes a sharded checkpoint: every process writes its shards."""
         states = {name: state for one in checkpoint.pop("optimizer_states", []) for name, state in one.items()}
         module = self.lightning_module
         parameters = distinct(module)
@@ -147,16 +147,16 @@ class ShardedCheckpoints:
         self.writer.write(tensors, rest, Path(self.broadcast(str(filepath))))
 
     def remove_checkpoint(self, filepath: str | Path) -> None:
-        """Removes a checkpoint, once the one that follows it is whole."""
+        """Removes a checkpoint once its successor is complete."""
         if self.global_rank == 0:
             self.writer.after_saving(lambda: remove(Path(filepath)), _nothing)
 
     def after_saving(self, arrived: Callable[[], None], failed: Callable[[], None] = _nothing) -> None:
-        """Does something once the last checkpoint is whole, and another thing if it could not be written."""
+        """Calls one function once the last checkpoint is complete, or another if it failed."""
         self.writer.after_saving(arrived, failed)
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        """Removes what a checkpoint replaces soon after it is whole, rather than before the next one."""
+        """Removes a replaced checkpoint soon after its successor is complete, rather than before the next one."""
         self.writer.settle()
         super().on_train_batch_start(batch, batch_idx)  # type: ignore[misc]
 
@@ -176,7 +176,7 @@ class ShardedCheckpoints:
 
 
 def distinct(module: nn.Module) -> dict[str, Tensor]:
-    """Parameters and persistent buffers by name; those of several names under the first."""
+    """Parameters and persistent buffers by name; shared ones under their first name."""
     taken: dict[int, str] = {}
     return {
         name: value
@@ -186,17 +186,17 @@ def distinct(module: nn.Module) -> dict[str, Tensor]:
 
 
 def aliases(module: nn.Module) -> dict[str, str]:
-    """Further names of parameters, each with the first."""
+    """Other names of shared parameters, each with the first."""
     taken: dict[int, str] = {}
     named = module.state_dict(keep_vars=True).items()
     return {name: first for name, value in named if (first := taken.setdefault(id(value), name)) != name}
 
 
 def check_names(path: Path, expected: Mapping[str, torch.Size], saved: Mapping[str, torch.Size]) -> None:
-    """Compares what a model needs with what a checkpoint has.
+    """Compares the tensors of a model with those of a checkpoint.
 
     Raises:
-        ValueError: naming what is missing or of another shape.
+        ValueError: naming a missing tensor, or one of another shape.
     """
     for name, size in expected.items():
         if name not in saved:

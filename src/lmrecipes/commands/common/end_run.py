@@ -53,11 +53,11 @@ def stop(cli: RecipeCLI, stopped: StoppedByLossGuard, resume: str) -> None:
 
 
 def exit_code(training: Any, code: int) -> int:
-    """The exit code of this rank, when all end.
+    """The exit code of this rank when all ranks exit.
 
     Args:
-        training: the Trainer, or the loop under Fabric.
-        code: of the run.
+        training: the Trainer or the Fabric loop.
+        code: exit code of the run.
     """
     # Lightning kills the process that started others as soon as one of them reports a failure.
     environment = getattr(training.strategy, "cluster_environment", None)

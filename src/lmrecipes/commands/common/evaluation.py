@@ -20,7 +20,7 @@ from lmrecipes.strategies.checks import data_parallel_size
 
 
 def add_options(parser: LightningArgumentParser) -> None:
-    """Which run is evaluated, and by what."""
+    """Options of the run and of exported programs."""
     add_run(parser)
     add_exported(parser)
 

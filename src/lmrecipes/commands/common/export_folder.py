@@ -1,4 +1,4 @@
-"""The output folder of an export; files in it that no export wrote are left alone."""
+"""The output folder of an export; files that no export wrote are never touched."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def exporting(folder: Path, form: str) -> Iterator[Path]:
         form: of the export; one of the same form is replaced, others stay.
 
     Raises:
-        ValueError: if the folder cannot be written to or holds no export but other files, before anything is written;
-            or if it has other files of the same names, before any of them is replaced.
+        ValueError: if the folder cannot be written to, or contains files but no export, before anything is written; or
+            if other files have the same names, before any of them is replaced.
     """
     ledger = Ledger()
     try:
@@ -63,7 +63,7 @@ def _read(folder: Path) -> dict[str, list[str]] | None:
     """The files of earlier exports by their form; None for an empty folder.
 
     Raises:
-        ValueError: if the folder has files, and no export.
+        ValueError: if the folder has files but no export.
     """
     if not any(folder.iterdir()):
         return None

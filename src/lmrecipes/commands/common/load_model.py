@@ -27,7 +27,7 @@ def load_trained(cli: RecipeCLI) -> Trained:
     """Builds the run's network and loads its checkpoint.
 
     Raises:
-        ValueError: if no run was given, it has no vocabulary or checkpoint, or the weights are of another network.
+        ValueError: if there is no run, vocabulary or checkpoint, or the weights are from a different architecture.
     """
     if cli.run_dir is None:
         raise ValueError(f"lmrecipes {cli.command.name} needs a run: --run RUN")

@@ -26,10 +26,10 @@ def begin(cli: RecipeCLI, run_dir: Path) -> tuple[Path | None, list[Callback]]:
     """Prints the run directory; saves a new run's settings, or prepares a resume.
 
     Returns:
-        The checkpoint to go on from, and what keeps settings that were changed.
+        The checkpoint to resume from, and the callbacks that save changed settings.
 
     Raises:
-        ValueError: if a run cannot be continued like this.
+        ValueError: if the run cannot be resumed with these settings.
     """
     checkpoint, keeping = None, []
     if cli.resumed:
@@ -58,14 +58,14 @@ def _checkpoint_to_resume(run_dir: Path) -> Path:
 
 
 def _note_changes(cli: RecipeCLI, run_dir: Path, checkpoint: Path) -> list[Callback]:
-    """Says which settings differ from the run's own.
+    """Prints the settings that differ from the run's own.
 
     Returns:
-        What keeps both once training goes on with them.
+        The callback that saves both once training continues with them.
 
     Raises:
-        ValueError: if the optimizer is another one, which could not take up the state of the run's, if the place in
-            the data would be another, or if no steps are left to train.
+        ValueError: if the optimizer is another one, whose state is incompatible, if the position in
+            the data would change, or if no steps are left to train.
     """
     path, text = run_dir / runs.CONFIG, cli.settings()
     before, after = (published.flatten(yaml.safe_load(t)) for t in (path.read_text(), text))
@@ -96,13 +96,13 @@ def _note_changes(cli: RecipeCLI, run_dir: Path, checkpoint: Path) -> list[Callb
 
 
 class _KeepSettings(Callback):
-    """Saves changed settings as the run's own, once the checkpoint was loaded with them; keeps the earlier ones."""
+    """Saves changed settings as the run's own once the checkpoint was loaded with them, and keeps the earlier ones."""
 
     def __init__(self, run_dir: Path, text: str) -> None:
         self.run_dir, self.text = run_dir, text
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes both."""
+        """Writes both files."""
         path = self.run_dir / runs.CONFIG
         numbered = (self.run_dir / f"config.{number}.yaml" for number in count(1))
         earlier = next(name for name in numbered if not name.exists())
@@ -112,10 +112,10 @@ class _KeepSettings(Callback):
 
 
 def save_vocabulary(cli: RecipeCLI, run_dir: Path) -> None:
-    """Prepares the data if that was not done, and keeps the vocabulary with the run.
+    """Prepares the data if necessary, and saves the vocabulary with the run.
 
     Raises:
-        ValueError: if a continued run's corpus now has another vocabulary.
+        ValueError: if a resumed run's corpus now has another vocabulary.
     """
     if not launcher.is_main_process() or cli.datamodule is None:
         return

@@ -90,7 +90,7 @@ class ExportedTransformerXL(nn.Module):
         """Loads the programs.
 
         Args:
-            folder: where they are.
+            folder: the folder of checkpoints.
             split: whose batch plan they are used with, for messages.
         """
         super().__init__()

@@ -110,7 +110,7 @@ def test_predict_refuses_a_model_that_generates_nothing(tmp_path, monkeypatch, c
     run = Path(__file__).with_name("earlier_runs") / "electra_pretrain"
     monkeypatch.chdir(tmp_path)
     assert main(["predict", f"--run={run}", "--text=a b"]) == 2
-    assert "ElectraModule cannot generate text" in capsys.readouterr().err
+    assert "ElectraModule neither generates text nor answers questions" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("form", ["torch_export", "aot_inductor"])
@@ -159,6 +159,23 @@ def test_data_without_a_sequence_length_needs_none_and_data_with_one_says_so():
         plan.check_read({"WikiText103": frozenset(("seq_len",))})
     with pytest.raises(ValueError, match=r"batch.seq_len is missing"):
         plan.sequence_length  # noqa: B018
+
+
+def test_there_is_one_file_for_each_command_and_one_folder_for_each_model():
+    assert {path.stem for path in (SOURCE / "commands").glob("*.py")} == {*COMMANDS, "__init__"}
+    assert [path.name for path in (SOURCE / "models").glob("*.py")] == ["__init__.py"]
+
+
+def test_a_run_of_another_model_gives_no_weights_and_both_are_named(small, tmp_path, capsys):
+    run = Path(__file__).with_name("earlier_runs") / "electra_pretrain"
+    assert main(["fit", *small, f"--run_dir={tmp_path}/new", f"--init_from={run}"]) == 2
+    assert "is a run of ElectraModule, but model is TransformerXLModule" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()
+
+
+def test_fabric_explains_itself(capsys):
+    assert main(["fabric", "--help"]) == 0
+    assert "{fit,validate,test} --config RECIPE" in capsys.readouterr().out
 
 
 # An evaluation of nothing but warm-up.

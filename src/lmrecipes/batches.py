@@ -76,8 +76,8 @@ class SpanScores(NamedTuple):
     """Candidate spans in the windows of a SpanBatch with their scores, and no-answer scores.
 
     Evaluation steps return this. Invalid spans (an end before the start, too long, outside the context, or with a
-    start that another window sees with more context) is dropped later, so a head may leave it in. A head of two logits
-    per token gets all of this from `data.tasks.squad.best_spans`.
+    start that another window sees with more context) are dropped later, so a head may return them. A head of two
+    logits per token gets all of this from `data.tasks.squad.best_spans`.
     """
 
     windows: Tensor

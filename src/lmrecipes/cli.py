@@ -31,6 +31,7 @@ from lmrecipes.callbacks import (
     set_group_timeout,
     take_signals_from,
 )
+from lmrecipes.callbacks.check_distinct import check_distinct
 from lmrecipes.checkpoints.io import AtomicCheckpointIO
 from lmrecipes.config import published
 from lmrecipes.config.arguments import class_of, config_files, expand_names, given_options, value_of
@@ -38,13 +39,13 @@ from lmrecipes.config.errors import ConfigError, condense, known_options, unknow
 from lmrecipes.config.hardware import check_hardware
 from lmrecipes.config.moved import with_current_paths
 from lmrecipes.config.presets import as_list, with_lists_flattened
-from lmrecipes.config.recipe_files import check_groups, written_groups
+from lmrecipes.config.recipe_files import check_groups, check_named_files, written_groups
 from lmrecipes.data import load_vocabulary
 from lmrecipes.datamodules.protocols import EvaluatesWith
 from lmrecipes.loggers import RunCSVLogger, RunLogger
 from lmrecipes.models.common.protocols import ChecksPrecision, ReadsBatchPlan
 from lmrecipes.runs.checkpoint_choice import checkpoint_of, is_checkpoint
-from lmrecipes.runs.inherited import inherit_base, inherit_vocabulary, init_checkpoint
+from lmrecipes.runs.inherited import check_source_model, inherit_base, inherit_vocabulary, init_checkpoint
 from lmrecipes.runtime import launcher
 from lmrecipes.runtime.allocator import tune_process
 from lmrecipes.runtime.warning_filters import quiet
@@ -141,6 +142,7 @@ class RecipeCLI(LightningCLI):
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parses the command line; any error becomes one line."""
         files = config_files(self.argv)
+        check_named_files(self.argv)
         check_groups(files, {option.split(".")[0] for option in given_options(self.argv)})
         fixed = {action.dest for action in parser._actions} | {"config", "print_config"}
         try:
@@ -177,6 +179,7 @@ class RecipeCLI(LightningCLI):
         """Creates the directory of a new run, or finds that of the run to resume."""
         if config.init_optimizer and not config.init_from:
             raise ConfigError("--init_optimizer needs a run to take the optimizer's state from: --init_from RUN")
+        check_source_model(config)
         if config.trainer.max_steps == 0:
             raise ConfigError("trainer.max_steps is 0; it must be 1 or more")
         if config.resume is None:
@@ -243,7 +246,9 @@ class RecipeCLI(LightningCLI):
         kwargs["logger"] = self.run_loggers() if training and settings.logger is not False else False
         kwargs["plugins"] = [*as_list(settings.plugins), AtomicCheckpointIO()]
         kwargs["default_root_dir"] = self.run_dir or Path.cwd()
-        kwargs["callbacks"] = [FailFast(), CheckMonitors(), *as_list(settings.callbacks), *self._own_callbacks()]
+        callbacks = as_list(settings.callbacks)
+        check_distinct(callbacks)
+        kwargs["callbacks"] = [FailFast(), CheckMonitors(), *callbacks, *self._own_callbacks()]
         if settings.check_val_every_n_epoch is None and isinstance(settings.val_check_interval, float):
             # A fraction of an epoch.
             kwargs["check_val_every_n_epoch"] = 1

@@ -15,7 +15,7 @@ from lmrecipes.runtime.launcher import forget_launcher
 
 STAGES = [
     *("configuration", "data", "steps, validation, save", "kill in a step", "resume to the end"),
-    *("weights as if left alone", "test", "export"),
+    *("bit-identical weights", "test", "export"),
 ]
 FSDP2 = ["--trainer.strategy=fsdp2", "--trainer.devices=4", "--batch.micro_batch_size=2"]
 

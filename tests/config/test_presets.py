@@ -48,6 +48,49 @@ def test_a_list_file_that_does_not_work_is_named(text, message, tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("- class_path: [\n", r"one.yaml:2:1 is not valid YAML"),
+        ("- class_path: A\n  class_path: B\n", r"one.yaml:2:3: the key 'class_path' is given twice"),
+        ("- [default.yaml]\n", r"one.yaml: entry 1 of a list of callbacks or loggers is \['default.yaml'\]"),
+        ("- default.yaml\n- 5\n", r"one.yaml: entry 2 .* is 5; it must be a class_path"),
+        (
+            "- {class_path: lmrecipes.callbacks.Throughput, init_args: {window_step: 3}}\n",
+            r"unknown key 'trainer.callbacks.window_step'; did you mean 'trainer.callbacks.window_steps'\?",
+        ),
+    ],
+)
+@pytest.mark.parametrize("how", ["option", "in a list", "recipe"])
+def test_an_error_in_a_list_file_is_reported_with_its_place(given, message, how, tmp_path):
+    path = tmp_path / "one.yaml"
+    path.write_text(given)
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("trainer: {callbacks: one.yaml}\n")
+    words = {
+        "option": ["--trainer.callbacks", str(path)],
+        "in a list": ["--trainer.callbacks", f"[{path}]"],
+        "recipe": ["--config", str(overlay)],
+    }
+    with pytest.raises(ValueError, match=message):
+        _settings(["--config", "transformer_xl/tiny", *words[how]])
+
+
+def test_of_two_list_files_with_one_class_the_later_one_wins(tmp_path):
+    for name, steps in (("one", 1), ("two", 2)):
+        text = f"- {{class_path: A, init_args: {{{name}: {steps}, n: {steps}}}}}\n"
+        (tmp_path / f"{name}.yaml").write_text(text)
+    assert flat([str(tmp_path / "one.yaml"), str(tmp_path / "two.yaml")]) == [
+        {"class_path": "A", "init_args": {"one": 1, "n": 2, "two": 2}}
+    ]
+
+
+def test_two_callbacks_with_one_state_are_refused(small):
+    twice = "[{class_path: lmrecipes.callbacks.Throughput}, {class_path: lmrecipes.callbacks.Throughput}]"
+    with pytest.raises(ValueError, match=r"trainer.callbacks has 2 Throughput with the same settings"):
+        open_recipe(test_command.COMMAND, [*small, "--no_runtime_tuning", "--trainer.callbacks", twice])
+
+
+@pytest.mark.parametrize(
     ("recipe", "first", "monitor"),
     [
         ("electra/tiny_squad", "SquadAnswers", "squad/f1"),

@@ -28,8 +28,10 @@ def run(argv: list[str]) -> int:
     """Runs all checks; returns 1 if there is a problem."""
     parser = Arguments(
         prog="lmrecipes doctor",
-        description="What is wrong with this machine or SLURM job, and how to mend it. Under srun, all tasks meet.",
-        epilog="With --config RECIPE, and overrides as of `lmrecipes fit`, both are compared with the recipe.",
+        usage="lmrecipes doctor [--config RECIPE [overrides]] [--timeout_s SECONDS] [--runs_root FOLDER]",
+        description="Checks this machine or SLURM job, with a fix for each problem. Under srun, also checks that all "
+        "tasks can connect.",
+        epilog="With --config RECIPE, and overrides as for `lmrecipes fit`, checks that the recipe fits both.",
     )
     parser.add_argument("--timeout_s", type=float, default=30.0, help="how long tasks wait for each other")
     parser.add_argument("--runs_root", type=Path, default=Path("runs"), help="folder of all runs")
@@ -52,7 +54,7 @@ def run(argv: list[str]) -> int:
         if finding.fix is not None:
             say(f"{'':<9}{'':<16}fix: {finding.fix}")
     problems = sum(finding.fix is not None for finding in findings)
-    say(f"{problems} problem{'s' * (problems != 1)}" if problems else "all is well")
+    say(f"{problems} problem{'s' * (problems != 1)}" if problems else "no problems")
     return 1 if problems else 0
 
 

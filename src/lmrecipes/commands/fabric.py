@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Checkpoint, EarlyStopping
 
 from lmrecipes import runs
 from lmrecipes.callbacks import FailFast, KeepOptimizerSettings, LeftBySignal, StepSeed, StoppedByLossGuard
+from lmrecipes.callbacks.check_distinct import check_distinct
 from lmrecipes.checkpoints.weights import naming_mismatches
 from lmrecipes.cli import RecipeCLI, open_recipe
 from lmrecipes.commands import fit, test, validate
@@ -37,6 +38,12 @@ _KNOWN = {
 }
 
 
+_USAGE = """usage: lmrecipes fabric {fit,validate,test} --config RECIPE [options]
+
+Runs a recipe in a training loop on Lightning Fabric instead of the Trainer, with the options of the same command
+without `fabric`; `lmrecipes fabric fit --help` shows them."""
+
+
 class FabricCLI(RecipeCLI):
     """The recipe's parts without a Trainer."""
 
@@ -46,6 +53,9 @@ class FabricCLI(RecipeCLI):
 
 def run(argv: list[str]) -> int:
     """Trains or evaluates; returns 128 + the signal's number if stopped by a signal."""
+    if argv and argv[0] in ("-h", "--help"):
+        print(_USAGE)
+        return 0
     if not argv or argv[0] not in _COMMANDS:
         given = argv[0] if argv else "nothing"
         raise ValueError(f"lmrecipes fabric got {given}; it takes one of {', '.join(_COMMANDS)}, and a recipe")
@@ -94,6 +104,7 @@ def _loop(cli: RecipeCLI, more: list[Any]) -> Loop:
         where |= {"accelerator": settings.accelerator, "devices": settings.devices, "num_nodes": settings.num_nodes}
         where["strategy"] = settings.strategy
     callbacks = as_list(settings.callbacks)
+    check_distinct(callbacks)
     if cli.command.trains:
         where["loggers"] = cli.run_loggers() if settings.logger is not False else []
         if left_out := [type(c).__name__ for c in callbacks if _needs_the_trainer(c)] + _never_called(callbacks):

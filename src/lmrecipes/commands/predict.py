@@ -47,6 +47,11 @@ def run(argv: list[str]) -> int:
     """Prints what the model generates for each text, or the answers to questions."""
     cli = open_recipe(COMMAND, argv)
     answers, generates = isinstance(cli.datamodule, AnswersQuestions), isinstance(cli.model, Generates)
+    if not answers and not generates:
+        raise ValueError(
+            f"{type(cli.model).__name__} neither generates text nor answers questions; predict needs a run of a model "
+            f"that does"
+        )
     if answers and not (generates and cli.config.text is not None):
         return _answer(cli)
     for name in ("question", "context"):
@@ -58,10 +63,7 @@ def run(argv: list[str]) -> int:
 
 
 def _generate(cli: RecipeCLI) -> int:
-    texts = texts_of(cli)
-    if not isinstance(cli.model, Generates):
-        raise ValueError(f"{type(cli.model).__name__} cannot generate text; predict --text needs a model that does")
-    sampling = _sampling(cli)
+    texts, sampling = texts_of(cli), _sampling(cli)
     trained = load_trained(cli)
     module = trained.module
     module.sampling = sampling

@@ -39,8 +39,9 @@ def run(argv: list[str]) -> int:
     """Rehearses; returns 1 if a stage failed."""
     parser = Arguments(
         prog="lmrecipes rehearse",
-        description="All that a recipe will go through, in small, on CPU processes: steps, validation, a save, a kill, "
-        "a resume, a test and an export, with its own strategy, mesh, precision, callbacks and data.",
+        usage="lmrecipes rehearse --config RECIPE [overrides] [--keep] [--stage_timeout_s SECONDS]",
+        description="Dry-runs a recipe at toy size on CPU: builds it at full size, then runs train, validate, "
+        "checkpoint, kill, resume, test and export, with its own strategy, mesh, precision, callbacks and data.",
         epilog="Takes --config RECIPE and overrides, like `lmrecipes fit`. Writes nothing to runs/.",
     )
     parser.add_argument("--keep", action="store_true", help="keep the rehearsal's files even if every stage passes")
@@ -77,7 +78,7 @@ class _Rehearsal:
         self.settings, self.folder, self.stages = settings, folder, stages
         self.small = folder / "recipe.yaml"
         self.text = ""
-        self.alone, self.killed = folder / "left_alone", folder / "killed"
+        self.uninterrupted, self.killed = folder / "uninterrupted", folder / "killed"
 
     def all(self) -> None:
         """Every stage in order."""
@@ -87,7 +88,7 @@ class _Rehearsal:
         do("steps, validation, save", self._train)
         do("kill in a step", self._kill)
         do("resume to the end", self._resume)
-        do("weights as if left alone", self._compare)
+        do("bit-identical weights", self._compare)
         do("test", self._test)
         do("export", self._export)
 
@@ -116,7 +117,7 @@ class _Rehearsal:
         precision = f"{tiny['precision'] or '32-true'}"
         parts.append(precision if tiny["precision"] == full["precision"] else f"{precision} for {full['precision']}")
         if accumulation > 1:
-            parts.append(f"accumulating over 2 of {accumulation} passes")
+            parts.append(f"accumulating 2 of {accumulation} micro-batches")
         return ", ".join(parts)
 
     def _data(self) -> str:
@@ -124,13 +125,13 @@ class _Rehearsal:
         return self.text
 
     def _train(self) -> str:
-        self.stages.command("fit", "--config", str(self.small), "--run_dir", str(self.alone))
-        self._last(self.alone, STEPS)
-        log = self.alone / "metrics.csv"
+        self.stages.command("fit", "--config", str(self.small), "--run_dir", str(self.uninterrupted))
+        self._last(self.uninterrupted, STEPS)
+        log = self.uninterrupted / "metrics.csv"
         if log.is_file() and "val/" not in log.read_text().partition("\n")[0]:
             raise StageError("metrics.csv has no validation metric")
-        kept = ", ".join(sorted(path.stem for path in (self.alone / "checkpoints").glob("*.ckpt")))
-        vocabulary = load_vocabulary(self.alone / runs.VOCABULARY).size
+        kept = ", ".join(sorted(path.stem for path in (self.uninterrupted / "checkpoints").glob("*.ckpt")))
+        vocabulary = load_vocabulary(self.uninterrupted / runs.VOCABULARY).size
         return f"{STEPS} steps, {vocabulary} different tokens, {kept}"
 
     def _kill(self) -> str:
@@ -139,7 +140,7 @@ class _Rehearsal:
             code=-signal.SIGKILL,
             variables={ASKED_FOR: "1"},
         )
-        return f"SIGKILL in step {KILLED_AFTER + 1}; {self._last(self.killed, EVERY).stem} is whole"
+        return f"SIGKILL in step {KILLED_AFTER + 1}; {self._last(self.killed, EVERY).stem} is complete"
 
     def _last(self, run_dir: Path, min_step: int) -> Path:
         """The newest checkpoint that can be read.
@@ -150,7 +151,7 @@ class _Rehearsal:
         checkpoint = newest_readable(run_dir / "checkpoints")
         if checkpoint is None or step_of(checkpoint) < min_step:
             actual = f"only of step {step_of(checkpoint)}" if checkpoint else "none"
-            raise StageError(f"a checkpoint of step {min_step} should be there, and there is {actual}")
+            raise StageError(f"expected a checkpoint of step {min_step}, found {actual}")
         return checkpoint
 
     def _resume(self) -> str:
@@ -158,7 +159,9 @@ class _Rehearsal:
         return self._last(self.killed, STEPS).stem
 
     def _compare(self) -> str:
-        one, other = (load_checkpoint(self._last(run, STEPS))["state_dict"] for run in (self.alone, self.killed))
+        one, other = (
+            load_checkpoint(self._last(run, STEPS))["state_dict"] for run in (self.uninterrupted, self.killed)
+        )
         differing = [name for name in one if name not in other or not torch.equal(one[name], other[name])]
         if differing or one.keys() != other.keys():
             names = differing or sorted(other.keys() - one.keys())

@@ -155,6 +155,9 @@ def known_options(config: Mapping[str, Any]) -> set[str]:
 
 
 def _walk(value: Any, prefix: str, options: set[str]) -> None:
+    if isinstance(value, list):
+        for entry in value:
+            _walk(entry, prefix, options)
     if not isinstance(value, Mapping):
         return
     class_path = value.get("class_path")

@@ -9,7 +9,8 @@ from jsonargparse.typing import Path_fr
 
 from lmrecipes.config import catalog
 
-_LISTS = ("callbacks", "logger")
+LISTS = ("callbacks", "logger")
+"""Settings of `trainer:` that are lists of classes."""
 _ENDINGS = (".yaml", ".yml")
 
 
@@ -22,9 +23,9 @@ def with_lists_flattened(content: Any) -> Any:
         ValueError: for a list file that is missing, holds no list, or names itself.
     """
     if isinstance(content, list):
-        return _flattened(content, ())
+        return _flattened(content, ()) if any(_is_file(entry) or _names_class(entry) for entry in content) else content
     if isinstance(content, dict) and isinstance(trainer := content.get("trainer"), dict):
-        lists = {key: _flattened(trainer[key], ()) for key in _LISTS if isinstance(trainer.get(key), list)}
+        lists = {key: _flattened(trainer[key], ()) for key in LISTS if isinstance(trainer.get(key), list)}
         return {**content, "trainer": {**trainer, **lists}}
     return content
 
@@ -34,39 +35,75 @@ def as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else [] if value is None else [value]
 
 
+def list_entries(value: Any, base: Path | None = None) -> list[Any]:
+    """The entries of a setting that is a list, one entry, or a file of them; other values have none.
+
+    Args:
+        value: of trainer.callbacks or trainer.logger.
+        base: the folder that paths of files are relative to.
+
+    Raises:
+        ValueError: for a list file or an entry that does not work, naming it.
+    """
+    if isinstance(value, str):
+        path = (base or Path()) / value
+        return _read(path.resolve(), ()) if _is_file(value) and path.is_file() else []
+    return _flattened(value, ()) if isinstance(value, list) else as_list(value)
+
+
 def _flattened(entries: list[Any], within: tuple[Path, ...]) -> list[Any]:
+    """Entries with list files replaced by theirs; `within` are the files that led here, by which a cycle is noticed."""
+    for number, entry in enumerate(entries, start=1):
+        if not isinstance(entry, str) and not _names_class(entry):
+            listed = f"{within[-1]}: " if within else ""
+            raise ValueError(
+                f"{listed}entry {number} of a list of callbacks or loggers is {entry!r}; it must be a class_path, "
+                f"with init_args if it has any, or the name of a list file such as default.yaml"
+            )
     if not any(_is_file(entry) for entry in entries):
         return entries
     flat: list[Any] = []
     inherited: dict[str, int] = {}
     for entry in entries:
-        if _is_file(entry):
-            for other in _read(entry, within):
-                inherited[_class(other)] = len(flat)
+        included = _read(_locate(entry, within), within) if _is_file(entry) else [entry]
+        added: dict[str, int] = {}
+        for other in included:
+            name = _class(other)
+            if (position := inherited.pop(name, None)) is not None:
+                flat[position] = _merged(flat[position], other)
+            else:
+                position = len(flat)
                 flat.append(other)
-        elif (place := inherited.pop(_class(entry), None)) is not None:
-            arguments = {**(flat[place].get("init_args") or {}), **(entry.get("init_args") or {})}
-            flat[place] = {**entry, "init_args": arguments}
-        else:
-            flat.append(entry)
+            added[name] = position
+        if _is_file(entry):
+            inherited |= added
     return flat
+
+
+def _merged(inherited: Any, entry: Any) -> Any:
+    """An entry with the arguments of the inherited one that it does not give."""
+    arguments = [(one.get("init_args") or {}) if isinstance(one, dict) else {} for one in (inherited, entry)]
+    return {"class_path": _class(entry), "init_args": {**arguments[0], **arguments[1]}}
 
 
 def _is_file(entry: Any) -> bool:
     return isinstance(entry, str) and entry.endswith(_ENDINGS)
 
 
+def _names_class(entry: Any) -> bool:
+    return isinstance(entry, dict) and isinstance(entry.get("class_path"), str)
+
+
 def _class(entry: Any) -> str:
     return str(entry.get("class_path")) if isinstance(entry, dict) else str(entry)
 
 
-def _read(name: str, within: tuple[Path, ...]) -> list[Any]:
-    path = _locate(name, within)
+def _read(path: Path, within: tuple[Path, ...]) -> list[Any]:
     if path in within:
         raise ValueError(f"{path} names itself as one of its entries")
     content = catalog.read_yaml(path)
     if not isinstance(content, list):
-        raise ValueError(f"{path} holds {type(content).__name__}; as an entry of a list it must be a list")
+        raise ValueError(f"{path} holds {type(content).__name__}; it must be a list of callbacks or loggers")
     return _flattened(content, (*within, path))
 
 

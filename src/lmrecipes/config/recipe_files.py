@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from lmrecipes.config import catalog
 from lmrecipes.config.arguments import value_of
 from lmrecipes.config.errors import ConfigError, unknown_key
+from lmrecipes.config.presets import LISTS, list_entries
 
 GROUPS = {"seed_everything", "trainer", "model", "data", "batch", "published"}
 """Keys allowed at the top level of a recipe."""
@@ -34,10 +38,42 @@ def check_groups(files: Sequence[Path], present: set[str]) -> None:
             value = content.get(key, {})
             if not isinstance(value, dict | str if key in ("model", "data") else dict):
                 raise ConfigError(f"{path}: {key} is {value!r}; it must be a group of keys and values")
+        _list_options(content, path.parent)
         present.update(content)
     for key in ("model", "data", "batch"):
         if files and key not in present:
             raise ConfigError(f"{files[0]} has no {key} group; see a shipped recipe (`lmrecipes list`) for one")
+
+
+def check_named_files(argv: Sequence[str]) -> None:
+    """Checks the YAML files that options name, so that an error in one is reported with its file and line.
+
+    Raises:
+        ValueError: naming the file and the line or entry.
+    """
+    for option in ("--model", "--data"):
+        if (value := value_of(argv, option)) and Path(value).is_file():
+            catalog.read_yaml(Path(value))
+    given_lists(argv)
+
+
+def given_lists(argv: Sequence[str]) -> dict[str, list[Any]]:
+    """The callbacks and loggers on a command line, with list files replaced by their entries."""
+    lists: dict[str, list[Any]] = {key: [] for key in LISTS}
+    for key in LISTS:
+        for option in (f"--trainer.{key}", f"--trainer.{key}+"):
+            value = value_of(argv, option)
+            if value is not None and value.startswith("["):
+                with suppress(yaml.YAMLError):
+                    lists[key] += list_entries(yaml.safe_load(value))
+            elif value is not None:
+                lists[key] += list_entries(value)
+    return lists
+
+
+def _list_options(content: Mapping[str, Any], base: Path) -> dict[str, list[Any]]:
+    trainer = content.get("trainer") or {}
+    return {key: list_entries(trainer[key], base) for key in LISTS if key in trainer}
 
 
 def written_groups(files: Sequence[Path], argv: Sequence[str]) -> dict[str, Any]:
@@ -46,8 +82,12 @@ def written_groups(files: Sequence[Path], argv: Sequence[str]) -> dict[str, Any]
     for path in files:
         content = catalog.read_yaml(path) or {}
         groups |= {key: path.parent / value if isinstance(value, str) else value for key, value in content.items()}
+        groups["trainer"] = {**content.get("trainer", {}), **_list_options(content, path.parent)}
     for key in ("model", "data"):
         groups |= {key: Path(value)} if (value := value_of(argv, f"--{key}")) else {}
         if isinstance(named := groups.get(key), Path):
             groups[key] = catalog.read_yaml(named) if named.is_file() else {}
+    for key, entries in given_lists(argv).items():
+        trainer = groups.setdefault("trainer", {})
+        trainer[key] = [*trainer.get(key, []), *entries]
     return groups

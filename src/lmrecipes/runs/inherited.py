@@ -6,7 +6,9 @@ from pathlib import Path
 
 from jsonargparse import Namespace
 
+from lmrecipes.checkpoints.weights import SelectsWeights
 from lmrecipes.config import catalog
+from lmrecipes.config.arguments import class_of
 from lmrecipes.config.errors import ConfigError
 from lmrecipes.data.tokenizers.loading import is_reproducible
 from lmrecipes.runs.checkpoint_choice import checkpoint_of, is_checkpoint
@@ -30,6 +32,22 @@ def init_checkpoint(config: Namespace) -> Path:
     if optimizer != run_optimizer:
         raise ConfigError(f"--init_optimizer: model.optimizer is {optimizer}, but that of {run} is {run_optimizer}")
     return checkpoint_of(run, "last")
+
+
+def check_source_model(config: Namespace) -> None:
+    """Refuses --init_from a run of another model, before the mismatch shows in its vocabulary or its weights.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    name = config.get("init_from")
+    if name is None or is_checkpoint(Path(name)):
+        return
+    run = find_run(name, root=Path(config.runs_root))
+    source, target = catalog.read_yaml(run / CONFIG)["model"]["class_path"], config.model.class_path
+    if source != target and not isinstance(class_of(target), SelectsWeights):
+        source, target = (path.rpartition(".")[2] for path in (source, target))
+        raise ConfigError(f"--init_from {name} is a run of {source}, but model is {target}; name a run of {target}")
 
 
 def inherit_vocabulary(config: Namespace, run_dir: Path | None, *, resumed: bool) -> None:

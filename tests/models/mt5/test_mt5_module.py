@@ -178,6 +178,22 @@ KINDS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"kind": "lora", "virtual_tokens": 3},
+            "virtual_tokens is 3, but model.tuning.kind is lora, and only prompt and",
+        ),
+        ({"kind": "prompt", "rank": 2}, "rank is 2, but model.tuning.kind is prompt, and only lora reads it"),
+        ({"alpha": 1.0}, "alpha is 1.0, but model.tuning.kind is full"),
+    ],
+)
+def test_a_setting_that_the_kind_of_tuning_does_not_read_is_refused(settings, message):
+    with pytest.raises(ValueError, match=message):
+        Tuning(**settings)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_only_what_is_tuned_changes_and_is_saved_and_it_loads_onto_its_base(kind, learned, tmp_path):
     base = tmp_path / "base.ckpt"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,6 +19,14 @@ from lmrecipes.models.common.linear import Linear, linear
 from lmrecipes.models.common.parallel_plan import ParallelPlan
 
 _PREFIX = "network."
+# Kinds of tuning that read a setting.
+_READ_BY = {
+    "virtual_tokens": ("prompt", "p_tuning"),
+    "encoder_hidden": ("p_tuning",),
+    "init_std": ("p_tuning",),
+    "rank": ("lora",),
+    "alpha": ("lora",),
+}
 # Prompts are initialized from the embeddings of the most frequent tokens (Lester et al. 2021).
 _FREQUENT = 5000
 
@@ -51,6 +59,13 @@ class Tuning:
             ValueError: naming the field.
         """
         at_least(self, "model.tuning.", virtual_tokens=1, encoder_hidden=1, rank=1)
+        for setting in fields(self):
+            kinds, value = _READ_BY.get(setting.name), getattr(self, setting.name)
+            if kinds is not None and self.kind not in kinds and value != setting.default:
+                raise ValueError(
+                    f"model.tuning.{setting.name} is {value}, but model.tuning.kind is {self.kind}, and only "
+                    f"{' and '.join(kinds)} reads it; leave it out"
+                )
 
     @property
     def in_part(self) -> bool:

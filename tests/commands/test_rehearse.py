@@ -70,7 +70,7 @@ def test_a_recipe_passes_its_rehearsal(name, rehearse, tmp_path):
 def test_any_strategy_is_rehearsed_by_an_override(rehearse):
     done, rows = rehearse("--config", "transformer_xl/tiny", *FSDP2)
     assert (done.returncode, set(rows.values())) == (0, {"ok"}), done.stdout + done.stderr
-    assert "fsdp2 over 2 of 4 processes, 32-true, accumulating over 2 of 2 passes" in done.stdout
+    assert "fsdp2 over 2 of 4 processes, 32-true, accumulating 2 of 2 micro-batches" in done.stdout
 
 
 @pytest.mark.slow

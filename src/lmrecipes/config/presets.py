@@ -102,6 +102,8 @@ def _read(path: Path, within: tuple[Path, ...]) -> list[Any]:
     if path in within:
         raise ValueError(f"{path} names itself as one of its entries")
     content = catalog.read_yaml(path)
+    if _names_class(content):
+        return [content]
     if not isinstance(content, list):
         raise ValueError(f"{path} holds {type(content).__name__}; it must be a list of callbacks or loggers")
     return _flattened(content, (*within, path))

@@ -19,7 +19,7 @@ from lmrecipes.runtime.lazy_imports import postpone
 COMMANDS = {
     "fit": "train a recipe, or continue a run",
     "validate": "evaluate a run on the validation split",
-    "test": "evaluate a run on the test split, next to the published figures",
+    "test": "evaluate a run on the test split, next to the published results",
     "predict": "continue a text, or answer questions, with a trained model",
     "score": "loss and perplexity of a given text",
     "evaluate": "exact match and F1 of a predictions file, equal to the official SQuAD scripts",

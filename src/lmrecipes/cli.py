@@ -179,7 +179,6 @@ class RecipeCLI(LightningCLI):
         """Creates the directory of a new run, or finds that of the run to resume."""
         if config.init_optimizer and not config.init_from:
             raise ConfigError("--init_optimizer needs a run to take the optimizer's state from: --init_from RUN")
-        check_source_model(config)
         if config.trainer.max_steps == 0:
             raise ConfigError("trainer.max_steps is 0; it must be 1 or more")
         if config.resume is None:
@@ -187,6 +186,7 @@ class RecipeCLI(LightningCLI):
                 raise ConfigError("--run_dir is empty; name a directory, or leave it out")
             run_dir = Path(config.run_dir) if config.run_dir else None
             self.run_dir = runs.new_run_dir(runs.recipe_of(config_files(self.argv)), root=root, requested=run_dir)
+            check_source_model(config)
         else:
             for other in ("init_from", "run_dir"):
                 if config.get(other):

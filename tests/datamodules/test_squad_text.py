@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from conftest import requires
 from lmrecipes.batches import BatchPlan, EvalBatchPlan, WrittenTexts
 from lmrecipes.callbacks import SquadAnswers
-from lmrecipes.callbacks.squad_answers import figures_by_language
+from lmrecipes.callbacks.squad_answers import metrics_by_language
 from lmrecipes.data.tasks.squad.answers import Answered
 from lmrecipes.data.tasks.squad.collators import TextCollator
 from lmrecipes.data.tasks.squad.files import Answer, Question
@@ -180,8 +180,8 @@ def test_answers_have_figures_by_language_and_files(module, tmp_path):
 def test_figures_of_one_language_keep_their_names():
     questions = [Question("a", "?", "b c", (Answer("b c", 0),))]
     answered = {"a": Answered("The b c", "The b c", None, [])}
-    assert figures_by_language(questions, answered, may_lack=False) == {"exact_match": 100.0, "f1": 100.0}
-    written = figures_by_language(questions, answered, may_lack=False, written=True)
+    assert metrics_by_language(questions, answered, may_lack=False) == {"exact_match": 100.0, "f1": 100.0}
+    written = metrics_by_language(questions, answered, may_lack=False, written=True)
     assert written == {"exact_match": 100.0, "f1": 100.0, "exact_string_match": 0.0}
 
 
@@ -220,7 +220,7 @@ def test_all_of_xquad_is_put_and_answered(tmp_path):
     questions = data.questions("val")
     assert len(questions) == 5 * 1190
     right = {q.id: Answered(q.answers[0].text, q.answers[0].text, None, []) for q in questions}
-    figures = figures_by_language(questions, right, may_lack=False, written=True)
+    figures = metrics_by_language(questions, right, may_lack=False, written=True)
     assert set(figures.values()) == {100.0}
     assert {"f1_hi", "exact_string_match_zh", "exact_match_de"} <= set(figures)
     # What is learned can be read back: the target of every row is its answer, in its own script.

@@ -7,7 +7,7 @@ import torch
 
 from lmrecipes.batches import TextStatistics
 from lmrecipes.metrics.group_loss import GroupLoss
-from lmrecipes.metrics.perplexity import TokenLoss, text_figures
+from lmrecipes.metrics.perplexity import TokenLoss, text_metrics
 from lmrecipes.metrics.replaced_tokens import ReplacedTokens
 
 
@@ -36,9 +36,9 @@ def test_sums_stay_exact_whatever_the_model_is_cast_to(metric):
 
 def test_figures_in_the_units_of_the_field():
     loss = torch.tensor(2.0)
-    spelled = text_figures(loss, TextStatistics(tokens=100, words=50, characters=400, spells=True))
+    spelled = text_metrics(loss, TextStatistics(tokens=100, words=50, characters=400, spells=True))
     assert spelled["perplexity"].item() == pytest.approx(math.exp(2))
     assert spelled["word_perplexity"].item() == pytest.approx(math.exp(4))
     assert spelled["bits_per_char"].item() == pytest.approx(0.5 / math.log(2))
-    words = text_figures(loss, TextStatistics(tokens=100, words=100, characters=400, spells=False))
+    words = text_metrics(loss, TextStatistics(tokens=100, words=100, characters=400, spells=False))
     assert set(words) == {"loss", "perplexity"}

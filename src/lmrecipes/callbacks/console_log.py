@@ -52,7 +52,7 @@ class ConsoleLog(ProgressBar):
         (before, earlier), self._last = self._last, (now, step)
         if not self._enabled or step == earlier:
             return
-        figures = {**trainer.callback_metrics, **trainer.logged_metrics}
+        metrics = {**trainer.callback_metrics, **trainer.logged_metrics}
         parts = [
             f"epoch {trainer.current_epoch}",
             f"step {step}",
@@ -65,8 +65,8 @@ class ConsoleLog(ProgressBar):
             ("train/loss", "loss"),
             ("train/perplexity", "ppl"),
         ):
-            if name in figures:
-                value = float(figures[name])
+            if name in metrics:
+                value = float(metrics[name])
                 parts.append(f"{text} {value:.0f}" if text == "tok/s" else f"{text} {value:.3f}")
         print(" | ".join(parts), flush=True)
 
@@ -81,12 +81,12 @@ class ConsoleLog(ProgressBar):
             self._last = (self._last[0] + took, self._last[1])
         if not self._enabled or trainer.sanity_checking or trainer.state.fn != "fit":
             return
-        figures = [
+        metrics = [
             f"{name} {float(value):.3f}"
             for name, value in sorted(trainer.callback_metrics.items())
             if not name.startswith(("train/", "throughput/"))
         ]
-        print(" | ".join([f"eval at step {trainer.global_step}", f"time {took:.1f} s", *figures]), flush=True)
+        print(" | ".join([f"eval at step {trainer.global_step}", f"time {took:.1f} s", *metrics]), flush=True)
 
 
 def _batches(trainer: Trainer, batch_idx: int) -> str:

@@ -116,15 +116,15 @@ class LossGuard(Callback):
             StoppedByLossGuard: in all ranks.
         """
         scaler = getattr(getattr(trainer, "precision_plugin", None), "scaler", None)
-        figures = self._own(pl_module.device, optimizer, scaler)
+        metrics = self._own(pl_module.device, optimizer, scaler)
         if dist.is_initialized() and trainer.world_size > 1:
-            dist.all_reduce(figures)
-        self._mean = figures[0] / trainer.world_size
+            dist.all_reduce(metrics)
+        self._mean = metrics[0] / trainer.world_size
         on_cpu = pl_module.device.type == "cpu"
-        if on_cpu and self.action == "stop" and self.spike_sigma is None and figures[0].isfinite() and figures[1] == 0:
+        if on_cpu and self.action == "stop" and self.spike_sigma is None and metrics[0].isfinite() and metrics[1] == 0:
             # No gradient: nothing to check.
             return
-        bad = self._judge(self._mean, figures[1] > 0, trainer.global_step + 1)
+        bad = self._judge(self._mean, metrics[1] > 0, trainer.global_step + 1)
         if self.action == "skip":
             self._skip(optimizer, bad, on_device=scaler is None)
         if on_cpu or (trainer.global_step + 1) % self.look_every_n_steps == 0:

@@ -38,5 +38,5 @@ class StepBar(RichProgressBar):
 
     def get_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """The metrics next to the bar."""
-        figures = {**trainer.callback_metrics, **trainer.logged_metrics}
-        return {name: float(figures[name]) for name in ("train/loss", "val/loss", "val/perplexity") if name in figures}
+        metrics = {**trainer.callback_metrics, **trainer.logged_metrics}
+        return {name: float(metrics[name]) for name in ("train/loss", "val/loss", "val/perplexity") if name in metrics}

@@ -27,9 +27,9 @@ class ResumeLog(Callback):
         connector: Any = trainer._logger_connector
         within_a_step = trainer.training and connector._first_loop_iter is not None
         if within_a_step and connector.should_update_logs:
-            figures = convert_tensors_to_scalars(connector.metrics["log"])
-            if figures:
-                checkpoint[FIGURES] = {"epoch": trainer.current_epoch, **figures}
+            metrics = convert_tensors_to_scalars(connector.metrics["log"])
+            if metrics:
+                checkpoint[FIGURES] = {"epoch": trainer.current_epoch, **metrics}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Restores them, and converts batch counts if the accumulation changed."""

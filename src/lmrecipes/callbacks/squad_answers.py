@@ -61,6 +61,14 @@ class SquadAnswers(EvaluationOutputs):
         """What the questions of the last evaluation or prediction are answered with, by their ids."""
         self._found: list[Mapping[str, Evidence]] = []
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Checks that the DataModule has questions.
+
+        Raises:
+            ValueError: if it does not.
+        """
+        _questions_of(trainer)
+
     def begin(self) -> None:
         """Discards the answers of an earlier evaluation."""
         self._found = []
@@ -68,7 +76,9 @@ class SquadAnswers(EvaluationOutputs):
     def add(self, trainer: Trainer, split: str, outputs: Any) -> None:
         """Adds the spans or texts of one step."""
         if outputs is None:
-            raise ValueError(f"SquadAnswers: the model's {split} step returns nothing; it must return its answers")
+            raise ValueError(
+                f"SquadAnswers: the model's {split} step returns nothing; it must return SpanScores or WrittenTexts"
+            )
         self._found.append(_questions_of(trainer).evidence(split, outputs))
 
     def _answers(self, data: Questions, split: str) -> dict[str, Answered]:
@@ -94,11 +104,11 @@ class SquadAnswers(EvaluationOutputs):
         evaluated = [question for question in questions if question.id in answered]
         if not evaluated:
             raise ValueError(f"SquadAnswers: no question of {split} was answered")
-        figures = figures_by_language(
+        metrics = metrics_by_language(
             evaluated, answered, may_lack=may_lack, language=data.language, written=data.writes_texts
         )
         # Already reduced over ranks; float64 keeps the official scripts' last digits.
-        logged = {f"squad/{name}": torch.tensor(value, dtype=torch.float64) for name, value in figures.items()}
+        logged = {f"squad/{name}": torch.tensor(value, dtype=torch.float64) for name, value in metrics.items()}
         module.log_dict(logged, batch_size=1)
         if getattr(trainer, "sanity_checking", False):
             return
@@ -107,7 +117,7 @@ class SquadAnswers(EvaluationOutputs):
         _write(trainer, split, answered, may_lack, questions)
 
 
-def figures_by_language(
+def metrics_by_language(
     questions: Sequence[Question],
     answered: Mapping[str, Answered],
     *,
@@ -127,23 +137,23 @@ def figures_by_language(
     by_language: dict[str, list[Question]] = {}
     for question in questions:
         by_language.setdefault(question.language, []).append(question)
-    figures: dict[str, dict[str, float]] = {}
+    metrics: dict[str, dict[str, float]] = {}
     for code, in_language in by_language.items():
         golds = [Gold(q.id, tuple(a.text for a in q.answers)) for q in in_language]
         normalized = (code if code in LANGUAGES else None) if code else language
         predictions = {q.id: answered[q.id] for q in in_language}
-        figures[code] = squad_figures(golds, predictions, may_lack=may_lack, language=normalized)
+        metrics[code] = squad_metrics(golds, predictions, may_lack=may_lack, language=normalized)
         if written:
-            figures[code]["exact_string_match"] = exact_string_match(
+            metrics[code]["exact_string_match"] = exact_string_match(
                 golds, {id: a.text for id, a in predictions.items()}
             )
-    if list(figures) == [""]:
-        return figures[""]
-    mean = {name: sum(of[name] for of in figures.values()) / len(figures) for name in next(iter(figures.values()))}
-    return mean | {f"{name}_{code}": value for code, of in figures.items() for name, value in of.items()}
+    if list(metrics) == [""]:
+        return metrics[""]
+    mean = {name: sum(of[name] for of in metrics.values()) / len(metrics) for name in next(iter(metrics.values()))}
+    return mean | {f"{name}_{code}": value for code, of in metrics.items() for name, value in of.items()}
 
 
-def squad_figures(
+def squad_metrics(
     golds: Sequence[Gold], answered: Mapping[str, Answered], *, may_lack: bool, language: str | None = None
 ) -> dict[str, float]:
     """Metrics of answers by their logged names, without the prefix.
@@ -157,8 +167,8 @@ def squad_figures(
     predictions = {id: answer.text for id, answer in answered.items()}
     if not may_lack:
         return squad11(golds, predictions, language)
-    figures = squad20(golds, predictions, language=language)
-    named = {"exact_match": figures.pop("exact"), **figures}
+    metrics = squad20(golds, predictions, language=language)
+    named = {"exact_match": metrics.pop("exact"), **metrics}
     odds = {id: answer.null_odds for id, answer in answered.items() if answer.null_odds is not None}
     if len(odds) == len(answered):
         best = squad20(golds, {id: answer.best for id, answer in answered.items()}, odds, language=language)
@@ -170,7 +180,8 @@ def _questions_of(trainer: Trainer) -> Questions:
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, Questions):
         raise ValueError(
-            f"SquadAnswers is for a DataModule of questions, such as SquadDataModule, not {type(data).__name__}"
+            f"SquadAnswers is for a DataModule of questions, such as SquadDataModule, not {type(data).__name__}; "
+            f"leave it out of trainer.callbacks"
         )
     return data
 

@@ -18,7 +18,7 @@ class Judges(Protocol):
     """A DataModule that judges generated texts."""
 
     task: str
-    """Under which name its figures are logged."""
+    """Under which name its metrics are logged."""
 
     def languages_of(self, split: str) -> list[str]:
         """The languages of a split."""
@@ -61,10 +61,10 @@ class TextAccuracy(EvaluationOutputs):
         if not total.sum():
             raise ValueError(f"TextAccuracy: no text of {split} was generated")
         shares = {code: 100 * correct[i] / total[i] for i, code in enumerate(languages) if total[i]}
-        figures = {f"{data.task}/accuracy": torch.stack(list(shares.values())).mean()}
+        metrics = {f"{data.task}/accuracy": torch.stack(list(shares.values())).mean()}
         if len(languages) > 1:
-            figures |= {f"{data.task}/accuracy_{code}": share for code, share in shares.items()}
-        module.log_dict(figures, batch_size=1)
+            metrics |= {f"{data.task}/accuracy_{code}": share for code, share in shares.items()}
+        module.log_dict(metrics, batch_size=1)
         done = int(total.sum()) * data_rank(trainer).size // trainer.world_size
         if done < data.asked(split) and not is_sanity_check(trainer):
             warnings.warn(f"{data.task} metrics cover {done} of {data.asked(split)} {split} texts", stacklevel=2)

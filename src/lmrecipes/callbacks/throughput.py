@@ -44,10 +44,20 @@ class Throughput(Callback):
         self._busy = self._waited = 0.0
         self._sequences = self._step_tokens = 0
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Checks that the model counts its tokens.
+
+        Raises:
+            ValueError: if it does not.
+        """
+        if stage == "fit" and not isinstance(pl_module, Countable):
+            raise ValueError(
+                f"Throughput needs a model with count() and flops_per_token(), which {type(pl_module).__name__} lacks; "
+                f"add them, or leave Throughput out of trainer.callbacks"
+            )
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Looks up the peak, and reports if it is unknown."""
-        if not isinstance(pl_module, Countable):
-            raise TypeError(f"Throughput needs {type(pl_module).__name__} to have count() and flops_per_token()")
         device = pl_module.device
         if self.peak_tflops is None and device.type == "cuda":
             name = torch.cuda.get_device_name(device)
@@ -91,7 +101,7 @@ class Throughput(Callback):
             self._first = False
             self._reset_step()
             if logs_step(trainer):
-                pl_module.log_dict(self.figures(trainer, pl_module), batch_size=1)
+                pl_module.log_dict(self.window_metrics(trainer, pl_module), batch_size=1)
 
     def _agree(self, trainer: Trainer, *counts: int) -> list[int]:
         """Reduces token and other counts over all ranks; returns the sums."""
@@ -103,17 +113,17 @@ class Throughput(Callback):
         self._own_tokens = 0
         return sums
 
-    def figures(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
+    def window_metrics(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, Any]:
         """The metrics."""
         seconds, waited, *counts = (sum(column) for column in zip((0.0, 0.0, 0, 0), *self._steps, strict=True))
         sequences, tokens = self._agree(trainer, *(int(count) for count in counts))
         # float32 is exact up to 2^24 only; MPS has no float64.
         exact = torch.float32 if pl_module.device.type == "mps" else torch.float64
-        figures: dict[str, Any] = {"train/tokens": torch.tensor(self._tokens, dtype=exact)}
+        metrics: dict[str, Any] = {"train/tokens": torch.tensor(self._tokens, dtype=exact)}
         if not self._steps:
-            return figures
+            return metrics
         per_device = tokens / seconds / trainer.world_size
-        figures |= {
+        metrics |= {
             "throughput/tokens_per_s": tokens / seconds,
             "throughput/tokens_per_s_per_device": per_device,
             "throughput/sequences_per_s": sequences / seconds,
@@ -123,8 +133,8 @@ class Throughput(Callback):
         }
         if self.peak_tflops is not None:
             flops = pl_module.flops_per_token()  # type: ignore[operator]
-            figures["throughput/mfu"] = per_device * flops / (self.peak_tflops * 1e12)
-        return figures
+            metrics["throughput/mfu"] = per_device * flops / (self.peak_tflops * 1e12)
+        return metrics
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds the tokens trained on, of all ranks."""

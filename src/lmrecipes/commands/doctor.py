@@ -50,7 +50,8 @@ def run(argv: list[str]) -> int:
     if slurm.tasks() > 1:
         findings = _of_all(findings, options.timeout_s)
     for finding in findings:
-        say(f"{'ok' if finding.fix is None else 'PROBLEM':<9}{finding.what:<16}{finding.found}")
+        verdict = "PROBLEM" if finding.fix is not None else "note" if finding.note else "ok"
+        say(f"{verdict:<9}{finding.what:<16}{finding.found}")
         if finding.fix is not None:
             say(f"{'':<9}{'':<16}fix: {finding.fix}")
     problems = sum(finding.fix is not None for finding in findings)

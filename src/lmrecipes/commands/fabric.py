@@ -190,8 +190,8 @@ def _evaluate(cli: RecipeCLI) -> int:
     loop = _loop(cli, [])
     began = time.perf_counter()
     with naming_mismatches(cli.model, checkpoint, f"--checkpoint {short(checkpoint)}" if checkpoint else ""):
-        figures = loop.measure(cli.model, checkpoint, split)
+        metrics = loop.measure(cli.model, checkpoint, split)
     elapsed = time.perf_counter() - began
-    figures = {**figures, f"{split}/tokens_per_s": loop.evaluated_tokens * loop.world_size / elapsed}
-    report(cli, f"fabric {cli.command.name}", figures, checkpoint, elapsed)
+    metrics = {**metrics, f"{split}/tokens_per_s": loop.evaluated_tokens * loop.world_size / elapsed}
+    report(cli, f"fabric {cli.command.name}", metrics, checkpoint, elapsed)
     return 0

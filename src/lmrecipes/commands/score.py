@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+import torch
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lmrecipes.cli import Command, open_recipe
@@ -36,9 +37,10 @@ def run(argv: list[str]) -> int:
         use_exported(trained.module, cli.config.exported)
     for text in texts:
         ids = trained.vocabulary.encode(text)
-        loss = trained.module.score_tokens(ids)
+        with torch.no_grad():
+            loss = trained.module.score_tokens(ids)
         shown = text if len(text) < 60 else text[:57] + "..."
         say(f"{shown!r}: {len(ids) - 1} tokens, loss {loss:.4f}, perplexity {math.exp(loss):.3f}")
         if unknown := ids[1:].count(trained.vocabulary.unknown):
-            say(f"  {unknown} of them are not in the vocabulary")
+            say(f"  {unknown} of them are unknown to the vocabulary")
     return 0

@@ -100,7 +100,8 @@ def _class(entry: Any) -> str:
 
 def _read(path: Path, within: tuple[Path, ...]) -> list[Any]:
     if path in within:
-        raise ValueError(f"{path} names itself as one of its entries")
+        chain = " -> ".join(str(file) for file in (*within[within.index(path) :], path))
+        raise ValueError(f"{path} includes itself: {chain}")
     content = catalog.read_yaml(path)
     if _names_class(content):
         return [content]

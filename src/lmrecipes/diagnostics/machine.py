@@ -26,7 +26,9 @@ class Finding:
     what: str
     found: str
     fix: str | None = None
-    """How to mend it; None where nothing is wrong."""
+    """How to fix it; None if nothing is wrong."""
+    note: bool = False
+    """Whether it may matter, without being a problem."""
 
 
 def machine(runs_root: Path) -> Iterator[Finding]:
@@ -95,5 +97,5 @@ def _hub() -> Finding:
     try:
         socket.create_connection((_HUB, 443), timeout=3).close()
     except OSError:
-        return Finding("hub", f"{_HUB} cannot be reached; run `lmrecipes prepare` where it can")
+        return Finding("hub", f"{_HUB} cannot be reached; run `lmrecipes prepare` where it can", note=True)
     return Finding("hub", f"{_HUB} is reached")

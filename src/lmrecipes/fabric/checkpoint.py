@@ -79,9 +79,9 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
-def save_best(loop: Training, best: BestCheckpoint, figures: dict[str, float]) -> None:
+def save_best(loop: Training, best: BestCheckpoint, metrics: dict[str, float]) -> None:
     """Writes the checkpoint if the monitored metric is the best so far, and records that as the Trainer does."""
-    value = figures.get(best.monitor or "")
+    value = metrics.get(best.monitor or "")
     if value is None or loop.run_dir is None or not isfinite(value):
         return
     before, score = best.best_model_score, torch.tensor(value, dtype=torch.float64)
@@ -175,5 +175,5 @@ def restore(loop: Training, checkpoint: dict[str, Any]) -> None:
         for logger in loop.loggers:
             if isinstance(logger, RunLogger):
                 logger.forget_after(loop.global_step)
-                if figures := checkpoint.get(FIGURES):
-                    logger.add_if_missing(figures, loop.global_step)
+                if metrics := checkpoint.get(FIGURES):
+                    logger.add_if_missing(metrics, loop.global_step)

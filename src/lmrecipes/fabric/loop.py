@@ -277,11 +277,11 @@ class Loop(Fabric):
 
     def _validate(self) -> None:
         """Validates and saves a new best checkpoint; stops training after a signal."""
-        figures = self.evaluate("val")
+        metrics = self.evaluate("val")
         self.validation_left = bool(self.stopped_by)
         self._write()
         if not self.validation_left and self._best is not None:
-            save_best(self, self._best, figures)
+            save_best(self, self._best, metrics)
         self.model.train()
 
     def _save_is_due(self, last: LastCheckpoint) -> bool:
@@ -315,8 +315,8 @@ class Loop(Fabric):
     def _show_step(self) -> None:
         names = {"train/lr": "lr", "throughput/tokens_per_s": "tok/s", "train/loss": "loss", "train/perplexity": "ppl"}
         known = self.callback_metrics
-        figures = [f"{short} {known[name]:.5g}" for name, short in names.items() if name in known]
-        self._say(" | ".join([f"epoch {self.current_epoch}", f"step {self.global_step}", *figures]))
+        metrics = [f"{short} {known[name]:.5g}" for name, short in names.items() if name in known]
+        self._say(" | ".join([f"epoch {self.current_epoch}", f"step {self.global_step}", *metrics]))
 
     def _plot(self) -> None:
         if not self.is_global_zero or self.run_dir is None:
@@ -355,11 +355,11 @@ class Loop(Fabric):
                 return {}
         for hook in ("epoch_end", "end"):
             self._tell(f"on_{name}_{hook}")
-        figures, self._new = self._new, before | self._new
+        metrics, self._new = self._new, before | self._new
         if training:
-            shown = [f"{key} {value:.3f}" for key, value in sorted(figures.items())]
+            shown = [f"{key} {value:.3f}" for key, value in sorted(metrics.items())]
             self._say(" | ".join([f"eval at step {self.global_step}", *shown]))
-        return figures
+        return metrics
 
     def measure(self, module: LightningModule, checkpoint: Path | None, split: str) -> dict[str, float]:
         """Evaluates a checkpoint, or the module's current weights."""

@@ -55,17 +55,17 @@ class RunCSVLogger(RunLogger, CSVLogger):
             rows = [row for row in whole if int(row["step"]) <= step]
         _write(path, names, rows)
 
-    def add_if_missing(self, figures: Mapping[str, float], step: int) -> None:
+    def add_if_missing(self, metrics: Mapping[str, float], step: int) -> None:
         """Writes a row, unless the file has one of these metrics at this step."""
         path = Path(self.save_dir) / "metrics.csv"
         if path.is_file():
             with path.open(newline="") as file:
                 if any(
-                    row["step"] == str(step) and any(row.get(name) for name in figures if name != "epoch")
+                    row["step"] == str(step) and any(row.get(name) for name in metrics if name != "epoch")
                     for row in csv.DictReader(file)
                 ):
                     return
-        self.log_metrics(dict(figures), step - 1)
+        self.log_metrics(dict(metrics), step - 1)
         self.save()
 
 

@@ -16,7 +16,7 @@ class RunLogger:
     def forget_after(self, step: int) -> None:
         """Drops metrics of steps that a resumed run repeats."""
 
-    def add_if_missing(self, figures: Mapping[str, float], step: int) -> None:
+    def add_if_missing(self, metrics: Mapping[str, float], step: int) -> None:
         """Logs metrics of the resumed step, which was saved before it was logged."""
 
     def close(self, exit_code: int) -> None:

@@ -40,7 +40,7 @@ class TokenLoss(ExactSums):
         return self.total / self.count
 
 
-def text_figures(loss: Tensor, statistics: TextStatistics | None) -> dict[str, Tensor]:
+def text_metrics(loss: Tensor, statistics: TextStatistics | None) -> dict[str, Tensor]:
     """Loss per token in all the units that are reported.
 
     Args:
@@ -51,13 +51,13 @@ def text_figures(loss: Tensor, statistics: TextStatistics | None) -> dict[str, T
         `loss`, `perplexity` (per token); `word_perplexity` if tokens are not words; if the vocabulary can spell
         every text, `bits_per_char`.
     """
-    figures = {"loss": loss, "perplexity": loss.exp()}
+    metrics = {"loss": loss, "perplexity": loss.exp()}
     if statistics is not None:
         if statistics.words and statistics.words != statistics.tokens:
-            figures["word_perplexity"] = word_perplexity(loss, statistics)
+            metrics["word_perplexity"] = word_perplexity(loss, statistics)
         if statistics.spells and statistics.characters:
-            figures["bits_per_char"] = bits_per_char(loss, statistics)
-    return figures
+            metrics["bits_per_char"] = bits_per_char(loss, statistics)
+    return metrics
 
 
 def word_perplexity(loss: Tensor, statistics: TextStatistics) -> Tensor:

@@ -158,18 +158,18 @@ def squad20(
     exact, overlap = _raw_scores(predicted, predictions, normalizer(language))
     groups = {"": predicted, "HasAns_": [g for g in predicted if g.answers]}
     groups["NoAns_"] = [g for g in predicted if not g.answers]
-    figures: Figures = {}
+    metrics: Figures = {}
     for prefix, group in groups.items():
         if group:
             for name, raw in (("exact", exact), ("f1", overlap)):
                 scores = [_with_threshold(g, raw[g.id], odds[g.id] > na_threshold) for g in group]
-                figures[prefix + name] = 100.0 * sum(scores) / len(scores)
-            figures[prefix + "total"] = len(group)
+                metrics[prefix + name] = 100.0 * sum(scores) / len(scores)
+            metrics[prefix + "total"] = len(group)
     if null_odds is not None:
         for name, raw in (("exact", exact), ("f1", overlap)):
             best, threshold = _best_threshold(by_id, predictions, raw, odds)
-            figures[f"best_{name}"], figures[f"best_{name}_thresh"] = best, threshold
-    return figures
+            metrics[f"best_{name}"], metrics[f"best_{name}_thresh"] = best, threshold
+    return metrics
 
 
 def _raw_scores(

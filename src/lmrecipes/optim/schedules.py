@@ -30,7 +30,8 @@ def _end(name: str, warmup_steps: int, max_steps: int) -> int:
         raise ValueError(f"schedule {name} needs the number of steps: set trainer.max_steps")
     if warmup_steps >= max_steps:
         raise ValueError(
-            f"model.schedule.warmup_steps is {warmup_steps}, not below the {max_steps} steps of trainer.max_steps"
+            f"the schedule's warm-up takes {warmup_steps} steps, but trainer.max_steps is {max_steps}; set "
+            f"model.schedule.warmup_steps to {max_steps - 1} or less, or raise trainer.max_steps"
         )
     return max_steps - warmup_steps
 
@@ -134,7 +135,8 @@ class Polynomial(Schedule):
         """
         if self.warmup_steps and self.warmup_share:
             raise ValueError(
-                f"model.schedule has warmup_steps {self.warmup_steps} and warmup_share {self.warmup_share}; give one"
+                f"model.schedule has warmup_steps {self.warmup_steps} and warmup_share {self.warmup_share}; set one of "
+                f"them to 0"
             )
         if not 0 <= self.warmup_share < 1:
             raise ValueError(f"model.schedule.warmup_share is {self.warmup_share}; it must be in [0, 1)")

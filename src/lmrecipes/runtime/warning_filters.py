@@ -21,7 +21,7 @@ _POINTLESS = {
     r".*Experiment logs directory .* exists and is not empty.*": "our logger continues the file",
     r".*ModelCheckpoint.monitor.* could not find the monitored key.*": "the first validation comes later",
     r".*torch.distributed.*deprecat.*": "inside lightning",
-    r".*recommended to use .self.log.*sync_dist=True.*": "our figures are of all ranks before they are logged",
+    r".*recommended to use .self.log.*sync_dist=True.*": "our metrics are of all ranks before they are logged",
 }
 
 

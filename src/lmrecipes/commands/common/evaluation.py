@@ -39,10 +39,10 @@ def evaluate(command: Command, argv: list[str]) -> int:
     began = time.perf_counter()
     method = getattr(cli.trainer, command.name)
     with naming_mismatches(cli.model, checkpoint, f"--checkpoint {short(checkpoint)}" if checkpoint else ""):
-        figures = method(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False)[0]
+        metrics = method(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False)[0]
     elapsed = time.perf_counter() - began
-    figures = {**figures, f"{command.split}/tokens_per_s": counted.tokens * data_parallel_size(cli.trainer) / elapsed}
-    report(cli, command.name, figures, checkpoint, elapsed)
+    metrics = {**metrics, f"{command.split}/tokens_per_s": counted.tokens * data_parallel_size(cli.trainer) / elapsed}
+    report(cli, command.name, metrics, checkpoint, elapsed)
     return 0
 
 

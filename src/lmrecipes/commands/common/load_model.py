@@ -59,7 +59,8 @@ def texts_of(cli: RecipeCLI) -> list[str]:
             with open(cli.config.file, encoding="utf-8-sig") as file:
                 texts.append(file.read())
         except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"--file {cli.config.file} cannot be read: {error}") from None
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise ValueError(f"--file {cli.config.file} cannot be read: {reason}") from None
     if not texts:
         raise ValueError(f'lmrecipes {cli.command.name} needs a text: --text "..." or --file FILE')
     return texts

@@ -27,27 +27,27 @@ def check_evaluation(cli: RecipeCLI) -> None:
         raise ValueError(f"trainer.{limit} is 0, which leaves nothing to {cli.command.name}; leave it out")
 
 
-def report(cli: RecipeCLI, command: str, figures: dict[str, float], checkpoint: Path | None, elapsed_s: float) -> None:
-    """Prints the figures and adds them to the run's results.
+def report(cli: RecipeCLI, command: str, metrics: dict[str, float], checkpoint: Path | None, elapsed_s: float) -> None:
+    """Prints the metrics and adds them to the run's results.
 
     Args:
         cli: of the recipe or run.
-        command: what made the figures.
-        figures: by their logged names.
+        command: what made the metrics.
+        metrics: by their logged names.
         checkpoint: of the weights; None with exported programs.
         elapsed_s: seconds that it took.
     """
     settings = published.flatten(yaml.safe_load(cli.settings()))
     targets = list(cli.config_init.published)
-    width = max((len(name) + 2 for name in figures), default=0)
-    for name, value in sorted(figures.items()):
+    width = max((len(name) + 2 for name in metrics), default=0)
+    for name, value in sorted(metrics.items()):
         say(f"{name:<{max(width, 26)}}{value:.4f}")
-    for line in published.compare(targets, figures, settings):
+    for line in published.compare(targets, metrics, settings):
         say(line)
     if cli.run_dir is not None and launcher.is_main_process():
         result = {
             "command": command,
-            "metrics": figures,
+            "metrics": metrics,
             "checkpoint": short(checkpoint) if checkpoint else None,
             "exported": cli.config.exported,
             "data": {key: value for key, value in settings.items() if key.startswith("data.")},

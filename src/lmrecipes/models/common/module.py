@@ -1,4 +1,4 @@
-"""What the LightningModules of all models share: building, optimizer, steps, and figures by split."""
+"""What the LightningModules of all models share: building, optimizer, steps, and metrics by split."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ SPLITS = ("train", "val", "test")
 
 
 class RecipeModule(LightningModule):
-    """A network with its recipe: subclasses say how it is built and what its loss on a batch is.
+    """Base class of the models: subclasses define the network and the loss of a batch.
 
-    They define `build` and `loss`, and override `initialize`, `evaluate`, `figures`, `depth` and `parameters_to_train`
-    where theirs differ. A metric of `add_metric` is kept by split, summed over micro-batches and ranks, and reset
-    once it is logged.
+    They define `build` and `loss`, and override `initialize`, `evaluate`, `compute_metrics`, `depth` and
+    `parameters_to_train` where theirs differ. A metric of `add_metric` is kept by split, summed over micro-batches and
+    ranks, and reset once it is logged.
     """
 
     network: Any
@@ -61,7 +61,7 @@ class RecipeModule(LightningModule):
         self._compile = compile
         self._metrics_by_split = nn.ModuleDict()
 
-    # What a model defines.
+    # Defined by subclasses.
 
     @abstractmethod
     def build(self) -> nn.Module:
@@ -69,7 +69,7 @@ class RecipeModule(LightningModule):
 
     @abstractmethod
     def loss(self, batch: Any, split: str) -> Tensor:
-        """Mean loss of a batch, whose figures are added to the metrics of the split."""
+        """Mean loss of a batch, whose metrics are added to the metrics of the split."""
 
     def initialize(self) -> None:
         """Loads published weights into the new network, if the recipe names some."""
@@ -78,7 +78,7 @@ class RecipeModule(LightningModule):
         """Adds a batch to the metrics of the split; what it returns goes to callbacks."""
         self.loss(batch, split)
 
-    def figures(self, split: str) -> dict[str, Tensor]:
+    def compute_metrics(self, split: str) -> dict[str, Tensor]:
         """The metrics of a split to log, by name."""
         return {"loss": self.metric(split, "loss").compute()}
 
@@ -94,7 +94,7 @@ class RecipeModule(LightningModule):
         """Parameters or parameter groups for the optimizer."""
         return parameter_groups(self.network, self._groups, self.depth)
 
-    # What they share.
+    # Shared implementation.
 
     def add_metric(self, name: str, make: Callable[[], Metric] = TokenLoss, splits: tuple[str, ...] = SPLITS) -> None:
         """Keeps a metric of this name for every split."""
@@ -130,7 +130,7 @@ class RecipeModule(LightningModule):
         loss = self.loss(batch, "train")
         if logs_step(self.trainer) and completes_step(self.trainer):
             # Over all micro-batches since the last logged step.
-            self.report("train")
+            self.log_split("train")
         return loss
 
     def on_validation_epoch_start(self) -> None:
@@ -142,20 +142,20 @@ class RecipeModule(LightningModule):
         self.begin_split("test")
 
     def validation_step(self, batch: Any, batch_idx: int) -> Any:
-        """Adds a batch to the validation figures."""
+        """Adds a batch to the validation metrics."""
         return self.evaluate(batch, "val")
 
     def test_step(self, batch: Any, batch_idx: int) -> Any:
-        """Adds a batch to the test figures."""
+        """Adds a batch to the test metrics."""
         return self.evaluate(batch, "test")
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the validation figures."""
-        self.report("val")
+        """Logs the validation metrics."""
+        self.log_split("val")
 
     def on_test_epoch_end(self) -> None:
-        """Logs the test figures."""
-        self.report("test")
+        """Logs the test metrics."""
+        self.log_split("test")
 
     def begin_split(self, split: str) -> None:
         """Resets the metrics of a split."""
@@ -163,26 +163,25 @@ class RecipeModule(LightningModule):
             if name.startswith(f"{split}_"):
                 cast(Metric, metric).reset()
 
-    def report(self, split: str) -> None:
+    def log_split(self, split: str) -> None:
         """Logs the metrics of a split, reduced over ranks, and resets them.
 
         Raises:
             ValueError: if an evaluation scored nothing; a training that validates nothing is warned of instead.
         """
         with warnings.catch_warnings():
-            # torchmetrics warns of what is reported below, or of a rank without batches.
+            # torchmetrics warns of this too, and of a rank without batches.
             warnings.filterwarnings("ignore", "The ``compute`` method of metric")
-            figures = self.figures(split)
-        undefined = "loss" in figures and bool(figures["loss"].isnan()) and self._scored_nothing(split)
+            metrics = self.compute_metrics(split)
+        undefined = "loss" in metrics and bool(metrics["loss"].isnan()) and self._scored_nothing(split)
         if split != "train" and undefined and not is_sanity_check(self.trainer):
-            message = (
-                f"{split}/loss is undefined: no token of the evaluated batches is scored, they only fill the memory; "
-                f"raise trainer.limit_{split}_batches, or leave it out"
-            )
+            # The first segments of an evaluation with memory may be a warm-up, which is not scored.
+            hint = f"; raise trainer.limit_{split}_batches, or leave it out" if self.batch_plan.mem_len else ""
+            message = f"{split}/loss is undefined: no token of the evaluated batches is scored{hint}"
             if self.trainer.state.fn != "fit":
                 raise ValueError(message)
             warnings.warn(message, stacklevel=2)
-        self.log_dict({f"{split}/{name}": value for name, value in figures.items()}, batch_size=1)
+        self.log_dict({f"{split}/{name}": value for name, value in metrics.items()}, batch_size=1)
         self.begin_split(split)
 
     def _scored_nothing(self, split: str) -> bool:

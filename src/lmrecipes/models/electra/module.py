@@ -1,4 +1,4 @@
-"""ELECTRA's pretraining as a LightningModule: steps, losses, figures, optimizer."""
+"""ELECTRA's pretraining as a LightningModule: steps, losses, metrics, optimizer."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class ElectraModule(RecipeModule):
             )
         return out.loss
 
-    def figures(self, split: str) -> dict[str, Tensor]:
+    def compute_metrics(self, split: str) -> dict[str, Tensor]:
         """Losses over all micro-batches since the last logged step; of tokens see `ReplacedTokens`."""
         losses = {name: self.metric(split, name).compute() for name in _LOSSES}
         total = self.config.weighted(*losses.values())

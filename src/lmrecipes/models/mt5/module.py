@@ -129,12 +129,12 @@ class MT5Module(RecipeModule):
         self.loss(batch, split)
         return self._answers(batch) if self._generates else None
 
-    def figures(self, split: str) -> dict[str, Tensor]:
+    def compute_metrics(self, split: str) -> dict[str, Tensor]:
         """The loss, of an evaluation also by language."""
-        figures: dict[str, Tensor] = super().figures(split)
+        metrics: dict[str, Tensor] = super().compute_metrics(split)
         if self.has_metric(split, "by_language"):
-            figures |= {f"loss_{code}": loss for code, loss in self.metric(split, "by_language").by_name().items()}
-        return figures
+            metrics |= {f"loss_{code}": loss for code, loss in self.metric(split, "by_language").by_name().items()}
+        return metrics
 
     def _answers(self, batch: TextPairBatch) -> WrittenTexts:
         generated = self._generate(batch.input_ids, batch.input_pairs)

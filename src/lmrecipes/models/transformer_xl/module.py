@@ -10,7 +10,7 @@ from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor
 
 from lmrecipes.batches import BatchPlan, StreamBatch
-from lmrecipes.metrics.perplexity import text_figures
+from lmrecipes.metrics.perplexity import text_metrics
 from lmrecipes.models.common.module import SPLITS, RecipeModule
 from lmrecipes.models.common.parallel_plan import ParallelPlan
 from lmrecipes.models.common.sampling import PromptBatch, Sampling, continuation, prompt_tokens
@@ -92,10 +92,10 @@ class TransformerXLModule(RecipeModule):
         if split != "train":
             self._memory[split].clear()
 
-    def figures(self, split: str) -> dict[str, Tensor]:
+    def compute_metrics(self, split: str) -> dict[str, Tensor]:
         """Loss and perplexity, of an evaluation also per word and character."""
         corpus = None if split == "train" else corpus_of(self)
-        return text_figures(self.metric(split, "loss").compute(), corpus.statistics(split) if corpus else None)
+        return text_metrics(self.metric(split, "loss").compute(), corpus.statistics(split) if corpus else None)
 
     def example(self) -> dict[str, Any]:
         """Synthetic arguments of one forward pass, by name."""

@@ -391,3 +391,20 @@ def test_the_list_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip().endswith("False")
     assert "transformer_xl/wt103_base" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("command", "usage"),
+    [
+        ("fit", "(--config RECIPE | --resume RUN) [--init_from INIT_FROM]"),
+        ("score", "(--config RECIPE | --run RUN) [--checkpoint CHECKPOINT] [--text TEXT]"),
+        ("prepare", "--config RECIPE [--shard SHARD]"),
+    ],
+)
+def test_help_begins_with_the_commands_own_options_and_what_it_does(command, usage, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    words = " ".join(capsys.readouterr().out.split())
+    assert words.startswith(f"usage: lmrecipes {command} {usage}")
+    assert "Lightning Trainer command line tool" not in words

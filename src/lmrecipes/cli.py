@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import atexit
 import os
+import textwrap
+from argparse import Action
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -67,6 +69,8 @@ class Command:
     """What a command needs from a recipe."""
 
     name: str
+    description: str = ""
+    """What it does, for --help."""
     add_options: Callable[[LightningArgumentParser], None] = lambda parser: None
     """Adds options of this invocation only, which are not part of a run's configuration."""
     builds: frozenset[str] = frozenset(("trainer", "model", "data"))
@@ -109,7 +113,12 @@ class RecipeCLI(LightningCLI):
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             parser_class=RecipeParser,
-            parser_kwargs={"prog": f"lmrecipes {command.name}", "allow_abbrev": False, "parser_mode": "recipe"},
+            parser_kwargs={
+                "prog": f"lmrecipes {command.name}",
+                "description": command.description,
+                "allow_abbrev": False,
+                "parser_mode": "recipe",
+            },
             trainer_defaults={
                 "enable_model_summary": False,
                 # Our loaders shard the data over ranks themselves.
@@ -135,7 +144,9 @@ class RecipeCLI(LightningCLI):
             parser.add_argument(
                 "--group_timeout_minutes", type=float, default=40.0, help="How long ranks wait for each other at most."
             )
+        shared = len(parser._actions)
         self.command.add_options(parser)
+        parser.usage = _usage(self.command, parser._actions[shared:])
         # These are no part of a run's saved configuration.
         self.steering = {action.dest for action in parser._actions} - before
 
@@ -312,6 +323,15 @@ class RecipeCLI(LightningCLI):
         for key in self.steering:
             config.pop(key, None)
         return self.parser.dump(config, skip_link_targets=True, skip_validation=True, skip_none=False)
+
+
+def _usage(command: Command, options: Sequence[Action]) -> str:
+    """The command's own options alone: those of the trainer fill pages."""
+    source = f"(--config RECIPE | {command.run_option} RUN)" if command.run_option else "--config RECIPE"
+    names = [option.option_strings[0] for option in options]
+    own = [f"[{name} {name.lstrip('-').upper()}]" for name in names if name != command.run_option]
+    words = " ".join(["lmrecipes", command.name, source, *own, "[--GROUP.KEY VALUE]..."])
+    return textwrap.fill(words, width=80, subsequent_indent="    ", break_on_hyphens=False)
 
 
 def _leave_group() -> None:

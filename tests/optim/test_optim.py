@@ -64,7 +64,7 @@ def test_a_cosine_may_end_before_training_does():
 
 def test_a_warm_up_longer_than_training_is_refused():
     with pytest.raises(
-        ValueError, match="takes 50 steps, but trainer.max_steps is 40; set model.schedule.warmup_steps to 39"
+        ValueError, match=r"takes 50 steps, but trainer\.max_steps is 40; set model\.schedule\.warmup_steps to 39"
     ):
         Cosine(warmup_steps=50).lr(0, 1.0, 40)
 

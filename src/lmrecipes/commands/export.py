@@ -1,4 +1,4 @@
-"""`lmrecipes export`: a run's network as files that need none of its training code."""
+"""`lmrecipes export`: a run as torch.export programs, plain weights, or a folder for transformers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,13 @@ def _add_options(parser: LightningArgumentParser) -> None:
     )
 
 
-COMMAND = Command(name="export", add_options=_add_options, builds=frozenset(("model",)), uses_devices=False)
+COMMAND = Command(
+    name="export",
+    description="Exports a run as torch.export programs, plain weights, or a folder for transformers.",
+    add_options=_add_options,
+    builds=frozenset(("model",)),
+    uses_devices=False,
+)
 
 
 def run(argv: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""`lmrecipes fit`: trains a recipe, or continues a run."""
+"""`lmrecipes fit`: trains a recipe, or resumes a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,13 @@ def _add_options(parser: LightningArgumentParser) -> None:
     )
 
 
-COMMAND = Command(name="fit", add_options=_add_options, trains=True, run_option="--resume")
+COMMAND = Command(
+    name="fit",
+    description="Trains a recipe, or resumes a run.",
+    add_options=_add_options,
+    trains=True,
+    run_option="--resume",
+)
 
 
 def run(argv: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""`lmrecipes predict`: continues texts with a run's model, fills masks, or answers questions."""
+"""`lmrecipes predict`: continues texts, fills masks, or answers questions with a run."""
 
 from __future__ import annotations
 
@@ -40,7 +40,12 @@ def _add_options(parser: LightningArgumentParser) -> None:
     parser.add_argument("--top_k", type=int | None, help="Sample from the k most probable tokens; 0 samples from all.")
 
 
-COMMAND = Command(name="predict", add_options=_add_options, builds=frozenset(("model", "data")))
+COMMAND = Command(
+    name="predict",
+    description="Continues texts, fills masks, or answers questions with a run.",
+    add_options=_add_options,
+    builds=frozenset(("model", "data")),
+)
 
 
 def run(argv: list[str]) -> int:

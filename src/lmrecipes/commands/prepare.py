@@ -19,7 +19,12 @@ def _add_options(parser: LightningArgumentParser) -> None:
 
 
 COMMAND = Command(
-    name="prepare", add_options=_add_options, builds=frozenset(("data",)), uses_devices=False, run_option=""
+    name="prepare",
+    description="Downloads, tokenizes and caches a recipe's data; training then needs no network.",
+    add_options=_add_options,
+    builds=frozenset(("data",)),
+    uses_devices=False,
+    run_option="",
 )
 
 

@@ -1,4 +1,4 @@
-"""`lmrecipes score`: loss and perplexity of a given text under a run's model."""
+"""`lmrecipes score`: loss and perplexity of a text under a run of a causal language model."""
 
 from __future__ import annotations
 
@@ -20,7 +20,13 @@ def _add_options(parser: LightningArgumentParser) -> None:
     add_exported(parser)
 
 
-COMMAND = Command(name="score", add_options=_add_options, builds=frozenset(("model",)), uses_devices=False)
+COMMAND = Command(
+    name="score",
+    description="Loss and perplexity of a text under a run of a causal language model.",
+    add_options=_add_options,
+    builds=frozenset(("model",)),
+    uses_devices=False,
+)
 
 
 def run(argv: list[str]) -> int:

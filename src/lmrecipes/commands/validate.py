@@ -1,11 +1,13 @@
-"""`lmrecipes validate`."""
+"""`lmrecipes validate`: evaluates a run on the validation split."""
 
 from __future__ import annotations
 
 from lmrecipes.cli import Command
 from lmrecipes.commands.common.evaluation import add_options, evaluate
 
-COMMAND = Command(name="validate", add_options=add_options, split="val")
+COMMAND = Command(
+    name="validate", description="Evaluates a run on the validation split.", add_options=add_options, split="val"
+)
 
 
 def run(argv: list[str]) -> int:

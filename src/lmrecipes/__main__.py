@@ -1,4 +1,4 @@
-"""The `lmrecipes` command: one module of `commands` each, imported only when asked for."""
+"""The `lmrecipes` command: each command is a module of `commands`, imported on demand."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ USAGE = f"""usage: lmrecipes COMMAND [options]
 {chr(10).join(f"  {name:<10}{text}" for name, text in COMMANDS.items())}
 
   lmrecipes fit --config transformer_xl/tiny               a recipe by name, or by path
-  lmrecipes fit --config RECIPE --config overlays/cpu      an overlay on top
-  lmrecipes fit --config RECIPE --trainer.max_steps 500    any value changed
+  lmrecipes fit --config RECIPE --config overlays/cpu      apply an overlay
+  lmrecipes fit --config RECIPE --trainer.max_steps 500    override any value
   lmrecipes fit --resume RUN                               continue exactly where it stopped
   lmrecipes test --run RUN                                 a run by directory, or by its recipe's name
 
@@ -50,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command.
 
     Returns:
-        The exit code: 0, or 2 for input that cannot be used (said in one line on stderr), 1 for what went wrong
-        otherwise, 3 if LossGuard stopped training, 4 if Watchdog did, 130 if interrupted, or 128 and the number of the
+        The exit code: 0, or 2 for bad input (reported in one line on stderr), 1 for any other failure,
+        3 if LossGuard stopped training, 4 if Watchdog did, 130 if interrupted, or 128 and the number of the
         signal that stopped training between two steps (143 for SIGTERM).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)

@@ -138,11 +138,14 @@ class RecipeCLI(LightningCLI):
         before = {action.dest for action in parser._actions}
         parser.add_argument("--runs_root", type=str, default="runs", help="Folder of all runs.")
         parser.add_argument(
-            "--no_runtime_tuning", action="store_true", help="Leave the process's memory allocator as it is."
+            "--no_runtime_tuning", action="store_true", help="Do not tune the process's memory allocator."
         )
         if self.command.uses_devices:
             parser.add_argument(
-                "--group_timeout_minutes", type=float, default=40.0, help="How long ranks wait for each other at most."
+                "--group_timeout_minutes",
+                type=float,
+                default=40.0,
+                help="Timeout of collectives, in minutes.",
             )
         shared = len(parser._actions)
         self.command.add_options(parser)

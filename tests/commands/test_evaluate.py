@@ -86,7 +86,11 @@ def test_a_language_normalizes_as_in_mlqa(written, capsys):
         ({"p.json": b'{"a":\n 1,}'}, (), r"p.json:2:4 is not valid JSON"),
         ({"p.json": []}, (), "holds list; it must be an object with an answer's text by question id"),
         ({"p.json": {"a": 7}}, (), "question a has 7, which is not an answer's text"),
-        ({"d.json": {"data": [{"paragraphs": [{"qas": [{"id": "a"}]}]}]}}, (), "it has no 'answers' somewhere"),
+        (
+            {"d.json": {"data": [{"paragraphs": [{"qas": [{"id": "a"}]}]}]}},
+            (),
+            "answers: text): key 'answers' is missing",
+        ),
         ({"d.json": b"\xff\xfe"}, (), "d.json is not UTF-8 text"),
         ({"o.json": {"a": 1}}, ("--null-odds", "o.json"), "--null-odds is an option of SQuAD 2.0"),
         ({"d.json": {"data": []}}, (), "there is no question to evaluate"),

@@ -36,23 +36,23 @@ class FailFast(Callback):
     """
 
     def __init__(self) -> None:
-        self._line: Hub | Member | None = None
+        self._connection: Hub | Member | None = None
         self._trained = False
         self._ending = threading.Event()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Connects the ranks."""
         self._trainer = trainer
-        if trainer.world_size == 1 or self._line is not None:
+        if trainer.world_size == 1 or self._connection is not None:
             return
         if trainer.is_global_zero:
-            self._line = Hub(self._other_ended, failure_report.state)
-            trainer.strategy.broadcast(tuple(self._line.address))
+            self._connection = Hub(self._other_ended, failure_report.state)
+            trainer.strategy.broadcast(tuple(self._connection.address))
         else:
             address = Address(*trainer.strategy.broadcast((0, "", "")))
             environment: Any = getattr(trainer.strategy, "cluster_environment", None)
             try:
-                self._line = Member(
+                self._connection = Member(
                     trainer.global_rank, environment.main_address, address, self._other_ended, failure_report.state
                 )
             except OSError as error:
@@ -66,14 +66,14 @@ class FailFast(Callback):
 
     def fail(self, code: int, stacks: bool) -> None:
         """Notifies the other ranks that this one failed."""
-        if self._line is not None:
-            _call_off_observer()
-            self._line.fail(code, stacks)
+        if self._connection is not None:
+            _cancel_observer()
+            self._connection.fail(code, stacks)
             _end_all(self._children())
 
     def states(self) -> dict[int, Any]:
         """The phase of every rank; None for ranks that do not answer."""
-        return self._line.states() if self._line is not None else {}
+        return self._connection.states() if self._connection is not None else {}
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From now on an error is a failure of the run rather than bad input."""
@@ -81,12 +81,12 @@ class FailFast(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Closes the connection: ranks may exit one by one."""
-        self._part()
+        self._disconnect()
 
-    def _part(self) -> None:
-        if self._line is not None:
-            self._line.bye()
-            self._line = None
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.done()
+            self._connection = None
             failure_report.connect(None)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
@@ -95,7 +95,7 @@ class FailFast(Callback):
             return
         if not isinstance(exception, Exception):
             # Ctrl-C, a signal, or a collective stop: not a failure.
-            self._part()
+            self._disconnect()
             return
         if self._ending.wait(_PATIENCE_S if _follows(exception) else 0.3):
             # The heartbeat thread ends this process.
@@ -103,7 +103,7 @@ class FailFast(Callback):
         refused = not self._trained and isinstance(exception, ValueError | OSError | MisconfigurationException)
         where = f"at step {trainer.global_step}" if self._trained else "before training"
         code = failure_report.report(exception, trainer.global_rank, where, refused=refused)
-        self._line = None
+        self._connection = None
         # Destructors that wait for other ranks would block forever.
         timer = threading.Timer(_PATIENCE_S, failure_report.leave, [code])
         timer.daemon = True
@@ -112,7 +112,7 @@ class FailFast(Callback):
     def _other_ended(self, end: End) -> None:
         """Ends this process, from the thread that was notified of another's failure."""
         self._ending.set()
-        _call_off_observer()
+        _cancel_observer()
         trainer = self._trainer
         children = self._children()
         if end.code is None:
@@ -161,7 +161,7 @@ def _how_it_ended(end: End, trainer: Trainer, children: list[subprocess.Popen]) 
     return f"disappeared: node failure or SIGKILL ({memory})"
 
 
-def _call_off_observer() -> None:
+def _cancel_observer() -> None:
     """Keeps Lightning's observer from killing this process seconds after one of its children failed."""
     for thread in threading.enumerate():
         if thread.name == "child-process-observer" and hasattr(thread, "_child_processes"):

@@ -130,9 +130,9 @@ def _golds(data: Any, path: Path) -> list[Gold]:
     try:
         return [Gold(qa["id"], tuple(str(a["text"]) for a in qa["answers"])) for qa in _questions(data)]
     except (KeyError, TypeError) as error:
-        what = f"no {error}" if isinstance(error, KeyError) else str(error)
+        reason = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(
-            f"{path} is not in SQuAD format (data: paragraphs: qas: id, answers: text); it has {what} somewhere"
+            f"{path} is not in SQuAD format (data: paragraphs: qas: id, answers: text): {reason}"
         ) from None
 
 

@@ -163,7 +163,8 @@ def _questions(cli: RecipeCLI) -> tuple[Question, ...]:
             print(f"warning: {complaint}", file=sys.stderr)
         return result.questions
     if question is None or context is None:
-        raise ValueError(f"--{'question' if question is None else 'context'} is missing: it takes both of them")
+        missing = "question" if question is None else "context"
+        raise ValueError(f"--{missing} is missing; give --question and --context together")
     return (Question(id="asked", question=question, context=context),)
 
 

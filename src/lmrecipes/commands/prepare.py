@@ -14,7 +14,7 @@ from lmrecipes.runtime.console import say
 
 
 def _add_options(parser: LightningArgumentParser) -> None:
-    parser.add_argument("--shard", type=str | None, help="This job's share in a job array: 1/8 to 8/8.")
+    parser.add_argument("--shard", type=str | None, help="Shard of this job: 1/8 to 8/8 in an array of 8.")
     parser.add_argument("--workers", type=int | None, help="Number of processes (default: one per core).")
 
 
@@ -32,15 +32,15 @@ def run(argv: list[str]) -> int:
     """Prepares the data unless it is prepared."""
     cli = open_recipe(COMMAND, argv)
     data = cli.datamodule
-    data.prepare(progress=sys.stderr.isatty(), **_parts(cli))
+    data.prepare(progress=sys.stderr.isatty(), **_shard_arguments(cli))
     if not isinstance(data, PreparesInShards) or data.ready:
         say(f"prepared: vocabulary {data.vocab_size:,}")
     else:
-        say(f"share {cli.config.shard} is prepared; the data is ready once all are, or after a call without --shard")
+        say(f"shard {cli.config.shard} is prepared; the data is ready once all are, or after a run without --shard")
     return 0
 
 
-def _parts(cli: RecipeCLI) -> dict[str, Any]:
+def _shard_arguments(cli: RecipeCLI) -> dict[str, Any]:
     """Arguments for data that is prepared in shards.
 
     Raises:

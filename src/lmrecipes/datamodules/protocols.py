@@ -1,4 +1,4 @@
-"""What commands ask of a LightningDataModule, each a protocol that a corpus may implement."""
+"""Protocols that commands require of a LightningDataModule; a corpus implements those that apply."""
 
 from __future__ import annotations
 

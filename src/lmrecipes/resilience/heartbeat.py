@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-_PATIENCE_S = 20.0
-# Seconds in which a healthy rank answers.
-_ANSWER_S = 3.0
+_CONNECT_TIMEOUT_S = 20.0
+# A healthy rank replies within this time.
+_REPLY_TIMEOUT_S = 3.0
 
 
 class End(NamedTuple):
@@ -24,7 +24,7 @@ class End(NamedTuple):
     rank: int
     host: str
     code: int | None
-    """Its exit code; None if it went without a word."""
+    """Its exit code; None if it disappeared without a message."""
     stacks: bool = False
     """Whether the others are to write their stacks."""
 
@@ -35,7 +35,7 @@ class Address(NamedTuple):
     port: int
     token: str
     name: str
-    """What its machine is called."""
+    """Host name of its machine."""
 
 
 class _Peer:
@@ -88,32 +88,32 @@ class Hub:
         self._peers: dict[socket.socket, _Peer] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._server, selectors.EVENT_READ)
-        self._done = threading.Event()
-        self._answers: dict[int, Any] = {}
-        threading.Thread(target=self._listen, name="lifeline", daemon=True).start()
+        self._closed = threading.Event()
+        self._replies: dict[int, Any] = {}
+        threading.Thread(target=self._listen, name="heartbeat", daemon=True).start()
 
     def _listen(self) -> None:
-        while not self._done.is_set():
+        while not self._closed.is_set():
             for key, _ in self._selector.select(timeout=1):
                 if key.fileobj is self._server:
                     connection, _ = self._server.accept()
                     self._peers[connection] = _Peer(connection)
                     self._selector.register(connection, selectors.EVENT_READ)
                 else:
-                    self._hear(self._peers[key.fileobj])  # type: ignore[index]
+                    self._handle(self._peers[key.fileobj])  # type: ignore[index]
 
-    def _hear(self, peer: _Peer) -> None:
-        message = peer.receive()
-        for words in message or []:
-            match words:
+    def _handle(self, peer: _Peer) -> None:
+        messages = peer.receive()
+        for message in messages or []:
+            match message:
                 case ["hello", token, rank, host] if token == self.address.token:
                     peer.rank, peer.host = int(rank), host
-                case ["here", *state] if peer.rank > 0:
-                    self._answers[peer.rank] = json.loads(" ".join(state))
-                case ["who"]:
-                    # In another thread: this one receives the answers.
+                case ["state", *state] if peer.rank > 0:
+                    self._replies[peer.rank] = json.loads(" ".join(state))
+                case ["get_states"]:
+                    # In another thread: this one receives the replies.
                     threading.Thread(target=lambda: peer.send("states", json.dumps(self.states())), daemon=True).start()
-                case ["bye"] if peer.rank > 0:
+                case ["done"] if peer.rank > 0:
                     self._forget(peer)
                     return
                 case ["failed", code, stacks] if peer.rank > 0:
@@ -122,7 +122,7 @@ class Hub:
                 case _:
                     self._forget(peer)
                     return
-        if message is None:
+        if messages is None:
             if peer.rank > 0:
                 self._end(peer, End(peer.rank, peer.host, None))
             else:
@@ -135,30 +135,30 @@ class Hub:
 
     def _end(self, peer: _Peer, end: End) -> None:
         self._forget(peer)
-        if not self._done.is_set():
+        if not self._closed.is_set():
             self.fail(1 if end.code is None else end.code, end.stacks)
             self._ended(end)
 
     def states(self) -> dict[int, Any]:
         """The phase of every rank; None for ranks that do not answer."""
-        self._answers.clear()
-        self._to_all("answer")
+        self._replies.clear()
+        self._to_all("get_state")
         everyone = {peer.rank for peer in self._peers.values() if peer.rank > 0}
-        deadline = time.monotonic() + _ANSWER_S
-        while not everyone <= self._answers.keys() and time.monotonic() < deadline:
+        deadline = time.monotonic() + _REPLY_TIMEOUT_S
+        while not everyone <= self._replies.keys() and time.monotonic() < deadline:
             time.sleep(0.05)
-        return {0: self._state(), **{rank: self._answers.get(rank) for rank in sorted(everyone)}}
+        return {0: self._state(), **{rank: self._replies.get(rank) for rank in sorted(everyone)}}
 
     def fail(self, code: int, stacks: bool = False) -> None:
         """Tells the others to exit."""
-        self._done.set()
-        self._to_all("leave", code, int(stacks))
+        self._closed.set()
+        self._to_all("exit", code, int(stacks))
 
-    def bye(self) -> None:
+    def done(self) -> None:
         """Tells the others that this rank exits normally."""
-        if not self._done.is_set():
-            self._done.set()
-            self._to_all("bye")
+        if not self._closed.is_set():
+            self._closed.set()
+            self._to_all("done")
 
     def _to_all(self, *words: object) -> None:
         for peer in list(self._peers.values()):
@@ -183,54 +183,54 @@ class Member:
         Raises:
             OSError: if it cannot be reached.
         """
-        connection = socket.create_connection((host, address.port), timeout=_PATIENCE_S)
+        connection = socket.create_connection((host, address.port), timeout=_CONNECT_TIMEOUT_S)
         connection.settimeout(None)
         self._hub, self._host, self._ended = _Peer(connection), address.name, ended
-        self._done = threading.Event()
+        self._closed = threading.Event()
         self._rank, self._state = rank, state
         self._states: dict[int, Any] | None = None
-        self._answered = threading.Event()
+        self._replied = threading.Event()
         self._hub.send("hello", address.token, rank, platform.node() or "?")
-        threading.Thread(target=self._listen, name="lifeline", daemon=True).start()
+        threading.Thread(target=self._listen, name="heartbeat", daemon=True).start()
 
     def _listen(self) -> None:
         with self._hub.connection:
-            self._hear()
+            self._receive()
 
-    def _hear(self) -> None:
+    def _receive(self) -> None:
         while True:
-            message = self._hub.receive()
-            if self._done.is_set():
+            messages = self._hub.receive()
+            if self._closed.is_set():
                 return
-            for words in message or []:
-                match words:
-                    case ["leave", code, stacks]:
+            for message in messages or []:
+                match message:
+                    case ["exit", code, stacks]:
                         self._ended(End(-1, "", int(code), stacks == "1"))
                         return
-                    case ["answer"]:
-                        self._hub.send("here", json.dumps(self._state()))
+                    case ["get_state"]:
+                        self._hub.send("state", json.dumps(self._state()))
                     case ["states", *states]:
                         self._states = {int(rank): state for rank, state in json.loads(" ".join(states)).items()}
-                        self._answered.set()
-                    case ["bye"]:
+                        self._replied.set()
+                    case ["done"]:
                         return
-            if message is None:
+            if messages is None:
                 self._ended(End(0, self._host, None))
                 return
 
     def states(self) -> dict[int, Any]:
         """The phase of every rank; None for ranks that do not answer."""
-        self._hub.send("who")
-        self._answered.wait(2 * _ANSWER_S)
+        self._hub.send("get_states")
+        self._replied.wait(2 * _REPLY_TIMEOUT_S)
         return self._states if self._states is not None else {0: None, self._rank: self._state()}
 
     def fail(self, code: int, stacks: bool = False) -> None:
         """Tells rank 0 that this rank failed."""
-        self._done.set()
+        self._closed.set()
         self._hub.send("failed", code, int(stacks))
 
-    def bye(self) -> None:
+    def done(self) -> None:
         """Tells rank 0 that this rank exits normally."""
-        if not self._done.is_set():
-            self._done.set()
-            self._hub.send("bye")
+        if not self._closed.is_set():
+            self._closed.set()
+            self._hub.send("done")

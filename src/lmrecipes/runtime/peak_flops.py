@@ -34,7 +34,7 @@ _TERA: dict[str, dict[str, float]] = {
     # A card is two devices; each has half of the data sheet's numbers.
     "MI250X": {"bf16": 191.5, "16": 191.5, "32": 47.85, "64": 47.85},
 }
-# What stands before and after: maker and line, form and memory.
+# Vendor prefix, and suffix of form factor and memory size.
 _BEFORE = r"(?:NVIDIA |Tesla |AMD |Instinct )*"
 _AFTER = r"(?:[ -](?:SXM\d?|PCIE|PCIe|\d+GB?|HBM3e?))*"
 

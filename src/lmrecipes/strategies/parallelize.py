@@ -98,8 +98,8 @@ def shard(network: nn.Module, plan: ParallelPlan, mesh: DeviceMesh, **settings: 
     for block in blocks(network, plan):
         fully_shard(block, mesh=mesh, **settings)
     fully_shard(network, mesh=mesh, **settings)
-    for entry in plan.entries:
-        register_fsdp_forward_method(network, entry)
+    for entry_point in plan.entry_points:
+        register_fsdp_forward_method(network, entry_point)
 
 
 def synchronize_gradients(network: nn.Module, enabled: bool) -> None:

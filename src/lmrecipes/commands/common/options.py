@@ -13,8 +13,8 @@ def add_run(parser: LightningArgumentParser) -> None:
 
 def add_text(parser: LightningArgumentParser) -> None:
     """A text, or a file with one."""
-    parser.add_argument("--text", type=str | None, help="A text.")
-    parser.add_argument("--file", type=str | None, help="A text file, or questions in SQuAD format.")
+    parser.add_argument("--text", type=str | None, help="Input text.")
+    parser.add_argument("--file", type=str | None, help="Input file: text, or questions in SQuAD format.")
 
 
 def add_exported(parser: LightningArgumentParser) -> None:

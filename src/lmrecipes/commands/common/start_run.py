@@ -18,7 +18,7 @@ from lmrecipes.resilience import failure_report
 from lmrecipes.runtime import launcher
 from lmrecipes.runtime.console import say, short
 
-# Settings by which the position in the data is counted.
+# Settings that determine the position in the data.
 _POSITION = ("batch.global_batch_size", "batch.seq_len")
 
 

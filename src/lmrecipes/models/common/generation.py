@@ -13,7 +13,7 @@ from lmrecipes.models.common.sampling import Sampling
 from lmrecipes.runtime.dtensor import is_sharded
 
 # Score of a hypothesis that cannot be selected.
-_NEVER = -1e9
+_IMPOSSIBLE = -1e9
 # Finished rows are dropped once they are a quarter of all.
 _COMPACT_BELOW = 0.75
 
@@ -137,7 +137,7 @@ def _search(
     texts = new.new_empty(B, 1, 0)
     probs = scores.new_empty(B, 1, 0)
     ended = new.new_full((B, K, max_len), padding)
-    ended_probs, ended_scores = scores.new_zeros(B, K, max_len), scores.new_full((B, K), _NEVER)
+    ended_probs, ended_scores = scores.new_zeros(B, K, max_len), scores.new_full((B, K), _IMPOSSIBLE)
     has_ended = torch.zeros(B, K, dtype=torch.bool, device=new.device)
     improvable = torch.ones(B, 1, dtype=torch.bool, device=new.device)
     offsets = torch.arange(B, device=new.device)[:, None]
@@ -151,9 +151,9 @@ def _search(
         grown_probs = torch.cat([_rows(probs, parents), step.view(B, -1).gather(1, index)[:, :, None]], dim=-1)
         ends = (token == end) | (i + 1 == max_len)
 
-        # Of the best K the ended ones; the others only stand by, so that K can go on.
+        # Finished among the best K; lower ranks only replace them among the open hypotheses.
         newly = ends & (torch.arange(token.shape[1], device=new.device) < K)
-        new_scores = (top / (i + 1) ** decoding.length_penalty).masked_fill(~(newly & improvable), _NEVER)
+        new_scores = (top / (i + 1) ** decoding.length_penalty).masked_fill(~(newly & improvable), _IMPOSSIBLE)
         ended_scores, best = torch.cat([ended_scores, new_scores], dim=1).topk(K)
         behind = (0, max_len - i - 1)
         padded = torch.nn.functional.pad(grown, behind, value=padding)
@@ -161,10 +161,10 @@ def _search(
         ended_probs = _rows(torch.cat([ended_probs, torch.nn.functional.pad(grown_probs, behind)], dim=1), best)
         has_ended = torch.cat([has_ended, newly], dim=1).gather(1, best)
 
-        scores, going = top.masked_fill(ends, _NEVER).topk(K)
+        scores, going = top.masked_fill(ends, _IMPOSSIBLE).topk(K)
         texts, probs = _rows(grown, going), _rows(grown_probs, going)
         came_from = (parents.gather(1, going) + offsets * before).flatten()
-        worst = torch.where(has_ended, ended_scores.amin(1, keepdim=True), _NEVER)
+        worst = torch.where(has_ended, ended_scores.amin(1, keepdim=True), _IMPOSSIBLE)
         best_possible = scores[:, :1] / (i + 1) ** decoding.length_penalty
         improvable = improvable & (best_possible > worst).any(1, keepdim=True)
         if _everywhere(network, i + 1 == max_len or not bool(improvable.any())):

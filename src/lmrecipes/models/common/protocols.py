@@ -1,6 +1,6 @@
-"""What commands, callbacks and strategies ask of a LightningModule, each a protocol that a model may implement.
+"""Protocols that commands, callbacks and strategies require of a LightningModule; a model implements those that apply.
 
-Nothing asks which model it has. A model that lacks a protocol is refused by name where a command needs it.
+Nothing depends on a concrete model. A model that lacks a protocol is refused by name if a command needs it.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def prompt_tokens(text: str, vocabulary: Any) -> list[int]:
     """
     ids: list[int] = vocabulary.encode(text)
     if len(ids) <= len(vocabulary.encode("")):
-        raise ValueError("the text has no token to continue")
+        raise ValueError("the text is empty after tokenization")
     return ids
 
 

@@ -1,4 +1,4 @@
-"""What a module takes from the corpus that it is trained on."""
+"""The vocabulary size of a network, taken from the corpus."""
 
 from __future__ import annotations
 

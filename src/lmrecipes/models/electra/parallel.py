@@ -11,7 +11,7 @@ def pretraining_plan(config: ElectraConfig) -> ParallelPlan:
     return ParallelPlan(
         blocks="*.encoder.layer.*",
         split={**_split("discriminator"), **_split("generator")},
-        divisible={
+        must_divide={
             "n_heads": config.n_heads,
             "d_ff": config.d_ff,
             "generator_heads": config.generator_heads,
@@ -25,7 +25,7 @@ def reader_plan(config: EncoderConfig) -> ParallelPlan:
     return ParallelPlan(
         blocks="*.encoder.layer.*",
         split=_split("electra"),
-        divisible={"n_heads": config.n_heads, "d_ff": config.d_ff},
+        must_divide={"n_heads": config.n_heads, "d_ff": config.d_ff},
     )
 
 

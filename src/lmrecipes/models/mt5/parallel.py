@@ -10,7 +10,7 @@ _FF: dict[str, Split] = {"gate": "columns", "up": "columns", "down": "rows"}
 
 
 def parallel_plan(config: MT5Config) -> ParallelPlan:
-    """Attention by heads, biases by distance with them, feed-forward by its inner width; the vocabulary stays whole."""
+    """Attention by heads, biases by distance with them, feed-forward by its inner width; the embedding is not split."""
     split: dict[str, Split] = {}
     for stack, attentions in (("encoder", ["attention"]), ("decoder", ["attention", "input_attention"])):
         layer = f"{stack}.layers.*"
@@ -21,7 +21,7 @@ def parallel_plan(config: MT5Config) -> ParallelPlan:
             split |= {f"{stack}.distances": "heads", f"{stack}.position_bias": "local_inputs"}
     return ParallelPlan(
         blocks="*.layers.*",
-        entries=("encode", "step"),
+        entry_points=("encode", "step"),
         split=split,
-        divisible={"n_heads": config.n_heads, "d_ff": config.d_ff},
+        must_divide={"n_heads": config.n_heads, "d_ff": config.d_ff},
     )

@@ -7,10 +7,10 @@ from lmrecipes.models.transformer_xl.config import TransformerXLConfig
 
 
 def parallel_plan(config: TransformerXLConfig) -> ParallelPlan:
-    """Attention by heads and the feed-forward network by its inner width; the vocabulary stays whole."""
+    """Attention by heads and the feed-forward network by its inner width; the embedding is not split."""
     return ParallelPlan(
         blocks="layers.*",
-        entries=("log_probs",),
+        entry_points=("log_probs",),
         split={
             "content_bias": "heads",
             "position_bias": "heads",
@@ -22,5 +22,5 @@ def parallel_plan(config: TransformerXLConfig) -> ParallelPlan:
             "layers.*.ff_in": "columns",
             "layers.*.ff_out": "rows",
         },
-        divisible={"n_heads": config.n_heads, "d_ff": config.d_ff},
+        must_divide={"n_heads": config.n_heads, "d_ff": config.d_ff},
     )

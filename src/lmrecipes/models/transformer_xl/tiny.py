@@ -11,10 +11,10 @@ _CLUSTER = 4
 
 
 def tiny(config: dict[str, Any]) -> dict[str, Any]:
-    """Small sizes, with every cluster still there and at least one number wide."""
+    """Toy sizes, with every cluster kept and at least one dimension wide."""
     clusters = len(config["cutoffs"])
-    narrowing = config["div_val"] ** clusters
+    div_factor = config["div_val"] ** clusters
     small = common.tiny(config)
-    small["d_model"] = min(config["d_model"], max(small["d_model"], narrowing + narrowing % 2))
+    small["d_model"] = min(config["d_model"], max(small["d_model"], div_factor + div_factor % 2))
     small["cutoffs"] = [_CLUSTER * (i + 1) for i in range(clusters)]
     return small

@@ -362,7 +362,7 @@ def test_the_speed_of_an_evaluation_is_that_of_what_it_evaluated(trained, monkey
 
 def test_a_text_without_tokens_is_refused(trained, capsys):
     for command in ("score", "predict"):
-        assert "the text has no token" in refused(capsys, [command, "--run=a", "--text="])
+        assert "the text is empty after tokenization" in refused(capsys, [command, "--run=a", "--text="])
 
 
 def test_a_run_shorter_than_its_logging_interval_ends_without_a_warning(small, capsys, tmp_path):

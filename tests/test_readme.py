@@ -332,6 +332,28 @@ def test_every_protocol_of_a_model_is_in_the_map_of_the_models():
     }
 
 
+def test_the_model_of_the_models_guide_trains_resumes_and_is_tested(tmp_path, monkeypatch, capsys):
+    text = (SOURCE / "models" / "README.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    (recipe,) = re.findall(r"```yaml\n(.*?)```", text, re.DOTALL)
+    (tmp_path / "gru_of_the_guide.py").write_text(code)
+    recipe = recipe.replace("lmrecipes.models.gru.", "gru_of_the_guide.").replace("../..", str(ROOT))
+    (tmp_path / "gru.yaml").write_text(recipe)
+    (tmp_path / "text").mkdir()
+    for split in ("train", "valid", "test"):
+        (tmp_path / "text" / f"{split}.txt").write_text("the cat sat on the mat and the dog on the log\n" * 300)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    options = ["--data.path=text", "--data.cache_dir=cache", "--trainer.val_check_interval=20", "--run_dir=run"]
+    assert main(["fit", "--config=gru.yaml", *options, "--trainer.max_steps=40"]) == 0
+    assert main(["fit", "--resume=run", "--trainer.max_steps=60"]) == 0
+    assert main(["test", "--run=run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    loss = next(float(line.split()[1]) for line in lines if line.startswith("test/loss"))
+    assert loss < 1
+    assert main(["fit", "--config=gru.yaml", *options[:-1], "--run_dir=other", "--batch.target_len=3"]) == 2
+
+
 # What is really run.
 
 

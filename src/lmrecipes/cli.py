@@ -45,7 +45,7 @@ from lmrecipes.config.recipe_files import check_groups, check_named_files, writt
 from lmrecipes.data import load_vocabulary
 from lmrecipes.datamodules.protocols import EvaluatesWith
 from lmrecipes.loggers import RunCSVLogger, RunLogger
-from lmrecipes.models.common.protocols import ChecksPrecision, ReadsBatchPlan
+from lmrecipes.models.common.protocols import ChecksPrecision, ReadsBatchPlan, TypesBatches
 from lmrecipes.runs.checkpoint_choice import checkpoint_of, is_checkpoint
 from lmrecipes.runs.inherited import check_source_model, inherit_base, inherit_vocabulary, init_checkpoint
 from lmrecipes.runtime import launcher
@@ -229,20 +229,34 @@ class RecipeCLI(LightningCLI):
         try:
             if "trainer" in self.command.builds:
                 super().instantiate_classes()
-                self._check_batch()
+                self._check_batch(self.config_init.batch)
                 self._keep_vocabulary()
                 return
             settings = Namespace({part: self.config[part] for part in (*sorted(self.command.builds), "batch")})
             built = self.parser.instantiate_classes(settings)
             self.model, self.datamodule = built.get("model"), built.get("data")
+            if self.datamodule is not None:
+                self._check_batch(built.batch)
         except (ArgumentError, ValueError) as error:
             raise ConfigError(condense(str(error))) from error
 
-    def _check_batch(self) -> None:
-        """Refuses fields of `batch:` that neither the model nor the data reads, if both declare what they read."""
-        readers = [part for part in (self.model, self.datamodule) if isinstance(part, ReadsBatchPlan)]
-        if len(readers) == 2:
-            self.config_init.batch.check_read({type(part).__name__: part.batch_fields for part in readers})
+    def _check_batch(self, plan: BatchPlan) -> None:
+        """Refuses data with another type of batch than the model's, and fields of `batch:` that neither of them reads.
+
+        A model that the command does not build is judged by its class. Parts that declare nothing are not checked.
+        """
+        model = self.model or class_of(self.config.model.class_path)
+        parts = {getattr(part, "__name__", type(part).__name__): part for part in (model, self.datamodule)}
+        types = {name: part.batch_type for name, part in parts.items() if isinstance(part, TypesBatches)}
+        if len(set(types.values())) == 2:
+            (reads, wanted), (gives, given) = types.items()
+            raise ConfigError(
+                f"data is {gives}, whose batches are of type {given.__name__}, but {reads} reads {wanted.__name__}; "
+                f"name the data of a recipe of this model, see `lmrecipes list`"
+            )
+        fields = {name: part.batch_fields for name, part in parts.items() if isinstance(part, ReadsBatchPlan)}
+        if len(fields) == 2:
+            plan.check_read(fields)
 
     def another_model(self) -> Any:
         """A second instance of the recipe's model, without a network."""

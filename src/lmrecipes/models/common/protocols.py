@@ -23,6 +23,7 @@ __all__ = [
     "Rehearses",
     "ScoresText",
     "SelectsWeights",
+    "TypesBatches",
 ]
 
 
@@ -126,3 +127,11 @@ class ReadsBatchPlan(Protocol):
 
     batch_fields: frozenset[str]
     """Some of seq_len, mem_len, clamp_len, same_length, target_len."""
+
+
+@runtime_checkable
+class TypesBatches(Protocol):
+    """A model or DataModule that declares its type of batch; a model and data of different types are refused."""
+
+    batch_type: type
+    """One of the types in `lmrecipes.batches`."""

@@ -30,6 +30,7 @@ class ElectraModule(RecipeModule):
     """Replaced token detection (Clark et al. 2020, arXiv:2003.10555)."""
 
     network: Electra
+    batch_type = MaskedBatch
     batch_fields = frozenset(("seq_len",))
     tiny_config = staticmethod(tiny)
 

@@ -28,6 +28,7 @@ class ElectraReaderModule(RecipeModule):
     """Fine-tuning on SQuAD-shaped data; evaluation steps hand over the spans that were found."""
 
     network: ElectraReader
+    batch_type = SpanBatch
     batch_fields = frozenset(("seq_len",))
     tiny_config = staticmethod(tiny)
 

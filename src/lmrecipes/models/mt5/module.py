@@ -38,6 +38,7 @@ class MT5Module(RecipeModule):
     """Text to text (Xue et al. 2021, arXiv:2010.11934), in Google's family or NeMo's."""
 
     network: MT5
+    batch_type = TextPairBatch
     batch_fields = frozenset(("seq_len", "target_len"))
     tiny_config = staticmethod(tiny)
 

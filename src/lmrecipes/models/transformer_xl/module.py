@@ -30,6 +30,7 @@ class TransformerXLModule(RecipeModule):
     """Language modelling over parallel streams of text, with segment memory (Dai et al. 2019, arXiv:1901.02860)."""
 
     network: TransformerXL
+    batch_type = StreamBatch
     batch_fields = frozenset(("seq_len", "mem_len", "clamp_len", "same_length"))
     tiny_config = staticmethod(tiny)
     prompt, completion = staticmethod(prompt_tokens), staticmethod(continuation)

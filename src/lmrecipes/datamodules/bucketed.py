@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +11,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from lmrecipes.batches import BatchPlan, Segmenting
-from lmrecipes.data.prepared.cache import cache_folder, short_hash, writing_to
+from lmrecipes.data.prepared.cache import short_hash, writing_to
 from lmrecipes.data.prepared.lock import locked
 from lmrecipes.data.prepared.made_once import made_once
-from lmrecipes.data.prepared.progress_bar import ProgressBar
 from lmrecipes.data.sampling.length_buckets import ShuffledBuckets, budgeted
 from lmrecipes.data.tokenizers.base import FILE, Vocabulary
 from lmrecipes.data.tokenizers.loading import load_vocabulary
@@ -27,7 +25,7 @@ from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
 from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings, load_sentencepiece
 from lmrecipes.data.tokenizers.wordpiece import WordPiece
 from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings, load_wordpiece
-from lmrecipes.datamodules.resumable_loader import PositionLoader, micro_batches_done
+from lmrecipes.datamodules.cached import CachedDataModule
 from lmrecipes.trainer_state import data_rank
 
 SPLITS = ("train", "val", "test")
@@ -52,7 +50,7 @@ class SplitExamples:
     """One line about what was left out or mended, repeated whenever they are prepared; empty if nothing was."""
 
 
-class BucketedDataModule(LightningDataModule, ABC):
+class BucketedDataModule(CachedDataModule):
     """Labelled examples of different lengths: a file per split, a vocabulary, and a cache of tokenized examples.
 
     Training batches are of examples of about the same length, and arithmetic on the optimizer's step: a resumed run
@@ -99,14 +97,9 @@ class BucketedDataModule(LightningDataModule, ABC):
             num_workers: processes that load batches.
             seed: for the order of training.
         """
-        super().__init__()
-        self.batch_plan = batch
+        super().__init__(batch, vocabulary_dir=vocabulary_dir, cache_dir=cache_dir, num_workers=num_workers, seed=seed)
         self.files = {split: file for split, file in files.items() if file is not None}
         self.settings = settings
-        self.vocabulary_dir = None if vocabulary_dir is None else Path(vocabulary_dir).expanduser()
-        self.cache_dir = cache_folder(cache_dir)
-        self.num_workers = num_workers
-        self.seed = seed
         self._vocabulary: Vocabulary | None = None
         self._examples: dict[str, SplitExamples] = {}
         self._evaluated: tuple[str, ...] = SPLITS
@@ -199,8 +192,7 @@ class BucketedDataModule(LightningDataModule, ABC):
         return self._examples.get(split) or self._prepare(split, progress=False)
 
     def _prepare(self, split: str, progress: bool) -> SplitExamples:
-        title = f"preparing {split} {self.unit}"
-        with writing_to(self.cache_dir), ProgressBar(title, progress) as bar:
+        with self._preparing(f"{split} {self.unit}", progress) as bar:
             self._examples[split] = self.prepare_split(split, lambda done, total: bar("texts", done, total))
         return self._examples[split]
 
@@ -262,24 +254,16 @@ class BucketedDataModule(LightningDataModule, ABC):
         tokens = max(plan.batch_size // world_size, 1) * plan.seq_len
         return budgeted(self.examples(split).lengths, plan.seq_len, tokens, world_size)[rank::world_size]
 
-    def train_dataloader(self) -> PositionLoader:
-        """Micro-batches from the optimizer's step to the end of the epoch, every time it is iterated."""
-        batches = _Training(self.training_order(), self.examples("train").batch)
-        return PositionLoader(batches, lambda: micro_batches_done(self.trainer, self.batch_plan), self.num_workers)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Examples to validate on."""
-        return self._evaluation("val")
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Examples to test on."""
-        return self._evaluation("test")
+    def train_batches(self) -> _Training:
+        """This rank's micro-batches of examples of similar length."""
+        return _Training(self.training_order(), self.examples("train").batch)
 
     def predict_dataloader(self) -> DataLoader[Any]:
         """What was given to predict."""
-        return self._evaluation(PREDICT)
+        return self.evaluation_loader(PREDICT)
 
-    def _evaluation(self, split: str) -> DataLoader[Any]:
+    def evaluation_loader(self, split: str) -> DataLoader[Any]:
+        """A split's batches, longest examples first."""
         batches = _Evaluation(self.evaluation_order(split), self.examples(split).batch)
         return DataLoader(batches, batch_size=None, num_workers=self.num_workers, generator=torch.Generator())
 

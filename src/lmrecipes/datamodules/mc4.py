@@ -130,7 +130,7 @@ class MC4DataModule(DocumentsDataModule):
         Raises:
             ValueError: if the text cannot be had or read; naming the language, and the line.
         """
-        if self._given is None:
+        if self._run_vocabulary is None:
             self._complain_of_missing()
         super().prepare(progress, workers, share)
 

@@ -27,7 +27,7 @@ from lmrecipes.data.prepared.cache import Vocabularies
 from lmrecipes.data.prepared.corpus import Prepared, find_prepared
 from lmrecipes.data.prepared.examples import join, writing
 from lmrecipes.data.prepared.lock import claimed, locked, preparing
-from lmrecipes.data.prepared.tokenize_text import Progress
+from lmrecipes.data.prepared.progress_bar import Progress
 from lmrecipes.data.tokenizers.base import FILE, Vocabulary
 from lmrecipes.data.tokenizers.loading import load_vocabulary
 from lmrecipes.runtime.atomic_write import write_text

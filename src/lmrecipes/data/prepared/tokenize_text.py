@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from lmrecipes.data.corpora.text_source import SPLITS, Source
 from lmrecipes.data.prepared.corpus import Prepared, find_prepared
 from lmrecipes.data.prepared.lock import preparing
+from lmrecipes.data.prepared.progress_bar import Progress
 from lmrecipes.data.tokenizers.base import Vocabulary
 from lmrecipes.data.tokenizers.bpe import train_bpe
 from lmrecipes.data.tokenizers.characters import CharacterVocabulary, code_points
@@ -21,8 +22,6 @@ from lmrecipes.data.tokenizers.loading import load_vocabulary
 from lmrecipes.data.tokenizers.text_config import Tokenizing, load_subwords
 from lmrecipes.data.tokenizers.words import EOS, UNK, WordVocabulary, corpus_words
 from lmrecipes.runtime.atomic_write import replacing, write_text
-
-Progress = Callable[[str, int, int | None], None]
 
 
 def prepare(

@@ -101,7 +101,7 @@ def main():
         pieces = [piece for n in lengths for piece in _cut(n, how, packing)]
         used = sum(map(np.sum, how.pair_lengths(np.array(pieces))))
         waste = {
-            "packed": index.filling.waste(index.how),
+            "packed": index.filling.waste(index.packing),
             "plain loop": 1 - used / (len(pieces) * (input_len + target_len)),
         }
         for way, measured in speeds.items():

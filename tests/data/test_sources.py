@@ -159,6 +159,6 @@ def test_unknown_words_and_characters_are_named_by_file_and_line(tmp_path):
         prepare(Folder(tmp_path), Tokenizing(vocab_file=str(words)), tmp_path / "prepared")
     prepare(Folder(tmp_path), Tokenizing(kind="char"), tmp_path / "characters")
     write_text(tmp_path, "train", ["a", "b", "bä"])
-    given = load_vocabulary(tmp_path / "characters" / "vocabulary")
+    vocabulary = load_vocabulary(tmp_path / "characters" / "vocabulary")
     with pytest.raises(ValueError, match=r"train.txt:3: the character 'ä' is not in the vocabulary of 7"):
-        prepare(Folder(tmp_path), Tokenizing(kind="char"), tmp_path / "other", given=given)
+        prepare(Folder(tmp_path), Tokenizing(kind="char"), tmp_path / "other", vocabulary=vocabulary)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lmrecipes.batches import BatchPlan, Segmenting
 from lmrecipes.data.prepared.cache import short_hash, writing_to
-from lmrecipes.data.prepared.lock import locked
+from lmrecipes.data.prepared.lock import find_or_make, locked
 from lmrecipes.data.prepared.made_once import made_once
 from lmrecipes.data.sampling.length_buckets import ShuffledBuckets, budgeted
 from lmrecipes.data.tokenizers.base import FILE, Vocabulary
@@ -223,11 +223,11 @@ class BucketedDataModule(CachedDataModule):
 
     def _learned(self) -> Vocabulary:
         folder = self.cache_dir / f"{self.cache_name}-vocabulary-{short_hash(self.learning_key())}"
-        if not (folder / FILE).is_file():
-            self.cache_dir.mkdir(parents=True, exist_ok=True)
-            with locked(self.cache_dir / f".{folder.name}.lock"):
-                if not (folder / FILE).is_file():
-                    self.settings.make(lambda _: self.learning_texts()).save(folder)
+
+        def learn() -> None:
+            self.settings.make(lambda _: self.learning_texts()).save(folder)
+
+        find_or_make((folder / FILE).is_file, learn, locked(self.cache_dir / f".{folder.name}.lock"))
         return load_vocabulary(folder)
 
     # Batches.

@@ -156,9 +156,8 @@ class DocumentsDataModule(PreparedDataModule):
         def make(corpus: Corpus, settings: VocabularySettings, folder: Path, report: Progress) -> Prepared | None:
             objective = type(self.objective)
             prepared = prepare_examples(
-                *(corpus, settings, folder, report),
+                *(corpus, settings, folder, report, vocabulary),
                 objective=f"{objective.__module__}.{objective.__qualname__}",
-                given=vocabulary,
                 workers=workers or len(os.sched_getaffinity(0)),
                 share=share,
             )

@@ -93,7 +93,7 @@ class SpanCorrupter:
         return corrupt_pieces(
             np.asarray(self._tokens[begin:end]),
             bounds,
-            self.rows.how.corruption,
+            self.rows.packing.corruption,
             keys(self._seed, purpose, draw, np.arange(len(bounds) - 1)),
             sentinels=self._sentinels,
             eos_id=self._vocabulary.eos_id,
@@ -111,7 +111,7 @@ class SpanCorrupter:
         rows = [
             self.pairs(*one) for one in zip(numbers.tolist(), [purpose] * len(numbers), draws.tolist(), strict=True)
         ]
-        widths = [self.rows.how.input_len, self.rows.how.target_len]
+        widths = [self.rows.packing.input_len, self.rows.packing.target_len]
         if tight:
             for i in range(2):
                 longest = max(sum(len(pair[i]) for pair in pairs) for pairs in rows)

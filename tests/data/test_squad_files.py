@@ -206,7 +206,7 @@ def test_embedded_questions_are_sound_and_those_of_a_split_are_in_no_other():
     named = {name: SquadSource(f"embedded:{name}").read().questions for name in ("val", "1.1/val")}
     assert any(q.is_impossible for q in named["val"])
     assert not any(q.is_impossible for q in named["1.1/val"])
-    with pytest.raises(ValueError, match=r"embedded:1.1/dev is not there; embedded are embedded:train, .*1.1/test"):
+    with pytest.raises(ValueError, match=r"embedded:1.1/dev does not exist; embedded are embedded:train, .*1.1/test"):
         SquadSource("embedded:1.1/dev").read()
 
 

@@ -272,7 +272,7 @@ def test_a_missing_language_is_named_beside_those_that_there_are(module, texts):
     with pytest.raises(ValueError, match=r"data.languages has xx, but .* has no such files; it has aa, bb; leave") as e:
         module(languages=["aa", "xx", "bb"]).prepare(progress=False)
     assert "\n" not in str(e.value)
-    with pytest.raises(ValueError, match=r"embedded:xx is not there; embedded are cs da de"):
+    with pytest.raises(ValueError, match=r"embedded:xx does not exist; embedded are cs da de"):
         module(languages=["xx"], path="embedded:{language}").prepare(progress=False)
 
 

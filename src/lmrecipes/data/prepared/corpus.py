@@ -79,23 +79,37 @@ def find_prepared(folder: Path) -> Prepared | None:
     Raises:
         ValueError: if its files do not match its manifest.
     """
+    manifest = read_manifest(folder, "splits", "vocabulary")
+    if manifest is None:
+        return None
+    prepared = Prepared(folder, manifest)
+    for split, info in manifest["splits"].items():
+        size = info["tokens"] * np.dtype(info["dtype"]).itemsize
+        check_sizes(folder, {f"{split}.bin": size, **info.get("files", {})})
+    if prepared.vocabulary.digest() != manifest["vocabulary"]:
+        raise ValueError(
+            f"vocabulary in {folder} is not that of the tokens ({prepared.vocabulary.digest()}, not "
+            f"{manifest['vocabulary']}); {_again(folder)}"
+        )
+    return prepared
+
+
+def read_manifest(folder: Path, *keys: str) -> dict[str, Any] | None:
+    """The manifest in a folder, None without one.
+
+    Raises:
+        ValueError: if it cannot be read or lacks one of the keys.
+    """
     path = folder / "manifest.json"
     if not path.is_file():
         return None
     try:
-        prepared = Prepared(folder, json.loads(path.read_text()))
-        splits, digest = prepared.manifest["splits"], prepared.manifest["vocabulary"]
-    except (json.JSONDecodeError, KeyError, TypeError):
-        raise ValueError(f"{path} cannot be read; {_again(folder)}") from None
-    for split, info in splits.items():
-        size = info["tokens"] * np.dtype(info["dtype"]).itemsize
-        check_sizes(folder, {f"{split}.bin": size, **info.get("files", {})})
-    if prepared.vocabulary.digest() != digest:
-        raise ValueError(
-            f"vocabulary in {folder} is not that of the tokens ({prepared.vocabulary.digest()}, not {digest}); "
-            f"{_again(folder)}"
-        )
-    return prepared
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        if all(key in manifest for key in keys):
+            return manifest
+    except (json.JSONDecodeError, TypeError):
+        pass
+    raise ValueError(f"{path} cannot be read; {_again(folder)}")
 
 
 def check_sizes(folder: Path, sizes: Mapping[str, int]) -> None:

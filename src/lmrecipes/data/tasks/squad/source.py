@@ -84,7 +84,7 @@ class SquadSource:
         if path.startswith(_EMBEDDED):
             name = path.removeprefix(_EMBEDDED)
             if name not in _PASSAGES:
-                raise ValueError(f"{path} is not there; embedded are {', '.join(_EMBEDDED + s for s in _PASSAGES)}")
+                raise ValueError(f"{path} does not exist; embedded are {', '.join(_EMBEDDED + s for s in _PASSAGES)}")
             unanswerable = not name.startswith(_ANSWERED)
             made = make_squad(name.removeprefix(_ANSWERED), _PASSAGES[name], unanswerable=unanswerable)
             return read_content(made, path)

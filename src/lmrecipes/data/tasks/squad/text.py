@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from lmrecipes.data.tasks.squad.files import Question
@@ -28,6 +27,11 @@ class TextLayout:
     """Whether each answer is a pair of its own, as for training, or the first counts alone."""
     input_eos: bool = True
     """Whether an input ends with the end of a text."""
+
+    @property
+    def pieces(self) -> type[TextPairs]:
+        """What `cut` returns."""
+        return TextPairs
 
     def cut(
         self,
@@ -53,11 +57,6 @@ class TextLayout:
             head, tail = _asked(question, self.prompt)
             for answer in answers if self.every_answer else answers[:1]:
                 yield TextPair(head, tail, _on_one_line(answer), number, languages.index(question.language))
-
-    @staticmethod
-    def load(folder: Path) -> TextPairs:
-        """Maps what `cut` gave and was saved into memory."""
-        return TextPairs.load(folder)
 
 
 def _asked(question: Question, prompt: Prompt) -> tuple[str, str]:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lmrecipes.config.validation import at_least
+from lmrecipes.data.prepared.arrays import Arrays
 from lmrecipes.data.tasks.squad.files import Question
 
 WindowRule = Literal["google", "nvidia"]
@@ -60,23 +60,23 @@ class Windowing:
                 f"{self.max_query_len + _MARKS + 1} or more would"
             )
 
+    @property
+    def pieces(self) -> type[Windows]:
+        """What `cut` returns."""
+        return Windows
+
     def cut(
         self, questions: Sequence[Question], encoder: Encoder, progress: Callable[[int, int], None] = lambda *_: None
     ) -> Windows:
         """The questions as windows; see `cut`."""
         return cut(questions, encoder, self, progress)
 
-    @staticmethod
-    def load(folder: Path) -> Windows:
-        """Maps windows that were saved into memory."""
-        return Windows.load(folder)
-
 
 @dataclass(frozen=True)
-class Windows:
+class Windows(Arrays):
     """All windows of a list of questions, as flat, memory-mapped arrays.
 
-    Contexts and questions are kept once each; a window is where it begins in its context, and how long it is.
+    Each context and question is stored once; a window is a position in its context and a length.
     """
 
     context_ids: Ints
@@ -151,19 +151,6 @@ class Windows:
         first = self.context_bounds[self.question_context[question]] + self.begin[window]
         shift = first - self.context_position(np.array(window))
         return self.context_offsets[starts + shift, 0], self.context_offsets[ends + shift, 1]
-
-    def save(self, folder: Path) -> list[Path]:
-        """Writes every array to a file of its own; returns the files."""
-        folder.mkdir(parents=True, exist_ok=True)
-        files = [folder / f"{name.name}.npy" for name in fields(self)]
-        for name, file in zip(fields(self), files, strict=True):
-            np.save(file, getattr(self, name.name))
-        return files
-
-    @classmethod
-    def load(cls, folder: Path) -> Windows:
-        """Maps the arrays into memory."""
-        return cls(*(np.load(folder / f"{name.name}.npy", mmap_mode="r") for name in fields(cls)))
 
 
 def cut(

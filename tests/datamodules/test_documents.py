@@ -217,7 +217,7 @@ def test_training_needs_no_text_any_more_and_a_run_keeps_its_vocabulary(folder, 
     again = module(place, tmp_path / "cache")
     assert again.prepared.folder == first.prepared.folder
     assert again.vocab_size == first.vocab_size
-    with pytest.raises(ValueError, match=r"source a: .*a.jsonl is no file or folder"):
+    with pytest.raises(ValueError, match=r"source a: .*a.jsonl is not a file, folder or pattern"):
         module(place, tmp_path / "cache", held_out=0.2).prepare(progress=False)
     # Other text is read with the vocabulary of the run; the same text as it was prepared.
     saved = load_vocabulary(tmp_path / "saved")

@@ -229,11 +229,11 @@ GOOD = [json.dumps({"text": text}) for text in documents("aa", 60)]
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"text": "cut sh', r"c4-aa.json:31 is no JSON: Unterminated string"),
-        ("no json at all", r"c4-aa.json:31 is no JSON"),
+        ('{"text": "cut sh', r"c4-aa.json:31 is not JSON: Unterminated string"),
+        ("no json at all", r"c4-aa.json:31 is not JSON"),
         ('{"txt": "a"}', r"c4-aa.json:31 has no key 'text'; it has txt"),
-        ('{"text": 3}', r"c4-aa.json:31 has text 3, which is no text"),
-        ("[1, 2]", r"c4-aa.json:31 has no key 'text'; it has list"),
+        ('{"text": 3}', r"c4-aa.json:31 has text 3, which is not a string"),
+        ("[1, 2]", r"c4-aa.json:31 is list, not keys and values"),
         (r'{"text": "so \ud800 far"}', r"c4-aa.json:31 has half a character .*'\\ud800' \(set on_malformed: skip"),
         ("\udcff", r"c4-aa.json:31 is not UTF-8 text"),
     ],

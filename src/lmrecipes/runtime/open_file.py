@@ -1,4 +1,4 @@
-"""Opening files as they are published: plain, gzip or zstd; text, JSON or parquet. Damage is reported in one line."""
+"""Opening files: plain, gzip or zstd; text, JSON or parquet. Damage is reported in one line."""
 
 from __future__ import annotations
 
@@ -14,8 +14,13 @@ from typing import IO, Any
 PACKED = (".gz", ".zst")
 
 
+def unpacked_suffix(path: Path) -> str:
+    """The suffix of a file's name before that of its compression."""
+    return Path(path.stem).suffix if path.suffix in PACKED else path.suffix
+
+
 def open_unpacked(path: Path) -> IO[bytes]:
-    """A file's content, unpacked while it is read; damage raises the errors that `reporting_damage` reports."""
+    """A file's content, unpacked while it is read; damage raises errors that `reporting_damage` reports."""
     if path.suffix == ".gz":
         return gzip.open(path, "rb")  # type: ignore[return-value]
     if path.suffix == ".zst":
@@ -63,7 +68,7 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> Any:
-    """What a JSON file holds.
+    """The content of a JSON file.
 
     Raises:
         ValueError: if it is damaged, not UTF-8, or not JSON, naming line and column.
@@ -74,32 +79,24 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}:{error.lineno}:{error.colno} is not JSON: {error.msg}") from None
 
 
-def parquet_file(path: Path) -> Any:
-    """A parquet file, whose row groups are yet to be read; packed ones are unpacked in memory.
+@contextmanager
+def reporting_parquet(path: Path) -> Iterator[None]:
+    """Reports a file that is not parquet, or damaged.
 
     Raises:
-        ValueError: if it is no parquet file.
+        ValueError: naming the file.
     """
+    import pyarrow
+
+    try:
+        yield
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from None
+
+
+def parquet_file(path: Path) -> Any:
+    """A parquet file, whose row groups are yet to be read; packed ones are unpacked in memory."""
     import pyarrow
     from pyarrow import parquet
 
-    try:
-        return parquet.ParquetFile(pyarrow.BufferReader(read_bytes(path)) if path.suffix in PACKED else path)
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from None
-
-
-def parquet_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of a parquet file.
-
-    Raises:
-        ValueError: if it is no parquet file, or damaged.
-    """
-    import pyarrow
-
-    try:
-        with parquet_file(path) as file:
-            rows: list[dict[str, Any]] = file.read().to_pylist()
-            return rows
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from None
+    return parquet.ParquetFile(pyarrow.BufferReader(read_bytes(path)) if path.suffix in PACKED else path)

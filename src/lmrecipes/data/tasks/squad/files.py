@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from lmrecipes.runtime.open_file import parquet_rows, read_json
+from lmrecipes.data.corpora.rows import read_rows
+from lmrecipes.runtime.open_file import read_json, unpacked_suffix
 
 OnMalformed = Literal["refuse", "skip", "repair"]
 
@@ -79,7 +80,7 @@ def read_squad(path: Path, on_malformed: OnMalformed = "refuse", *, need_answers
         ValueError: for a file that cannot be read, or holds nothing; naming the question.
     """
     reader = _Reader(str(path), on_malformed, need_answers)
-    if ".parquet" in path.suffixes:
+    if unpacked_suffix(path) == ".parquet":
         return reader.read(_parquet_rows(path))
     return reader.read(_articles(read_json(path), reader))
 
@@ -254,7 +255,7 @@ def _items(holder: Any, key: str, place: str, reader: _Reader) -> list[Any]:
 
 def _parquet_rows(path: Path) -> Iterator[_Row]:
     """A question a row, as the hub has SQuAD: answers as two lists."""
-    for number, row in enumerate(parquet_rows(path), start=1):
+    for number, row in read_rows(path):
         about = {key: value for key, value in row.items() if value is not None}
         answers = about.get("answers")
         if isinstance(answers, dict):

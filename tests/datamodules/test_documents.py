@@ -250,6 +250,12 @@ def test_a_vocabulary_that_is_given_is_used_and_an_edited_one_read_anew(folder, 
 
 
 def test_settings_that_cannot_be_are_refused(folder, cache, tmp_path):
+    with pytest.raises(ValueError, match=r"data.sentencepiece is .*needs a WordPiece vocab.* give data.wordpiece"):
+        module(folder, cache, sentencepiece=SentencePieceSettings())
+    with pytest.raises(ValueError, match=r"data.wordpiece is .*needs a SentencePiece vocab.* give data.sentencepiece"):
+        module(folder, cache, objective=SpanCorruptionLM())
+    with pytest.raises(ValueError, match=r"data.objective.alpha is 1.5; it must be 0 to 1"):
+        SpanCorruptionLM(alpha=1.5)
     with pytest.raises(ValueError, match=r"data.held_out is 0.5; it must be above 0 and below 0.5"):
         module(folder, cache, held_out=0.5)
     with pytest.raises(ValueError, match=r"data.paths names c, which is none of data.sources: a, b"):

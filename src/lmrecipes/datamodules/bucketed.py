@@ -25,7 +25,7 @@ from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
 from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings, load_sentencepiece
 from lmrecipes.data.tokenizers.wordpiece import WordPiece
 from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings, load_wordpiece
-from lmrecipes.datamodules.cached import CachedDataModule
+from lmrecipes.datamodules.cached import CachedDataModule, check_vocabulary
 from lmrecipes.trainer_state import data_rank
 
 SPLITS = ("train", "val", "test")
@@ -153,11 +153,8 @@ class BucketedDataModule(CachedDataModule):
         Raises:
             ValueError: if the vocabulary is one of another kind.
         """
-        wanted = WordPiece if isinstance(self.settings, WordPieceSettings) else SentencePiece
-        if not isinstance(vocabulary, wanted):
-            raise ValueError(
-                f"the run's vocabulary is one of kind {vocabulary.kind}; these {self.unit} need {wanted.__name__}"
-            )
+        needed = WordPiece if isinstance(self.settings, WordPieceSettings) else SentencePiece
+        check_vocabulary(vocabulary, needed, "the run", self.unit)
         self._vocabulary, self._evaluated = vocabulary, (split,)
 
     def prepare(self, progress: bool = True) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -12,9 +12,57 @@ from lightning.pytorch import LightningDataModule
 from torch.utils.data import DataLoader
 
 from lmrecipes.batches import BatchPlan
+from lmrecipes.config.arguments import class_of
 from lmrecipes.data.prepared.cache import cache_folder, writing_to
 from lmrecipes.data.prepared.progress_bar import Progress, ProgressBar
+from lmrecipes.data.tokenizers.base import Vocabulary
+from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings
+from lmrecipes.data.tokenizers.wordpiece import WordPiece
+from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings
 from lmrecipes.datamodules.resumable_loader import Batches, PositionLoader, micro_batches_done
+
+
+def vocabulary_settings(
+    vocabulary_class: type[Vocabulary],
+    wordpiece: WordPieceSettings | None,
+    sentencepiece: SentencePieceSettings | None,
+) -> WordPieceSettings | SentencePieceSettings:
+    """Which of a DataModule's two vocabulary settings are read.
+
+    Raises:
+        ValueError: if the others are given.
+    """
+    is_wordpiece = issubclass(vocabulary_class, WordPiece)
+    read, ignored = ("wordpiece", "sentencepiece") if is_wordpiece else ("sentencepiece", "wordpiece")
+    settings = {"wordpiece": wordpiece, "sentencepiece": sentencepiece}
+    if settings[ignored] is not None:
+        raise ValueError(
+            f"data.{ignored} is {settings[ignored]}, but this data needs a {vocabulary_class.__name__} vocabulary; "
+            f"leave it out and give data.{read}"
+        )
+    return settings[read] or (WordPieceSettings() if is_wordpiece else SentencePieceSettings())
+
+
+def tiny_vocabulary(reader: Mapping[str, Any] | None, default: Any) -> dict[str, Any]:
+    """Settings of a small vocabulary for a rehearsal.
+
+    Args:
+        reader: a recipe's objective or collator, by its class path.
+        default: its class if the recipe has none.
+    """
+    vocabulary_class = (class_of(reader["class_path"]) if reader else default).vocabulary_class
+    name = "wordpiece" if issubclass(vocabulary_class, WordPiece) else "sentencepiece"
+    return {"wordpiece": None, "sentencepiece": None, name: {"vocab_size": 400}}
+
+
+def check_vocabulary(vocabulary: Vocabulary, needed: type[Vocabulary], owner: str, data: str) -> None:
+    """Checks the kind of a vocabulary.
+
+    Raises:
+        ValueError: if the data needs another.
+    """
+    if not isinstance(vocabulary, needed):
+        raise ValueError(f"the vocabulary of {owner} is of kind {vocabulary.kind}; these {data} need {needed.__name__}")
 
 
 class CachedDataModule(LightningDataModule, ABC):

@@ -26,8 +26,8 @@ from lmrecipes.data.prepared.shards import ALL, Share, VocabularySettings, prepa
 from lmrecipes.data.tokenizers.base import Vocabulary
 from lmrecipes.data.tokenizers.loading import load_vocabulary
 from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings
-from lmrecipes.data.tokenizers.wordpiece import WordPiece
 from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings
+from lmrecipes.datamodules.cached import check_vocabulary, tiny_vocabulary, vocabulary_settings
 from lmrecipes.datamodules.prepared import PreparedDataModule
 from lmrecipes.trainer_state import data_rank
 
@@ -75,11 +75,7 @@ class DocumentsDataModule(PreparedDataModule):
         super().__init__(batch, vocabulary_dir=vocabulary_dir, cache_dir=cache_dir, num_workers=num_workers, seed=seed)
         self.objective = objective or MaskedLM()
         self.sources = located(sources, paths or {})
-        self.settings: VocabularySettings = (
-            wordpiece or WordPieceSettings()
-            if issubclass(self.objective.vocabulary_class, WordPiece)
-            else sentencepiece or SentencePieceSettings()
-        )
+        self.settings = vocabulary_settings(self.objective.vocabulary_class, wordpiece, sentencepiece)
         self.held_out = held_out
         self._seq_len = self.objective.example_len(batch)
         self._run_vocabulary: Vocabulary | None = None
@@ -101,14 +97,8 @@ class DocumentsDataModule(PreparedDataModule):
     def tiny_data(settings: Mapping[str, Any], text: Path) -> dict[str, Any]:
         """A small corpus for a rehearsal: every line of a text is a document of every source."""
         sources = [{**source, "documents": "line", "path": str(text / "train.txt")} for source in settings["sources"]]
-        return {
-            "sources": sources,
-            "paths": None,
-            "wordpiece": {"vocab_size": 300},
-            "sentencepiece": {"vocab_size": 400},
-            "held_out": 0.2,
-            "vocabulary_dir": None,
-        }
+        sizes = tiny_vocabulary(settings.get("objective"), MaskedLM)
+        return {"sources": sources, "paths": None, **sizes, "held_out": 0.2, "vocabulary_dir": None}
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -205,12 +195,8 @@ class DocumentsDataModule(PreparedDataModule):
         """This rank's batches of a held-out split."""
         return self.objective.evaluation_batches(self.prepared_sources, split, data_rank(self.trainer))
 
-    def _checked(self, vocabulary: Vocabulary, where: str) -> Vocabulary:
-        wanted = self.objective.vocabulary_class
-        if not isinstance(vocabulary, wanted):
-            raise ValueError(
-                f"the vocabulary of {where} is one of kind {vocabulary.kind}; these examples need {wanted.__name__}"
-            )
+    def _checked(self, vocabulary: Vocabulary, owner: str) -> Vocabulary:
+        check_vocabulary(vocabulary, self.objective.vocabulary_class, owner, "examples")
         return vocabulary
 
 

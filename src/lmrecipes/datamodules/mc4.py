@@ -98,10 +98,14 @@ class MC4DataModule(DocumentsDataModule):
             else:
                 where: dict[str, Any] = _in_c4(code) | {"revision": revision, "max_files": max_files}
                 sources.append(DocumentSource(name=code, repository=repository, **where, **common))
+        try:
+            objective = SpanCorruptionLM(corruption, packed, alpha, weigh_by)
+        except ValueError as error:
+            raise ValueError(str(error).replace("data.objective.", "data.")) from None
         super().__init__(
             batch,
             sources,
-            objective=SpanCorruptionLM(corruption, packed, alpha, weigh_by),
+            objective=objective,
             sentencepiece=sentencepiece,
             held_out=held_out,
             cache_dir=cache_dir,

@@ -15,10 +15,10 @@ from lmrecipes.data.tasks.squad.files import OnMalformed, Question
 from lmrecipes.data.tasks.squad.prepared import PreparedSquad, prepare_questions, prepare_squad
 from lmrecipes.data.tasks.squad.source import SquadSource, check_languages
 from lmrecipes.data.tasks.squad.windows import WindowRule
-from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
 from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings
 from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings
 from lmrecipes.datamodules.bucketed import PREDICT, SPLITS, BucketedDataModule, Report, SplitExamples
+from lmrecipes.datamodules.cached import tiny_vocabulary, vocabulary_settings
 from lmrecipes.metrics.squad import normalizer
 
 
@@ -94,11 +94,10 @@ class SquadDataModule(BucketedDataModule):
         files = {"train": train, "val": val, "test": test}
         check_languages(files, language, languages)
         self.collator = collator or SpanCollator()
-        written = issubclass(self.collator.vocabulary_class, SentencePiece)
         super().__init__(
             batch,
             files,
-            sentencepiece or SentencePieceSettings() if written else wordpiece or WordPieceSettings(),
+            vocabulary_settings(self.collator.vocabulary_class, wordpiece, sentencepiece),
             vocabulary_dir=vocabulary_dir,
             cache_dir=cache_dir,
             num_workers=num_workers,
@@ -117,9 +116,9 @@ class SquadDataModule(BucketedDataModule):
     def tiny_data(settings: Mapping[str, Any], text: Path) -> dict[str, Any]:
         """What makes a rehearsal's questions few: those that `write_synthetic` leaves in a folder."""
         files = {split: str(text / f"{split}.json") for split in SPLITS if settings[split] is not None}
-        sizes = {"wordpiece": {"vocab_size": 400}, "sentencepiece": {"vocab_size": 400}}
-        tokens = {**sizes, "vocabulary_dir": None, "language": None, "languages": None}
-        return {**files, **tokens, "max_query_len": 16, "doc_stride": 16}
+        sizes = tiny_vocabulary(settings.get("collator"), SpanCollator)
+        unset = dict.fromkeys(("vocabulary_dir", "language", "languages"))
+        return {**files, **sizes, **unset, "max_query_len": 16, "doc_stride": 16}
 
     def write_synthetic(self, folder: Path) -> str:
         """Writes a few synthetic questions for each split, some without an answer if the recipe's may lack one."""

@@ -21,14 +21,15 @@ class Masking:
     """Share of those that become [MASK]; the others stay as they are."""
 
     def __post_init__(self) -> None:
-        """Refuse shares that cannot be.
+        """Validate the configuration.
 
         Raises:
             ValueError: naming the field and what would work.
         """
         for name in ("mask_prob", "replace_prob"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"data.masking.{name} is {getattr(self, name)}; it must be above 0 and at most 1")
+            value = getattr(self, name)
+            if not 0 < value <= 1:
+                raise ValueError(f"data.objective.masking.{name} is {value}; it must be above 0 and at most 1")
 
     def most_predictions(self, seq_len: int) -> int:
         """Predictions per sequence at most: 19 of 128 tokens and 79 of 512, as published."""

@@ -46,10 +46,10 @@ class SpanCorruptionLM(Objective):
             weigh_by: what its size is: tokens, as in NeMo (0.7), or documents, as in Google's (0.3).
 
         Raises:
-            ValueError: for an exponent that is none, naming the field.
+            ValueError: for an alpha below 0 or above 1.
         """
         if not 0 <= alpha <= 1:
-            raise ValueError(f"data.alpha is {alpha}; it must be 0 to 1, such as 0.7")
+            raise ValueError(f"data.objective.alpha is {alpha}; it must be 0 to 1, such as 0.7")
         self.corruption = corruption or SpanCorruption()
         self.packed, self.alpha, self.weigh_by = packed, alpha, weigh_by
 
@@ -113,7 +113,7 @@ class SpanCorruptionLM(Objective):
         """
         documents = sources.prepared.split("train")["examples"]
         if empty := [name for name, n in zip(sources.names, documents, strict=True) if not n]:
-            raise ValueError(f"data.languages has {empty[0]}, but no training document of it has text; leave it out")
+            raise ValueError(f"source {empty[0]} has no training document with text; leave it out")
         ends = np.cumsum([0, *documents])
         sizes = np.diff(Examples(sources.prepared, "train").starts[ends]) if self.weigh_by == "tokens" else documents
         weights = np.asarray(sizes, dtype=np.float64) ** self.alpha * np.asarray(sources.weights)

@@ -169,10 +169,10 @@ def test_a_file_on_the_hub_is_downloaded_by_its_address(monkeypatch, tmp_path):
         ("google/xquad", "xquad.de/validation.parquet", "dataset", None),
         ("a/b", "c.json", "dataset", "v1"),
     ]
-    with pytest.raises(ValueError, match="hf://datasets/a is no address on the hub"):
+    with pytest.raises(ValueError, match="hf://datasets/a is not an address on the hub"):
         local_file("hf://datasets/a")
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: 1 / 0)
-    with pytest.raises(ValueError, match="could not be had from the Hugging Face hub"):
+    with pytest.raises(ValueError, match="could not be loaded from the Hugging Face hub"):
         local_file("hf://datasets/a/b/c.json")
 
 

@@ -66,7 +66,7 @@ def test_a_vocabulary_file_edited_in_place_is_read_anew_and_may_be_gone(tmp_path
     file.unlink()
     assert prepared(tmp_path, tokenizing=how).folder == second.folder
     write(tmp_path / "text", "a a a\n")
-    with pytest.raises(ValueError, match=r"data.tokenizing.vocab_file .*words is no file"):
+    with pytest.raises(ValueError, match=r"data.tokenizing.vocab_file .*words is not a file"):
         prepared(tmp_path, tokenizing=how)
 
 

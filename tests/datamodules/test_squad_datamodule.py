@@ -203,7 +203,7 @@ def test_settings_that_cannot_be_are_refused(files, tmp_path, settings, message)
 def test_a_split_that_is_not_there_is_asked_for(files, tmp_path):
     with pytest.raises(ValueError, match=r"data\.test is not given"):
         module(files, tmp_path).test_dataloader()
-    with pytest.raises(ValueError, match=r"nowhere\.json is no file"):
+    with pytest.raises(ValueError, match=r"nowhere\.json is not a file"):
         module({"train": "nowhere.json"}, tmp_path).prepare(progress=False)
 
 

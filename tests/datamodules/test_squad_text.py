@@ -200,7 +200,7 @@ def test_settings_that_cannot_be_are_refused(module, given, message):
 
 
 def test_a_missing_language_is_named(module):
-    with pytest.raises(ValueError, match=r"x\.fr\.json is no file"):
+    with pytest.raises(ValueError, match=r"x\.fr\.json is not a file"):
         module(languages=["de", "fr"]).prepare(progress=False)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lmrecipes.batches import BatchPlan, TextStatistics
-from lmrecipes.data.corpora.synthetic_text import words_of, write_sample, write_synthetic
+from lmrecipes.data.corpora.synthetic_text import write_sample, write_synthetic
 from lmrecipes.data.corpora.tables import HubRepository, TableFolder
 from lmrecipes.data.corpora.text_source import Folder, Source
 from lmrecipes.data.objectives.streams import Streams
@@ -113,8 +113,8 @@ class TextDataModule(PreparedDataModule):
         """Writes the beginning of the recipe's own text where that is local, or lines of words of its vocabulary."""
         if self.path is not None:
             return write_sample(folder, self.source())
-        named = self.tokenizing.vocab_file if self.vocabulary_dir is None else None
-        return write_synthetic(folder, words_of(Path(named)) if named else ())
+        has_words = self.tokenizing.vocab_file is not None and self.vocabulary_dir is None
+        return write_synthetic(folder, self.tokenizing.listed_words()[:100] if has_words else ())
 
     @property
     def _text_missing(self) -> bool:

@@ -62,11 +62,6 @@ class DocumentSource:
     """What to do about lines that are not JSON, have no text, or are truncated: refuse with file and line, or skip."""
 
     def __post_init__(self) -> None:
-        """Validate the configuration.
-
-        Raises:
-            ValueError: naming the source and what would work.
-        """
         if not self.weight > 0:
             raise ValueError(f"the weight of source {self.name} is {self.weight}; it must be above 0")
         at_least(self, f"source {self.name}: ", max_files=1)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from itertools import islice
 from pathlib import Path
 
 from lmrecipes.data.corpora.text_source import NAMES, Source
@@ -62,15 +61,3 @@ def write_sample(folder: Path, source: Source) -> str:
 def _write(folder: Path, split: str, lines: Iterable[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{NAMES[split][0]}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def words_of(vocabulary: Path, n: int = 100) -> list[str]:
-    """The first words of a file with a word per line.
-
-    Raises:
-        ValueError: if there is no such file.
-    """
-    if not vocabulary.is_file():
-        raise ValueError(f"data.tokenizing.vocab_file {vocabulary} is no file")
-    with vocabulary.open(encoding="utf-8") as lines:
-        return list(islice((line.split()[0] for line in lines if line.strip()), n))

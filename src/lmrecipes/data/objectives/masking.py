@@ -21,11 +21,6 @@ class Masking:
     """Share of those that become [MASK]; the others stay as they are."""
 
     def __post_init__(self) -> None:
-        """Validate the configuration.
-
-        Raises:
-            ValueError: naming the field and what would work.
-        """
         for name in ("mask_prob", "replace_prob"):
             value = getattr(self, name)
             if not 0 < value <= 1:

@@ -39,16 +39,10 @@ class SpanCorruption:
     """Whether the input too ends with the end of a text, as Google's does."""
 
     def __post_init__(self) -> None:
-        """Validate the configuration.
-
-        Raises:
-            ValueError: naming the field and what would work.
-        """
-        for name, least, most in (("density", 0.01, 0.5), ("mean_span", 1, 100), ("geometric_p", 0.01, 1)):
-            if not least <= getattr(self, name) <= most:
-                raise ValueError(f"data.corruption.{name} is {getattr(self, name)}; it must be {least} to {most}")
-        if not 1 <= self.longest_span <= 100:
-            raise ValueError(f"data.corruption.longest_span is {self.longest_span}; it must be 1 to 100")
+        limits = {"density": (0.01, 0.5), "mean_span": (1, 100), "geometric_p": (0.01, 1), "longest_span": (1, 100)}
+        for name, (lowest, highest) in limits.items():
+            if not lowest <= getattr(self, name) <= highest:
+                raise ValueError(f"data.corruption.{name} is {getattr(self, name)}; it must be {lowest} to {highest}")
 
     @cached_property
     def mean(self) -> float:

@@ -241,11 +241,7 @@ def _line_end(tokenizing: Tokenizing) -> tuple[str, ...]:
 
 
 def _words_from_file(tokenizing: Tokenizing) -> WordVocabulary:
-    path = Path(str(tokenizing.vocab_file))
-    if not path.is_file():
-        raise ValueError(f"data.tokenizing.vocab_file {path} is not a file; give a file with a word per line")
-    with path.open(encoding="utf-8") as lines:
-        words = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
+    words = list(dict.fromkeys(tokenizing.listed_words()))
     line_end = _line_end(tokenizing)
     words = [mark for mark in dict.fromkeys(line_end) if mark not in words] + words
     return WordVocabulary(

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lmrecipes.config.validation import at_least
 from lmrecipes.data.tokenizers.base import FILE
 from lmrecipes.data.tokenizers.pretrained import TOKENIZER, Pretrained, content_of
 from lmrecipes.data.tokenizers.sentencepiece import SENTINEL, SentencePiece
@@ -32,14 +33,7 @@ class SentencePieceSettings:
     """Text to learn from at most, in millions of characters."""
 
     def __post_init__(self) -> None:
-        """Validate the configuration.
-
-        Raises:
-            ValueError: naming the field and what would work.
-        """
-        for field, least in (("vocab_size", 300), ("sample_mb", 1)):
-            if getattr(self, field) < least:
-                raise ValueError(f"data.sentencepiece.{field} is {getattr(self, field)}; it must be {least} or more")
+        at_least(self, "data.sentencepiece.", vocab_size=300, sample_mb=1)
         if not 0.98 <= self.character_coverage <= 1:
             raise ValueError(
                 f"data.sentencepiece.character_coverage is {self.character_coverage}; it must be 0.98 to 1, as 0.99999"

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lmrecipes.config.validation import at_least
 from lmrecipes.data.tokenizers.base import FILE
 from lmrecipes.data.tokenizers.pretrained import TOKENIZER, Pretrained, content_of
 from lmrecipes.data.tokenizers.wordpiece import WordPiece
@@ -31,14 +32,7 @@ class WordPieceSettings:
     """Text to learn from at most, in millions of characters."""
 
     def __post_init__(self) -> None:
-        """Validate the configuration.
-
-        Raises:
-            ValueError: naming the field and what would work.
-        """
-        for field, least in (("vocab_size", 100), ("sample_mb", 1)):
-            if getattr(self, field) < least:
-                raise ValueError(f"data.wordpiece.{field} is {getattr(self, field)}; it must be {least} or more")
+        at_least(self, "data.wordpiece.", vocab_size=100, sample_mb=1)
 
     def describe(self) -> dict[str, Any]:
         """What identifies the vocabulary: the settings, and the content of the files that they name."""

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lmrecipes.data.corpora.hub import local_file
+from lmrecipes.data.corpora.hub import file_identity, local_file
 from lmrecipes.data.embedded.squad import make_squad
 from lmrecipes.data.tasks.squad.files import OnMalformed, Question, SquadFile, read_content, read_squad
 
@@ -51,15 +51,12 @@ class SquadSource:
         Raises:
             ValueError: if there is no such file.
         """
-        found = [self._describe(file) for file in self._files.values()]
-        return {"languages": list(self.languages), "files": found} if self.languages else found[0]
-
-    def _describe(self, path: str) -> dict[str, Any]:
-        about: dict[str, Any] = {"path": path, "on_malformed": self.on_malformed}
-        if "://" not in path and not path.startswith(_EMBEDDED):
-            found = local_file(path)
-            about |= {"path": str(found.resolve()), "size": found.stat().st_size, "time": found.stat().st_mtime_ns}
-        return about
+        names = ("path", "size", "time")
+        files = [
+            {"path": path, "on_malformed": self.on_malformed, **dict(zip(names, file_identity(path), strict=False))}
+            for path in self._files.values()
+        ]
+        return {"languages": list(self.languages), "files": files} if self.languages else files[0]
 
     def read(self) -> SquadFile:
         """The questions.

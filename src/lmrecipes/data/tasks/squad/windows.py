@@ -47,11 +47,6 @@ class Windowing:
     an answer is the question's own label. `nvidia`: the span is [CLS], and there is no answer."""
 
     def __post_init__(self) -> None:
-        """Validate the configuration.
-
-        Raises:
-            ValueError: naming the field and what would work.
-        """
         at_least(self, "data.", max_query_len=1, doc_stride=1)
         if self.seq_len < self.max_query_len + _MARKS + 1:
             raise ValueError(

@@ -85,7 +85,7 @@ def test_a_malformed_question_is_refused_by_its_id_or_skipped_and_counted(tmp_pa
     ("wrong", "place", "kind"),
     [
         (changed(id=...), r"data\[0\]\.paragraphs\[0\]\.qas\[1\]: it has no id", "missing key"),
-        (changed(id=7), r"data\[0\]\.paragraphs\[0\]\.qas\[1\]: id is 7, not a text", "wrong type"),
+        (changed(id=7), r"data\[0\]\.paragraphs\[0\]\.qas\[1\]: id is 7, not a string", "wrong type"),
         ("text", r"qas\[1\]: question is \"text\", not an object", "wrong type"),
         (changed(answers=[{"text": "Bonn"}]), 'question bad: the answer "Bonn" has no answer_start', "missing key"),
         (changed(answers=[{"text": "Bonn", "answer_start": "21"}]), 'question bad: answer_start is "21"', "wrong type"),

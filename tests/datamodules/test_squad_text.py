@@ -188,7 +188,7 @@ def test_figures_of_one_language_keep_their_names():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"languages": None}, r"needs data.language; de, say"),
+        ({"languages": None}, r"needs data.language, such as de"),
         ({"language": "de"}, "give one of the two"),
         ({"languages": ["de", "de"]}, "each language once"),
         ({"train": "x.{language}.json"}, r"data.train is x.\{language\}.json, which needs data.language"),

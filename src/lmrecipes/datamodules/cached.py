@@ -1,4 +1,4 @@
-"""Base of all DataModules: data tokenized once into a cache, and training batches by the optimizer's step."""
+"""Base of all DataModules: data tokenized once into a cache, training batches by the optimizer's step."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def check_vocabulary(vocabulary: Vocabulary, needed: type[Vocabulary], owner: st
 class CachedDataModule(LightningDataModule, ABC):
     """Settings, cache folder and loaders that all DataModules share.
 
-    Which examples are in a training batch is a pure function of the optimizer step: a resumed run reads exactly what
-    the interrupted one would have, with any number of workers.
+    Training batches are a pure function of the optimizer step: a resumed run reads exactly what the interrupted one
+    would have, with any number of workers.
     """
 
     def __init__(
@@ -85,23 +85,17 @@ class CachedDataModule(LightningDataModule, ABC):
             seed: of everything random about the data.
         """
         super().__init__()
-        self.batch_plan = batch
+        self.batch_plan, self.num_workers, self.seed = batch, num_workers, seed
         self.vocabulary_dir = None if vocabulary_dir is None else Path(vocabulary_dir).expanduser()
         self.cache_dir = cache_folder(cache_dir)
-        self.num_workers = num_workers
-        self.seed = seed
 
     @abstractmethod
     def prepare(self, progress: bool = True) -> None:
-        """Tokenizes the data unless it is in the cache; `progress` shows a bar on a terminal.
-
-        Raises:
-            ValueError: if the data cannot be loaded or read.
-        """
+        """Tokenizes the data unless it is in the cache; `progress` shows a bar on a terminal."""
 
     @abstractmethod
     def train_batches(self) -> Batches[Any]:
-        """This rank's micro-batches, by their number since the beginning of training.
+        """This rank's micro-batches.
 
         Raises:
             ValueError: if batch and ranks do not divide, or there is too little data; naming the field.
@@ -109,7 +103,7 @@ class CachedDataModule(LightningDataModule, ABC):
 
     @abstractmethod
     def evaluation_loader(self, split: str) -> DataLoader[Any]:
-        """This rank's batches of a split to evaluate, always the same."""
+        """This rank's batches of a split, always the same."""
 
     def prepare_data(self) -> None:
         """Lightning's hook: prepares in one process per node."""
@@ -131,6 +125,6 @@ class CachedDataModule(LightningDataModule, ABC):
 
     @contextmanager
     def _preparing(self, title: str, progress: bool) -> Iterator[Progress]:
-        """Shows a progress bar; reports a cache that cannot be written to."""
+        """Shows a progress bar, and reports a cache that cannot be written to."""
         with writing_to(self.cache_dir), ProgressBar(f"preparing {title}", progress) as report:
             yield report

@@ -54,7 +54,7 @@ class DocumentsDataModule(PreparedDataModule):
         seed: int = 1111,
         vocabulary_dir: str | None = None,
     ) -> None:
-        """Holds the settings; nothing is read yet.
+        """Stores the settings; nothing is read yet.
 
         Args:
             batch: sizes; a recipe's `batch:` group.

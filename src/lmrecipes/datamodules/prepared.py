@@ -27,11 +27,7 @@ class PreparedDataModule(CachedDataModule):
 
     @abstractmethod
     def source(self) -> Any:
-        """The text to prepare: a `Source` or `Corpus`.
-
-        Raises:
-            ValueError: if it cannot be loaded.
-        """
+        """The text to prepare: a `Source` or `Corpus`."""
 
     @property
     @abstractmethod
@@ -62,14 +58,8 @@ class PreparedDataModule(CachedDataModule):
         make: Callable[[Any, Any, Path, Progress], Prepared | None],
         progress: bool,
     ) -> Prepared | None:
-        """What was prepared with the first matching candidate, or else is prepared with the last.
-
-        Args:
-            source: the text; None if it is missing.
-            candidates: vocabulary settings, and the tag that begins the cache folder's name.
-            vocabulary: that the tokens must be of; None accepts any.
-            make: prepares source and settings into a folder, reporting progress.
-            progress: whether to show a bar.
+        """What was prepared with the first matching candidate (settings and prefix of the cache folder), or else is
+        prepared with the last by `make`. A source of None is missing; a vocabulary of None accepts any tokens.
         """
         for settings, tag in candidates:
             prepared = self._find(source, settings, tag)

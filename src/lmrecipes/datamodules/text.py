@@ -1,4 +1,4 @@
-"""Running text as parallel streams: what the DataModules of all text corpora share."""
+"""Base of DataModules that read running text as parallel streams."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from lmrecipes.data.tokenizers.text_config import Tokenizing
 from lmrecipes.datamodules.prepared import PreparedDataModule
 from lmrecipes.trainer_state import data_rank
 
-# With a given vocabulary, the settings for making one are irrelevant to the cache.
+# With a vocabulary at hand, the settings for making one are irrelevant to the cache.
 _ANY = Tokenizing()
 
 
@@ -49,18 +49,18 @@ class TextDataModule(PreparedDataModule):
         vocabulary_dir: str | None = None,
         revision: str | None = None,
     ) -> None:
-        """Holds the settings; nothing is read yet.
+        """Stores the settings; nothing is read yet.
 
         Args:
-            batch: how text is cut; a recipe's `batch:` group.
+            batch: sizes; a recipe's `batch:` group.
             path: local folder with train, valid and test text, instead of downloading.
             tokenizing: which vocabulary to make; left out, the corpus's own.
             cache_dir: where prepared data goes; left out, $LMRECIPES_CACHE or ~/.cache/lmrecipes.
             num_workers: processes that load training batches; 0 suffices, a batch takes microseconds.
-            roll: whether every stream is turned by a random amount in every epoch.
-            carry_memory: whether memory goes on from epoch to epoch instead of beginning empty.
+            roll: whether every stream is rotated by a random amount in every epoch.
+            carry_memory: whether memory is kept from epoch to epoch instead of starting empty.
             warm_up_evaluation: whether evaluation reads mem_len tokens before each stream, without scoring them.
-            seed: for the random amounts.
+            seed: of the rotations.
             vocabulary_dir: a saved vocabulary to use instead of making one.
             revision: branch, tag or commit of the hub's copy; left out, the newest.
         """
@@ -78,7 +78,7 @@ class TextDataModule(PreparedDataModule):
         """The text without a local folder.
 
         Raises:
-            ValueError: if this corpus has to be given as local files.
+            ValueError: if this corpus must be given as local files.
         """
 
     def default_tokenizing(self) -> Tokenizing:
@@ -89,7 +89,7 @@ class TextDataModule(PreparedDataModule):
         """Where the text comes from.
 
         Raises:
-            ValueError: if it cannot be had, or `revision` is given for text that has none.
+            ValueError: if it cannot be loaded, or `revision` is given for text that has none.
         """
         source: Source
         if self.path is None:

@@ -280,7 +280,7 @@ def test_settings_that_cannot_be_are_refused(folder, cache, tmp_path):
     (tmp_path / "one.txt").write_text("One line. And another one.")
     one = DocumentSource(name="one", path=str(tmp_path / "one.txt"))
     data = DocumentsDataModule(BatchPlan(global_batch_size=1, seq_len=32), [one], cache_dir=str(tmp_path / "c"))
-    with pytest.raises(ValueError, match=r"none of the corpus's 1 documents fell to .*; change data.held_out, 0.01"):
+    with pytest.raises(ValueError, match=r"none of the corpus's 1 documents is in .*; change data.held_out, 0.01"):
         data.val_dataloader()
 
 

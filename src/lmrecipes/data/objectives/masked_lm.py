@@ -36,15 +36,15 @@ class MaskedLM(Objective):
         """Sets how many tokens are masked.
 
         Args:
-            masking: left out, as published for the small and base size.
+            masking: settings; left out, as published for the small and base size.
         """
         self.masking = masking or Masking()
 
     def example_len(self, batch: BatchPlan) -> int:
-        """Tokens of an example with its special tokens.
+        """Tokens of an example, special tokens included.
 
         Raises:
-            ValueError: if two segments have no room.
+            ValueError: if two segments do not fit.
         """
         if batch.sequence_length < SHORTEST:
             raise ValueError(f"batch.seq_len is {batch.seq_len}; examples of two segments need {SHORTEST} or more")
@@ -57,8 +57,8 @@ class MaskedLM(Objective):
 
         def segments(paragraphs: Sequence[str], generator: random.Random) -> Iterator[tuple[Sequence[int], int]]:
             sentences = (words.encode(sentence) for line in paragraphs for sentence in split_sentences(line))
-            for found in build_segments(sentences, example_len, generator):
-                yield with_special_tokens(found, vocabulary.cls_id, vocabulary.sep_id)
+            for example in build_segments(sentences, example_len, generator):
+                yield with_special_tokens(example, vocabulary.cls_id, vocabulary.sep_id)
 
         return segments
 
@@ -101,8 +101,8 @@ class Masker:
 
         Args:
             numbers: of the examples.
-            purpose: what it is for, which has masks of its own.
-            draws: numbers that give each example its mask.
+            purpose: training or evaluation, which have different masks.
+            draws: random seeds of the masks.
             length: to pad to, as for `Examples.read`.
         """
         ids, types, lengths = self.examples.read(numbers, length)

@@ -1,7 +1,7 @@
-"""Packing corrupted texts into rows of fixed size: where each row begins is settled once, from lengths alone.
+"""Packing corrupted texts into rows of fixed size: row boundaries are computed once, from lengths alone.
 
-A split's documents stand one after the other. A row is a run of their tokens: whole documents, and parts of those that
-do not fit. It belongs to one source, and takes as much text as input and target have room for.
+A split's documents are concatenated. A row is a range of their tokens: whole documents, and parts of those that do not
+fit. It belongs to one source, and holds as much text as fits input and target.
 """
 
 from __future__ import annotations
@@ -35,15 +35,15 @@ class Packing:
     """Sizes of rows, and what fills them."""
 
     corruption: SpanCorruption
-    """What pairs are made of a text."""
+    """How a text becomes a pair."""
     input_len: int
-    """Tokens of a row's inputs at most."""
+    """Maximum tokens of a row's inputs."""
     target_len: int
-    """Tokens of a row's targets at most."""
+    """Maximum tokens of a row's targets."""
     n_sentinels: int = 100
-    """Spans of a pair at most."""
+    """Maximum spans of a pair."""
     packed: bool = True
-    """Whether a row takes several pairs, or one."""
+    """Whether a row holds several pairs, or one."""
 
 
 @dataclass
@@ -68,7 +68,7 @@ def row_starts(lengths: Iterable[int], packing: Packing, filling: Filling | None
     Args:
         lengths: tokens of the documents.
         packing: sizes.
-        filling: counts what the rows hold.
+        filling: counts pairs and tokens of the rows.
     """
     filling = Filling() if filling is None else filling
     longest = packing.corruption.longest_text(packing.input_len, packing.target_len, packing.n_sentinels)
@@ -86,7 +86,7 @@ def row_starts(lengths: Iterable[int], packing: Packing, filling: Filling | None
         while remaining:
             take = min(remaining, by_input[input_room], by_target[target_room])
             if (take < remaining and take < _SHORTEST) or not take:
-                # The first row starts here too.
+                # Also the start of the first row.
                 yield at
                 filling.rows += 1
                 input_room, target_room = packing.input_len, packing.target_len

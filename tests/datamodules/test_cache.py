@@ -50,7 +50,7 @@ def test_missing_text_that_was_never_prepared_is_refused(tmp_path):
     write(tmp_path / "text")
     prepared(tmp_path)
     shutil.rmtree(tmp_path / "text")
-    with pytest.raises(ValueError, match=r"data.path .*text is no folder"):
+    with pytest.raises(ValueError, match=r"data.path .*text is not a folder"):
         prepared(tmp_path, tokenizing=Tokenizing(kind="char"))
 
 

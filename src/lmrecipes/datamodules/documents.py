@@ -60,13 +60,13 @@ class DocumentsDataModule(PreparedDataModule):
             batch: sizes; a recipe's `batch:` group.
             sources: where the documents come from, and the weight of each.
             paths: local files in place of those of some sources, by the source's name.
-            objective: what is predicted from what; left out, masked language modelling as published for ELECTRA.
-            wordpiece: which WordPiece vocabulary to read or learn, for objectives on one.
-            sentencepiece: which SentencePiece vocabulary to read or learn, for objectives on one.
-            held_out: share of the documents for validation, and as many again for the test.
+            objective: training objective; left out, masked language modelling as published for ELECTRA.
+            wordpiece: which WordPiece vocabulary to read or learn, for objectives that need one.
+            sentencepiece: which SentencePiece vocabulary to read or learn, for objectives that need one.
+            held_out: share of the documents in validation, and in the test.
             cache_dir: where prepared data goes; left out, $LMRECIPES_CACHE or ~/.cache/lmrecipes.
             num_workers: processes that load training batches; 0 suffices, a batch takes about a millisecond.
-            seed: for splits, packing, order, masks and spans.
+            seed: of splits, packing, order, masks and spans.
             vocabulary_dir: a saved vocabulary to use instead of making one.
 
         Raises:
@@ -132,7 +132,7 @@ class DocumentsDataModule(PreparedDataModule):
         Args:
             progress: whether to show a bar on a terminal.
             workers: processes; left out, one for every core.
-            share: which of the parts to do, of an array of jobs.
+            share: of the parts to do, in an array of jobs.
 
         Raises:
             ValueError: if the text cannot be loaded or read.
@@ -204,13 +204,13 @@ def located(sources: Sequence[DocumentSource], paths: dict[str, str]) -> list[Do
     """The sources, with local files for those in `paths`.
 
     Raises:
-        ValueError: for names that do not fit.
+        ValueError: for duplicate or unknown names, or a source without anything to read.
     """
     if not sources:
         raise ValueError("data.sources is empty; give one or more, such as {name: mine, path: FOLDER}")
     names = [source.name for source in sources]
-    if twice := [name for name, n in Counter(names).items() if n > 1]:
-        raise ValueError(f"data.sources has {twice[0]} twice; give every source a name of its own")
+    if duplicates := [name for name, n in Counter(names).items() if n > 1]:
+        raise ValueError(f"data.sources has {duplicates[0]} twice; give every source its own name")
     if unknown := [name for name in paths if name not in names]:
         raise ValueError(f"data.paths names {unknown[0]}, which is none of data.sources: {', '.join(names)}")
     located = [replace(source, path=paths.get(source.name, source.path)) for source in sources]

@@ -1,4 +1,4 @@
-"""What commands ask of a LightningDataModule, each a protocol that a corpus may implement."""
+"""Protocols of a LightningDataModule that commands require, each of which a corpus may implement."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Prepares(Protocol):
     """Data that is tokenized and cached before training: `lmrecipes prepare`."""
 
     def prepare(self, progress: bool = True) -> None:
-        """Prepares everything unless that was done; `progress` shows a bar on a terminal."""
+        """Prepares everything unless it is in the cache; `progress` shows a bar on a terminal."""
 
     @property
     def vocabulary(self) -> Vocabulary:
-        """The vocabulary, which is kept with a run."""
+        """The vocabulary, which is saved with a run."""
 
 
 @runtime_checkable
@@ -42,7 +42,7 @@ class EvaluatesWith(Protocol):
         """From now on reads this split with a trained model's vocabulary.
 
         Raises:
-            ValueError: if the vocabulary is one of another kind.
+            ValueError: if the vocabulary is of another kind.
         """
 
 
@@ -57,7 +57,7 @@ class AnswersQuestions(Protocol):
         """Makes these questions the split that is predicted.
 
         Raises:
-            ValueError: for none, or an empty one.
+            ValueError: if there are none, or one is empty.
         """
 
     def may_lack(self, split: str) -> bool:
@@ -69,11 +69,11 @@ class Rehearses(Protocol):
     """Data that can be made small for `lmrecipes rehearse`."""
 
     tiny_lengths: ClassVar[Mapping[str, int]]
-    """The longest that the lengths of `batch:` may be, by their names."""
+    """Maximum lengths in `batch:`, by name."""
 
     @staticmethod
     def tiny_data(settings: Mapping[str, Any], text: Path) -> dict[str, Any]:
         """Settings that read the small text in a folder instead of the recipe's own."""
 
     def write_synthetic(self, folder: Path) -> str:
-        """Writes such a text to a folder; returns what it is, for the rehearsal's table."""
+        """Writes such a text to a folder; returns its description, for the rehearsal's table."""

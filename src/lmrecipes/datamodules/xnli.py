@@ -99,8 +99,6 @@ class XNLIDataModule(BucketedDataModule):
         """Writes nothing: the embedded pairs are small."""
         return "embedded pairs"
 
-    # What is read.
-
     def _sources(self, split: str) -> list[tuple[str, str | None]]:
         """Files of a split, and the language to read from each."""
         file = self.file(split)
@@ -150,8 +148,6 @@ class XNLIDataModule(BucketedDataModule):
     def learning_texts(self) -> list[str]:
         """The training pairs as model inputs."""
         return [" ".join(asked(pair, self.prompt)) for pair in self._read("train")]
-
-    # For TextAccuracy.
 
     def pairs(self, split: str) -> TextPairs:
         """The texts of a split (train, val or test), tokenized."""

@@ -1,4 +1,4 @@
-"""A small text in place of a corpus, for a rehearsal."""
+"""A small text instead of a corpus, for a rehearsal."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from lmrecipes.data.corpora.text_source import NAMES, Source
 
 _LINES = {"train": 500, "val": 80, "test": 80}
 _PER_LINE = 12
-# Of the recipe's own text: enough for the few steps, and little to tokenize.
+# Of the recipe's own text: enough for a few steps, and quick to tokenize.
 _CHARACTERS = 30_000
 
 
 def write_synthetic(folder: Path, words: Sequence[str] = ()) -> str:
-    """Lines of synthetic words, or of given ones, all of which the training text has.
+    """Writes lines of random words, all of which occur in the training text.
 
     Args:
         folder: where train.txt, valid.txt and test.txt go.
-        words: what the lines are made of; left out, words of two syllables in small letters.
+        words: to choose from; left out, synthetic lower-case words of two syllables.
 
     Returns:
-        What was written, in words.
+        A description of the text.
     """
     generator = random.Random(0)
-    known = list(words) or [first + second for first in _SYLLABLES for second in _SYLLABLES]
+    vocabulary = list(words) or [first + second for first in _SYLLABLES for second in _SYLLABLES]
     for split, n_lines in _LINES.items():
-        lines = [" ".join(generator.choices(known, k=_PER_LINE)) for _ in range(n_lines)]
+        lines = [" ".join(generator.choices(vocabulary, k=_PER_LINE)) for _ in range(n_lines)]
         if split == "train":
-            lines += [" ".join(known[i : i + _PER_LINE]) for i in range(0, len(known), _PER_LINE)]
+            lines += [" ".join(vocabulary[i : i + _PER_LINE]) for i in range(0, len(vocabulary), _PER_LINE)]
         _write(folder, split, lines)
     return "synthetic text"
 
@@ -38,7 +38,7 @@ _SYLLABLES = [consonant + vowel for consonant in "bdfgklmn" for vowel in "aeiou"
 
 
 def write_sample(folder: Path, source: Source) -> str:
-    """The beginning of a training text, for all splits, so that every word of theirs is known.
+    """Writes the beginning of a training text as every split, so that all words are known.
 
     Raises:
         ValueError: if training or validation text is missing or cannot be read.

@@ -121,7 +121,7 @@ class DocumentSource:
         return settings
 
     def commit(self) -> str | None:
-        """The commit on the hub, if the source is there and the hub can be reached."""
+        """The commit of its repository; None for local files, or if the hub cannot be reached."""
         remote = self.local is None and self.repository is not None
         return newest_commit(str(self.repository), self.revision) if remote else None
 

@@ -156,19 +156,19 @@ def _split_of(file: Path) -> str | None:
     return next((split for split in SPLITS if any(name in words for name in _WORDS[split])), None)
 
 
-def _text_blocks(place: str, rows: Iterable[Row], column: str) -> Iterator[str]:
+def _text_blocks(location: str, rows: Iterable[Row], column: str) -> Iterator[str]:
     """A line of text for every row, in blocks of _ROWS rows."""
-    lines = _text_lines(place, rows, column)
+    lines = _text_lines(location, rows, column)
     while block := "".join(islice(lines, _ROWS)):
         yield block
 
 
-def _text_lines(place: str, rows: Iterable[Row], column: str) -> Iterator[str]:
+def _text_lines(location: str, rows: Iterable[Row], column: str) -> Iterator[str]:
     for number, row in rows:
         try:
             line = text_of(row, column)
         except ValueError as error:
-            raise ValueError(f"{place}:{number} {error}") from None
+            raise ValueError(f"{location}:{number} {error}") from None
         yield line if line.endswith("\n") else line + "\n"
 
 

@@ -134,10 +134,10 @@ def _passage(generator: random.Random, split: str, number: int, unanswerable: bo
     questions: list[dict[str, Any]] = []
     for kind, name in entities:
         facts = range(len(_KINDS[kind]))
-        asked = [index for index in facts if (name, index) in values]
+        chosen = [index for index in facts if (name, index) in values]
         if unanswerable and generator.random() < _UNSTATED:
-            asked.append(generator.choice([index for index in facts if index not in asked]))
-        for key in ((name, index) for index in asked):
+            chosen.append(generator.choice([index for index in facts if index not in chosen]))
+        for key in ((name, index) for index in chosen):
             answers = [{"text": values[key], "answer_start": starts[key]}] if key in values else []
             question = _question(generator, _KINDS[kind][key[1]], name, split)
             questions.append({"id": f"{split}-{number}-{len(questions)}", "question": question, "answers": answers})

@@ -323,7 +323,7 @@ def _end(helper: subprocess.Popen[bytes]) -> None:
 
 
 def help_with(folder: Path, share: Share) -> None:
-    """Works on unclaimed parts until there are none."""
+    """Works on unclaimed parts until none remains."""
     plan = _Plan.read(folder)
     if plan is not None:
         plan.work(share, wait=False)

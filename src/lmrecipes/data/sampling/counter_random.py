@@ -40,21 +40,21 @@ def uniforms(key: Numbers, n: int) -> NDArray[np.float64]:
     return (mixed(counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def permuted(places: NDArray[np.integer], size: int, key: Numbers) -> NDArray[np.int64]:
+def permuted(positions: NDArray[np.integer], size: int, key: Numbers) -> NDArray[np.int64]:
     """The images of some positions under a permutation of range(size), without storing it.
 
     Positions are arranged in a nearly square rectangle; a Feistel network shifts row and column in turn, each by a
     random function of the other. The few results beyond `size` are permuted again until they are within.
 
     Args:
-        places: numbers in range(size).
+        positions: numbers in range(size).
         size: of the permutation.
         key: which permutation; of shape (1,).
     """
     n_rows = np.uint64(max(math.isqrt(size), 1))
     n_columns = np.uint64(-(-size // int(n_rows)))
     rounds = keys(int(key[0]), np.arange(2 * _ROUNDS, dtype=np.uint64))
-    values = np.asarray(places).astype(np.uint64)
+    values = np.asarray(positions).astype(np.uint64)
     outside: Any = slice(None)
     while True:
         rows, columns = np.divmod(values[outside], n_columns)

@@ -92,7 +92,7 @@ def read_content(content: Any, name: str) -> SquadFile:
 class _Row(NamedTuple):
     """A question as a file has it."""
 
-    place: str
+    location: str
     title: Any
     context: Any
     question: Any
@@ -107,11 +107,11 @@ class _Reader:
         self.repaired: Counter[str] = Counter()
         self._ids: Counter[str] = Counter()
 
-    def wrong(self, place: str, problem: _Malformed, number: int = 1) -> None:
+    def wrong(self, location: str, problem: _Malformed, number: int = 1) -> None:
         """Refuses, or counts as skipped."""
         if self.on_malformed == "refuse":
             raise ValueError(
-                f"{self.name}: {place}: {problem} (on_malformed: skip ignores such questions, repair corrects some)"
+                f"{self.name}: {location}: {problem} (on_malformed: skip ignores such questions, repair corrects some)"
             )
         self.skipped[problem.kind] += number
 
@@ -126,11 +126,11 @@ class _Reader:
     def _good(self, rows: Iterable[_Row]) -> Iterator[Question]:
         for row in rows:
             id = row.question.get("id") if isinstance(row.question, dict) else None
-            place = f"question {id}" if isinstance(id, str) and id else row.place
+            location = f"question {id}" if isinstance(id, str) and id else row.location
             try:
                 yield self._question(row)
             except _Malformed as problem:
-                self.wrong(place, problem)
+                self.wrong(location, problem)
 
     def _question(self, row: _Row) -> Question:
         info = _typed(row.question, dict, "question")
@@ -218,26 +218,26 @@ def _articles(content: Any, reader: _Reader) -> Iterator[_Row]:
         raise ValueError(f'{reader.name} is not in SQuAD format: it must be an object with a list "data"')
     for i, article in enumerate(content["data"]):
         for j, paragraph in enumerate(_items(article, "paragraphs", f"data[{i}]", reader)):
-            place = f"data[{i}].paragraphs[{j}]"
-            questions = _items(paragraph, "qas", place, reader)
+            location = f"data[{i}].paragraphs[{j}]"
+            questions = _items(paragraph, "qas", location, reader)
             if questions and "context" not in paragraph:
                 first = questions[0].get("id") if isinstance(questions[0], dict) else None
-                name = f"question {first}" if isinstance(first, str) else place
+                name = f"question {first}" if isinstance(first, str) else location
                 reader.wrong(name, _Malformed("missing key", "its paragraph has no context"), len(questions))
                 continue
             for k, question in enumerate(questions):
-                yield _Row(f"{place}.qas[{k}]", article.get("title"), paragraph["context"], question)
+                yield _Row(f"{location}.qas[{k}]", article.get("title"), paragraph["context"], question)
 
 
-def _items(holder: Any, key: str, place: str, reader: _Reader) -> list[Any]:
+def _items(holder: Any, key: str, location: str, reader: _Reader) -> list[Any]:
     """The list under a key of an article or paragraph; empty if that is malformed."""
     try:
-        _typed(holder, dict, place)
+        _typed(holder, dict, location)
         if key not in holder:
             raise _Malformed("missing key", f"it has no {key}")
         items: list[Any] = _typed(holder[key], list, key)
     except _Malformed as problem:
-        reader.wrong(place, problem)
+        reader.wrong(location, problem)
         return []
     return items
 

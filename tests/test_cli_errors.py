@@ -93,7 +93,7 @@ def refused(capsys, arguments):
         ([*FIT, "--trainer.gradient_clip_val", "x"], ["trainer.gradient_clip_val: expected int or float, got x"]),
         ([*FIT, "--data", "nowhere.yaml"], ["no datamodule preset 'nowhere.yaml'"]),
         ([*FIT, "--data", "text_folder"], ["data.path is missing"]),
-        ([*FIT, "--data", "text_folder", "--data.path", "nowhere"], ["data.path nowhere is no folder"]),
+        ([*FIT, "--data", "text_folder", "--data.path", "nowhere"], ["data.path nowhere is not a folder"]),
         ([*FIT, "--data", "enwik8"], ["--data.path FOLDER"]),
         ([*FIT, "--init_from", "nowhere"], ["no run 'nowhere'"]),
         (["fit", "--resume", "nowhere"], ["no run 'nowhere'"]),

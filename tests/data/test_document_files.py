@@ -105,9 +105,9 @@ def test_marks_and_line_ends_of_other_systems_are_no_text(tmp_path):
     [
         ("a.txt", b"fine\n\nal\xffso\n", r"a.txt:3 is not UTF-8 text"),
         ("a.jsonl", b'{"text": "a"}\n{"texts": "b", "n": 1}\n', r"a.jsonl:2 has no key 'text'; it has texts, n"),
-        ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', r"a.jsonl:3 is no JSON"),
-        ("a.jsonl", b'{"text": 3}\n', r"a.jsonl:1 has text 3, which is no text"),
-        ("a.jsonl", b"[1]\n", r"a.jsonl:1 has no key 'text'; it has list"),
+        ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', r"a.jsonl:3 is not valid JSON"),
+        ("a.jsonl", b'{"text": 3}\n', r"a.jsonl:1 has text 3, which is not a string"),
+        ("a.jsonl", b"[1]\n", r"a.jsonl:1 is list, not keys and values"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 1000, mtime=0)[:60], r"a.jsonl.gz is damaged or truncated"),
         ("a.parquet", b"nothing", r"a.parquet cannot be read as parquet"),
         ("a.txt", b"", r"source mine is empty: .* has no text"),
@@ -125,7 +125,7 @@ def test_columns_and_rows_of_parquet_are_named(tmp_path):
     pyarrow.parquet.write_table(pyarrow.table({"body": ["a"], "n": [1]}), tmp_path / "a.parquet")
     with pytest.raises(ValueError, match=r"a.parquet has no column 'text'; it has body, n"):
         read(tmp_path)
-    with pytest.raises(ValueError, match=r"a.parquet:1 has n 1, which is no text"):
+    with pytest.raises(ValueError, match=r"a.parquet:1 has n 1, which is not a string"):
         read(tmp_path, key="n")
 
 
@@ -134,7 +134,7 @@ def test_sources_that_cannot_be_are_refused(tmp_path):
         DocumentSource(name="a", weight=0, path="x")
     with pytest.raises(ValueError, match=r"weight of source a is nan"):
         DocumentSource(name="a", weight=float("nan"), path="x")
-    with pytest.raises(ValueError, match=r"source a: .*nowhere is no file or folder"):
+    with pytest.raises(ValueError, match=r"source a: .*nowhere is not a file, folder or pattern"):
         list(DocumentSource(name="a", path=str(tmp_path / "nowhere")).parts(None))
 
 

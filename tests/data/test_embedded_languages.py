@@ -35,5 +35,5 @@ def test_sentences_are_whole_and_in_their_own_script(language):
 
 
 def test_another_language_is_refused_with_those_there_are():
-    with pytest.raises(ValueError, match="embedded:xx is not there; embedded are cs da"):
+    with pytest.raises(ValueError, match="embedded:xx does not exist; embedded are cs da"):
         sentences_of("xx")

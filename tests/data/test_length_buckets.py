@@ -82,5 +82,8 @@ def test_a_width_is_a_multiple_of_eight_within_the_most():
 
 
 def test_too_few_sequences_are_refused():
-    with pytest.raises(ValueError, match=r"batch\.global_batch_size is 32, and 5 is all windows"):
+    with pytest.raises(
+        ValueError,
+        match=r"batch\.global_batch_size is 32, but there are only 5 training examples; it must be 5 or less",
+    ):
         ShuffledBuckets(LENGTHS[:5], 32, seed=1)

@@ -95,5 +95,5 @@ def test_nothing_is_predicted_where_there_is_nothing_to_predict():
 @pytest.mark.parametrize("field", ["mask_prob", "replace_prob"])
 @pytest.mark.parametrize("value", [0.0, 1.5])
 def test_shares_that_cannot_be_are_refused(field, value):
-    with pytest.raises(ValueError, match=rf"data.masking.{field} is {value}; it must be above 0"):
+    with pytest.raises(ValueError, match=rf"data.objective.masking.{field} is {value}; it must be above 0"):
         Masking(**{field: value})

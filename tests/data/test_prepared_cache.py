@@ -50,7 +50,7 @@ def test_missing_text_that_was_never_prepared_is_refused(tmp_path):
     write(tmp_path / "text")
     prepared(tmp_path)
     shutil.rmtree(tmp_path / "text")
-    with pytest.raises(ValueError, match=r"data.path .*text is no folder"):
+    with pytest.raises(ValueError, match=r"data.path .*text is not a folder"):
         prepared(tmp_path, tokenizing=Tokenizing(kind="char"))
 
 
@@ -66,7 +66,7 @@ def test_a_vocabulary_file_edited_in_place_is_read_anew_and_may_be_gone(tmp_path
     file.unlink()
     assert prepared(tmp_path, tokenizing=how).folder == second.folder
     write(tmp_path / "text", "a a a\n")
-    with pytest.raises(ValueError, match=r"data.tokenizing.vocab_file .*words is no file"):
+    with pytest.raises(ValueError, match=r"data.tokenizing.vocab_file .*words is not a file"):
         prepared(tmp_path, tokenizing=how)
 
 

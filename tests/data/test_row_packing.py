@@ -75,8 +75,8 @@ def test_every_token_is_in_one_row_that_has_room(lengths, nemo, packed, data, tm
     assert batch.questions.tolist() == list(range(n))
     filling, unused = corrupter.rows.filling, (batch.input_pairs == 0).sum() + (batch.target_pairs == 0).sum()
     assert filling.pairs == len(read)
-    cells = n * (corrupter.rows.how.input_len + corrupter.rows.how.target_len)
-    assert filling.waste(corrupter.rows.how) == pytest.approx(int(unused) / cells)
+    cells = n * (corrupter.rows.packing.input_len + corrupter.rows.packing.target_len)
+    assert filling.waste(corrupter.rows.packing) == pytest.approx(int(unused) / cells)
     if not packed:
         assert int(batch.input_pairs.max()) == 1
 
@@ -106,7 +106,7 @@ def test_lengths_are_read_as_they_are_needed():
 def test_short_documents_fill_rows_too(tmp_path):
     generator = np.random.default_rng(0)
     corrupter, *_ = corpus(generator.integers(60, 120, 400), tmp_path, packing(512, 256, NEMO))
-    assert corrupter.rows.filling.waste(corrupter.rows.how) < 0.03
+    assert corrupter.rows.filling.waste(corrupter.rows.packing) < 0.03
 
 
 @pytest.mark.parametrize("how", [packing(1024, 256, GOOGLE), packing(512, 128, NEMO)], ids=["google", "nemo"])
@@ -118,9 +118,9 @@ def test_less_than_three_percent_of_real_text_is_waste(how, tmp_path):
     filling = Filling()
     starts = np.concatenate([[0], np.cumsum(lengths)])
     rows = index_rows(tmp_path / "rows", starts, [len(texts)], how)
-    assert rows.filling.waste(rows.how) < 0.03
+    assert rows.filling.waste(rows.packing) < 0.03
     assert rows.filling.inputs / (len(rows) * how.input_len) > 0.97
-    list(row_starts(lengths, rows.how, filling))
+    list(row_starts(lengths, rows.packing, filling))
     assert filling == rows.filling
 
 

@@ -165,7 +165,7 @@ def test_what_is_no_such_vocabulary_is_refused_in_a_line(published, tmp_path):
         (tmp_path / "made.model").write_bytes(content)
         return load_sentencepiece(str(tmp_path / "made.model"))
 
-    with refused(r"made.model holds no SentencePiece vocabulary: it is no SentencePiece model, or is cut short"):
+    with refused(r"made.model holds no SentencePiece vocabulary: it is not a SentencePiece model, or is truncated"):
         load(published.read_bytes()[:-20])
     with refused("must be a unigram model"):
         load(by_the_library(TEXTS, 100, model_type="bpe"))
@@ -381,7 +381,9 @@ def test_learning_gives_the_same_bytes_in_every_process_and_says_nothing(tmp_pat
 
 def test_a_size_too_small_for_the_characters_says_what_would_do():
     text = "".join(map(chr, range(0x4E00, 0x4E80)))
-    with pytest.raises(ValueError, match=r"vocab_size is 300, but the text has 128 different characters; 388 or more"):
+    with pytest.raises(
+        ValueError, match=r"vocab_size is 300, but the text has 128 different characters; it must be 388 or more"
+    ):
         learn_pieces([text], 300, 1.0)
     assert SentencePiece(learn_pieces([text], 388, 1.0)).n_pieces == 388
 

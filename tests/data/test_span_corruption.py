@@ -146,7 +146,10 @@ def test_nemo_draws_lengths_given_their_sum():
 def test_settings_that_cannot_be_are_refused():
     with pytest.raises(ValueError, match=r"data.corruption.density is 0.9; it must be 0.01 to 0.5"):
         SpanCorruption(density=0.9)
-    with pytest.raises(ValueError, match="no room for a text; 2 and 3 or more would"):
+    with pytest.raises(
+        ValueError,
+        match=r"batch.seq_len 2 and batch.target_len 2 have no room for a text; they must be 2 and 3 or more",
+    ):
         GOOGLE.longest_text(2, 2)
 
 

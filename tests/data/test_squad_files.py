@@ -85,7 +85,7 @@ def test_a_malformed_question_is_refused_by_its_id_or_skipped_and_counted(tmp_pa
     ("wrong", "place", "kind"),
     [
         (changed(id=...), r"data\[0\]\.paragraphs\[0\]\.qas\[1\]: it has no id", "missing key"),
-        (changed(id=7), r"data\[0\]\.paragraphs\[0\]\.qas\[1\]: id is 7, not a text", "wrong type"),
+        (changed(id=7), r"data\[0\]\.paragraphs\[0\]\.qas\[1\]: id is 7, not a string", "wrong type"),
         ("text", r"qas\[1\]: question is \"text\", not an object", "wrong type"),
         (changed(answers=[{"text": "Bonn"}]), 'question bad: the answer "Bonn" has no answer_start', "missing key"),
         (changed(answers=[{"text": "Bonn", "answer_start": "21"}]), 'question bad: answer_start is "21"', "wrong type"),
@@ -169,10 +169,10 @@ def test_a_file_on_the_hub_is_downloaded_by_its_address(monkeypatch, tmp_path):
         ("google/xquad", "xquad.de/validation.parquet", "dataset", None),
         ("a/b", "c.json", "dataset", "v1"),
     ]
-    with pytest.raises(ValueError, match="hf://datasets/a is no address on the hub"):
+    with pytest.raises(ValueError, match="hf://datasets/a is not an address on the hub"):
         local_file("hf://datasets/a")
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *_, **__: 1 / 0)
-    with pytest.raises(ValueError, match="could not be had from the Hugging Face hub"):
+    with pytest.raises(ValueError, match="could not be loaded from the Hugging Face hub"):
         local_file("hf://datasets/a/b/c.json")
 
 
@@ -206,7 +206,7 @@ def test_embedded_questions_are_sound_and_those_of_a_split_are_in_no_other():
     named = {name: SquadSource(f"embedded:{name}").read().questions for name in ("val", "1.1/val")}
     assert any(q.is_impossible for q in named["val"])
     assert not any(q.is_impossible for q in named["1.1/val"])
-    with pytest.raises(ValueError, match=r"embedded:1.1/dev is not there; embedded are embedded:train, .*1.1/test"):
+    with pytest.raises(ValueError, match=r"embedded:1.1/dev does not exist; embedded are embedded:train, .*1.1/test"):
         SquadSource("embedded:1.1/dev").read()
 
 

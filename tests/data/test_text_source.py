@@ -1,5 +1,6 @@
 """Text is read from whatever files hold it, and what cannot be read is named."""
 
+import csv
 import gzip
 import json
 
@@ -44,7 +45,16 @@ def write_gzip(folder, split, lines):
         file.writelines(line.rstrip("\n") + "\n" for line in lines)
 
 
-@pytest.mark.parametrize("write", [write_parquet, write_json, write_text, write_gzip])
+def write_array(folder, split, lines):
+    (folder / f"{split}.json").write_text(json.dumps([{"text": line} for line in lines], indent=2))
+
+
+def write_csv(folder, split, lines):
+    with gzip.open(folder / f"{split}.csv.gz", "wt", encoding="utf-8-sig", newline="") as file:
+        csv.writer(file).writerows([["n", "text"], *enumerate(lines)])
+
+
+@pytest.mark.parametrize("write", [write_parquet, write_json, write_array, write_csv, write_text, write_gzip])
 def test_all_kinds_of_files_give_the_same_tokens(tmp_path, write):
     folder = tmp_path / "corpus"
     folder.mkdir()
@@ -85,19 +95,32 @@ def test_rows_that_cannot_be_read_take_one_line(tmp_path):
     damaged.mkdir()
     other.mkdir()
     (damaged / "train.parquet").write_bytes(b"no table")
-    with pytest.raises(ValueError, match=r"damaged could not be read as parquet"):
-        TableFolder(damaged).has("train")
+    with pytest.raises(ValueError, match=r"train.parquet cannot be read as parquet"):
+        list(TableFolder(damaged).blocks("train"))
     write_parquet(other, "train", ["a"], column="content")
-    with pytest.raises(ValueError, match="has no column text; it has content"):
+    with pytest.raises(ValueError, match=r"train-00000-of-00001.parquet:1 has no key 'text'; it has content"):
         list(TableFolder(other).blocks("train"))
     with pytest.raises(ValueError, match=r"could not be loaded from the Hugging Face hub .*--data.path FOLDER"):
         HubRepository("Salesforce/wikitext", "wikitext-2-v1").has("train")
 
 
+def test_strings_of_tables_stay_as_they_are_written(tmp_path):
+    strings = ["NA", "None", "null", "0.10", "2020-01-01", "01", "true", "", 'a, "b"\n c']
+    with (tmp_path / "train.csv").open("w", newline="") as file:
+        csv.writer(file).writerows([["text"], *([string] for string in strings), ["#"]])
+    write_json(tmp_path, "validation", strings)
+    (tmp_path / "labels.csv").write_text("id\n1\n")
+    source = TableFolder(tmp_path)
+    assert list(source.blocks("train")) == ["\n".join([*strings, "#"]) + "\n"]
+    assert list(source.blocks("val")) == ["\n".join(strings) + "\n"]
+    assert list(source.describe()["files"]) == ["labels.csv", "train.csv", "validation.jsonl"]
+    assert not source.has("test")
+
+
 def test_a_row_that_is_no_text_is_named_by_file_and_line(tmp_path):
     for split in ("train", "validation"):
         (tmp_path / f"{split}.jsonl").write_text('{"text": 1}\n{"text": 2}\n')
-    with pytest.raises(ValueError, match=r"train.jsonl:1: text is 1, which is no text"):
+    with pytest.raises(ValueError, match=r"train.jsonl:1 has text 1, which is not a string"):
         list(TableFolder(tmp_path).blocks("train"))
 
 
@@ -159,6 +182,6 @@ def test_unknown_words_and_characters_are_named_by_file_and_line(tmp_path):
         prepare(Folder(tmp_path), Tokenizing(vocab_file=str(words)), tmp_path / "prepared")
     prepare(Folder(tmp_path), Tokenizing(kind="char"), tmp_path / "characters")
     write_text(tmp_path, "train", ["a", "b", "bä"])
-    given = load_vocabulary(tmp_path / "characters" / "vocabulary")
+    vocabulary = load_vocabulary(tmp_path / "characters" / "vocabulary")
     with pytest.raises(ValueError, match=r"train.txt:3: the character 'ä' is not in the vocabulary of 7"):
-        prepare(Folder(tmp_path), Tokenizing(kind="char"), tmp_path / "other", given=given)
+        prepare(Folder(tmp_path), Tokenizing(kind="char"), tmp_path / "other", vocabulary=vocabulary)

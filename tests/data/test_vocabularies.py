@@ -81,7 +81,7 @@ def test_a_folder_a_file_and_a_runs_vocabulary_give_the_same_subwords(tmp_path):
         ("tokenizer.json", "{}", r"tokenizer.json holds no subword vocabulary"),
         ("vocab.json", "{}", "there is no merges.txt beside it"),
         ("notes.txt", "", "has no vocabulary: no tokenizer.json, vocab.json or vocabulary.json"),
-        ("vocabulary.json", '{"kind": "char", "symbols": [97]}', "is one of kind char, not subword"),
+        ("vocabulary.json", '{"kind": "char", "symbols": [97]}', "is of kind char, not subword"),
     ],
 )
 def test_a_folder_without_subwords_is_refused_with_what_is_wrong(tmp_path, name, content, message):

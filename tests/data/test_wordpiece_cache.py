@@ -43,7 +43,7 @@ def test_a_word_too_long_is_unknown_as_a_whole(pair):
 
 
 def test_memory_is_bounded(pair, monkeypatch):
-    monkeypatch.setattr(wordpiece_cache, "_MOST", 10)
+    monkeypatch.setattr(wordpiece_cache, "_MAX_WORDS", 10)
     vocabulary, _ = pair
     words = WordCache(vocabulary)
     for text in (f"{a}{b}{c}" for a in "abc" for b in "abc" for c in "abc"):

@@ -217,7 +217,7 @@ def test_training_needs_no_text_any_more_and_a_run_keeps_its_vocabulary(folder, 
     again = module(place, tmp_path / "cache")
     assert again.prepared.folder == first.prepared.folder
     assert again.vocab_size == first.vocab_size
-    with pytest.raises(ValueError, match=r"source a: .*a.jsonl is no file or folder"):
+    with pytest.raises(ValueError, match=r"source a: .*a.jsonl is not a file, folder or pattern"):
         module(place, tmp_path / "cache", held_out=0.2).prepare(progress=False)
     # Other text is read with the vocabulary of the run; the same text as it was prepared.
     saved = load_vocabulary(tmp_path / "saved")
@@ -250,6 +250,12 @@ def test_a_vocabulary_that_is_given_is_used_and_an_edited_one_read_anew(folder, 
 
 
 def test_settings_that_cannot_be_are_refused(folder, cache, tmp_path):
+    with pytest.raises(ValueError, match=r"data.sentencepiece is .*needs a WordPiece vocab.* give data.wordpiece"):
+        module(folder, cache, sentencepiece=SentencePieceSettings())
+    with pytest.raises(ValueError, match=r"data.wordpiece is .*needs a SentencePiece vocab.* give data.sentencepiece"):
+        module(folder, cache, objective=SpanCorruptionLM())
+    with pytest.raises(ValueError, match=r"data.objective.alpha is 1.5; it must be 0 to 1"):
+        SpanCorruptionLM(alpha=1.5)
     with pytest.raises(ValueError, match=r"data.held_out is 0.5; it must be above 0 and below 0.5"):
         module(folder, cache, held_out=0.5)
     with pytest.raises(ValueError, match=r"data.paths names c, which is none of data.sources: a, b"):
@@ -274,7 +280,7 @@ def test_settings_that_cannot_be_are_refused(folder, cache, tmp_path):
     (tmp_path / "one.txt").write_text("One line. And another one.")
     one = DocumentSource(name="one", path=str(tmp_path / "one.txt"))
     data = DocumentsDataModule(BatchPlan(global_batch_size=1, seq_len=32), [one], cache_dir=str(tmp_path / "c"))
-    with pytest.raises(ValueError, match=r"none of the corpus's 1 documents fell to .*; change data.held_out, 0.01"):
+    with pytest.raises(ValueError, match=r"none of the corpus's 1 documents is in .*; change data.held_out, 0.01"):
         data.val_dataloader()
 
 

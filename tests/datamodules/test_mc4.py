@@ -229,11 +229,11 @@ GOOD = [json.dumps({"text": text}) for text in documents("aa", 60)]
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"text": "cut sh', r"c4-aa.json:31 is no JSON: Unterminated string"),
-        ("no json at all", r"c4-aa.json:31 is no JSON"),
+        ('{"text": "cut sh', r"c4-aa.json:31 is not valid JSON: Unterminated string"),
+        ("no json at all", r"c4-aa.json:31 is not valid JSON"),
         ('{"txt": "a"}', r"c4-aa.json:31 has no key 'text'; it has txt"),
-        ('{"text": 3}', r"c4-aa.json:31 has text 3, which is no text"),
-        ("[1, 2]", r"c4-aa.json:31 has no key 'text'; it has list"),
+        ('{"text": 3}', r"c4-aa.json:31 has text 3, which is not a string"),
+        ("[1, 2]", r"c4-aa.json:31 is list, not keys and values"),
         (r'{"text": "so \ud800 far"}', r"c4-aa.json:31 has half a character .*'\\ud800' \(set on_malformed: skip"),
         ("\udcff", r"c4-aa.json:31 is not UTF-8 text"),
     ],
@@ -272,7 +272,7 @@ def test_a_missing_language_is_named_beside_those_that_there_are(module, texts):
     with pytest.raises(ValueError, match=r"data.languages has xx, but .* has no such files; it has aa, bb; leave") as e:
         module(languages=["aa", "xx", "bb"]).prepare(progress=False)
     assert "\n" not in str(e.value)
-    with pytest.raises(ValueError, match=r"embedded:xx is not there; embedded are cs da de"):
+    with pytest.raises(ValueError, match=r"embedded:xx does not exist; embedded are cs da de"):
         module(languages=["xx"], path="embedded:{language}").prepare(progress=False)
 
 

@@ -16,8 +16,9 @@ from lmrecipes.batches import BatchPlan, EvalBatchPlan
 from lmrecipes.config import catalog
 from lmrecipes.data.embedded.squad import make_squad
 from lmrecipes.data.tasks.squad.files import Question
+from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings
 from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings, load_wordpiece
-from lmrecipes.datamodules import SquadDataModule
+from lmrecipes.datamodules import SquadDataModule, TextCollator
 
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
 real_data = requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
@@ -202,7 +203,7 @@ def test_settings_that_cannot_be_are_refused(files, tmp_path, settings, message)
 def test_a_split_that_is_not_there_is_asked_for(files, tmp_path):
     with pytest.raises(ValueError, match=r"data\.test is not given"):
         module(files, tmp_path).test_dataloader()
-    with pytest.raises(ValueError, match=r"nowhere\.json is no file"):
+    with pytest.raises(ValueError, match=r"nowhere\.json is not a file"):
         module({"train": "nowhere.json"}, tmp_path).prepare(progress=False)
 
 
@@ -210,6 +211,13 @@ def test_a_cache_that_cannot_be_written_is_named(files, tmp_path):
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(ValueError, match=r"data\.cache_dir .* cannot be written to"):
         module(files, tmp_path).prepare(progress=False)
+
+
+def test_settings_of_a_vocabulary_that_is_not_read_are_refused(files, tmp_path):
+    with pytest.raises(ValueError, match=r"data.wordpiece is .*needs a SentencePiece vocab.* give data.sentencepiece"):
+        module(files, tmp_path, collator=TextCollator())
+    with pytest.raises(ValueError, match=r"data.sentencepiece is .*needs a WordPiece vocab.* give data.wordpiece"):
+        module(files, tmp_path, sentencepiece=SentencePieceSettings())
 
 
 @pytest.mark.parametrize("name", ["squad11", "squad20", "xquad", "squad_folder", "embedded_squad"])

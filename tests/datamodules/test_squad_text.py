@@ -188,7 +188,7 @@ def test_figures_of_one_language_keep_their_names():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"languages": None}, r"needs data.language; de, say"),
+        ({"languages": None}, r"needs data.language, such as de"),
         ({"language": "de"}, "give one of the two"),
         ({"languages": ["de", "de"]}, "each language once"),
         ({"train": "x.{language}.json"}, r"data.train is x.\{language\}.json, which needs data.language"),
@@ -200,7 +200,7 @@ def test_settings_that_cannot_be_are_refused(module, given, message):
 
 
 def test_a_missing_language_is_named(module):
-    with pytest.raises(ValueError, match=r"x\.fr\.json is no file"):
+    with pytest.raises(ValueError, match=r"x\.fr\.json is not a file"):
         module(languages=["de", "fr"]).prepare(progress=False)
 
 

@@ -79,7 +79,7 @@ def test_published_files_are_read(tmp_path):
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ('{"label": 0, "premise": "c"', r"m.jsonl:2 is no JSON"),
+        ('{"label": 0, "premise": "c"', r"m.jsonl:2 is not valid JSON"),
         ('{"label": 0, "premise": "c"}', r"m.jsonl:2 has no sentence2 or hypothesis"),
         ('{"label": 7, "premise": "c", "hypothesis": "d"}', r"m.jsonl:2 has the label 7, which is none of entailment"),
         ('"text"', r"m.jsonl:2 is str, not keys and values"),
@@ -99,7 +99,7 @@ def test_a_missing_language_is_named(tmp_path, module):
     tsv = write_tsv(tmp_path / "xnli.tsv", [("de", PAIRS[0])])
     with pytest.raises(ValueError, match="has no pair of sentences in fr; it has de"):
         read_nli(tsv, language="fr")
-    with pytest.raises(ValueError, match="embedded:val in fi is not there"):
+    with pytest.raises(ValueError, match="embedded:val in fi does not exist"):
         module(languages=["fi"]).prepare(progress=False)
     with pytest.raises(ValueError, match=r"training is in one language"):
         module(train="a.{language}.tsv")

@@ -1,9 +1,9 @@
-"""Labelled examples of different lengths, trained on in batches of about the same length: a base of DataModules."""
+"""Base of DataModules with labelled examples of different lengths, batched by length."""
 
 from __future__ import annotations
 
 import warnings
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,15 +11,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-from lightning.pytorch import LightningDataModule
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from lmrecipes.batches import BatchPlan, Segmenting
-from lmrecipes.data.prepared.cache import cache_folder, short_hash, writing_to
-from lmrecipes.data.prepared.lock import locked
+from lmrecipes.data.prepared.cache import short_hash, writing_to
+from lmrecipes.data.prepared.lock import find_or_make, locked
 from lmrecipes.data.prepared.made_once import made_once
-from lmrecipes.data.prepared.progress_bar import ProgressBar
 from lmrecipes.data.sampling.length_buckets import ShuffledBuckets, budgeted
 from lmrecipes.data.tokenizers.base import FILE, Vocabulary
 from lmrecipes.data.tokenizers.loading import load_vocabulary
@@ -27,15 +25,15 @@ from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
 from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings, load_sentencepiece
 from lmrecipes.data.tokenizers.wordpiece import WordPiece
 from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings, load_wordpiece
-from lmrecipes.datamodules.resumable_loader import PositionLoader, micro_batches_done
+from lmrecipes.datamodules.cached import CachedDataModule, check_vocabulary
 from lmrecipes.trainer_state import data_rank
 
 SPLITS = ("train", "val", "test")
-# The split of what a subclass's own method was given to predict; it has no file.
+# Examples in memory, which a subclass was given to predict.
 PREDICT = "predict"
 Rows = NDArray[Any]
 Report = Callable[[int, int], None]
-"""Called with how many examples of how many are done."""
+"""Called with the number of finished examples and of all."""
 
 
 @dataclass(frozen=True)
@@ -43,97 +41,71 @@ class SplitExamples:
     """The examples of a split, ready to be read."""
 
     content: Any
-    """What the subclass keeps of them."""
+    """Whatever the subclass needs of them."""
     lengths: NDArray[Any]
     """Tokens of each example, (examples,)."""
     batch: Callable[[Rows], Any]
-    """Makes the batch of the examples of these numbers, (rows,); of none, one that does not count."""
+    """Makes the batch of the examples with these numbers, (rows,); without any, a batch with weight zero."""
     complaint: str = ""
-    """One line about what was left out or mended, repeated whenever they are prepared; empty if nothing was."""
+    """A one-line summary of skipped or repaired examples, repeated at every preparation; empty without any."""
 
 
-class BucketedDataModule(LightningDataModule, ABC):
+class BucketedDataModule(CachedDataModule):
     """Labelled examples of different lengths: a file per split, a vocabulary, and a cache of tokenized examples.
 
-    Training batches are of examples of about the same length, and arithmetic on the optimizer's step: a resumed run
-    goes on exactly, with any number of workers. Evaluation reads every example once, whatever the number of ranks, in
-    batches of so many tokens.
+    Training batches hold examples of similar length. Evaluation reads every example once, whatever the number of ranks,
+    in batches with a token budget.
 
-    A subclass has arguments of its own, three class attributes (`cache_name`, `unit`, `file_format`), and
-
-    - `prepare_split(split, report)`: its examples, found in the cache or made (`cache_entry` finds or makes them),
-    - `learning_key()` and `learning_texts()`: what identifies the texts that a vocabulary is learned from, and they
-      themselves; only asked for where the recipe names no vocabulary.
-
-    `examples(split)` then gives what `prepare_split` gave, and `file(split)` the file. What is predicted comes from no
-    file: the subclass puts it into `self._examples[PREDICT]`.
+    A subclass sets three class attributes (`cache_name`, `unit`, `file_format`) and implements `prepare_split`,
+    `learning_key` and `learning_texts`. Examples to predict come from no file: it stores them in
+    `self._examples[PREDICT]`.
     """
 
     cache_name: ClassVar[str]
-    """What names of folders in the cache begin with."""
+    """Prefix of folder names in the cache."""
     unit: ClassVar[str] = "examples"
     """What the examples are, for messages."""
     file_format: ClassVar[str] = "a file"
-    """What a split's file should be, for the message that it is missing."""
+    """What a split's file should be, for messages."""
 
     def __init__(
         self,
         batch: BatchPlan,
         files: Mapping[str, str | None],
         settings: WordPieceSettings | SentencePieceSettings,
-        *,
-        vocabulary_dir: str | None,
-        cache_dir: str | None,
-        num_workers: int,
-        seed: int,
+        **common: Any,
     ) -> None:
-        """Holds the settings; nothing is read yet.
+        """Stores the settings; nothing is read yet.
 
         Args:
-            batch: a recipe's `batch:` group. seq_len is the longest example's; an evaluation's batch_size says how many
-                examples of full length take the room of one batch over all devices, of shorter ones there are more.
+            batch: a recipe's `batch:` group. seq_len is the longest example's; an evaluation batch has room for
+                batch_size examples of full length over all devices, and for more if they are shorter.
             files: the file of each split; None for one that the recipe does not have.
-            settings: which vocabulary to read or learn, where vocabulary_dir names none.
-            vocabulary_dir: a run, or a folder, with the vocabulary to use.
-            cache_dir: where prepared data goes; None: $LMRECIPES_CACHE or ~/.cache/lmrecipes.
-            num_workers: processes that load batches.
-            seed: for the order of training.
+            settings: which vocabulary to read or learn without a vocabulary_dir.
+            common: the arguments of `CachedDataModule`.
         """
-        super().__init__()
-        self.batch_plan = batch
+        super().__init__(batch, **common)
         self.files = {split: file for split, file in files.items() if file is not None}
         self.settings = settings
-        self.vocabulary_dir = None if vocabulary_dir is None else Path(vocabulary_dir).expanduser()
-        self.cache_dir = cache_folder(cache_dir)
-        self.num_workers = num_workers
-        self.seed = seed
         self._vocabulary: Vocabulary | None = None
         self._examples: dict[str, SplitExamples] = {}
-        self._evaluated: tuple[str, ...] = SPLITS
-
-    # What a subclass says.
+        self._prepared_splits: tuple[str, ...] = SPLITS
 
     @abstractmethod
     def prepare_split(self, split: str, report: Report) -> SplitExamples:
-        """The examples of a split that has a file, found in the cache or made.
-
-        Args:
-            split: train, val or test.
-            report: called with how many examples of how many are done.
+        """The examples of a split (train, val or test), from the cache or made; `cache_entry` finds or makes them.
 
         Raises:
-            ValueError: if the file cannot be had or read, or is malformed.
+            ValueError: if the file cannot be loaded or read, or is malformed.
         """
 
     @abstractmethod
     def learning_key(self) -> str:
-        """What identifies the texts that a vocabulary is learned from, and how: other key, other vocabulary."""
+        """What identifies the vocabulary learned from the training split, if the recipe names none."""
 
     @abstractmethod
     def learning_texts(self) -> Iterable[str]:
-        """The texts that a vocabulary is learned from: those of the training split."""
-
-    # Files and what is prepared from them.
+        """The texts of the training split."""
 
     def file(self, split: str) -> str:
         """The file of a split.
@@ -149,8 +121,8 @@ class BucketedDataModule(LightningDataModule, ABC):
         """A folder in the cache, found or made.
 
         Args:
-            key: everything that its content depends on, the vocabulary's digest included; its hash names the folder.
-            write: writes the content into the folder that it is given.
+            key: everything that the content depends on, the vocabulary's digest included.
+            write: writes the content into a folder.
         """
         return made_once(self.cache_dir / f"{self.cache_name}-{short_hash(key)}", write)
 
@@ -158,30 +130,24 @@ class BucketedDataModule(LightningDataModule, ABC):
         """From now on only this split is read, with a trained model's own vocabulary.
 
         Raises:
-            ValueError: if the vocabulary is one of another kind.
+            ValueError: if the vocabulary is of another kind.
         """
-        wanted = WordPiece if isinstance(self.settings, WordPieceSettings) else SentencePiece
-        if not isinstance(vocabulary, wanted):
-            raise ValueError(
-                f"the run's vocabulary is one of kind {vocabulary.kind}; these {self.unit} need {wanted.__name__}"
-            )
-        self._vocabulary, self._evaluated = vocabulary, (split,)
+        needed = WordPiece if isinstance(self.settings, WordPieceSettings) else SentencePiece
+        check_vocabulary(vocabulary, needed, "the run", self.unit)
+        self._vocabulary, self._prepared_splits = vocabulary, (split,)
 
     def prepare(self, progress: bool = True) -> None:
-        """Tokenizes the files of all splits unless that was done; training then needs none of them.
-
-        Args:
-            progress: whether to show a bar, on a terminal.
+        """Tokenizes the files of all splits unless they are in the cache; training then needs none of them.
 
         Raises:
-            ValueError: if a file cannot be had or read, or is malformed.
+            ValueError: if a file cannot be loaded or read, or is malformed.
         """
-        for split in self._evaluated:
+        for split in self._prepared_splits:
             if split in self.files:
-                found = self._examples.get(split) or self._prepare(split, progress)
-                if found.complaint:
-                    # Always from this line, so that Python says the same complaint once.
-                    warnings.warn(found.complaint, stacklevel=1)
+                examples = self._examples.get(split) or self._prepare(split, progress)
+                if examples.complaint:
+                    # Always from this line, so that Python shows the same complaint once.
+                    warnings.warn(examples.complaint, stacklevel=1)
 
     def prepare_data(self) -> None:
         """Lightning's hook: prepares in one process per node."""
@@ -192,25 +158,22 @@ class BucketedDataModule(LightningDataModule, ABC):
         """The examples of a split (train, val, test or predict).
 
         Raises:
-            ValueError: if the recipe names no file, or nothing was given to predict.
+            ValueError: if the recipe names no file, or there is nothing to predict.
         """
         if split == PREDICT and split not in self._examples:
             raise ValueError(f"there are no {self.unit} to predict; give them first")
         return self._examples.get(split) or self._prepare(split, progress=False)
 
     def _prepare(self, split: str, progress: bool) -> SplitExamples:
-        title = f"preparing {split} {self.unit}"
-        with writing_to(self.cache_dir), ProgressBar(title, progress) as bar:
+        with self._preparing(f"{split} {self.unit}", progress) as bar:
             self._examples[split] = self.prepare_split(split, lambda done, total: bar("texts", done, total))
         return self._examples[split]
 
-    # The vocabulary.
-
     @property
     def vocabulary(self) -> Any:
-        """The vocabulary: a run's or folder's, or one learned from the training split."""
+        """The vocabulary of a run or folder, or one learned from the training split."""
         if self._vocabulary is None:
-            self._vocabulary = self._find_vocabulary()
+            self._vocabulary = self._load_or_learn()
         return self._vocabulary
 
     @property
@@ -219,32 +182,27 @@ class BucketedDataModule(LightningDataModule, ABC):
         size: int = self.vocabulary.size
         return size
 
-    def _find_vocabulary(self) -> Vocabulary:
+    def _load_or_learn(self) -> Vocabulary:
         if self.vocabulary_dir is not None:
             inside = self.vocabulary_dir / "vocabulary"
-            where = str(inside if inside.is_dir() else self.vocabulary_dir)
-            return load_wordpiece(where) if isinstance(self.settings, WordPieceSettings) else load_sentencepiece(where)
+            name = str(inside if inside.is_dir() else self.vocabulary_dir)
+            return load_wordpiece(name) if isinstance(self.settings, WordPieceSettings) else load_sentencepiece(name)
         if self.settings.name is not None:
             return self.settings.make(lambda _: ())
         with writing_to(self.cache_dir):
-            return self._learned()
+            folder = self.cache_dir / f"{self.cache_name}-vocabulary-{short_hash(self.learning_key())}"
 
-    def _learned(self) -> Vocabulary:
-        folder = self.cache_dir / f"{self.cache_name}-vocabulary-{short_hash(self.learning_key())}"
-        if not (folder / FILE).is_file():
-            self.cache_dir.mkdir(parents=True, exist_ok=True)
-            with locked(self.cache_dir / f".{folder.name}.lock"):
-                if not (folder / FILE).is_file():
-                    self.settings.make(lambda _: self.learning_texts()).save(folder)
-        return load_vocabulary(folder)
+            def learn() -> None:
+                self.settings.make(lambda _: self.learning_texts()).save(folder)
 
-    # Batches.
+            find_or_make((folder / FILE).is_file, learn, locked(self.cache_dir / f".{folder.name}.lock"))
+            return load_vocabulary(folder)
 
     def _plan(self, split: str) -> Segmenting:
         return self.batch_plan.segmenting("test" if split == PREDICT else split)
 
     def training_order(self) -> ShuffledBuckets:
-        """Which examples are in this rank's micro-batches."""
+        """The examples in this rank's micro-batches."""
         rank, world_size = data_rank(self.trainer)
         return ShuffledBuckets(
             self.examples("train").lengths,
@@ -256,30 +214,22 @@ class BucketedDataModule(LightningDataModule, ABC):
         )
 
     def evaluation_order(self, split: str) -> list[Rows]:
-        """Which examples are in this rank's batches: longest first, none of another rank's among them."""
+        """The examples in this rank's batches, longest first; no two ranks share one."""
         rank, world_size = data_rank(self.trainer)
         plan = self._plan(split)
         tokens = max(plan.batch_size // world_size, 1) * plan.seq_len
         return budgeted(self.examples(split).lengths, plan.seq_len, tokens, world_size)[rank::world_size]
 
-    def train_dataloader(self) -> PositionLoader:
-        """Micro-batches from the optimizer's step to the end of the epoch, every time it is iterated."""
-        batches = _Training(self.training_order(), self.examples("train").batch)
-        return PositionLoader(batches, lambda: micro_batches_done(self.trainer, self.batch_plan), self.num_workers)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Examples to validate on."""
-        return self._evaluation("val")
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Examples to test on."""
-        return self._evaluation("test")
+    def train_batches(self) -> _Training:
+        """This rank's micro-batches of examples of similar length."""
+        return _Training(self.training_order(), self.examples("train").batch)
 
     def predict_dataloader(self) -> DataLoader[Any]:
-        """What was given to predict."""
-        return self._evaluation(PREDICT)
+        """The examples to predict."""
+        return self.evaluation_loader(PREDICT)
 
-    def _evaluation(self, split: str) -> DataLoader[Any]:
+    def evaluation_loader(self, split: str) -> DataLoader[Any]:
+        """A split's batches, longest examples first."""
         batches = _Evaluation(self.evaluation_order(split), self.examples(split).batch)
         return DataLoader(batches, batch_size=None, num_workers=self.num_workers, generator=torch.Generator())
 

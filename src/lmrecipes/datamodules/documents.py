@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import warnings
@@ -13,9 +12,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
-
 from lmrecipes.batches import BatchPlan
 from lmrecipes.data.corpora.documents import Corpus, DocumentSource
 from lmrecipes.data.corpora.malformed import complaint
@@ -23,25 +19,21 @@ from lmrecipes.data.corpora.synthetic_text import write_synthetic
 from lmrecipes.data.corpora.text_source import SPLITS
 from lmrecipes.data.objectives.base import Objective, PreparedSources
 from lmrecipes.data.objectives.masked_lm import MaskedLM
-from lmrecipes.data.prepared.cache import cache_folder, folder_for, recall, remember, writing_to
-from lmrecipes.data.prepared.corpus import Prepared, find_prepared
-from lmrecipes.data.prepared.progress_bar import ProgressBar
+from lmrecipes.data.prepared.cache import short_hash, writing_to
+from lmrecipes.data.prepared.corpus import Prepared
+from lmrecipes.data.prepared.progress_bar import Progress
 from lmrecipes.data.prepared.shards import ALL, Share, VocabularySettings, prepare_examples
 from lmrecipes.data.tokenizers.base import Vocabulary
 from lmrecipes.data.tokenizers.loading import load_vocabulary
 from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings
-from lmrecipes.data.tokenizers.wordpiece import WordPiece
 from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings
-from lmrecipes.datamodules.resumable_loader import PositionLoader, micro_batches_done
+from lmrecipes.datamodules.cached import check_vocabulary, tiny_vocabulary, vocabulary_settings
+from lmrecipes.datamodules.prepared import PreparedDataModule
 from lmrecipes.trainer_state import data_rank
 
 
-class DocumentsDataModule(LightningDataModule):
-    """Weighted sources of documents, tokenized once, memory-mapped, and batched by an objective.
-
-    Which examples are in a batch is a pure function of the optimizer step: a resumed run reads on exactly where the
-    interrupted one would have, with any number of workers and ranks.
-    """
+class DocumentsDataModule(PreparedDataModule):
+    """Weighted sources of documents, tokenized once, memory-mapped, and batched by an objective."""
 
     name = "documents"
     takes_shares: ClassVar[bool] = True
@@ -62,41 +54,31 @@ class DocumentsDataModule(LightningDataModule):
         seed: int = 1111,
         vocabulary_dir: str | None = None,
     ) -> None:
-        """Holds the settings; nothing is read yet.
+        """Stores the settings; nothing is read yet.
 
         Args:
             batch: sizes; a recipe's `batch:` group.
             sources: where the documents come from, and the weight of each.
             paths: local files in place of those of some sources, by the source's name.
-            objective: what is predicted from what; left out, masked language modelling as published for ELECTRA.
-            wordpiece: which WordPiece vocabulary to read or learn, for objectives on one.
-            sentencepiece: which SentencePiece vocabulary to read or learn, for objectives on one.
-            held_out: share of the documents for validation, and as many again for the test.
+            objective: training objective; left out, masked language modelling as published for ELECTRA.
+            wordpiece: which WordPiece vocabulary to read or learn, for objectives that need one.
+            sentencepiece: which SentencePiece vocabulary to read or learn, for objectives that need one.
+            held_out: share of the documents in validation, and in the test.
             cache_dir: where prepared data goes; left out, $LMRECIPES_CACHE or ~/.cache/lmrecipes.
             num_workers: processes that load training batches; 0 suffices, a batch takes about a millisecond.
-            seed: for splits, packing, order, masks and spans.
+            seed: of splits, packing, order, masks and spans.
             vocabulary_dir: a saved vocabulary to use instead of making one.
 
         Raises:
             ValueError: for settings that do not work, naming the field.
         """
-        super().__init__()
-        self.batch_plan = batch
+        super().__init__(batch, vocabulary_dir=vocabulary_dir, cache_dir=cache_dir, num_workers=num_workers, seed=seed)
         self.objective = objective or MaskedLM()
         self.sources = located(sources, paths or {})
-        self.settings: VocabularySettings = (
-            wordpiece or WordPieceSettings()
-            if issubclass(self.objective.vocabulary_class, WordPiece)
-            else sentencepiece or SentencePieceSettings()
-        )
+        self.settings = vocabulary_settings(self.objective.vocabulary_class, wordpiece, sentencepiece)
         self.held_out = held_out
-        self.cache_dir = cache_folder(cache_dir)
-        self.num_workers = num_workers
-        self.seed = seed
-        self.vocabulary_dir = None if vocabulary_dir is None else Path(vocabulary_dir)
         self._seq_len = self.objective.example_len(batch)
-        self._given: Vocabulary | None = None
-        self._prepared: Prepared | None = None
+        self._run_vocabulary: Vocabulary | None = None
         if not 0 < held_out < 0.5:
             raise ValueError(f"data.held_out is {held_out}; it must be above 0 and below 0.5")
         for split in ("val", "test"):
@@ -115,14 +97,8 @@ class DocumentsDataModule(LightningDataModule):
     def tiny_data(settings: Mapping[str, Any], text: Path) -> dict[str, Any]:
         """A small corpus for a rehearsal: every line of a text is a document of every source."""
         sources = [{**source, "documents": "line", "path": str(text / "train.txt")} for source in settings["sources"]]
-        return {
-            "sources": sources,
-            "paths": None,
-            "wordpiece": {"vocab_size": 300},
-            "sentencepiece": {"vocab_size": 400},
-            "held_out": 0.2,
-            "vocabulary_dir": None,
-        }
+        sizes = tiny_vocabulary(settings.get("objective"), MaskedLM)
+        return {"sources": sources, "paths": None, **sizes, "held_out": 0.2, "vocabulary_dir": None}
 
     @cached_property
     def corpus(self) -> Corpus:
@@ -133,102 +109,67 @@ class DocumentsDataModule(LightningDataModule):
         """Writes lines for `tiny_data`, each a document."""
         return write_synthetic(folder)
 
+    def source(self) -> Corpus:
+        """The documents to prepare."""
+        return self.corpus
+
+    @property
+    def _text_missing(self) -> bool:
+        return any(source.gone for source in self.sources)
+
+    def _note(self, tag: str) -> tuple[None, str]:
+        sources = [asdict(source) for source in self.sources]
+        settings = json.dumps([sources, self._seq_len, self.held_out, self.seed], sort_keys=True)
+        return None, f"{tag}-{short_hash(settings)}"
+
     def evaluate_with(self, vocabulary: Vocabulary, split: str) -> None:
         """From now on the documents are read with a trained model's own vocabulary, whatever they are now."""
-        self._given, self._prepared = self._checked(vocabulary, "the run"), None
+        self._run_vocabulary, self._prepared = self._checked(vocabulary, "the run"), None
 
     def prepare(self, progress: bool = True, workers: int | None = None, share: Share = ALL) -> None:
-        """Makes the examples unless that was done; training then needs neither network nor the text itself.
+        """Makes the examples unless they are in the cache; training then needs neither network nor the text itself.
 
         Args:
             progress: whether to show a bar on a terminal.
             workers: processes; left out, one for every core.
-            share: which of the parts to do, of an array of jobs.
+            share: of the parts to do, in an array of jobs.
 
         Raises:
-            ValueError: if the text cannot be had or read.
+            ValueError: if the text cannot be loaded or read.
         """
         if self._prepared is not None:
             return
-        self._prepare(progress, workers, share)
+        vocabulary = self._run_vocabulary
+        if vocabulary is None and self.vocabulary_dir is not None:
+            vocabulary = self._checked(load_vocabulary(self.vocabulary_dir), str(self.vocabulary_dir))
+
+        def make(corpus: Corpus, settings: VocabularySettings, folder: Path, report: Progress) -> Prepared | None:
+            objective = type(self.objective)
+            prepared = prepare_examples(
+                *(corpus, settings, folder, report, vocabulary),
+                objective=f"{objective.__module__}.{objective.__qualname__}",
+                workers=workers or len(os.sched_getaffinity(0)),
+                share=share,
+            )
+            for name, flaws in prepared.manifest["flaws"].items() if prepared else ():
+                warnings.warn(f"source {name}: {complaint(flaws)}", stacklevel=2)
+            return prepared
+
+        candidates = [(self.settings, self.name)]
+        if vocabulary is not None:
+            # With a vocabulary at hand, the settings for making one are irrelevant to the cache.
+            candidates.append((type(self.settings)(), self._tag(vocabulary)))
+        source = None if self._text_missing else self.corpus
+        self._prepared = self._find_or_make(source, candidates, vocabulary, make, progress)
         if self.ready:
             with writing_to(self.cache_dir):
                 for split in SPLITS:
                     self.objective.index(self.prepared_sources, split)
 
-    def _prepare(self, progress: bool, workers: int | None, share: Share) -> None:
-        given = self._given
-        if given is None and self.vocabulary_dir is not None:
-            given = self._checked(load_vocabulary(self.vocabulary_dir), str(self.vocabulary_dir))
-        # With a given vocabulary, the settings for making one are irrelevant to the cache.
-        ways: list[tuple[VocabularySettings, str]] = [(self.settings, self.name)]
-        if given is not None:
-            ways.append((type(self.settings)(), f"{self.name}-{given.digest()}"))
-        for settings, tag in ways:
-            found = self._find(settings, tag)
-            if found is not None and (given is None or found.manifest["vocabulary"] == given.digest()):
-                self._prepared = found
-                return
-        settings, tag = ways[-1]
-        folder = folder_for(self.corpus, settings, tag, self.cache_dir)
-        n_workers = workers or len(os.sched_getaffinity(0))
-        with writing_to(self.cache_dir), ProgressBar(f"preparing {self.name}", progress) as report:
-            kind = type(self.objective)
-            made = prepare_examples(
-                *(self.corpus, settings, folder, report),
-                objective=f"{kind.__module__}.{kind.__qualname__}",
-                given=given,
-                workers=n_workers,
-                share=share,
-            )
-        if made is not None:
-            remember(made, None, settings, self._note(tag))
-            for source, flaws in made.manifest["flaws"].items():
-                warnings.warn(f"source {source}: {complaint(flaws)}", stacklevel=2)
-        self._prepared = made
-
-    def _find(self, settings: VocabularySettings, tag: str) -> Prepared | None:
-        """The prepared examples, also of text or vocabulary files that no longer exist."""
-        gone = any(source.gone for source in self.sources)
-        if gone or settings.content() is None:
-            found = recall(None if gone else self.corpus, None, settings, self._note(tag), self.cache_dir)
-            if found is not None or gone:
-                return found
-        return find_prepared(folder_for(self.corpus, settings, tag, self.cache_dir))
-
-    def _note(self, tag: str) -> str:
-        """Under which name it is noted what these settings led to."""
-        said = [asdict(source) for source in self.sources]
-        settings = json.dumps([said, self._seq_len, self.held_out, self.seed], sort_keys=True)
-        return f"{tag}-{hashlib.sha256(settings.encode()).hexdigest()[:12]}"
-
-    def prepare_data(self) -> None:
-        """Lightning's hook: prepares in one process per node."""
-        self.prepare()
-
     @property
     def ready(self) -> bool:
         """Whether all shards are prepared."""
         return self._prepared is not None
-
-    @property
-    def prepared(self) -> Prepared:
-        """The examples."""
-        if self._prepared is None:
-            self.prepare(progress=False)
-        assert self._prepared is not None
-        return self._prepared
-
-    @property
-    def vocab_size(self) -> int:
-        """Different tokens."""
-        size: int = self.prepared.manifest["vocab_size"]
-        return size
-
-    @property
-    def vocabulary(self) -> Any:
-        """The vocabulary."""
-        return self.prepared.vocabulary
 
     @cached_property
     def prepared_sources(self) -> PreparedSources:
@@ -254,26 +195,8 @@ class DocumentsDataModule(LightningDataModule):
         """This rank's batches of a held-out split."""
         return self.objective.evaluation_batches(self.prepared_sources, split, data_rank(self.trainer))
 
-    def train_dataloader(self) -> DataLoader[Any]:
-        """Micro-batches from the optimizer's step to the end of the epoch, every time it is iterated."""
-        return PositionLoader(
-            self.train_batches(), lambda: micro_batches_done(self.trainer, self.batch_plan), self.num_workers
-        )
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Validation examples in order, always the same."""
-        return PositionLoader(self.evaluation_batches("val"))
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """Test examples in order, always the same."""
-        return PositionLoader(self.evaluation_batches("test"))
-
-    def _checked(self, vocabulary: Vocabulary, where: str) -> Vocabulary:
-        wanted = self.objective.vocabulary_class
-        if not isinstance(vocabulary, wanted):
-            raise ValueError(
-                f"the vocabulary of {where} is one of kind {vocabulary.kind}; these examples need {wanted.__name__}"
-            )
+    def _checked(self, vocabulary: Vocabulary, owner: str) -> Vocabulary:
+        check_vocabulary(vocabulary, self.objective.vocabulary_class, owner, "examples")
         return vocabulary
 
 
@@ -281,13 +204,13 @@ def located(sources: Sequence[DocumentSource], paths: dict[str, str]) -> list[Do
     """The sources, with local files for those in `paths`.
 
     Raises:
-        ValueError: for names that do not fit.
+        ValueError: for duplicate or unknown names, or a source without anything to read.
     """
     if not sources:
         raise ValueError("data.sources is empty; give one or more, such as {name: mine, path: FOLDER}")
     names = [source.name for source in sources]
-    if twice := [name for name, n in Counter(names).items() if n > 1]:
-        raise ValueError(f"data.sources has {twice[0]} twice; give every source a name of its own")
+    if duplicates := [name for name, n in Counter(names).items() if n > 1]:
+        raise ValueError(f"data.sources has {duplicates[0]} twice; give every source its own name")
     if unknown := [name for name in paths if name not in names]:
         raise ValueError(f"data.paths names {unknown[0]}, which is none of data.sources: {', '.join(names)}")
     located = [replace(source, path=paths.get(source.name, source.path)) for source in sources]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import glob
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -25,8 +24,8 @@ _LANGUAGE = "{language}"
 class MC4DataModule(DocumentsDataModule):
     """Documents by language, tokenized once, packed into rows and corrupted dynamically.
 
-    Which row comes when is arithmetic on the optimizer step: a run that was killed reads on exactly, nothing lost or
-    repeated, with any number of workers; and with any number of ranks, as long as the global batch stays as it is.
+    Rows are a pure function of the optimizer step: a resumed run reads exactly what the interrupted one would have,
+    with any number of workers, and with any number of ranks for the same global batch.
     """
 
     name = "mc4"
@@ -53,26 +52,26 @@ class MC4DataModule(DocumentsDataModule):
         seed: int = 1234,
         vocabulary_dir: str | None = None,
     ) -> None:
-        """Holds the settings; nothing is read yet.
+        """Stores the settings; nothing is read yet.
 
         Args:
             batch: a recipe's `batch:` group: seq_len tokens of a row's inputs and target_len of its targets.
-            languages: which ones, by code.
+            languages: by code.
             path: local files in place of the hub's, with {language} for the code: a file, folder or pattern, such as
                 corpus/{language} or corpus/c4-{language}.*.json.gz; JSON lines, text or parquet, also .gz and .zst.
-                embedded:{language} for made-up sentences.
-            paths: files of single languages in place of these, by code.
-            repository: repository on the Hugging Face hub that is laid out as allenai/c4 is, English from C4 itself.
+                embedded:{language} for synthetic sentences.
+            paths: files of single languages instead, by code.
+            repository: repository on the Hugging Face hub with the layout of allenai/c4, English from C4 itself.
             revision: branch, tag or commit of the repository; left out, the newest.
-            max_files: how many of the repository's files of a language to read at most.
-            key: key or column that holds the text.
-            alpha: language sampling exponent: a language is drawn in proportion to its size to this power.
-            weigh_by: what its size is: tokens, as in NeMo (0.7), or documents, as in Google's (0.3).
-            corruption: which spans are replaced; left out, as Google's.
-            packed: whether a row takes several texts, or one.
+            max_files: maximum number of the repository's files per language.
+            key: key or column of the text.
+            alpha: language sampling exponent: the probability of a language is proportional to its size to this power.
+            weigh_by: unit of that size: tokens, as in NeMo (0.7), or documents, as in Google's (0.3).
+            corruption: which spans are masked; left out, as Google's.
+            packed: whether a row holds several texts, or one.
             sentencepiece: which vocabulary to make; left out, one is learned from the documents.
             held_out: share of the documents for validation, and as many again for the test.
-            on_malformed: what to do about lines that are no JSON, have no text, or are cut short: refuse, or skip.
+            on_malformed: what to do about lines that are not JSON, have no text, or are truncated: refuse, or skip.
             cache_dir: where prepared data goes; left out, $LMRECIPES_CACHE or ~/.cache/lmrecipes.
             num_workers: processes that load training batches; a core makes about half a million tokens a second.
             seed: for splits, order and spans.
@@ -86,22 +85,26 @@ class MC4DataModule(DocumentsDataModule):
         if unknown := [code for code in paths or {} if code not in languages]:
             raise ValueError(f"data.paths names {unknown[0]}, which is none of data.languages: {', '.join(languages)}")
         if path is not None and _LANGUAGE not in path and len(languages) > 1:
-            raise ValueError(f"data.path is {path}; it needs {_LANGUAGE} where a language's code stands")
+            raise ValueError(f"data.path is {path}; it needs {_LANGUAGE} in place of the language's code")
         self.languages = list(languages)
         self.path = path
         common: dict[str, Any] = {"key": key, "on_malformed": on_malformed}
         sources = []
         for code in self.languages:
-            place = (paths or {}).get(code) or (path and path.replace(_LANGUAGE, code))
-            if place is not None:
-                sources.append(DocumentSource(name=code, path=place, documents=_boundaries(place), **common))
+            local = (paths or {}).get(code) or (path and path.replace(_LANGUAGE, code))
+            if local is not None:
+                sources.append(DocumentSource(name=code, path=local, documents=_boundaries(local), **common))
             else:
-                where: dict[str, Any] = _in_c4(code) | {"revision": revision, "max_files": max_files}
-                sources.append(DocumentSource(name=code, repository=repository, **where, **common))
+                remote: dict[str, Any] = _in_c4(code) | {"revision": revision, "max_files": max_files}
+                sources.append(DocumentSource(name=code, repository=repository, **remote, **common))
+        try:
+            objective = SpanCorruptionLM(corruption, packed, alpha, weigh_by)
+        except ValueError as error:
+            raise ValueError(str(error).replace("data.objective.", "data.")) from None
         super().__init__(
             batch,
             sources,
-            objective=SpanCorruptionLM(corruption, packed, alpha, weigh_by),
+            objective=objective,
             sentencepiece=sentencepiece,
             held_out=held_out,
             cache_dir=cache_dir,
@@ -128,30 +131,30 @@ class MC4DataModule(DocumentsDataModule):
         """Tokenizes the documents and packs them into rows unless that was done; training then needs no network.
 
         Raises:
-            ValueError: if the text cannot be had or read; naming the language, and the line.
+            ValueError: if the text cannot be loaded or read; naming the language, and the line.
         """
-        if self._given is None:
-            self._complain_of_missing()
+        if self._run_vocabulary is None:
+            self._check_languages()
         super().prepare(progress, workers, share)
 
-    def _complain_of_missing(self) -> None:
+    def _check_languages(self) -> None:
         missing = [source.name for source in self.sources if source.gone]
-        # If all files are gone, the prepared corpus may still be in the cache.
+        # If all files are missing, the prepared corpus may still be in the cache.
         if not missing or len(missing) == len(self.sources) or self.path is None:
             return
-        before, _, behind = self.path.partition(_LANGUAGE)
-        there = {name[len(before) :] for name in glob.glob(f"{before}*{behind}")} if behind == "" else set()
-        have = sorted(there) or [source.name for source in self.sources if not source.gone]
+        before, _, after = self.path.partition(_LANGUAGE)
+        codes = {name[len(before) :] for name in glob.glob(f"{before}*")} if after == "" else set()
+        existing = sorted(codes) or [source.name for source in self.sources if not source.gone]
         raise ValueError(
             f"data.languages has {', '.join(missing)}, but {self.path} has no such files; "
-            f"it has {', '.join(have)}; leave the missing out, or give their files with data.paths"
+            f"it has {', '.join(existing)}; leave the missing out, or give their files with data.paths"
         )
 
     def tokens_by_language(self, first_step: int, end: int) -> dict[str, int]:
-        """Tokens of text that all ranks read in the steps of a half-open range, by language."""
+        """Tokens of text that all ranks together read from one step to before another, by language."""
         self._counting = self._counting or self.train_batches()
-        found = self._counting.text_tokens(first_step, end, len(self.languages))
-        return dict(zip(self.languages, found.tolist(), strict=True))
+        counts = self._counting.text_tokens(first_step, end, len(self.languages))
+        return dict(zip(self.languages, counts.tolist(), strict=True))
 
 
 def _in_c4(code: str) -> dict[str, str]:
@@ -161,9 +164,7 @@ def _in_c4(code: str) -> dict[str, str]:
     return {"config": "multilingual", "files_named": f"c4-{code}.tfrecord-*.json.gz"}
 
 
-def _boundaries(place: str) -> Literal["line"] | None:
+def _boundaries(path: str) -> Literal["line"] | None:
     """In plain text each line is a document; other formats mark documents themselves."""
-    plain = not place.startswith(EMBEDDED_LANGUAGE) and os.path.basename(place).endswith(
-        (".txt", ".txt.gz", ".txt.zst")
-    )
-    return "line" if plain else None
+    is_text = not path.startswith(EMBEDDED_LANGUAGE) and path.endswith((".txt", ".txt.gz", ".txt.zst"))
+    return "line" if is_text else None

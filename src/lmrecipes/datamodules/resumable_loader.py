@@ -41,17 +41,11 @@ class _Positions(IterableDataset[Any]):
 class PositionLoader(DataLoader[Any]):
     """A DataLoader that starts at the optimizer's step and does not consume torch's random state.
 
-    It has no length: an epoch ends where the batches end, also for a training that was resumed in the middle of one.
+    It has no length: an epoch ends where the batches end, also if training was resumed in the middle of one.
     """
 
     def __init__(self, batches: Batches[Any], position: Callable[[], int] = lambda: 0, num_workers: int = 0) -> None:
-        """Holds the batches.
-
-        Args:
-            batches: what is loaded.
-            position: number of the first batch wanted, asked at every iteration.
-            num_workers: processes that load.
-        """
+        """Takes batches, and the number of the first one, which is called for at every iteration."""
         self._position = position
         self.batches_per_epoch = len(batches)
         super().__init__(_Positions(batches), batch_size=None, num_workers=num_workers, generator=torch.Generator())
@@ -64,7 +58,7 @@ class PositionLoader(DataLoader[Any]):
 
 
 def micro_batches_done(trainer: Any, plan: BatchPlan) -> int:
-    """Micro-batches of a rank that the optimizer's steps so far have used."""
+    """Micro-batches of a rank that the optimizer's steps so far have consumed."""
     if trainer is None:
         return 0
     steps: int = trainer.global_step

@@ -1,50 +1,36 @@
-"""Running text as parallel streams: what the DataModules of all text corpora share."""
+"""Base of DataModules that read running text as parallel streams."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lightning.pytorch import LightningDataModule
-from torch.utils.data import DataLoader
-
-from lmrecipes.batches import BatchPlan, StreamBatch, TextStatistics
-from lmrecipes.data.corpora.synthetic_text import words_of, write_sample, write_synthetic
+from lmrecipes.batches import BatchPlan, TextStatistics
+from lmrecipes.data.corpora.synthetic_text import write_sample, write_synthetic
 from lmrecipes.data.corpora.tables import HubRepository, TableFolder
-from lmrecipes.data.corpora.text_source import SPLITS, Folder, Source
+from lmrecipes.data.corpora.text_source import Folder, Source
 from lmrecipes.data.objectives.streams import Streams
-from lmrecipes.data.prepared.cache import cache_folder, folder_for, recall, remember, writing_to
+from lmrecipes.data.prepared.cache import folder_for, recall
 from lmrecipes.data.prepared.corpus import Prepared, find_prepared
-from lmrecipes.data.prepared.progress_bar import ProgressBar
+from lmrecipes.data.prepared.progress_bar import Progress
 from lmrecipes.data.prepared.tokenize_text import prepare
 from lmrecipes.data.tokenizers.base import Vocabulary
 from lmrecipes.data.tokenizers.loading import load_vocabulary
 from lmrecipes.data.tokenizers.text_config import Tokenizing
-from lmrecipes.datamodules.resumable_loader import PositionLoader, micro_batches_done
+from lmrecipes.datamodules.prepared import PreparedDataModule
 from lmrecipes.trainer_state import data_rank
 
-# With a given vocabulary, the settings for making one are irrelevant to the cache.
+# With a vocabulary at hand, the settings for making one are irrelevant to the cache.
 _ANY = Tokenizing()
 
 
-class TextDataModule(LightningDataModule):
-    """A corpus of running text. Subclasses say where it comes from and which vocabulary it has.
+class TextDataModule(PreparedDataModule):
+    """A corpus of running text. Subclasses define where it comes from and which vocabulary it has."""
 
-    Position is arithmetic on the optimizer step, so that a resumed run reads on exactly where the interrupted one
-    would have, with any number of workers.
-    """
-
-    name: str
-    """Name of the corpus."""
-    batch_fields = frozenset(
-        (
-            "seq_len",
-            "mem_len",
-        )
-    )
+    batch_fields = frozenset(("seq_len", "mem_len"))
     tiny_lengths: ClassVar[Mapping[str, int]] = {}
     published_vocab_size: int | None = None
     """Number of different tokens that the whole corpus is known to have."""
@@ -63,34 +49,28 @@ class TextDataModule(LightningDataModule):
         vocabulary_dir: str | None = None,
         revision: str | None = None,
     ) -> None:
-        """Holds the settings; nothing is read yet.
+        """Stores the settings; nothing is read yet.
 
         Args:
-            batch: how text is cut; a recipe's `batch:` group.
+            batch: sizes; a recipe's `batch:` group.
             path: local folder with train, valid and test text, instead of downloading.
             tokenizing: which vocabulary to make; left out, the corpus's own.
             cache_dir: where prepared data goes; left out, $LMRECIPES_CACHE or ~/.cache/lmrecipes.
             num_workers: processes that load training batches; 0 suffices, a batch takes microseconds.
-            roll: whether every stream is turned by a random amount in every epoch.
-            carry_memory: whether memory goes on from epoch to epoch instead of beginning empty.
+            roll: whether every stream is rotated by a random amount in every epoch.
+            carry_memory: whether memory is kept from epoch to epoch instead of starting empty.
             warm_up_evaluation: whether evaluation reads mem_len tokens before each stream, without scoring them.
-            seed: for the random amounts.
+            seed: of the rotations.
             vocabulary_dir: a saved vocabulary to use instead of making one.
             revision: branch, tag or commit of the hub's copy; left out, the newest.
         """
-        super().__init__()
-        self.batch_plan = batch
+        super().__init__(batch, vocabulary_dir=vocabulary_dir, cache_dir=cache_dir, num_workers=num_workers, seed=seed)
         self.path = None if path is None else Path(path).expanduser()
         self.tokenizing = tokenizing or self.default_tokenizing()
-        self.cache_dir = cache_folder(cache_dir)
-        self.num_workers = num_workers
         self.roll = roll
         self.carry_memory = carry_memory
         self.warm_up_evaluation = warm_up_evaluation
-        self.seed = seed
-        self.vocabulary_dir = None if vocabulary_dir is None else Path(vocabulary_dir)
         self.revision = revision
-        self._prepared: Prepared | None = None
         self._evaluated: tuple[Vocabulary, str] | None = None
 
     @abstractmethod
@@ -98,7 +78,7 @@ class TextDataModule(LightningDataModule):
         """The text without a local folder.
 
         Raises:
-            ValueError: if this corpus has to be given as local files.
+            ValueError: if this corpus must be given as local files.
         """
 
     def default_tokenizing(self) -> Tokenizing:
@@ -109,7 +89,7 @@ class TextDataModule(LightningDataModule):
         """Where the text comes from.
 
         Raises:
-            ValueError: if it cannot be had, or `revision` is given for text that has none.
+            ValueError: if it cannot be loaded, or `revision` is given for text that has none.
         """
         source: Source
         if self.path is None:
@@ -133,121 +113,81 @@ class TextDataModule(LightningDataModule):
         """Writes the beginning of the recipe's own text where that is local, or lines of words of its vocabulary."""
         if self.path is not None:
             return write_sample(folder, self.source())
-        named = self.tokenizing.vocab_file if self.vocabulary_dir is None else None
-        return write_synthetic(folder, words_of(Path(named)) if named else ())
+        has_words = self.tokenizing.vocab_file is not None and self.vocabulary_dir is None
+        return write_synthetic(folder, self.tokenizing.listed_words()[:100] if has_words else ())
+
+    @property
+    def _text_missing(self) -> bool:
+        return self.path is not None and not self.path.exists()
+
+    def _note(self, tag: str) -> tuple[Path | None, str]:
+        return self.path, tag
 
     def evaluate_with(self, vocabulary: Vocabulary, split: str) -> None:
         """From now on only this split is read, with a trained model's own vocabulary, whatever the text is now."""
         self._evaluated, self._prepared = (vocabulary, split), None
 
     def prepare(self, progress: bool = True) -> None:
-        """Tokenizes the corpus unless that was done; training then needs neither network nor the text itself.
+        """Tokenizes the corpus unless it is in the cache; training then needs neither network nor the text itself.
 
         Raises:
-            ValueError: if the text cannot be had or read, or is not the published one.
+            ValueError: if the text cannot be loaded or read, or is not the published one.
         """
         if self._prepared is not None:
             return
         if self._evaluated is not None:
             self._prepared = self._prepare_split(*self._evaluated, progress)
             return
-        given = None if self.vocabulary_dir is None else load_vocabulary(self.vocabulary_dir)
-        tag = self.name if given is None else self._tag(given)
-        gone = self.path is not None and not self.path.exists()
-        prepared = None
-        if gone or self.tokenizing.content() is None:
-            source = None if gone else self.source()
-            prepared = recall(source, self.path, self.tokenizing, tag, self.cache_dir)
-        if prepared is None:
-            prepared = self._prepare(tag, given, progress)
-            remember(prepared, self.path, self.tokenizing, tag)
-        remember(prepared, self.path, _ANY, self._tag(prepared.vocabulary))
-        if self.path is None and given is None and self.published_vocab_size not in (None, prepared.vocabulary.size):
+        vocabulary = None if self.vocabulary_dir is None else load_vocabulary(self.vocabulary_dir)
+
+        def make(source: Source, tokenizing: Tokenizing, folder: Path, report: Progress) -> Prepared:
+            for split in ("train", "val") if vocabulary is None else ():
+                source.require(split)
+            return prepare(source, tokenizing, folder, report, vocabulary)
+
+        source = None if self._text_missing else self.source()
+        tag = self.name if vocabulary is None else self._tag(vocabulary)
+        prepared = self._find_or_make(source, [(self.tokenizing, tag)], vocabulary, make, progress)
+        assert prepared is not None
+        self._remember(prepared, _ANY, self._tag(prepared.vocabulary))
+        size = prepared.vocabulary.size
+        if self.path is None and vocabulary is None and self.published_vocab_size not in (None, size):
             raise ValueError(
-                f"{self.name} came with {prepared.vocabulary.size:,} different tokens, "
-                f"but it has {self.published_vocab_size:,}: not the published text"
+                f"{self.name} has {size:,} different tokens instead of {self.published_vocab_size:,}: "
+                "this is not the published text; download it again, or give it as local files with data.path"
             )
         self._prepared = prepared
 
-    def _prepare(self, tag: str, given: Vocabulary | None, progress: bool) -> Prepared:
-        source = self.source()
-        folder = folder_for(source, self.tokenizing, tag, self.cache_dir)
-        prepared = find_prepared(folder)
-        if prepared is not None:
-            return prepared
-        for split in ("train", "val") if given is None else ():
-            source.require(split)
-        return self._tokenize(source, self.tokenizing, folder, progress, given)
-
-    def _tokenize(
-        self,
-        source: Source,
-        tokenizing: Tokenizing,
-        folder: Path,
-        progress: bool,
-        given: Vocabulary | None,
-        splits: Sequence[str] = SPLITS,
-    ) -> Prepared:
-        with writing_to(self.cache_dir), ProgressBar(f"preparing {self.name}", progress) as report:
-            return prepare(source, tokenizing, folder, report, given, splits)
-
-    def _tag(self, vocabulary: Vocabulary) -> str:
-        return f"{self.name}-{vocabulary.digest()}"
-
     def _prepare_split(self, vocabulary: Vocabulary, split: str, progress: bool) -> Prepared:
-        """The corpus as it was prepared for training if it is still the same, or gone; else this split alone."""
+        """The corpus as prepared for training if its text is unchanged or missing; else this split alone."""
         tag = self._tag(vocabulary)
-        gone = self.path is not None and not self.path.exists()
-        source = None if gone else self.source()
-        prepared = recall(source, self.path, _ANY, tag, self.cache_dir) or self._made_before(source, vocabulary)
+        source: Source | None = None if self._text_missing else self.source()
+        prepared = recall(source, self.path, _ANY, tag, self.cache_dir) or self._prepared_for_training(
+            source, vocabulary
+        )
         if prepared is None and source is not None and not source.has(split):
             prepared, source = recall(None, self.path, _ANY, tag, self.cache_dir), None
         if prepared is not None and split in prepared.manifest["splits"]:
             return prepared
-        if source is None:
-            prepared = recall(None, self.path, _ANY, f"{tag}-{split}", self.cache_dir)
-            if prepared is not None:
-                return prepared
-            source = self.source()
-        source.require(split)
-        folder = folder_for(source, _ANY, f"{tag}-{split}", self.cache_dir)
-        prepared = self._tokenize(source, _ANY, folder, progress, vocabulary, splits=(split,))
-        remember(prepared, self.path, _ANY, f"{tag}-{split}")
+
+        def make(source: Source, tokenizing: Tokenizing, folder: Path, report: Progress) -> Prepared:
+            source.require(split)
+            return prepare(source, tokenizing, folder, report, vocabulary, (split,))
+
+        prepared = self._find_or_make(source, [(_ANY, f"{tag}-{split}")], vocabulary, make, progress)
+        assert prepared is not None
         return prepared
 
-    def _made_before(self, source: Source | None, vocabulary: Vocabulary) -> Prepared | None:
+    def _prepared_for_training(self, source: Source | None, vocabulary: Vocabulary) -> Prepared | None:
         """The text as training prepares it, if that was done with this very vocabulary."""
         if source is None:
             return None
         for tag in (self.name, self._tag(vocabulary)):
-            with suppress(ValueError):  # a vocabulary file that is gone
-                found = find_prepared(folder_for(source, self.tokenizing, tag, self.cache_dir))
-                if found is not None and found.manifest["vocabulary"] == vocabulary.digest():
-                    return found
+            with suppress(ValueError):  # a vocabulary file that no longer exists
+                prepared = find_prepared(folder_for(source, self.tokenizing, tag, self.cache_dir))
+                if prepared is not None and prepared.manifest["vocabulary"] == vocabulary.digest():
+                    return prepared
         return None
-
-    def prepare_data(self) -> None:
-        """Lightning's hook: prepares in one process per node."""
-        self.prepare()
-
-    @property
-    def prepared(self) -> Prepared:
-        """The tokenized corpus."""
-        if self._prepared is None:
-            self.prepare(progress=False)
-        assert self._prepared is not None
-        return self._prepared
-
-    @property
-    def vocabulary(self) -> Vocabulary:
-        """The corpus's vocabulary."""
-        return self.prepared.vocabulary
-
-    @property
-    def vocab_size(self) -> int:
-        """Different tokens."""
-        size: int = self.prepared.manifest["vocab_size"]
-        return size
 
     def statistics(self, split: str) -> TextStatistics:
         """Tokens, words and characters of a split (train, val or test)."""
@@ -280,16 +220,10 @@ class TextDataModule(LightningDataModule):
             message = str(error)
             raise ValueError(message if message.startswith("batch.") else f"{field}: {message}") from None
 
-    def train_dataloader(self) -> DataLoader[StreamBatch]:
-        """Micro-batches from the optimizer's step to the end of the epoch, every time it is iterated."""
-        return PositionLoader(
-            self.streams("train"), lambda: micro_batches_done(self.trainer, self.batch_plan), self.num_workers
-        )
+    def train_batches(self) -> Streams:
+        """This rank's streams of the training text."""
+        return self.streams("train")
 
-    def val_dataloader(self) -> DataLoader[StreamBatch]:
-        """Validation segments in order."""
-        return PositionLoader(self.streams("val"))
-
-    def test_dataloader(self) -> DataLoader[StreamBatch]:
-        """Test segments in order."""
-        return PositionLoader(self.streams("test"))
+    def evaluation_batches(self, split: str) -> Streams:
+        """This rank's streams of a text to evaluate."""
+        return self.streams(split)

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from lmrecipes.batches import BatchPlan, WrittenTexts
-from lmrecipes.data.corpora.hub import local_file
+from lmrecipes.data.corpora.hub import file_identity
 from lmrecipes.data.corpora.malformed import OnMalformedLine, complaint
-from lmrecipes.data.tasks.nli import Inference, NLIFile, Prompt, asked, read_nli
+from lmrecipes.data.tasks.nli import Inference, Prompt, asked, read_nli
 from lmrecipes.data.tasks.nli_embedded import EMBEDDED, make_nli
 from lmrecipes.data.tasks.text_pairs import TextPair, TextPairs, tokenized, written
 from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings
@@ -25,11 +25,7 @@ _VERSION = 1
 
 
 class XNLIDataModule(BucketedDataModule):
-    """Pairs of sentences as text to text: MNLI to train on, XNLI in several languages to evaluate.
-
-    Training batches are of texts of about the same length, and arithmetic on the optimizer's step. Evaluation reads
-    every pair once, whatever the number of ranks.
-    """
+    """Pairs of sentences as text to text: MNLI to train on, XNLI in several languages to evaluate."""
 
     cache_name, unit, file_format = "xnli", "pairs", "a file of MNLI or XNLI"
     task = "xnli"
@@ -53,21 +49,21 @@ class XNLIDataModule(BucketedDataModule):
         num_workers: int = 0,
         seed: int = 1234,
     ) -> None:
-        """Holds the settings; nothing is read yet.
+        """Stores the settings; nothing is read yet.
 
         Args:
-            batch: a recipe's `batch:` group. An evaluation's batch_size says how many inputs of full length take the
-                room of one batch over all devices, of shorter ones there are more.
-            train: MNLI's training file: .tsv, .jsonl or .parquet, also .gz; hf://datasets/OWNER/NAME/FILE;
+            batch: a recipe's `batch:` group. An evaluation batch has room for batch_size inputs of full length over all
+                devices, and for more if they are shorter.
+            train: MNLI's training file: .tsv, .csv, .jsonl or .parquet, also .gz; hf://datasets/OWNER/NAME/FILE;
                 embedded:train.
-            val: file to validate on; with {language}, one of each language, or else one in which each line says it.
+            val: file to validate on; with {language} one per language, otherwise one whose lines name the language.
             test: file to test on, likewise.
-            languages: those to evaluate.
+            languages: to evaluate.
             prompt: nemo: the published form, labels as words. google: premise first, labels as digits.
-            input_eos: whether an input ends with the end of a text; as it was when the model was pretrained.
+            input_eos: whether an input ends with </s>, as in pretraining.
             vocabulary_dir: a run, or a folder, with the vocabulary to use.
             sentencepiece: which SentencePiece vocabulary to read or learn otherwise.
-            on_malformed: what to do about lines that have no pair: refuse, or skip.
+            on_malformed: what to do about lines without a pair: refuse, or skip.
             cache_dir: where prepared data goes; left out, $LMRECIPES_CACHE or ~/.cache/lmrecipes.
             num_workers: processes that load batches.
             seed: for the order of training.
@@ -103,35 +99,29 @@ class XNLIDataModule(BucketedDataModule):
         """Writes nothing: the embedded pairs are small."""
         return "embedded pairs"
 
-    # What is read.
-
     def _sources(self, split: str) -> list[tuple[str, str | None]]:
-        """Files of a split, and which language's pairs are wanted of each."""
+        """Files of a split, and the language to read from each."""
         file = self.file(split)
         return (
             [(file, None)] if split == "train" else [(file.replace(_LANGUAGE, code), code) for code in self.languages]
         )
 
     def _described(self, split: str) -> str:
-        files = []
-        for file, code in self._sources(split):
-            about: list[Any] = [file, code]
-            if "://" not in file and not file.startswith(EMBEDDED):
-                stat = local_file(file).stat()
-                about += [str(local_file(file).resolve()), stat.st_size, stat.st_mtime_ns]
-            files.append(about)
+        files = [[file, code, *file_identity(file)] for file, code in self._sources(split)]
         return json.dumps([_VERSION, files, self.on_malformed], sort_keys=True)
 
     def _read(self, split: str) -> list[Inference]:
-        found: list[Inference] = []
+        pairs: list[Inference] = []
         for file, code in self._sources(split):
-            made = file.startswith(EMBEDDED)
-            read = NLIFile(make_nli(file, code), {}) if made else read_nli(file, self.on_malformed, language=code)
+            if file.startswith(EMBEDDED):
+                pairs += make_nli(file, code)
+                continue
+            content = read_nli(file, self.on_malformed, language=code)
             # XNLI is published with some unlabelled pairs: no warning.
-            if wrong := complaint({kind: about for kind, about in read.flaws.items() if "label" not in kind}):
-                warnings.warn(f"{file}: {wrong}", stacklevel=2)
-            found += read.pairs
-        return found
+            if problems := complaint({kind: info for kind, info in content.flaws.items() if "label" not in kind}):
+                warnings.warn(f"{file}: {problems}", stacklevel=2)
+            pairs += content.pairs
+        return pairs
 
     def prepare_split(self, split: str, report: Report) -> SplitExamples:
         """The pairs of a split as tokens."""
@@ -143,11 +133,10 @@ class XNLIDataModule(BucketedDataModule):
             for number, pair in enumerate(self._read(split)):
                 language = languages.index(pair.language) if split != "train" else 0
                 texts.append(TextPair(*asked(pair, self.prompt), number, language))
-            made = tokenized(texts, vocabulary, input_len, target_len, input_eos=self.input_eos, progress=report)
-            made.save(folder)
+            tokenized(texts, vocabulary, input_len, target_len, input_eos=self.input_eos, progress=report).save(folder)
 
-        how = [self._described(split), vocabulary.digest(), [input_len, target_len], self.prompt, self.input_eos]
-        pairs = TextPairs.load(self.cache_entry(json.dumps(how), write))
+        key = [self._described(split), vocabulary.digest(), [input_len, target_len], self.prompt, self.input_eos]
+        pairs = TextPairs.load(self.cache_entry(json.dumps(key), write))
         return SplitExamples(
             pairs, pairs.lengths, lambda rows: pairs.batch(rows, input_len, target_len, vocabulary.pad_id)
         )
@@ -160,12 +149,10 @@ class XNLIDataModule(BucketedDataModule):
         """The training pairs as model inputs."""
         return [" ".join(asked(pair, self.prompt)) for pair in self._read("train")]
 
-    # For TextAccuracy.
-
     def pairs(self, split: str) -> TextPairs:
         """The texts of a split (train, val or test), tokenized."""
-        found: TextPairs = self.examples(split).content
-        return found
+        pairs: TextPairs = self.examples(split).content
+        return pairs
 
     def languages_of(self, split: str) -> list[str]:
         """The languages of a split: English to train on."""
@@ -176,10 +163,9 @@ class XNLIDataModule(BucketedDataModule):
         return len(self.pairs(split))
 
     def verdicts(self, split: str, output: WrittenTexts) -> dict[int, tuple[int, bool]]:
-        """By the number of each text: its language's number, and whether the very label was written."""
-        pairs = self.pairs(split)
-        found = {}
-        for number, text, _ in written(output, self.vocabulary):
-            label = self.vocabulary.decode(pairs.pair(number).targets.tolist()).strip()
-            found[number] = (int(pairs.language[number]), text == label)
-        return found
+        """By the number of each text: the number of its language, and whether exactly the label was generated."""
+        pairs, decode = self.pairs(split), self.vocabulary.decode
+        return {
+            number: (int(pairs.language[number]), text == decode(pairs.pair(number).targets.tolist()).strip())
+            for number, text, _ in written(output, self.vocabulary)
+        }

@@ -14,6 +14,11 @@ from typing import IO, Any
 PACKED = (".gz", ".zst")
 
 
+def unpacked_suffix(path: Path) -> str:
+    """The suffix of a file's name before that of its compression."""
+    return Path(path.stem).suffix if path.suffix in PACKED else path.suffix
+
+
 def open_unpacked(path: Path) -> IO[bytes]:
     """Opens a file, decompressed while it is read; damage raises the errors that `reporting_damage` reports."""
     if path.suffix == ".gz":
@@ -27,7 +32,7 @@ def open_unpacked(path: Path) -> IO[bytes]:
 
 @contextmanager
 def reporting_damage(path: Path) -> Iterator[None]:
-    """Reports a damaged compressed file.
+    """Reports a packed file that is damaged.
 
     Raises:
         ValueError: naming the file.
@@ -41,7 +46,7 @@ def reporting_damage(path: Path) -> Iterator[None]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file, decompressed.
+    """All of a file's content, unpacked.
 
     Raises:
         ValueError: if it is damaged.
@@ -51,7 +56,7 @@ def read_bytes(path: Path) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """The text of a file, without a byte order mark.
+    """All of a file's text, without a byte order mark.
 
     Raises:
         ValueError: if it is damaged, or not UTF-8.
@@ -74,32 +79,24 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"{path}:{error.lineno}:{error.colno} is not valid JSON: {error.msg}") from None
 
 
-def parquet_file(path: Path) -> Any:
-    """A parquet file, whose row groups are read later; compressed files are decompressed in memory.
+@contextmanager
+def reporting_parquet(path: Path) -> Iterator[None]:
+    """Reports a file that is not parquet, or damaged.
 
     Raises:
-        ValueError: if it is not a parquet file.
+        ValueError: naming the file.
     """
+    import pyarrow
+
+    try:
+        yield
+    except pyarrow.ArrowException as error:
+        raise ValueError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from None
+
+
+def parquet_file(path: Path) -> Any:
+    """A parquet file, whose row groups are read later; compressed files are decompressed in memory."""
     import pyarrow
     from pyarrow import parquet
 
-    try:
-        return parquet.ParquetFile(pyarrow.BufferReader(read_bytes(path)) if path.suffix in PACKED else path)
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from None
-
-
-def parquet_rows(path: Path) -> list[dict[str, Any]]:
-    """All rows of a parquet file.
-
-    Raises:
-        ValueError: if it is not a parquet file, or damaged.
-    """
-    import pyarrow
-
-    try:
-        with parquet_file(path) as file:
-            rows: list[dict[str, Any]] = file.read().to_pylist()
-            return rows
-    except pyarrow.ArrowException as error:
-        raise ValueError(f"{path} cannot be read as parquet: {str(error).splitlines()[0]}") from None
+    return parquet.ParquetFile(pyarrow.BufferReader(read_bytes(path)) if path.suffix in PACKED else path)

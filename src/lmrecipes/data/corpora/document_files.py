@@ -1,4 +1,4 @@
-"""Reading documents from text, JSON lines and parquet files, whole or from one place to another."""
+"""Reading documents from text, JSON lines and parquet files, or from a span of such a file."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 from lmrecipes.data.corpora.malformed import EMPTY, Flaws
-from lmrecipes.runtime.open_file import PACKED, open_unpacked, parquet_file
+from lmrecipes.data.corpora.rows import json_row, parquet_rows, text_of
+from lmrecipes.runtime.open_file import PACKED, open_unpacked, unpacked_suffix
 
 Boundaries = Literal["line", "blank_line", "file"]
 ENDINGS = (".txt", ".jsonl", ".json", ".parquet")
@@ -33,41 +34,39 @@ class Line(NamedTuple):
 
     text: str
     beyond: bool
-    """Whether it begins after the end of the span, and is only read to finish a document that began within."""
+    """Whether it begins after the end of the span, so that it can only continue a document from within."""
 
 
 def form(name: str) -> str:
     """The format of a file by its suffix; .txt if unknown."""
-    path = Path(name)
-    ending = Path(path.stem).suffix if path.suffix in PACKED else path.suffix
-    return ending if ending in ENDINGS else ".txt"
+    suffix = unpacked_suffix(Path(name))
+    return suffix if suffix in ENDINGS else ".txt"
 
 
 def readable(name: str) -> bool:
-    """Whether a file's name says that it can be read."""
+    """Whether a file's name ends like that of a known format."""
     return name.endswith(tuple(ending + packed for ending in ENDINGS for packed in ("", *PACKED)))
 
 
-def spans(name: str, path: Path | None, size: int, boundaries: Boundaries, target: int) -> Iterator[Span]:
-    """A file in parts of about `target` bytes, where it can be read from the middle.
+def spans(name: str, size: int, boundaries: Boundaries, target: int) -> Iterator[Span]:
+    """A file in parts of about `target` bytes, if it can be read from the middle.
 
     Args:
         name: of the file.
-        path: where it is; None if it is not here yet.
-        size: its bytes.
+        size: in bytes.
         boundaries: where documents end.
-        target: bytes.
+        target: in bytes.
     """
-    whole = boundaries == "file" or Path(name).suffix in PACKED
-    n = 1 if whole else max(1, -(-size // target))
+    indivisible = boundaries == "file" or Path(name).suffix in PACKED
+    n = 1 if indivisible else max(1, -(-size // target))
     if form(name) == ".parquet":
-        # Row groups are counted when read: the file may not be downloaded yet.
+        # Row groups are counted when reading: the file may not be downloaded yet.
         for i in range(n):
             yield Span(name, i, n)
         return
     end = max(size, 1)
     for i in range(n):
-        yield Span(name, end * i // n, end * (i + 1) // n if i + 1 < n or not whole else -1)
+        yield Span(name, end * i // n, end * (i + 1) // n if i + 1 < n or not indivisible else -1)
 
 
 def read_documents(
@@ -77,13 +76,13 @@ def read_documents(
 
     Args:
         path: the file.
-        span: the part of it.
-        boundaries: whether every line (or row) is a document, or empty ones stand between, or the file is one.
-        key: key or column with the text, of JSON lines and parquet.
-        flaws: told of malformed lines; left out, they are refused.
+        span: part of the file.
+        boundaries: whether a document is a line (or row), the lines between blank ones, or the file.
+        key: key or column of the text, in JSON lines and parquet.
+        flaws: collects malformed lines; left out, they are refused.
 
     Raises:
-        ValueError: for what is no text, with file and line.
+        ValueError: for malformed text, with file and line.
     """
     flaws = flaws or Flaws()
     if form(span.file) == ".parquet":
@@ -105,17 +104,17 @@ def _between_empty_lines(lines: Iterable[Line], midway: bool, blank_ends: bool) 
 
     Args:
         lines: of a span, and those after it.
-        midway: whether the span may begin within a document, which then is another span's.
+        midway: whether the span may begin within a document, which then belongs to the span before.
         blank_ends: whether an empty line ends a document.
     """
-    held: list[str] = []
+    document: list[str] = []
     size, inside = 0, False
     for text, beyond in lines:
         if blank_ends and not text.strip():
             midway = inside = False
-            if held:
-                yield "\n".join(held)
-                held, size = [], 0
+            if document:
+                yield "\n".join(document)
+                document, size = [], 0
             if beyond:
                 return
             continue
@@ -124,18 +123,18 @@ def _between_empty_lines(lines: Iterable[Line], midway: bool, blank_ends: bool) 
         if midway:
             continue
         inside = True
-        for piece in _pieces(text) if text.strip() else [""] * bool(held):
-            if held and size + len(piece) > LONGEST:
-                yield "\n".join(held)
-                held, size = [], 0
-            held.append(piece)
+        for piece in _pieces(text) if text.strip() else [""] * bool(document):
+            if document and size + len(piece) > LONGEST:
+                yield "\n".join(document)
+                document, size = [], 0
+            document.append(piece)
             size += len(piece) + 1
-    if held:
-        yield "\n".join(held)
+    if document:
+        yield "\n".join(document)
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """A text that is too long in parts, cut at white space where there is some."""
+    """A text in parts of at most LONGEST characters, cut at white space if possible."""
     while len(text) > LONGEST:
         cut = max(text.rfind("\n", 0, LONGEST), text.rfind(" ", 0, LONGEST) if "\n" not in text[:LONGEST] else -1)
         cut = cut if cut > 0 else LONGEST
@@ -146,7 +145,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 
 def _lines(path: Path, span: Span, key: str | None, flaws: Flaws) -> tuple[Generator[Line, None, None], bool]:
-    """Lines of a span and of what follows, and whether it may begin within a document."""
+    """Lines from the start of a span to the end of the file, and whether it may begin within a document."""
     if span.start == 0:
         return _decoded(path, 0, span.end, key, flaws), False
     with path.open("rb") as file:
@@ -170,96 +169,62 @@ def _content(line: bytes, key: str | None) -> bytes | str:
 
 
 def _decoded(path: Path, start: int, end: int, key: str | None, flaws: Flaws) -> Generator[Line, None, None]:
-    place = start
+    position = start
     with open_unpacked(path) as file:
         if start:
             file.seek(start)
         try:
             for line in file:
-                beyond = 0 <= end <= place
-                if (text := _text(line, path, place, key, flaws)) is not None:
+                beyond = 0 <= end <= position
+                if (text := _text(line, path, position, key, flaws)) is not None:
                     yield Line(text, beyond)
-                place += len(line)
+                position += len(line)
         except (EOFError, zlib.error, OSError) as error:
             if path.suffix not in PACKED:
                 raise
             problem = (
-                f"{path} is damaged or truncated at byte {place:,} of its text ({error}); copy or download it again"
+                f"{path} is damaged or truncated at byte {position:,} of its text ({error}); copy or download it again"
             )
             flaws.wrong("file cut short", problem)
 
 
-def _text(line: bytes, path: Path, place: int, key: str | None, flaws: Flaws) -> str | None:
-    """The text of a line that begins at a place of a file; None if it is malformed."""
+def _text(line: bytes, path: Path, position: int, key: str | None, flaws: Flaws) -> str | None:
+    """The text of a line that begins at a byte of a file; None if it is malformed."""
     try:
-        text = line.decode("utf-8" if place else "utf-8-sig").rstrip("\r\n")
+        text = line.decode("utf-8" if position else "utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        flaws.wrong("line that is no UTF-8", f"{_at(path, place)} is not UTF-8 text: {error.reason}")
+        flaws.wrong("line that is no UTF-8", f"{_at(path, position)} is not UTF-8 text: {error.reason}")
         return None
     if key is None or not text.strip():
         return text if key is None else ""
     try:
-        text = _json_text(text, key)
+        text = text_of(json_row(text), key)
     except ValueError as error:
-        flaws.wrong("malformed line", f"{_at(path, place)} {error}")
+        flaws.wrong("malformed line", f"{_at(path, position)} {error}")
         return None
     if not text.strip():
-        flaws.note(EMPTY, lambda: _at(path, place))
+        flaws.note(EMPTY, lambda: _at(path, position))
     return text
 
 
-def _at(path: Path, place: int) -> str:
-    """File and number of the line that begins at a place."""
-    number, left = 1, place
+def _at(path: Path, position: int) -> str:
+    """File and number of the line that begins at a byte."""
+    number, remaining = 1, position
     with open_unpacked(path) as file:
-        while left and (block := file.read(min(left, 1 << 20))):
+        while remaining and (block := file.read(min(remaining, 1 << 20))):
             number += block.count(b"\n")
-            left -= len(block)
+            remaining -= len(block)
     return f"{path}:{number}"
-
-
-def _json_text(line: str, key: str) -> str:
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"is no JSON: {error.msg}") from None
-    if not isinstance(row, dict) or key not in row:
-        there = ", ".join(map(str, row)) if isinstance(row, dict) else f"{type(row).__name__}, not keys and values"
-        raise ValueError(f"has no key {key!r}; it has {there}")
-    text = _text_of(row[key], key)
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        # JSON escapes can encode lone surrogates, which UTF-8 cannot.
-        raise ValueError(f"has half a character in {key}: {error.object[error.start]!r}") from None
-    return text
-
-
-def _text_of(value: Any, key: str) -> str:
-    if value is None:
-        return ""
-    if not isinstance(value, str):
-        raise ValueError(f"has {key} {value!r}, which is no text")
-    return value
 
 
 def _rows(path: Path, span: Span, key: str, flaws: Flaws) -> Generator[Line, None, None]:
     """Rows of a parquet file: those of part `start` of `end` parts of its row groups."""
-    with parquet_file(path) as file:
-        names = file.schema_arrow.names
-        if key not in names:
-            raise ValueError(f"{path} has no column {key!r}; it has {', '.join(names)}")
-        n = file.num_row_groups
-        for group in range(n * span.start // span.end, n * (span.start + 1) // span.end):
-            number = sum(file.metadata.row_group(i).num_rows for i in range(group))
-            for batch in file.iter_batches(batch_size=256, row_groups=[group], columns=[key]):
-                for value in batch.column(0).to_pylist():
-                    number += 1
-                    try:
-                        text = _text_of(value, key)
-                    except ValueError as error:
-                        flaws.wrong("malformed row", f"{path}:{number} {error}")
-                        continue
-                    if not text.strip():
-                        flaws.note(EMPTY, partial("{}:{}".format, path, number))
-                    yield Line(text, False)
+    for number, row in parquet_rows(path, [key], span.start, span.end):
+        try:
+            text = text_of(row, key)
+        except ValueError as error:
+            flaws.wrong("malformed row", f"{path}:{number} {error}")
+            continue
+        if not text.strip():
+            flaws.note(EMPTY, partial("{}:{}".format, path, number))
+        yield Line(text, False)

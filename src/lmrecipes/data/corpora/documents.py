@@ -1,4 +1,4 @@
-"""Where the documents of a corpus come from: sources by name, in parts that can be read apart."""
+"""Sources of documents, and a corpus of several, in parts that can be read independently."""
 
 from __future__ import annotations
 
@@ -8,47 +8,39 @@ from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from lmrecipes.data.corpora.document_files import (
-    ENDINGS,
-    PACKED,
-    Boundaries,
-    Span,
-    form,
-    read_documents,
-    readable,
-    spans,
-)
+from lmrecipes.config.validation import at_least
+from lmrecipes.data.corpora.document_files import ENDINGS, Boundaries, Span, form, read_documents, readable, spans
 from lmrecipes.data.corpora.hub import download, newest_commit, repository_files
 from lmrecipes.data.corpora.malformed import Flaws, OnMalformedLine
 from lmrecipes.data.corpora.python_text import PythonText
 from lmrecipes.data.embedded.languages import DIGEST, sentences_of
-from lmrecipes.data.embedded.squad import InventedFacts, InventedPassages
+from lmrecipes.data.embedded.squad import Invented, InventedFacts, InventedPassages
+from lmrecipes.runtime.open_file import PACKED
 
-EMBEDDED: dict[str, type[PythonText] | type[InventedPassages] | type[InventedFacts]] = {
+EMBEDDED: dict[str, type[PythonText] | type[Invented]] = {
     "embedded": PythonText,
     "facts": InventedFacts,
     "passages": InventedPassages,
 }
 EMBEDDED_LANGUAGE = "embedded:"
 PART_BYTES = 32 << 20
-# Later additions to a source's settings.
+# Settings added later, the last fields.
 _ADDED = 3
 
 
 @dataclass(frozen=True, kw_only=True)
 class DocumentSource:
-    """A source of documents: local files, a repository on the hub, or text that comes with us or with Python."""
+    """A source of documents: local files, a repository on the hub, or embedded text."""
 
     name: str
-    """What to call it; without a place to read from `embedded` is English text that comes with Python, `passages` are
-    synthetic passages, such as those of embedded_squad that are trained on, and `facts` single sentences of such."""
+    """Name of the source. Without path and repository, `embedded` is English text that comes with Python, `passages`
+    are synthetic passages as in embedded_squad's training split, and `facts` single facts of that kind."""
     weight: float = 1.0
-    """Epochs over this source per training epoch; 2.5 = every example twice plus a fresh random half. Under span
-    corruption, which draws sources in proportion to their sizes to a power, a factor of that."""
+    """Epochs over this source per training epoch; 2.5 = every example twice plus a fresh random half. Span corruption,
+    which samples sources by a power of their size, multiplies the sampling probability by it."""
     path: str | None = None
     """File, folder or pattern of local files: text, JSON lines (.jsonl, .json) or parquet; also .gz and .zst. Or
-    embedded:de and so on, for made-up sentences of a language; or embedded:passages
-    and embedded:facts."""
+    embedded:LANGUAGE for synthetic sentences, embedded:passages or embedded:facts."""
     repository: str | None = None
     """Repository on the Hugging Face hub with such files, such as wikimedia/wikipedia; unused with a path."""
     config: str | None = None
@@ -56,35 +48,29 @@ class DocumentSource:
     revision: str | None = None
     """Branch, tag or commit of the repository; left out, the newest."""
     documents: Boundaries | None = None
-    """Whether every `line` (or row) is a document, a `blank_line` stands between two, or a `file` is one; left out,
-    blank_line for text and line for others."""
+    """What ends a document: a `line` (or row), a `blank_line`, or the `file`; left out, blank_line for text files and
+    line for other formats."""
     wrapped: bool = False
-    """Whether lines are broken within sentences, so that only an empty line ends a paragraph (books as text)."""
+    """Whether lines are wrapped within sentences, so that only a blank line ends a paragraph (books as text)."""
     key: str = "text"
-    """Key or column that holds the text, of JSON lines and parquet."""
+    """Key or column of the text, in JSON lines and parquet."""
     files_named: str | None = None
     """Pattern that a repository's files must match, such as c4-de.tfrecord-*.json.gz; left out, those for training."""
     max_files: int | None = None
-    """How many of a repository's files to read at most, the first ones; left out, all."""
+    """Maximum number of a repository's files, read in order; left out, all."""
     on_malformed: OnMalformedLine = "refuse"
-    """What to do about lines that are no JSON, have no text, or are cut short: refuse with file and line, or skip."""
+    """What to do about lines that are not JSON, have no text, or are truncated: refuse with file and line, or skip."""
 
     def __post_init__(self) -> None:
-        """Validate the configuration.
-
-        Raises:
-            ValueError: naming the source and what would work.
-        """
         if not self.weight > 0:
             raise ValueError(f"the weight of source {self.name} is {self.weight}; it must be above 0")
-        if self.max_files is not None and self.max_files < 1:
-            raise ValueError(f"max_files of source {self.name} is {self.max_files}; it must be 1 or more")
+        at_least(self, f"source {self.name}: ", max_files=1)
 
     def check(self) -> None:
-        """Insists on a place to read from.
+        """Checks that there is something to read.
 
         Raises:
-            ValueError: if there is none.
+            ValueError: if neither path nor repository is given.
         """
         if self.path is None and self.repository is None and self.name not in EMBEDDED:
             raise ValueError(
@@ -94,24 +80,24 @@ class DocumentSource:
 
     @property
     def local(self) -> Path | None:
-        """Where its files are, if they are here."""
+        """Path or pattern of its files, if they are local."""
         return None if self.path is None or self.embedded else Path(self.path).expanduser().absolute()
 
     @property
     def embedded(self) -> str | None:
         """The embedded corpus that a path names, such as a language of the synthetic sentences."""
-        made_up = self.path is not None and self.path.startswith(EMBEDDED_LANGUAGE)
-        return str(self.path).removeprefix(EMBEDDED_LANGUAGE) if made_up else None
+        path = self.path or ""
+        return path.removeprefix(EMBEDDED_LANGUAGE) if path.startswith(EMBEDDED_LANGUAGE) else None
 
     @property
     def _generated(self) -> str | None:
-        """Which of EMBEDDED it is, if it is one."""
-        named = self.embedded if self.path is not None or self.repository is not None else self.name
-        return named if named in EMBEDDED else None
+        """The key in EMBEDDED, if it is one of them."""
+        name = self.embedded if self.path is not None or self.repository is not None else self.name
+        return name if name in EMBEDDED else None
 
     @property
     def gone(self) -> bool:
-        """Whether it has local files, none of which are there."""
+        """Whether its files are local, and none of them exists."""
         return self.local is not None and not self.local.exists() and not glob.glob(str(self.local))
 
     def describe(self) -> dict[str, Any]:
@@ -122,7 +108,7 @@ class DocumentSource:
         """
         settings = {name: value for name, value in asdict(self).items() if name not in ("path", "weight")}
         for later in fields(self)[-_ADDED:]:
-            # Later settings are described only if used, so that existing caches are still found.
+            # Described only if set, so that existing caches are still found.
             if later.default is not MISSING and settings[later.name] == later.default:
                 del settings[later.name]
         if self._generated:
@@ -135,7 +121,7 @@ class DocumentSource:
         return settings
 
     def commit(self) -> str | None:
-        """The commit on the hub, if the source is there and the hub can be reached."""
+        """The commit of its repository; None for local files, or if the hub cannot be reached."""
         remote = self.local is None and self.repository is not None
         return newest_commit(str(self.repository), self.revision) if remote else None
 
@@ -155,57 +141,60 @@ class DocumentSource:
             return files
         files = [path for name in sorted(glob.glob(str(self.local))) if (path := Path(name)).is_file()]
         if not files:
-            raise ValueError(f"source {self.name}: {self.local} is no file or folder, nor a pattern that finds files")
+            raise ValueError(
+                f"source {self.name}: {self.local} is not a file, folder or pattern that matches files; "
+                f"give one with --data.paths.{self.name}"
+            )
         return files
 
-    def files(self, commit: str | None) -> list[tuple[str, Path | None, int]]:
-        """Name, place (None: not here yet) and bytes of every file."""
+    def files(self, commit: str | None) -> list[tuple[str, int]]:
+        """Name and bytes of every file."""
         if self.local is not None:
-            return [(str(path), path, path.stat().st_size) for path in self._local_files()]
+            return [(str(path), path.stat().st_size) for path in self._local_files()]
         if self.repository is not None and not self.embedded:
             listed = repository_files(self.repository, self.config, commit or self.revision, self.files_named)
-            found: list[tuple[str, Path | None, int]] = [(name, None, size) for name, size in listed if readable(name)]
-            if not found:
+            files = [file for file in listed if readable(file[0])]
+            if not files:
                 raise ValueError(
                     f"source {self.name}: {self.repository} ({self.config}) has no files named "
                     f"{self.files_named or 'for training'}"
                 )
-            return found[: self.max_files]
-        return [(self.embedded or self.name, None, 1)]
+            return files[: self.max_files]
+        return [(self.embedded or self.name, 1)]
 
     def parts(self, commit: str | None) -> Iterator[list[Span]]:
-        """Its files in parts of about PART_BYTES, small files together.
+        """Its files in parts of about PART_BYTES, joining small files.
 
         Raises:
             ValueError: if it has no text.
         """
         files = self.files(commit)
-        if not sum(size for *_, size in files):
-            where = self.path or f"{self.repository} ({self.config})"
-            raise ValueError(f"source {self.name} is empty: {where} has no text")
-        held: list[Span] = []
-        size_held = 0
-        for name, path, size in files:
-            found = list(spans(name, path, size, self.boundaries(name), PART_BYTES))
-            for span in found:
-                if held and size_held + size / len(found) > PART_BYTES:
-                    yield held
-                    held, size_held = [], 0
-                held.append(span)
-                size_held += size // len(found)
-        if held:
-            yield held
+        if not sum(size for _, size in files):
+            location = self.path or f"{self.repository} ({self.config})"
+            raise ValueError(f"source {self.name} is empty: {location} has no text")
+        part: list[Span] = []
+        part_size = 0
+        for name, size in files:
+            file_spans = list(spans(name, size, self.boundaries(name), PART_BYTES))
+            for span in file_spans:
+                if part and part_size + size / len(file_spans) > PART_BYTES:
+                    yield part
+                    part, part_size = [], 0
+                part.append(span)
+                part_size += size // len(file_spans)
+        if part:
+            yield part
 
     def read(self, part: Sequence[Span], commit: str | None, flaws: Flaws | None = None) -> Iterator[list[str]]:
         """Paragraphs of every document of a part.
 
         Args:
-            part: what to read.
-            commit: of the hub.
-            flaws: told of malformed lines; left out, they are refused.
+            part: of the files.
+            commit: of the repository.
+            flaws: collects malformed lines; left out, they are refused.
 
         Raises:
-            ValueError: for what is no text, with file and line.
+            ValueError: for malformed text, with file and line.
         """
         if self._generated:
             for _, paragraphs in EMBEDDED[self._generated]().documents():
@@ -243,19 +232,19 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Corpus:
-    """Sources, and how their documents become examples: what identifies a preparation."""
+    """Sources and the settings that identify their preparation."""
 
     sources: Sequence[DocumentSource]
     seq_len: int
-    """Tokens of an example at most."""
+    """Maximum tokens of an example."""
     held_out: float = 0.01
     """Share of the documents for validation, and as many again for the test."""
     seed: int = 1111
     commits: Sequence[str | None] = field(default=(), compare=False)
-    """The hub's commits, once they were asked for."""
+    """Commit of each source on the hub, once known."""
 
     def describe(self) -> dict[str, Any]:
-        """What identifies the examples. Weights do not: they act when examples are drawn."""
+        """What identifies the examples; weights do not, they apply when examples are sampled."""
         return {
             "sources": [source.describe() for source in self.sources],
             "seq_len": self.seq_len,

@@ -7,6 +7,8 @@ from fnmatch import fnmatchcase
 from functools import cache
 from pathlib import Path
 
+_HUB = "hf://datasets/"
+
 
 def newest_commit(repository: str, revision: str | None) -> str | None:
     """The commit of a dataset's revision; None if the hub cannot be reached."""
@@ -14,7 +16,7 @@ def newest_commit(repository: str, revision: str | None) -> str | None:
 
     try:
         return HfApi().dataset_info(repository, revision=revision).sha
-    except Exception:  # without a network what was downloaded before may still do
+    except Exception:  # without a network, what was downloaded before may suffice
         return None
 
 
@@ -27,17 +29,16 @@ def repository_files(
         repository: name on the hub.
         config: folder of the repository; left out, all of it.
         commit: branch, tag or commit; left out, the newest.
-        named: pattern that the files' names in that folder must match; left out, those for training.
+        named: pattern of the files' names in that folder; left out, those for training.
 
     Raises:
-        ValueError: if the hub cannot be asked.
+        ValueError: if the hub cannot be reached.
     """
     folder = f"{config}/" if config else ""
     try:
-        listed = _listed(repository, commit)
+        files = [file for file in _listed(repository, commit) if file[0].startswith(folder)]
     except Exception as error:
         raise ValueError(not_loaded(repository, config, commit, error, "a source's path")) from error
-    files = [file for file in listed if file[0].startswith(folder)]
     if named is not None:
         return [file for file in files if fnmatchcase(file[0].removeprefix(folder), named)]
     training = [file for file in files if "train" in file[0].removeprefix(folder)]
@@ -46,18 +47,24 @@ def repository_files(
 
 @cache
 def _listed(repository: str, commit: str | None) -> list[tuple[str, int]]:
-    """Names and sizes of all files, cached."""
+    """Names and sizes of all files."""
     from huggingface_hub import HfApi
 
-    found = HfApi().dataset_info(repository, revision=commit, files_metadata=True).siblings or []
-    return sorted((file.rfilename, int(file.size or 0)) for file in found)
+    files = HfApi().dataset_info(repository, revision=commit, files_metadata=True).siblings or []
+    return sorted((file.rfilename, int(file.size or 0)) for file in files)
 
 
-def download(repository: str, name: str, commit: str | None) -> Path:
+def download(repository: str, name: str, commit: str | None, instead: str = "a source's path") -> Path:
     """One file of a data set, from the hub or from what was downloaded before.
 
+    Args:
+        repository: name on the hub.
+        name: of the file.
+        commit: branch, tag or commit; left out, the newest.
+        instead: option for local files, for the error.
+
     Raises:
-        ValueError: if it cannot be had.
+        ValueError: if it cannot be downloaded.
     """
     from huggingface_hub import hf_hub_download
     from huggingface_hub.utils import disable_progress_bars
@@ -67,19 +74,16 @@ def download(repository: str, name: str, commit: str | None) -> Path:
     try:
         return Path(hf_hub_download(repository, name, revision=commit, repo_type="dataset"))
     except Exception as error:
-        raise ValueError(not_loaded(repository, name, commit, error, "a source's path")) from error
+        raise ValueError(not_loaded(repository, name, commit, error, instead)) from error
 
 
-def not_loaded(repository: str, what: str | None, revision: str | None, error: Exception, instead: str) -> str:
-    """What to say of a repository that cannot be reached."""
+def not_loaded(repository: str, part: str | None, revision: str | None, error: Exception, instead: str) -> str:
+    """The message for a repository that cannot be loaded; `instead` is the option for local files."""
     at = f" at revision {revision}" if revision else ""
     return (
-        f"{repository} ({what}){at} could not be loaded from the Hugging Face hub ({type(error).__name__}); "
+        f"{repository} ({part}){at} could not be loaded from the Hugging Face hub ({type(error).__name__}); "
         f"run `lmrecipes prepare` where there is a network, or give local files with {instead}"
     )
-
-
-_HUB = "hf://datasets/"
 
 
 def local_file(path: str) -> Path:
@@ -89,24 +93,24 @@ def local_file(path: str) -> Path:
         path: `FOLDER/train.json`, or `hf://datasets/OWNER/NAME[@REVISION]/train.parquet`.
 
     Raises:
-        ValueError: if it is not there, or cannot be downloaded.
+        ValueError: if it does not exist, or cannot be downloaded.
     """
     if not path.startswith(_HUB):
-        found = Path(path).expanduser()
-        if not found.is_file():
-            raise ValueError(f"{path} is no file; give a file in SQuAD format, or {_HUB}OWNER/NAME/FILE")
-        return found
+        file = Path(path).expanduser()
+        if not file.is_file():
+            raise ValueError(f"{path} is not a file; give a local file, or {_HUB}OWNER/NAME/FILE")
+        return file
     owner, _, rest = path.removeprefix(_HUB).partition("/")
-    name, _, file = rest.partition("/")
+    name, _, file_name = rest.partition("/")
     name, _, revision = name.partition("@")
-    if not (owner and name and file):
-        raise ValueError(f"{path} is no address on the hub; one is like {_HUB}OWNER/NAME/FILE")
-    from huggingface_hub import hf_hub_download
+    if not (owner and name and file_name):
+        raise ValueError(f"{path} is not an address on the hub; give one like {_HUB}OWNER/NAME/FILE")
+    return download(f"{owner}/{name}", file_name, revision or None, "a path in place of the address")
 
-    try:
-        return Path(hf_hub_download(f"{owner}/{name}", file, repo_type="dataset", revision=revision or None))
-    except Exception as error:
-        raise ValueError(
-            f"{path} could not be had from the Hugging Face hub ({type(error).__name__}); run `lmrecipes prepare` "
-            f"where there is a network, or give a local file"
-        ) from error
+
+def file_identity(path: str) -> tuple[str, int, int] | tuple[()]:
+    """Resolved path, size and modification time of a local file; empty for the hub's and embedded ones."""
+    if "://" in path or path.startswith("embedded:"):
+        return ()
+    file = local_file(path)
+    return str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns

@@ -11,7 +11,7 @@ EMPTY = "empty document"
 
 
 class Flaws:
-    """Counts flaws by kind, and knows where the first of each kind was."""
+    """Counts malformed lines by kind, and records the first of each kind."""
 
     def __init__(self, on_malformed: OnMalformedLine = "refuse") -> None:
         self._refuse = on_malformed == "refuse"
@@ -19,14 +19,14 @@ class Flaws:
         self.first: dict[str, str] = {}
 
     def wrong(self, kind: str, problem: str) -> None:
-        """Refuses, or counts.
+        """Refuses or counts a line.
 
         Args:
-            kind: under which it is counted.
-            problem: file, line and what is wrong.
+            kind: of the problem.
+            problem: file, line and problem.
 
         Raises:
-            ValueError: unless such lines are left out.
+            ValueError: unless such lines are skipped.
         """
         if self._refuse:
             raise ValueError(f"{problem} (set on_malformed: skip to ignore such lines)")
@@ -39,7 +39,7 @@ class Flaws:
         self.counts[kind] += 1
 
     def content(self) -> dict[str, list[int | str]]:
-        """Numbers and first places by kind, for a JSON file."""
+        """Number and first occurrence of each kind, for a JSON file."""
         return {kind: [number, self.first[kind]] for kind, number in self.counts.items()}
 
 

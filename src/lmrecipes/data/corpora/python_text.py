@@ -14,7 +14,7 @@ from lmrecipes.data.tokenizers.wikitext import split_words
 
 
 class PythonText(Source):
-    """Prose from the running Python, split into words, divided into splits document by document."""
+    """Prose from the running Python, split into words; each document belongs to one split."""
 
     def __init__(self) -> None:
         self.folder = Path(sysconfig.get_paths()["stdlib"])
@@ -25,7 +25,7 @@ class PythonText(Source):
         return {"python": sysconfig.get_python_version(), "stdlib": str(self.folder)}
 
     def has(self, split: str) -> bool:
-        """All three splits are there."""
+        """All three splits exist."""
         return True
 
     def blocks(self, split: str) -> Iterator[str]:
@@ -33,9 +33,9 @@ class PythonText(Source):
         if not self._text:
             self._text = {split: [] for split in SPLITS}
             for name, paragraphs in self.documents():
-                place = zlib.crc32(name.encode()) % 10
+                bucket = zlib.crc32(name.encode()) % 10
                 text = "".join(f"{' '.join(split_words(paragraph))}\n" for paragraph in paragraphs)
-                self._text[SPLITS[{0: 1, 1: 2}.get(place, 0)]].append(text)
+                self._text[SPLITS[{0: 1, 1: 2}.get(bucket, 0)]].append(text)
         yield from self._text[split]
 
     def documents(self) -> Sequence[tuple[str, list[str]]]:

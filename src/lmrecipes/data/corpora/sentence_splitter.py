@@ -40,29 +40,29 @@ _STARTERS = _words(
 def split_sentences(paragraph: str) -> list[str]:
     """The sentences of a paragraph, in order, stripped of surrounding white space; nothing else is lost."""
     sentences, start = [], 0
-    for found in _CANDIDATE.finditer(paragraph):
-        if _ends_sentence(paragraph, start, found):
-            sentences.append(paragraph[start : found.end()].strip())
-            start = found.end()
+    for match in _CANDIDATE.finditer(paragraph):
+        if _ends_sentence(paragraph, start, match):
+            sentences.append(paragraph[start : match.end()].strip())
+            start = match.end()
     sentences.append(paragraph[start:].strip())
     return [sentence for sentence in sentences if sentence]
 
 
-def _ends_sentence(text: str, start: int, found: re.Match[str]) -> bool:
-    """Whether a sentence that began at `start` ends with what was found."""
-    mark = found.group()
+def _ends_sentence(text: str, start: int, match: re.Match[str]) -> bool:
+    """Whether a sentence that begins at `start` ends at this match."""
+    mark = match.group()
     if mark[0] in _WITHOUT_SPACE:
         return True
-    after = found.end()
+    after = match.end()
     while after < len(text) and text[after] in _OPENING:
         after += 1
     if after < len(text) and text[after].islower():
         return False
     if mark.rstrip() != ".":
         return True
-    before = text[max(start, found.start() - 20) : found.start()]
+    before = text[max(start, match.start() - 20) : match.start()]
     word = (before.split() or [""])[-1].lstrip(_OPENING)
-    return _word_ends_sentence(word, text[after : after + 20], first=start + len(word) == found.start())
+    return _word_ends_sentence(word, text[after : after + 20], first=start + len(word) == match.start())
 
 
 def _word_ends_sentence(word: str, following: str, first: bool) -> bool:

@@ -1,36 +1,35 @@
-"""A small text in place of a corpus, for a rehearsal."""
+"""A small text instead of a corpus, for a rehearsal."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from itertools import islice
 from pathlib import Path
 
 from lmrecipes.data.corpora.text_source import NAMES, Source
 
 _LINES = {"train": 500, "val": 80, "test": 80}
 _PER_LINE = 12
-# Of the recipe's own text: enough for the few steps, and little to tokenize.
+# Of the recipe's own text: enough for a few steps, and quick to tokenize.
 _CHARACTERS = 30_000
 
 
 def write_synthetic(folder: Path, words: Sequence[str] = ()) -> str:
-    """Lines of synthetic words, or of given ones, all of which the training text has.
+    """Writes lines of random words, all of which occur in the training text.
 
     Args:
         folder: where train.txt, valid.txt and test.txt go.
-        words: what the lines are made of; left out, words of two syllables in small letters.
+        words: to choose from; left out, synthetic lower-case words of two syllables.
 
     Returns:
-        What was written, in words.
+        A description of the text.
     """
     generator = random.Random(0)
-    known = list(words) or [first + second for first in _SYLLABLES for second in _SYLLABLES]
+    vocabulary = list(words) or [first + second for first in _SYLLABLES for second in _SYLLABLES]
     for split, n_lines in _LINES.items():
-        lines = [" ".join(generator.choices(known, k=_PER_LINE)) for _ in range(n_lines)]
+        lines = [" ".join(generator.choices(vocabulary, k=_PER_LINE)) for _ in range(n_lines)]
         if split == "train":
-            lines += [" ".join(known[i : i + _PER_LINE]) for i in range(0, len(known), _PER_LINE)]
+            lines += [" ".join(vocabulary[i : i + _PER_LINE]) for i in range(0, len(vocabulary), _PER_LINE)]
         _write(folder, split, lines)
     return "synthetic text"
 
@@ -39,7 +38,7 @@ _SYLLABLES = [consonant + vowel for consonant in "bdfgklmn" for vowel in "aeiou"
 
 
 def write_sample(folder: Path, source: Source) -> str:
-    """The beginning of a training text, for all splits, so that every word of theirs is known.
+    """Writes the beginning of a training text as every split, so that all words are known.
 
     Raises:
         ValueError: if training or validation text is missing or cannot be read.
@@ -62,15 +61,3 @@ def write_sample(folder: Path, source: Source) -> str:
 def _write(folder: Path, split: str, lines: Iterable[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{NAMES[split][0]}.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def words_of(vocabulary: Path, n: int = 100) -> list[str]:
-    """The first words of a file with a word per line.
-
-    Raises:
-        ValueError: if there is no such file.
-    """
-    if not vocabulary.is_file():
-        raise ValueError(f"data.tokenizing.vocab_file {vocabulary} is no file")
-    with vocabulary.open(encoding="utf-8") as lines:
-        return list(islice((line.split()[0] for line in lines if line.strip()), n))

@@ -1,38 +1,44 @@
-"""Text from plain files (parquet, json, csv) with a text per row: a Hugging Face dataset repository or a folder."""
+"""Text from tables with a text per row: a repository on the Hugging Face hub, or a folder of local files."""
 
 from __future__ import annotations
 
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from lmrecipes.data.corpora.hub import newest_commit, not_loaded
-from lmrecipes.data.corpora.text_source import NAMES, Source
+from lmrecipes.data.corpora.rows import TABLES, Row, read_rows, text_of
+from lmrecipes.data.corpora.text_source import NAMES, SPLITS, Source
+from lmrecipes.runtime.open_file import PACKED, unpacked_suffix
 
 _ROWS = 500
+# What `datasets` accepts in names of files, too.
+_WORDS = {**NAMES, "train": ("train", "training"), "test": ("test", "testing", "eval", "evaluation")}
 
 
 class HubRepository(Source):
-    """Plain files of a repository on the hub, one line of text per row."""
+    """A repository on the hub, whose configurations and splits the `datasets` package finds; one text per row."""
 
     def __init__(
         self, repository: str, config: str | None = None, column: str = "text", revision: str | None = None
     ) -> None:
-        """Names the files; nothing is downloaded yet.
+        """Names the data set; nothing is downloaded yet.
 
         Args:
             repository: name on the hub, such as Salesforce/wikitext.
-            config: which of the repository's data sets.
-            column: which column holds the text.
+            config: name of one of the repository's data sets.
+            column: that holds the text.
             revision: branch, tag or commit; left out, the newest.
         """
         self.repository, self.config, self.column, self.revision = repository, config, column, revision
         self._commit: str | None = None
-        self._rows: Any = None
+        self._splits: Any = None
 
     def describe(self) -> dict[str, Any]:
-        """Repository, configuration and the revision asked for."""
+        """Repository, configuration and the requested revision."""
         return {"repository": self.repository, "config": self.config, "revision": self.revision}
 
     def resolved(self) -> dict[str, Any]:
@@ -48,10 +54,10 @@ class HubRepository(Source):
         return _row_split(split) in self._load()
 
     def require(self, split: str) -> None:
-        """Insists on a split.
+        """Checks that a split exists.
 
         Raises:
-            ValueError: if there is none, with those that there are.
+            ValueError: if not, with the existing ones.
         """
         if not self.has(split):
             raise ValueError(f"{self.repository} has no {_row_split(split)} split; it has {', '.join(self._load())}")
@@ -60,80 +66,110 @@ class HubRepository(Source):
         """Text of the split's rows.
 
         Raises:
-            ValueError: if the repository cannot be reached or read, has no such split or column, or no text in a row.
+            ValueError: if the repository cannot be loaded, or has no such split or column, or a row is not text.
         """
         self.require(split)
-        rows = self._load()[_row_split(split)]
-        if self.column not in rows.column_names:
-            raise ValueError(f"{self.repository} has no column {self.column}; it has {', '.join(rows.column_names)}")
-        row = 1
-        for batch in rows.iter(batch_size=_ROWS):
-            lines = [line or "" for line in batch[self.column]]
-            for number, line in enumerate(lines, start=row):
-                if not isinstance(line, str):
-                    raise ValueError(f"{self.place(split)}:{number}: {self.column} is {line!r}, which is no text")
-            row += len(lines)
-            yield "".join(line if line.endswith("\n") else line + "\n" for line in lines)
+        rows, column = self._load()[_row_split(split)], self.column
+        if column not in rows.column_names:
+            raise ValueError(f"{self.repository} has no column {column!r}; it has {', '.join(rows.column_names)}")
+        texts = (text for batch in rows.iter(batch_size=_ROWS) for text in batch[column])
+        yield from _text_blocks(self.place(split), enumerate(({column: text} for text in texts), start=1), column)
 
     def _load(self) -> Any:
-        if self._rows is None:
+        if self._splits is None:
             from datasets import disable_progress_bars, load_dataset
 
             if not sys.stderr.isatty():
                 disable_progress_bars()
-            self._commit = self._newest_commit()
+            self._commit = newest_commit(self.repository, self.revision)
             try:
-                self._rows = load_dataset(self.repository, self.config, revision=self._commit or self.revision)
+                self._splits = load_dataset(self.repository, self.config, revision=self._commit or self.revision)
             except Exception as error:
-                raise ValueError(self._failed(error)) from error
-        return self._rows
-
-    def _newest_commit(self) -> str | None:
-        return newest_commit(self.repository, self.revision)
-
-    def _failed(self, error: Exception) -> str:
-        return not_loaded(self.repository, self.config, self.revision, error, "--data.path FOLDER")
+                raise ValueError(
+                    not_loaded(self.repository, self.config, self.revision, error, "--data.path FOLDER")
+                ) from error
+        return self._splits
 
 
-class TableFolder(HubRepository):
-    """A local folder laid out like a hub repository: train-*.parquet, validation.jsonl and so on."""
-
-    endings = ("parquet", "json", "jsonl", "csv")
+class TableFolder(Source):
+    """A local folder with tables of each split: train-*.parquet, validation.jsonl, test.csv.gz and so on."""
 
     def __init__(self, folder: Path, column: str = "text") -> None:
-        super().__init__(str(folder), column=column)
-        self.folder = folder
+        self.folder, self.column = folder, column
+        self._all = _tables(folder)
+        self.files = {split: [file for file in self._all if _split_of(file) == split] for split in SPLITS}
+        if not any(self.files.values()):
+            self.files["train"] = self._all
 
     @classmethod
     def fits(cls, folder: Path) -> bool:
-        """Whether a folder holds such files."""
-        return any(True for ending in cls.endings for _ in folder.glob(f"*.{ending}"))
+        """Whether a folder holds tables."""
+        return bool(_tables(folder))
 
     def place(self, split: str) -> str:
         """The split's file, if it is one, else its files."""
-        found = [p for ending in self.endings for name in NAMES[split] for p in self.folder.glob(f"*{name}*.{ending}")]
-        return str(found[0]) if len(found) == 1 else f"{self.folder}/{_row_split(split)}-*"
+        files = self.files[split]
+        return str(files[0]) if len(files) == 1 else f"{self.folder}/{_row_split(split)}-*"
+
+    def has(self, split: str) -> bool:
+        """Whether the split has files."""
+        return bool(self.files[split])
+
+    def require(self, split: str) -> None:
+        """Checks that a split has files.
+
+        Raises:
+            ValueError: if not, with the splits that do.
+        """
+        if not self.has(split):
+            existing = ", ".join(_row_split(name) for name in SPLITS if self.has(name))
+            raise ValueError(f"{self.folder} has no {_row_split(split)} split; it has {existing or 'none'}")
 
     def describe(self) -> dict[str, Any]:
         """Column; names, sizes and times of the files."""
-        files = sorted(path for ending in self.endings for path in self.folder.glob(f"*.{ending}"))
-        stats = {path.name: path.stat() for path in files}
+        stats = {file.name: file.stat() for file in self._all}
         return {
             "folder": str(self.folder.resolve()),
             "column": self.column,
             "files": {name: [s.st_size, s.st_mtime_ns] for name, s in stats.items()},
         }
 
-    def resolved(self) -> dict[str, Any]:
-        """Nothing: local files have no commit."""
-        return {}
+    def blocks(self, split: str) -> Iterator[str]:
+        """Text of the split's rows.
 
-    def _newest_commit(self) -> None:
-        return None
+        Raises:
+            ValueError: if a file cannot be read, or a row has no text.
+        """
+        self.require(split)
+        for file in self.files[split]:
+            yield from _text_blocks(str(file), read_rows(file), self.column)
 
-    def _failed(self, error: Exception) -> str:
-        cause = str(error.__cause__ or error).split("\n")[0][:160]
-        return f"data.path {self.folder} could not be read as {', '.join(self.endings)} files: {cause}"
+
+def _tables(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if unpacked_suffix(file) in TABLES and file.is_file())
+
+
+def _split_of(file: Path) -> str | None:
+    """The split that a word of the file's name, before its suffixes, stands for."""
+    stem = file.name.removesuffix(file.suffix if file.suffix in PACKED else "").removesuffix(unpacked_suffix(file))
+    words = re.split(r"[^a-z]+", stem.lower())
+    return next((split for split in SPLITS if any(name in words for name in _WORDS[split])), None)
+
+
+def _text_blocks(location: str, rows: Iterable[Row], column: str) -> Iterator[str]:
+    """A line of text for every row, in blocks of _ROWS rows."""
+    lines = _text_lines(location, rows, column)
+    while block := "".join(islice(lines, _ROWS)):
+        yield block
+
+
+def _text_lines(location: str, rows: Iterable[Row], column: str) -> Iterator[str]:
+    for number, row in rows:
+        try:
+            line = text_of(row, column)
+        except ValueError as error:
+            raise ValueError(f"{location}:{number} {error}") from None
+        yield line if line.endswith("\n") else line + "\n"
 
 
 def _row_split(split: str) -> str:

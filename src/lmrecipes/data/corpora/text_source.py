@@ -1,4 +1,4 @@
-"""Where the text of a corpus comes from, and local files of text."""
+"""Sources of running text, and local text files."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ class Source(ABC):
 
     @abstractmethod
     def describe(self) -> dict[str, Any]:
-        """What identifies the text: prepared data is used again only for an equal description."""
+        """What identifies the text: prepared data is reused only for an equal description."""
 
     @abstractmethod
     def has(self, split: str) -> bool:
         """Whether the split exists."""
 
     def require(self, split: str) -> None:
-        """Insists on a split.
+        """Checks that a split exists.
 
         Raises:
-            ValueError: if there is none.
+            ValueError: if not.
         """
         if not self.has(split):
             raise ValueError(f"{self.place(split)} is missing")
@@ -39,11 +39,11 @@ class Source(ABC):
         """The text of a split, in bounded blocks: whole lines, or parts of a line too long for a block."""
 
     def size(self, split: str) -> int | None:
-        """Bytes of a split, for showing progress, where known."""
+        """Bytes of a split, if known, to show progress."""
         return None
 
     def place(self, split: str) -> str:
-        """What to call a split's text in a message."""
+        """Name of a split's text in messages."""
         return f"{split} text"
 
     def resolved(self) -> dict[str, Any]:
@@ -57,7 +57,7 @@ class Folder(Source):
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         if not folder.is_dir():
-            raise ValueError(f"data.path {folder} is no folder; give one with train.txt, valid.txt and test.txt")
+            raise ValueError(f"data.path {folder} is not a folder; give one with train.txt, valid.txt and test.txt")
         self.files = {split: path for split in SPLITS if (path := self._find(split)) is not None}
 
     def _find(self, split: str) -> Path | None:
@@ -73,17 +73,17 @@ class Folder(Source):
         return None
 
     def require(self, split: str) -> None:
-        """Insists on the file of a split.
+        """Checks that a split has a file.
 
         Raises:
-            ValueError: if there is none, with the accepted names.
+            ValueError: if not, with the accepted names.
         """
         if split not in self.files:
             accepted = ", ".join(f"{name}.txt" for name in NAMES[split])
-            there = ", ".join(sorted(p.name for p in self.folder.iterdir())[:8]) or "nothing"
+            existing = ", ".join(sorted(p.name for p in self.folder.iterdir())[:8]) or "nothing"
             raise ValueError(
                 f"data.path {self.folder} has no {split} text (looked for {accepted}, also as .txt.gz, .tokens, .raw, "
-                f".bpe; or all splits as .parquet, .jsonl, .json or .csv); found {there}"
+                f".bpe; or all splits as .parquet, .jsonl, .json or .csv); found {existing}"
             )
 
     def describe(self) -> dict[str, Any]:

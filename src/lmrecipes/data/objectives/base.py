@@ -24,9 +24,9 @@ class PreparedSources:
 
     prepared: Prepared
     names: Sequence[str]
-    """Of the sources, in the order in which their examples are stored."""
+    """Of the sources, in the order of their examples."""
     weights: Sequence[float]
-    """Of the sources: how much of each is read beside the others."""
+    """Relative amount of each source."""
     batch: BatchPlan
     held_out: float
     """Share of the documents in each of validation and test."""
@@ -36,13 +36,13 @@ class PreparedSources:
         """The examples of a split.
 
         Raises:
-            ValueError: if it has none.
+            ValueError: if there are none.
         """
         examples = Examples(self.prepared, split)
         if not len(examples):
             documents = sum(self.prepared.split(name)["documents"] for name in ("train", "val", "test"))
             raise ValueError(
-                f"none of the corpus's {documents:,} documents fell to {split}; change data.held_out, {self.held_out}"
+                f"none of the corpus's {documents:,} documents is in {split}; change data.held_out, {self.held_out}"
             )
         return examples
 
@@ -51,25 +51,25 @@ class Objective(ABC):
     """A training objective on documents, such as masked or causal language modelling."""
 
     vocabulary_class: ClassVar[type[Vocabulary]]
-    """What documents are tokenized with."""
+    """Kind of vocabulary that documents are tokenized with."""
     batch_fields: ClassVar[frozenset[str]]
     """Optional fields of the batch plan that are read."""
 
     @abstractmethod
     def example_len(self, batch: BatchPlan) -> int:
-        """Tokens of a prepared example at most; 0 keeps documents whole.
+        """Maximum tokens of a prepared example; 0: documents are not cut.
 
         Raises:
-            ValueError: for a length that is too short for this objective, naming the field.
+            ValueError: for a length that is too short, naming the field.
         """
 
     @staticmethod
     @abstractmethod
     def maker(vocabulary: Any, example_len: int) -> Make:
-        """What turns documents into examples; preparing processes find it by the objective's class path."""
+        """Turns documents into examples; worker processes find it by the objective's class path."""
 
-    def index(self, sources: PreparedSources, split: str) -> None:  # noqa: B027  (most need nothing further)
-        """Stores beside the examples what batches of a split need further."""
+    def index(self, sources: PreparedSources, split: str) -> None:  # noqa: B027  (optional)
+        """Stores whatever else batches of a split need beside the examples."""
 
     @abstractmethod
     def train_batches(self, sources: PreparedSources, place: DataRank) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 SHORTEST = 8
-"""The least length that two segments with their special tokens fit in sensibly."""
+"""Minimum length for two segments with their special tokens."""
 _SHORT_SHARE = 0.05
 _SINGLE_SHARE = 0.1
 _SHORTEST_TARGET = 5
@@ -23,15 +23,15 @@ class Segments(NamedTuple):
 def build_segments(sentences: Iterable[list[int]], length: int, generator: random.Random) -> Iterator[Segments]:
     """Examples of one document.
 
-    Sentences are collected until they reach a target, which is `length` but for one example in twenty, where it is any
-    length from 5 on. As published, the target counts no special tokens, what a last sentence has too much is cut off,
-    and a document's last example may be short. The published script carries the target on from document to document;
-    drawing it anew for each has the same distribution and lets documents be prepared apart.
+    Sentences are collected up to a target, which is `length`, or in one of twenty examples a random length from 5. As
+    published, the target excludes special tokens, the last sentence is truncated, and a document's last example may be
+    short. The published script carries the target from document to document; drawing it for each has the same
+    distribution and lets documents be prepared independently.
 
     Args:
         sentences: token ids of the document's sentences.
-        length: tokens of an example at most, [CLS] and [SEP] included.
-        generator: for the draws.
+        length: maximum tokens of an example, [CLS] and [SEP] included.
+        generator: of random numbers.
     """
     collected: list[list[int]] = []
     n_tokens, target = 0, _target(length, generator)
@@ -52,14 +52,14 @@ def _target(length: int, generator: random.Random) -> int:
 
 
 def _pack(sentences: list[list[int]], target: int, length: int, generator: random.Random) -> Segments:
-    """Two segments, each of whole sentences until it is cut off; one in ten examples is a single segment."""
+    """Two segments of whole sentences, truncated; one in ten examples is a single segment."""
     single = generator.random() < _SINGLE_SHARE
     room = sum(map(len, sentences)) + 1 if single else (target - 3) // 2
     first: list[int] = []
     second: list[int] = []
     for sentence in sentences:
         fits = len(first) + len(sentence) < room
-        # A sentence across the middle goes to either side.
+        # A sentence across the middle goes to a random side.
         if not first or fits or (not second and len(first) < room and generator.random() < 0.5):
             first += sentence
         else:

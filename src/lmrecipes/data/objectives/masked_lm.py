@@ -15,6 +15,7 @@ from lmrecipes.data.corpora.sentence_splitter import split_sentences
 from lmrecipes.data.objectives.base import Make, Objective, PreparedSources
 from lmrecipes.data.objectives.electra_segments import SHORTEST, build_segments, with_special_tokens
 from lmrecipes.data.objectives.masking import Masking, mask
+from lmrecipes.data.objectives.rank_batches import SplitBatches, StepBatches
 from lmrecipes.data.prepared.examples import Examples
 from lmrecipes.data.sampling.counter_random import keys
 from lmrecipes.data.sampling.mixture import Mixture
@@ -35,15 +36,15 @@ class MaskedLM(Objective):
         """Sets how many tokens are masked.
 
         Args:
-            masking: left out, as published for the small and base size.
+            masking: settings; left out, as published for the small and base size.
         """
         self.masking = masking or Masking()
 
     def example_len(self, batch: BatchPlan) -> int:
-        """Tokens of an example with its special tokens.
+        """Tokens of an example, special tokens included.
 
         Raises:
-            ValueError: if two segments have no room.
+            ValueError: if two segments do not fit.
         """
         if batch.sequence_length < SHORTEST:
             raise ValueError(f"batch.seq_len is {batch.seq_len}; examples of two segments need {SHORTEST} or more")
@@ -56,8 +57,8 @@ class MaskedLM(Objective):
 
         def segments(paragraphs: Sequence[str], generator: random.Random) -> Iterator[tuple[Sequence[int], int]]:
             sentences = (words.encode(sentence) for line in paragraphs for sentence in split_sentences(line))
-            for found in build_segments(sentences, example_len, generator):
-                yield with_special_tokens(found, vocabulary.cls_id, vocabulary.sep_id)
+            for example in build_segments(sentences, example_len, generator):
+                yield with_special_tokens(example, vocabulary.cls_id, vocabulary.sep_id)
 
         return segments
 
@@ -100,8 +101,8 @@ class Masker:
 
         Args:
             numbers: of the examples.
-            purpose: what it is for, which has masks of its own.
-            draws: numbers that give each example its mask.
+            purpose: training or evaluation, which have different masks.
+            draws: random seeds of the masks.
             length: to pad to, as for `Examples.read`.
         """
         ids, types, lengths = self.examples.read(numbers, length)
@@ -118,19 +119,18 @@ class Masker:
         return MaskedBatch(token_type_ids=torch.from_numpy(types), lengths=torch.from_numpy(lengths), **tensors)
 
 
-class TrainingBatches:
-    """A rank's micro-batches: number k is chunk k % n_chunks of step k // n_chunks, counted on from epoch to epoch.
+class TrainingBatches(StepBatches):
+    """Masked examples by step, the same masks on any number of ranks.
 
-    A step has the same sequences with the same masks however many ranks and chunks it is spread over. What does not
-    fill a step at the end of an epoch is left out; another epoch has it.
+    Examples that do not fill a step at the end of an epoch are dropped; the next epoch drops others.
     """
 
     def __init__(self, masker: Masker, mixture: Mixture, *, batch_size: int, place: DataRank, n_chunks: int) -> None:
-        """Settles the sizes.
+        """Takes examples and their order.
 
         Args:
             masker: the examples.
-            mixture: which of them come when.
+            mixture: their order.
             batch_size: sequences of a step over all ranks and chunks.
             place: this rank among those that read different data.
             n_chunks: micro-batches of a step.
@@ -138,64 +138,27 @@ class TrainingBatches:
         Raises:
             ValueError: if there are fewer examples than a step needs.
         """
-        self._masker, self._mixture = masker, mixture
-        self._batch_size, self._n_chunks = batch_size, n_chunks
-        share = batch_size // place.size
-        self._size = share // n_chunks
-        self._begins = place.rank * share
-        self._n_steps = len(mixture) // batch_size
-        if not self._n_steps:
+        n_steps = len(mixture) // batch_size
+        if not n_steps:
             raise ValueError(
                 f"the corpus has {len(mixture):,} training examples per epoch, fewer than one batch of {batch_size}; "
                 f"at most {max(len(mixture), 1)} would fit"
             )
+        super().__init__(n_steps, batch_size=batch_size, place=place, n_chunks=n_chunks)
+        self._masker, self._mixture, self._per_epoch = masker, mixture, n_steps * batch_size
 
-    def __len__(self) -> int:
-        """Micro-batches of an epoch."""
-        return self._n_steps * self._n_chunks
-
-    def batch(self, k: int) -> MaskedBatch:
-        """Micro-batch number k, counted from the start of training."""
-        step, chunk = divmod(k, self._n_chunks)
-        epoch, within = divmod(step, self._n_steps)
-        places = self._begins + chunk * self._size + np.arange(self._size)
-        numbers = self._mixture.draw(epoch, within * self._batch_size + places)
-        draws = step * self._batch_size + places
+    def _draw(self, draws: NDArray[np.int64]) -> MaskedBatch:
+        epoch = int(draws[0]) // self._per_epoch
+        numbers = self._mixture.draw(epoch, draws - epoch * self._per_epoch)
         return self._masker.batch(numbers, _TRAINING, draws, self._masker.seq_len)
 
 
-class EvaluationBatches:
-    """All examples in order, each once and always with the same mask; every rank has as many batches.
-
-    Batches are of nearly equal size, so that no example is repeated to fill one up.
-    """
+class EvaluationBatches(SplitBatches):
+    """All examples in order, each once and always with the same mask."""
 
     def __init__(self, masker: Masker, *, batch_size: int, place: DataRank) -> None:
-        """Settles the sizes.
+        super().__init__(len(masker.examples), "examples", batch_size=batch_size, place=place)
+        self._masker = masker
 
-        Args:
-            masker: the examples.
-            batch_size: sequences at once over all ranks, at most.
-            place: this rank among those that read different data.
-
-        Raises:
-            ValueError: if there are fewer examples than ranks.
-        """
-        n = len(masker.examples)
-        if n < place.size:
-            raise ValueError(
-                f"the corpus has {n} held-out examples, fewer than the {place.size} processes; raise data.held_out"
-            )
-        self._masker, self._place = masker, place
-        self._n_batches = -(-n // max(batch_size, place.size))
-        self._cuts = np.arange(self._n_batches * place.size + 1) * n // (self._n_batches * place.size)
-
-    def __len__(self) -> int:
-        """Batches of a rank."""
-        return self._n_batches
-
-    def batch(self, k: int) -> MaskedBatch:
-        """Batch number k."""
-        part = k % self._n_batches * self._place.size + self._place.rank
-        numbers = np.arange(self._cuts[part], self._cuts[part + 1])
-        return self._masker.batch(numbers, _EVALUATION, numbers, 0)
+    def _read(self, positions: NDArray[np.int64]) -> MaskedBatch:
+        return self._masker.batch(positions, _EVALUATION, positions, 0)

@@ -1,4 +1,4 @@
-"""Which tokens of a sequence are to be predicted, and what stands in their place (Clark et al. 2020, section 3.1)."""
+"""Masking: which tokens of a sequence are predicted, and what replaces them (Clark et al. 2020, section 3.1)."""
 
 from __future__ import annotations
 
@@ -18,20 +18,16 @@ class Masking:
     mask_prob: float = 0.15
     """Share of a sequence's tokens to predict; published: 0.15, and 0.25 for the large size."""
     replace_prob: float = 0.85
-    """Share of those that become [MASK]; the others stay as they are."""
+    """Share of those that become [MASK]; the others are unchanged."""
 
     def __post_init__(self) -> None:
-        """Refuse shares that cannot be.
-
-        Raises:
-            ValueError: naming the field and what would work.
-        """
         for name in ("mask_prob", "replace_prob"):
-            if not 0 < getattr(self, name) <= 1:
-                raise ValueError(f"data.masking.{name} is {getattr(self, name)}; it must be above 0 and at most 1")
+            value = getattr(self, name)
+            if not 0 < value <= 1:
+                raise ValueError(f"data.objective.masking.{name} is {value}; it must be above 0 and at most 1")
 
     def most_predictions(self, seq_len: int) -> int:
-        """Predictions per sequence at most: 19 of 128 tokens and 79 of 512, as published."""
+        """Maximum predictions per sequence: 19 of 128 tokens and 79 of 512, as published."""
         return max(1, int((self.mask_prob + 0.005) * seq_len))
 
 
@@ -56,16 +52,15 @@ def mask(
 ) -> Masked:
     """Masks sequences, each by its own key, independently of the rest of the batch.
 
-    As published: positions are drawn with replacement, so that one may be predicted twice and then counts twice; of
-    two draws of one position it takes one to mask it; special tokens count in a sequence's length, though they are
-    never drawn; halves round to even.
+    As published: positions are drawn with replacement, and one drawn twice counts twice; it is masked if either draw
+    masks it; special tokens count in a sequence's length but are never drawn; halves round to even.
 
     Args:
         input_ids: sequences of shape (sequences, length).
         lengths: their tokens without padding, special tokens included.
-        key: randomness of each sequence.
+        key: random key of each sequence.
         masking: how many tokens to mask.
-        most: predictions per sequence at most.
+        most: maximum predictions per sequence.
         kept: special tokens, which are never masked.
         mask_id: the token [MASK].
     """
@@ -74,15 +69,15 @@ def mask(
     for token in kept:
         candidates &= input_ids != token
     # Number candidates across all sequences, so that one searchsorted finds all samples.
-    met = candidates.ravel().cumsum()
-    before = np.concatenate([[0], met[length - 1 :: length]])
+    ranks = candidates.ravel().cumsum()
+    before = np.concatenate([[0], ranks[length - 1 :: length]])
     n_candidates = np.diff(before)
     random = uniforms(key, 2 * most)
     nth = before[:-1, None] + (random[:, :most] * n_candidates[:, None]).astype(np.int64)
-    places = np.searchsorted(met, nth + 1)
+    flat = np.searchsorted(ranks, nth + 1)
     wanted = np.clip(np.rint(lengths * masking.mask_prob), 1, most)
     counts = (np.arange(most) < wanted[:, None]) & (n_candidates[:, None] > 0)
-    positions = np.where(counts, places - np.arange(n)[:, None] * length, 0)
+    positions = np.where(counts, flat - np.arange(n)[:, None] * length, 0)
     rows = np.broadcast_to(np.arange(n)[:, None], positions.shape)
     originals = np.where(counts, input_ids[rows, positions], 0)
     replaced = counts & (random[:, most:] < masking.replace_prob)

@@ -39,25 +39,25 @@ class SpanCorruptionLM(Objective):
         """Sets the corruption and the mixing of sources.
 
         Args:
-            corruption: which spans are replaced; left out, as Google's.
-            packed: whether a training row takes several texts, or one.
-            alpha: sampling exponent: a source is drawn in proportion to its weight times its size to this power; 1: to
-                its size, 0: all alike.
-            weigh_by: what its size is: tokens, as in NeMo (0.7), or documents, as in Google's (0.3).
+            corruption: which spans are masked; left out, as Google's.
+            packed: whether a training row holds several texts, or one.
+            alpha: sampling exponent: the probability of a source is proportional to its weight times its size to this
+                power; 1: to its size, 0: uniform.
+            weigh_by: unit of that size: tokens, as in NeMo (0.7), or documents, as in Google's (0.3).
 
         Raises:
-            ValueError: for an exponent that is none, naming the field.
+            ValueError: for an alpha below 0 or above 1.
         """
         if not 0 <= alpha <= 1:
-            raise ValueError(f"data.alpha is {alpha}; it must be 0 to 1, such as 0.7")
+            raise ValueError(f"data.objective.alpha is {alpha}; it must be 0 to 1, such as 0.7")
         self.corruption = corruption or SpanCorruption()
         self.packed, self.alpha, self.weigh_by = packed, alpha, weigh_by
 
     def example_len(self, batch: BatchPlan) -> int:
-        """0: documents stay whole.
+        """0: documents are not cut.
 
         Raises:
-            ValueError: if a row has room for no text.
+            ValueError: if no text fits a row.
         """
         self.corruption.longest_text(batch.sequence_length, batch.max_target_len)
         return 0
@@ -84,22 +84,22 @@ class SpanCorruptionLM(Objective):
         )
 
     def rows(self, sources: PreparedSources, split: str) -> Rows:
-        """The rows of a split: packed for training, one text each to evaluate; found where they were stored."""
-        how = self._packing(sources, split)
-        digest = hashlib.sha256(json.dumps(asdict(how), sort_keys=True).encode()).hexdigest()[:12]
+        """The rows of a split: packed for training, one text each to evaluate; stored once."""
+        packing = self._packing(sources, split)
+        digest = hashlib.sha256(json.dumps(asdict(packing), sort_keys=True).encode()).hexdigest()[:12]
         starts = Examples(sources.prepared, split).starts
         documents = sources.prepared.split(split)["examples"]
-        return index_rows(sources.prepared.folder / f"{split}.rows.{digest}", starts, documents, how)
+        return index_rows(sources.prepared.folder / f"{split}.rows.{digest}", starts, documents, packing)
 
     def index(self, sources: PreparedSources, split: str) -> None:
-        """Stores where rows begin."""
+        """Stores the row boundaries."""
         self.rows(sources, split)
 
     def corrupter(self, sources: PreparedSources, split: str) -> SpanCorrupter:
-        """What makes input and target pairs of the rows of a split.
+        """Makes input and target pairs of the rows of a split.
 
         Raises:
-            ValueError: if it has none.
+            ValueError: if the split is empty.
         """
         examples, rows = sources.examples(split), self.rows(sources, split)
         vocabulary: Any = sources.prepared.vocabulary
@@ -113,7 +113,7 @@ class SpanCorruptionLM(Objective):
         """
         documents = sources.prepared.split("train")["examples"]
         if empty := [name for name, n in zip(sources.names, documents, strict=True) if not n]:
-            raise ValueError(f"data.languages has {empty[0]}, but no training document of it has text; leave it out")
+            raise ValueError(f"source {empty[0]} has no training document with text; leave it out")
         ends = np.cumsum([0, *documents])
         sizes = np.diff(Examples(sources.prepared, "train").starts[ends]) if self.weigh_by == "tokens" else documents
         weights = np.asarray(sizes, dtype=np.float64) ** self.alpha * np.asarray(sources.weights)

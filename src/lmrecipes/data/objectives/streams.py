@@ -12,11 +12,10 @@ from lmrecipes.batches import StreamBatch
 
 
 class Streams:
-    """A text laid out in columns that are read side by side, segment after segment.
+    """A text in columns that are read in parallel, segment by segment.
 
-    The text is cut into `n_columns` equal columns (what does not fill them is dropped). A rank reads its share of the
-    columns, in one or more chunks per step. Micro-batch k is chunk k % n_chunks of segment k // n_chunks, counted on
-    from epoch to epoch.
+    The text is cut into `n_columns` equal columns (the remainder is dropped). A rank reads its share of the columns, in
+    one or more chunks per step. Micro-batch k is chunk k % n_chunks of segment k // n_chunks, counted across epochs.
     """
 
     def __init__(
@@ -32,18 +31,18 @@ class Streams:
         carry_memory: bool = False,
         warm_up: int = 0,
     ) -> None:
-        """Lays out the text.
+        """Computes the layout.
 
         Args:
-            tokens: the text, a flat array (memory-mapped, say).
+            tokens: the text, a flat array.
             n_columns: columns of all ranks together.
             seq_len: tokens predicted per segment; an epoch's last segment may be shorter.
-            rank: which share of the columns is read here.
+            rank: which share of the columns to read.
             world_size: number of shares.
-            n_chunks: parts that this share is read in, one after the other (gradient accumulation).
-            roll_seed: turns every column by an amount of its own in every epoch; None leaves them.
-            carry_memory: whether streams go on from epoch to epoch instead of beginning anew.
-            warm_up: tokens before each column's first that are read, but not scored (evaluation).
+            n_chunks: micro-batches of a step (gradient accumulation).
+            roll_seed: rotates every column by a random amount in every epoch; None: no rotation.
+            carry_memory: whether streams continue from epoch to epoch instead of restarting.
+            warm_up: tokens before each column's first that are read but not scored (evaluation).
 
         Raises:
             ValueError: if the columns do not divide evenly, or the text is too short for them.
@@ -86,11 +85,11 @@ class Streams:
         rows = np.arange(start, start + length + 1)
         if start < 0:
             # A column's memory is the text right before it; for the first column, the end of the text.
-            places = (columns[:, None] * self.n_steps + rows) % (self.n_steps * self.n_columns)
+            positions = (columns[:, None] * self.n_steps + rows) % (self.n_steps * self.n_columns)
         else:
-            turned = rows + self._roll(epoch)[columns][:, None]
-            places = columns[:, None] * self.n_steps + turned % self.n_steps
-        block = torch.from_numpy(self.tokens[places].astype(np.int64))
+            rotated = rows + self._roll(epoch)[columns][:, None]
+            positions = columns[:, None] * self.n_steps + rotated % self.n_steps
+        block = torch.from_numpy(self.tokens[positions].astype(np.int64))
         restart = segment == 0 and (epoch == 0 or not self.carry_memory)
         return StreamBatch(
             input_ids=block[:, :-1].contiguous(),

@@ -1,4 +1,4 @@
-"""Where prepared corpora are kept, and finding one whose text is no longer there."""
+"""Where prepared corpora are stored, and finding one whose text no longer exists."""
 
 from __future__ import annotations
 
@@ -12,26 +12,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
-from lmrecipes.data.prepared.corpus import Prepared, find_prepared
+from lmrecipes.data.prepared.corpus import Described, Prepared, find_prepared
 from lmrecipes.runtime.atomic_write import write_text
 
 _VERSION = 2
 
 
-class Described(Protocol):
-    """Text: `Source` or `Corpus`."""
-
-    def describe(self) -> dict[str, Any]:
-        """What identifies the text."""
-
-
-class Vocabularies(Protocol):
+class Vocabularies(Described, Protocol):
     """Which vocabulary to make: `Tokenizing`, `WordPieceSettings` or `SentencePieceSettings`."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
-
-    def describe(self) -> dict[str, Any]:
-        """What identifies the tokens."""
 
     def content(self) -> str | None:
         """A hash of the files that it names; None if there are none."""
@@ -43,7 +33,7 @@ def folder_for(source: Described, tokenizing: Vocabularies, name: str, cache_dir
 
 
 def remember(prepared: Prepared, path: Path | None, tokenizing: Vocabularies, name: str) -> None:
-    """Notes which corpus these settings led to, where the cache can be written to."""
+    """Records which corpus these settings led to, if the cache is writable."""
     cache_dir = prepared.folder.parent
     note = _note(path, tokenizing, name, cache_dir)
     if note.is_file() and note.read_text() == prepared.folder.name:
@@ -58,11 +48,11 @@ def recall(
     """The corpus last prepared with these settings, if its text and tokenizer have not changed since.
 
     Args:
-        source: the text; None if it is gone.
-        path: where it was.
-        tokenizing: its vocabulary; files that it names may be gone.
+        source: the text; None if it no longer exists.
+        path: of the text.
+        tokenizing: its vocabulary, whose files may no longer exist.
         name: of the corpus.
-        cache_dir: where prepared data is.
+        cache_dir: where prepared data is stored.
     """
     note = _note(path, tokenizing, name, cache_dir)
     prepared = find_prepared(cache_dir / note.read_text()) if note.is_file() else None
@@ -75,8 +65,8 @@ def recall(
 
 
 def _note(path: Path | None, tokenizing: Vocabularies, name: str, cache_dir: Path) -> Path:
-    where = None if path is None else str(path.absolute())
-    return cache_dir / f"{name}-{_digest(where, asdict(tokenizing))}.latest"
+    location = None if path is None else str(path.absolute())
+    return cache_dir / f"{name}-{_digest(location, asdict(tokenizing))}.latest"
 
 
 def _digest(*parts: Any) -> str:
@@ -91,17 +81,17 @@ def short_hash(text: str) -> str:
 _UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
 
 
-def cache_folder(given: str | None) -> Path:
-    """The cache folder: as given, else $LMRECIPES_CACHE, else ~/.cache/lmrecipes."""
-    return Path(given or os.environ.get("LMRECIPES_CACHE", "~/.cache/lmrecipes")).expanduser()
+def cache_folder(path: str | None) -> Path:
+    """The cache folder: `path`, else $LMRECIPES_CACHE, else ~/.cache/lmrecipes."""
+    return Path(path or os.environ.get("LMRECIPES_CACHE", "~/.cache/lmrecipes")).expanduser()
 
 
 @contextmanager
 def writing_to(cache_dir: Path) -> Iterator[None]:
-    """Says of a cache that cannot be written to which setting names it.
+    """Reports a cache that cannot be written to.
 
     Raises:
-        ValueError: in place of the error.
+        ValueError: naming the setting, in place of the OSError.
     """
     try:
         yield

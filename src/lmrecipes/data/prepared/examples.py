@@ -1,4 +1,4 @@
-"""Examples on disk: their tokens one after the other, where each begins, and where its second segment does."""
+"""Examples on disk: concatenated tokens, where each example begins, and where its second segment does."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from lmrecipes.data.prepared.corpus import Prepared, mapped
 from lmrecipes.runtime.atomic_write import replacing
 
-_AT_ONCE = 1 << 20
+_BUFFERED = 1 << 20
 
 
 class ExampleWriter:
-    """Takes examples; `writing` gives one."""
+    """Writes examples; created by `writing`."""
 
     def __init__(self, files: Sequence[IO[bytes]], dtype: np.dtype[Any]) -> None:
         self._files = files
@@ -27,17 +27,17 @@ class ExampleWriter:
         self.examples = self.tokens = 0
 
     def add(self, tokens: Sequence[int], second: int) -> None:
-        """Adds an example: its tokens, and the place of the second segment."""
+        """Adds an example: its tokens, and the position of the second segment."""
         self._tokens.extend(tokens)
         self._lengths.append(len(tokens))
         self._seconds.append(second)
         self.examples += 1
         self.tokens += len(tokens)
-        if len(self._tokens) >= _AT_ONCE:
+        if len(self._tokens) >= _BUFFERED:
             self.flush()
 
     def flush(self) -> None:
-        """Empties the memory into the files."""
+        """Writes buffered examples to the files."""
         for values, file in zip((self._tokens, self._lengths, self._seconds), self._files, strict=True):
             values.tofile(file)
             del values[:]
@@ -45,7 +45,7 @@ class ExampleWriter:
 
 @contextmanager
 def writing(stem: Path, dtype: np.dtype[Any]) -> Iterator[ExampleWriter]:
-    """Writes examples to files that are joined later, and are there at the end; after an error there are none."""
+    """Writes examples to files that are joined later; they appear at the end, and not after an error."""
     with ExitStack() as stack:
         files = [stack.enter_context(replacing(name, "wb", durable=True)) for name in _part_files(stem)]
         writer = ExampleWriter(files, dtype)
@@ -54,7 +54,7 @@ def writing(stem: Path, dtype: np.dtype[Any]) -> Iterator[ExampleWriter]:
 
 
 def _part_files(stem: Path) -> list[Path]:
-    return [stem.with_name(f"{stem.name}.{what}") for what in ("tokens", "lengths", "seconds")]
+    return [stem.with_name(f"{stem.name}.{suffix}") for suffix in ("tokens", "lengths", "seconds")]
 
 
 def join(stems: Sequence[Path], folder: Path, split: str) -> dict[str, int]:
@@ -63,7 +63,7 @@ def join(stems: Sequence[Path], folder: Path, split: str) -> dict[str, int]:
     Returns:
         Names and sizes of the files.
     """
-    names = [folder / f"{split}.{what}" for what in ("bin", "starts.bin", "seconds.bin")]
+    names = [folder / f"{split}.{suffix}" for suffix in ("bin", "starts.bin", "seconds.bin")]
     n_tokens = 0
     with ExitStack() as stack:
         tokens, starts, seconds = (
@@ -86,7 +86,7 @@ class Examples:
 
     def __init__(self, prepared: Prepared, split: str) -> None:
         self.counts: list[int] = prepared.split(split)["examples"]
-        """Examples of each source, which follow one another."""
+        """Number of examples of each source; they are stored source by source."""
         self._tokens = prepared.tokens(split)
         self.starts = mapped(prepared.folder / f"{split}.starts.bin", np.int64)
         """Where each example begins among the tokens, and where the last ends."""
@@ -107,8 +107,8 @@ class Examples:
         lengths = self.starts[numbers + 1] - starts
         length = length or -(-int(lengths.max()) // 8) * 8
         columns = np.arange(length)
-        there = columns < lengths[:, None]
-        places = np.minimum(starts[:, None] + columns, len(self._tokens) - 1)
-        tokens = np.where(there, self._tokens[places], 0).astype(np.int64)
-        types = (there & (columns >= self._seconds[numbers][:, None])).astype(np.int64)
+        mask = columns < lengths[:, None]
+        positions = np.minimum(starts[:, None] + columns, len(self._tokens) - 1)
+        tokens = np.where(mask, self._tokens[positions], 0).astype(np.int64)
+        types = (mask & (columns >= self._seconds[numbers][:, None])).astype(np.int64)
         return tokens, types, lengths

@@ -1,11 +1,11 @@
-"""Folders of prepared data that are written whole, by one process."""
+"""Folders of prepared data that are written as a whole, by one process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
-from lmrecipes.data.prepared.lock import locked
+from lmrecipes.data.prepared.lock import find_or_make, locked
 from lmrecipes.runtime.atomic_write import new_folder
 
 
@@ -13,8 +13,8 @@ def made_once(folder: Path, write: Callable[[Path], object]) -> Path:
     """Finds a folder or makes it; of two processes one works and the other waits.
 
     Args:
-        folder: where it is, under a name that changes with everything that its content depends on.
-        write: writes the content into the folder that it is given, which becomes `folder` when all of it is there.
+        folder: its path, whose name changes with everything that the content depends on.
+        write: writes the content into a temporary folder, which becomes `folder` once it is complete.
 
     Returns:
         The folder.
@@ -22,10 +22,10 @@ def made_once(folder: Path, write: Callable[[Path], object]) -> Path:
     Raises:
         OSError: if it cannot be written.
     """
-    if not folder.is_dir():
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(folder.with_name(f".{folder.name}.lock")):
-            if not folder.is_dir():
-                with new_folder(folder) as part:
-                    write(part)
+
+    def make() -> None:
+        with new_folder(folder) as part:
+            write(part)
+
+    find_or_make(folder.is_dir, make, locked(folder.with_name(f".{folder.name}.lock")))
     return folder

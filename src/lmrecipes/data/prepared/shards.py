@@ -8,7 +8,6 @@ import random
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -16,28 +15,25 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from lmrecipes.config.arguments import class_of
 from lmrecipes.data.corpora.document_files import Span
 from lmrecipes.data.corpora.documents import Corpus, DocumentSource, Part
 from lmrecipes.data.corpora.malformed import Flaws
 from lmrecipes.data.corpora.text_source import SPLITS
 from lmrecipes.data.prepared.cache import Vocabularies
-from lmrecipes.data.prepared.corpus import Prepared, find_prepared
+from lmrecipes.data.prepared.corpus import Prepared, check_unchanged, find_prepared, token_dtype, write_manifest
 from lmrecipes.data.prepared.examples import join, writing
-from lmrecipes.data.prepared.lock import claimed, locked, preparing
-from lmrecipes.data.prepared.tokenize_text import Progress
+from lmrecipes.data.prepared.lock import claimed, find_or_make, locked, preparing
+from lmrecipes.data.prepared.progress_bar import Progress
 from lmrecipes.data.tokenizers.base import FILE, Vocabulary
 from lmrecipes.data.tokenizers.loading import load_vocabulary
 from lmrecipes.runtime.atomic_write import write_text
 
-# Names of a part's files, finished or with the writing process's id.
-_OF_A_PART = re.compile(rf"\.?\d{{6,}}\.(claim|json|({'|'.join(SPLITS)})\.(tokens|lengths|seconds))(\.\d+(-\d+)?)?")
-
+# Names of a part's files: finished, or temporary ones with the id of the writing process.
+_PART_FILE = re.compile(rf"\.?\d{{6,}}\.(claim|json|({'|'.join(SPLITS)})\.(tokens|lengths|seconds))(\.\d+(-\d+)?)?")
 
 Make = Callable[[Sequence[str], random.Random], Iterable[tuple[Sequence[int], int]]]
-# Objectives of plans by earlier versions, which do not name theirs.
+# Objectives of plans by earlier versions, which do not name theirs, by the kind of vocabulary.
 _OBJECTIVES = {
     "wordpiece": "lmrecipes.data.objectives.masked_lm.MaskedLM",
     "sentencepiece": "lmrecipes.data.objectives.span_corruption_lm.SpanCorruptionLM",
@@ -46,19 +42,19 @@ _OBJECTIVES = {
 
 @dataclass(frozen=True)
 class Share:
-    """Which of the parts are to be done here."""
+    """One of several equal shares of the parts."""
 
     number: int
-    """From 0 on."""
+    """Counted from 0."""
     of: int
-    """Shares in all."""
+    """Number of shares."""
 
     @classmethod
     def parse(cls, text: str) -> Share:
-        """A share as written: 1/8 to 8/8.
+        """A share as given on the command line, 1/8 to 8/8.
 
         Raises:
-            ValueError: if it is not written so.
+            ValueError: for anything else.
         """
         number, _, of = text.partition("/")
         if not (number.isdecimal() and of.isdecimal() and 1 <= int(number) <= int(of)):
@@ -81,57 +77,56 @@ def prepare_examples(
     settings: VocabularySettings,
     folder: Path,
     progress: Progress = lambda *_: None,
+    vocabulary: Vocabulary | None = None,
     *,
     objective: str,
-    given: Vocabulary | None = None,
     workers: int = 1,
     share: Share = ALL,
 ) -> Prepared | None:
-    """Prepares a corpus or finds it prepared; None if other shares have parts left to do.
+    """Prepares a corpus or finds it prepared; None if other shares have unfinished parts.
 
-    Any number of processes may be started at once, here or on other machines with the same file system, and any may be
-    killed: each takes parts that no other has, and whoever finds all of them done joins them.
+    Any number of processes may run at once, on any machines that share the file system, and any may be killed: each
+    claims unclaimed parts, and the one that finds all parts finished joins them.
 
     Args:
         corpus: the documents.
         settings: which vocabulary to make.
-        folder: where to put it all.
-        progress: called with a title, parts done, parts in all.
+        folder: where to put the result.
+        progress: called with "parts", finished parts, all parts.
+        vocabulary: used instead of making one.
         objective: class path of the objective, whose `maker` turns documents into examples.
-        given: a vocabulary to use instead of making one.
         workers: processes.
-        share: which of the parts to do.
+        share: of the parts to do.
 
     Raises:
         ValueError: if the text cannot be read, or changes meanwhile.
     """
-    found = find_prepared(folder)
-    if found is not None:
-        return found
-    with preparing(folder):
-        found = find_prepared(folder)
-        if found is not None:
-            return found
+
+    def begin() -> _Plan:
         plan = _Plan.read(folder) or _Plan.make(corpus, folder, objective)
         if not (folder / "vocabulary" / FILE).is_file():
-            vocabulary = given or settings.make(partial(_sample, plan))
-            vocabulary.save(folder / "vocabulary")
-    with _helpers(folder, share, min(workers, len(plan.own(share))) - 1):
-        for patient in (False, True):
-            plan.work(share, patient, progress)
+            (vocabulary or settings.make(partial(_sample, plan))).save(folder / "vocabulary")
+        return plan
+
+    plan = find_or_make(lambda: find_prepared(folder), begin, preparing(folder))
+    if isinstance(plan, Prepared):
+        return plan
+    with _helpers(folder, share, min(workers, len(plan.part_numbers(share))) - 1):
+        for wait in (False, True):
+            plan.work(share, wait, progress)
     if plan.n_done() < len(plan.parts) and find_prepared(folder) is None:
         return None
     with locked(folder / ".lock"):
-        found = find_prepared(folder)
-        if found is None:
+        prepared = find_prepared(folder)
+        if prepared is None:
             return _join(plan, corpus, settings)
-        # Who waited for a part may have made its claim anew behind the process that joined them.
+        # A process that waited for a part may have created its claim again after the parts were joined.
         plan.discard()
-        return found
+        return prepared
 
 
 class _Plan:
-    """The parts of a corpus, settled once, so that every process has the same."""
+    """The parts of a corpus, determined once, so that every process has the same."""
 
     def __init__(self, folder: Path, content: dict[str, Any]) -> None:
         self.folder, self.content = folder, content
@@ -147,68 +142,65 @@ class _Plan:
 
     @classmethod
     def make(cls, corpus: Corpus, folder: Path, objective: str) -> _Plan:
-        """Settles and keeps the plan."""
+        """Determines and stores the plan."""
         corpus = replace(corpus, commits=[source.commit() for source in corpus.sources])
-        described = corpus.describe()
         content = {
             "corpus": asdict(corpus),
-            "described": described,
+            "described": corpus.describe(),
             "objective": objective,
             "parts": corpus.parts(),
         }
         _write_json(folder / "plan.json", content)
-        plan = cls.read(folder)
-        assert plan is not None
-        return plan
+        return cls(folder, json.loads(json.dumps(content)))
 
     def discard(self) -> None:
-        """Removes the plan and the parts, and whatever else is there it leaves."""
+        """Removes the plan and the parts, but no other files."""
         (self.folder / "plan.json").unlink(missing_ok=True)
         for path in sorted((self.folder / "parts").glob("*")):
-            if _OF_A_PART.fullmatch(path.name):
+            if _PART_FILE.fullmatch(path.name):
                 path.unlink(missing_ok=True)
         with suppress(OSError):
             (self.folder / "parts").rmdir()
 
-    def own(self, share: Share) -> range:
+    def part_numbers(self, share: Share) -> range:
         """Numbers of the parts of a share."""
         return range(share.number, len(self.parts), share.of)
 
-    def stem(self, number: int, what: str) -> Path:
-        """Where something of a part is."""
-        return self.folder / "parts" / f"{number:06}.{what}"
+    def stem(self, number: int, suffix: str) -> Path:
+        """Path of one of a part's files."""
+        return self.folder / "parts" / f"{number:06}.{suffix}"
 
     def done(self, number: int) -> bool:
-        """Whether a part is finished, or all are and were joined."""
+        """Whether a part is finished, or all have been joined."""
         return self.stem(number, "json").is_file() or (self.folder / "manifest.json").is_file()
 
     def n_done(self) -> int:
-        """Finished parts."""
+        """Number of finished parts."""
         return sum(self.stem(number, "json").is_file() for number in range(len(self.parts)))
 
-    def work(self, share: Share, patient: bool, progress: Progress = lambda *_: None) -> None:
-        """Does the parts of a share that are not done.
+    def work(self, share: Share, wait: bool, progress: Progress = lambda *_: None) -> None:
+        """Does the unfinished parts of a share.
 
         Args:
-            share: which parts.
-            patient: whether to wait for other processes' parts, and do them if they fail, instead of leaving them.
+            share: of the parts.
+            wait: whether to wait for parts of other processes, and do them if those fail, instead of skipping them.
             progress: called as in `prepare_examples`.
         """
-        left = [number for number in self.own(share) if not self.done(number)]
-        if not left:
+        unfinished = [number for number in self.part_numbers(share) if not self.done(number)]
+        if not unfinished:
             return
         vocabulary = load_vocabulary(self.folder / "vocabulary")
         objective = self.content.get("objective") or _OBJECTIVES[vocabulary.kind]
         make = class_of(objective).maker(vocabulary, self.corpus.seq_len)
         (self.folder / "parts").mkdir(exist_ok=True)
-        for number in left:
-            with claimed(self.stem(number, "claim"), wait=patient) as own:
-                if own and not self.done(number):
+        for number in unfinished:
+            with claimed(self.stem(number, "claim"), wait=wait) as is_mine:
+                if is_mine and not self.done(number):
                     self._write(number, make, vocabulary.size)
             progress("parts", self.n_done(), len(self.parts))
 
     def _write(self, number: int, make: Make, vocab_size: int) -> None:
-        dtype = np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+        dtype = token_dtype(vocab_size)
         documents = dict.fromkeys(SPLITS, 0)
         characters = dict.fromkeys(SPLITS, 0)
         flaws = Flaws(self.corpus.sources[self.parts[number].source].on_malformed)
@@ -216,7 +208,7 @@ class _Plan:
             writers = {split: stack.enter_context(writing(self.stem(number, split), dtype)) for split in SPLITS}
             for paragraphs in self.corpus.read(self.parts[number], flaws):
                 text = "\n".join(paragraphs)
-                split, generator = _lot(text, self.corpus)
+                split, generator = _assigned(text, self.corpus)
                 documents[split] += 1
                 characters[split] += len(text)
                 for tokens, second in make(paragraphs, generator):
@@ -233,26 +225,23 @@ class _Plan:
         _write_json(self.stem(number, "json"), {"splits": splits, "flaws": flaws.content()})
 
 
-def _lot(text: str, corpus: Corpus) -> tuple[str, random.Random]:
-    """The split of a document, and its randomness: by its text alone, wherever and by whomever it is read."""
-    lot = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, salt=_salt(corpus.seed)).digest()
-    place = int.from_bytes(lot[:8]) / 2**64
-    split = "val" if place < corpus.held_out else "test" if place < 2 * corpus.held_out else "train"
-    return split, random.Random(lot[8:])
-
-
-def _salt(seed: int) -> bytes:
-    return (seed % 2**64).to_bytes(8)
+def _assigned(text: str, corpus: Corpus) -> tuple[str, random.Random]:
+    """The split of a document and its random generator, which depend on its text and the seed alone."""
+    salt = (corpus.seed % 2**64).to_bytes(8)
+    digest = hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16, salt=salt).digest()
+    draw = int.from_bytes(digest[:8]) / 2**64
+    split = "val" if draw < corpus.held_out else "test" if draw < 2 * corpus.held_out else "train"
+    return split, random.Random(digest[8:])
 
 
 def _sample(plan: _Plan, characters: int) -> Iterator[str]:
-    """Training documents from the beginning of every part, so many characters in all at most."""
+    """Training documents from the beginning of every part, at most `characters` characters in all."""
     room = characters
     for i, part in enumerate(plan.parts):
         share = room // (len(plan.parts) - i)
         for paragraphs in plan.corpus.read(part, Flaws(plan.corpus.sources[part.source].on_malformed)):
             text = "\n".join(paragraphs)
-            if _lot(text, plan.corpus)[0] != "train":
+            if _assigned(text, plan.corpus)[0] != "train":
                 continue
             yield text[:share]
             share, room = share - len(text), room - min(len(text), share)
@@ -262,57 +251,44 @@ def _sample(plan: _Plan, characters: int) -> Iterator[str]:
 
 def _join(plan: _Plan, corpus: Corpus, settings: VocabularySettings) -> Prepared:
     folder = plan.folder
-    if corpus.describe() != plan.content["described"]:
+
+    def discard() -> None:
         plan.discard()
         (folder / "vocabulary" / FILE).unlink(missing_ok=True)
-        raise ValueError("text of data.sources changed while it was being prepared; prepare it again")
+
+    check_unchanged(corpus, plan.content["described"], "text of data.sources", discard)
     vocabulary = load_vocabulary(folder / "vocabulary")
-    abouts = [json.loads(plan.stem(number, "json").read_text(encoding="utf-8")) for number in range(len(plan.parts))]
-    counts = [about["splits"] for about in abouts]
-    for i, source in enumerate(corpus.sources):
-        if not sum(
-            about["examples"] for n, of in enumerate(counts) if plan.parts[n].source == i for about in of.values()
-        ):
-            raise ValueError(f"source {source.name} is empty: {source.path or source.repository} has no text")
-    splits = {}
+    infos = [json.loads(plan.stem(number, "json").read_text(encoding="utf-8")) for number in range(len(plan.parts))]
+    splits: dict[str, Any] = {}
     for split in SPLITS:
-        files = join([plan.stem(number, split) for number in range(len(plan.parts))], folder, split)
-        of_split = [of[split] for of in counts]
+        counts = [info["splits"][split] for info in infos]
+        examples = [0] * len(corpus.sources)
+        for part, count in zip(plan.parts, counts, strict=True):
+            examples[part.source] += count["examples"]
         splits[split] = {
-            "tokens": sum(about["tokens"] for about in of_split),
-            "dtype": "uint16" if vocabulary.size <= 1 << 16 else "uint32",
-            "documents": sum(about["documents"] for about in of_split),
-            "characters": sum(about["characters"] for about in of_split),
-            "examples": [
-                sum(about["examples"] for part, about in zip(plan.parts, of_split, strict=True) if part.source == i)
-                for i in range(len(corpus.sources))
-            ],
-            "files": files,
+            **{name: sum(count[name] for count in counts) for name in ("tokens", "documents", "characters")},
+            "dtype": token_dtype(vocabulary.size).name,
+            "examples": examples,
         }
-    manifest = {
-        "source": plan.content["described"],
-        "resolved": {"commits": plan.corpus.commits},
-        "tokenizing": settings.describe(),
-        "vocabulary": vocabulary.digest(),
-        "vocab_size": vocabulary.size,
-        "spells": vocabulary.spells,
-        "splits": splits,
-        "flaws": _flaws(plan, abouts),
-        "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-    }
-    _write_json(folder / "manifest.json", manifest)
+    for i, source in enumerate(corpus.sources):
+        if not any(split["examples"][i] for split in splits.values()):
+            raise ValueError(f"source {source.name} is empty: {source.path or source.repository} has no text")
+    for split, info in splits.items():
+        info["files"] = join([plan.stem(number, split) for number in range(len(plan.parts))], folder, split)
+    entries = {"resolved": {"commits": plan.corpus.commits}, "splits": splits, "flaws": _flaws(plan, infos)}
+    prepared = write_manifest(folder, plan.content["described"], settings, vocabulary, **entries)
     plan.discard()
-    return Prepared(folder, manifest)
+    return prepared
 
 
-def _flaws(plan: _Plan, abouts: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[Any]]]:
-    """What was wrong with the lines of each source."""
-    found: dict[str, dict[str, list[Any]]] = {}
-    for part, about in zip(plan.parts, abouts, strict=True):
-        for kind, (number, first) in about["flaws"].items():
-            of_source = found.setdefault(plan.corpus.sources[part.source].name, {})
+def _flaws(plan: _Plan, infos: Sequence[dict[str, Any]]) -> dict[str, dict[str, list[Any]]]:
+    """Number and first location of each kind of malformed lines, by source."""
+    flaws: dict[str, dict[str, list[Any]]] = {}
+    for part, info in zip(plan.parts, infos, strict=True):
+        for kind, (number, first) in info["flaws"].items():
+            of_source = flaws.setdefault(plan.corpus.sources[part.source].name, {})
             of_source.setdefault(kind, [0, first])[0] += number
-    return found
+    return flaws
 
 
 def _write_json(path: Path, content: Any) -> None:
@@ -323,20 +299,16 @@ def _write_json(path: Path, content: Any) -> None:
 def _helpers(folder: Path, share: Share, n: int) -> Iterator[None]:
     """Worker processes for a share, which end with this one.
 
-    What makes one of them fail, this process meets when it comes to that part, and says it.
+    Their errors need no report: this process runs into the same error when it comes to that part.
     """
-    command = [
-        sys.executable,
-        "-m",
-        "lmrecipes.data.prepared.shard_worker",
-        str(folder),
-        str(share.number),
-        str(share.of),
-    ]
+    module, arguments = "lmrecipes.data.prepared.shard_worker", (str(folder), str(share.number), str(share.of))
     with ExitStack() as stack:
         for _ in range(n):
             helper = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+                [sys.executable, "-m", module, *arguments],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
             )
             stack.callback(_end, helper)
         yield
@@ -344,14 +316,14 @@ def _helpers(folder: Path, share: Share, n: int) -> Iterator[None]:
 
 def _end(helper: subprocess.Popen[bytes]) -> None:
     assert helper.stdin is not None
-    # Unfinished parts were taken by another process, or this process failed.
+    # Its unfinished part was done by another process, or this process failed.
     helper.kill()
     helper.stdin.close()
     helper.wait()
 
 
 def help_with(folder: Path, share: Share) -> None:
-    """Works on unclaimed parts until none is left."""
+    """Works on unclaimed parts until none remains."""
     plan = _Plan.read(folder)
     if plan is not None:
-        plan.work(share, patient=False)
+        plan.work(share, wait=False)

@@ -1,19 +1,19 @@
-"""Tokenizing a corpus once, into files that training maps into memory."""
+"""Tokenizing a corpus once, into files that training memory-maps."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from lmrecipes.data.corpora.text_source import SPLITS, Source
-from lmrecipes.data.prepared.corpus import Prepared, find_prepared
-from lmrecipes.data.prepared.lock import preparing
+from lmrecipes.data.prepared.corpus import Prepared, check_unchanged, find_prepared, token_dtype, write_manifest
+from lmrecipes.data.prepared.lock import find_or_make, preparing
+from lmrecipes.data.prepared.progress_bar import Progress
 from lmrecipes.data.tokenizers.base import Vocabulary
 from lmrecipes.data.tokenizers.bpe import train_bpe
 from lmrecipes.data.tokenizers.characters import CharacterVocabulary, code_points
@@ -22,74 +22,61 @@ from lmrecipes.data.tokenizers.text_config import Tokenizing, load_subwords
 from lmrecipes.data.tokenizers.words import EOS, UNK, WordVocabulary, corpus_words
 from lmrecipes.runtime.atomic_write import replacing, write_text
 
-Progress = Callable[[str, int, int | None], None]
-
 
 def prepare(
     source: Source,
-    tokenizing: Tokenizing,
+    settings: Tokenizing,
     folder: Path,
     progress: Progress = lambda *_: None,
-    given: Vocabulary | None = None,
+    vocabulary: Vocabulary | None = None,
     splits: Sequence[str] = SPLITS,
 ) -> Prepared:
     """Tokenizes a corpus or finds it tokenized; of two processes one works and the other waits.
 
     Args:
         source: the text.
-        tokenizing: which vocabulary to make.
+        settings: which vocabulary to make.
         folder: where to put it.
-        progress: called with split, characters done, bytes in all (or None).
-        given: a vocabulary to use instead of making one.
-        splits: those wanted, where the source has them; without a given vocabulary it takes train.
+        progress: called with split, characters done, total bytes (or None).
+        vocabulary: used instead of making one.
+        splits: to tokenize, if the source has them; a vocabulary is made from train.
 
     Raises:
         ValueError: if the text cannot be read, or changes meanwhile.
     """
-    found = find_prepared(folder)
-    if found is not None:
-        return found
-    with preparing(folder):
-        found = find_prepared(folder)
-        if found is not None:
-            return found
+
+    def make() -> Prepared:
         for name in (*SPLITS, "provisional", "manifest", "state"):
             (folder / f"{name}.part").unlink(missing_ok=True)
         described = source.describe()
         writer = _Writer(source, folder, progress)
-        vocabulary = writer.vocabulary(tokenizing) if given is None else given
-        vocabulary.save(folder / "vocabulary")
+        used = vocabulary or writer.vocabulary(settings)
+        used.save(folder / "vocabulary")
         for split in splits:
             if source.has(split):
-                writer.write(split, vocabulary)
-        if source.describe() != described:
-            (folder / "state.json").unlink(missing_ok=True)
-            raise ValueError(f"{source.place(splits[0])} changed while it was being prepared; prepare it again")
-        manifest = {
-            "source": described,
-            "resolved": source.resolved(),
-            "tokenizing": tokenizing.describe(),
-            "vocabulary": vocabulary.digest(),
-            "vocab_size": vocabulary.size,
-            "spells": vocabulary.spells,
-            "splits": writer.splits,
-            "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        }
-        write_text(folder / "manifest.json", json.dumps(manifest, indent=2), part=folder / "manifest.part")
-        (folder / "state.json").unlink(missing_ok=True)
-    return Prepared(folder, manifest)
+                writer.write(split, used)
+        check_unchanged(source, described, source.place(splits[0]), writer.discard_state)
+        entries = {"resolved": source.resolved(), "splits": writer.splits}
+        prepared = write_manifest(folder, described, settings, used, **entries)
+        writer.discard_state()
+        return prepared
+
+    return find_or_make(lambda: find_prepared(folder), make, preparing(folder))
 
 
 class _Writer:
-    """Writes the splits one by one; what an earlier, interrupted preparation finished is not done again."""
+    """Writes the splits one by one, except those that an earlier, interrupted preparation finished."""
 
     def __init__(self, source: Source, folder: Path, progress: Progress) -> None:
         self.source, self.folder, self.progress = source, folder, progress
-        state = folder / "state.json"
+        self._state = folder / "state.json"
         try:
-            self.splits: dict[str, Any] = json.loads(state.read_text()) if state.is_file() else {}
+            self.splits: dict[str, Any] = json.loads(self._state.read_text()) if self._state.is_file() else {}
         except ValueError:
-            raise ValueError(f"{state} cannot be read; move {folder} away and prepare again") from None
+            raise ValueError(f"{self._state} cannot be read; move {folder} away and prepare again") from None
+
+    def discard_state(self) -> None:
+        self._state.unlink(missing_ok=True)
 
     def _blocks(self, split: str) -> Iterator[str]:
         done, total = 0, self.source.size(split)
@@ -99,7 +86,7 @@ class _Writer:
             self.progress(split, done, total)
 
     def _lines(self, split: str) -> Iterator[str]:
-        """Blocks, with a newline after the last line too."""
+        """Blocks, of which the last ends with a newline too."""
         block = "\n"
         for block in self._blocks(split):
             yield block
@@ -150,10 +137,12 @@ class _Writer:
         has_unknown = UNK in ids and counts[ids[UNK]] >= tokenizing.min_freq
         needs_unknown = tokenizing.min_freq > 1 or not tokenizing.sentence_marks
         special = [*dict.fromkeys(line_end)] + ([UNK] if needs_unknown and not has_unknown else [])
-        # Most frequent first; words equally frequent stay in the order in which they were met.
+        # Most frequent first; ties in order of first occurrence.
         order = np.argsort(-counts, kind="stable")
-        met = list(ids)
-        words = special + [met[i] for i in order.tolist() if met[i] not in special and counts[i] >= tokenizing.min_freq]
+        seen = list(ids)
+        words = special + [
+            seen[i] for i in order.tolist() if seen[i] not in special and counts[i] >= tokenizing.min_freq
+        ]
         vocabulary = WordVocabulary(
             words,
             lower_case=tokenizing.lower_case,
@@ -161,7 +150,7 @@ class _Writer:
             line_end=line_end,
         )
         final = {word: i for i, word in enumerate(words)}
-        table = np.fromiter((final.get(word, final.get(UNK, 0)) for word in met), dtype=np.uint32, count=len(met))
+        table = np.fromiter((final.get(word, final.get(UNK, 0)) for word in seen), dtype=np.uint32, count=len(seen))
         vocabulary.save(self.folder / "vocabulary")
         self._store("train", (table[part] for part in _parts(temporary)), vocabulary, tally)
         temporary.unlink()
@@ -192,7 +181,7 @@ class _Writer:
         self._store(split, encoded(), vocabulary, tally)
 
     def _store(self, split: str, blocks: Iterator[Any], vocabulary: Vocabulary, tally: _Tally) -> None:
-        dtype = np.dtype(np.uint16 if vocabulary.size <= 1 << 16 else np.uint32)
+        dtype = token_dtype(vocabulary.size)
         n_tokens = 0
         part = self.folder / f"{split}.part"
         with replacing(self.folder / f"{split}.bin", "wb", part=part, durable=True) as file:
@@ -208,7 +197,7 @@ class _Writer:
             "words": words,
             "characters": characters,
         }
-        write_text(self.folder / "state.json", json.dumps(self.splits), part=self.folder / "state.part")
+        write_text(self._state, json.dumps(self.splits), part=self.folder / "state.part")
 
 
 class _Tally:
@@ -221,13 +210,13 @@ class _Tally:
     def add(self, block: str) -> None:
         self.characters += len(block)
         if self._counts_words and block:
-            goes_on = not self._last.isspace() and not block[0].isspace()
-            self._words += len(block.split()) + block.count("\n") - goes_on
+            splits_word = not self._last.isspace() and not block[0].isspace()
+            self._words += len(block.split()) + block.count("\n") - splits_word
             self._last = block[-1]
 
     @property
     def words(self) -> int:
-        """Words, and one for every line's end, also the last's without a newline."""
+        """Words and line ends, counting the last line's even without a newline."""
         return self._words + (self._last != "\n")
 
 
@@ -247,16 +236,12 @@ def _lines_before_error(block: str, vocabulary: Vocabulary) -> int:
 
 
 def _line_end(tokenizing: Tokenizing) -> tuple[str, ...]:
-    """What a newline becomes: with sentence marks the end of one sentence and the beginning of the next."""
+    """Tokens of a newline: <eos>, or with sentence marks the end of one sentence and the start of the next."""
     return ("<S>", "<S>") if tokenizing.sentence_marks else (EOS,)
 
 
 def _words_from_file(tokenizing: Tokenizing) -> WordVocabulary:
-    path = Path(str(tokenizing.vocab_file))
-    if not path.is_file():
-        raise ValueError(f"data.tokenizing.vocab_file {path} is no file")
-    with path.open(encoding="utf-8") as lines:
-        words = list(dict.fromkeys(line.split()[0] for line in lines if line.strip()))
+    words = list(dict.fromkeys(tokenizing.listed_words()))
     line_end = _line_end(tokenizing)
     words = [mark for mark in dict.fromkeys(line_end) if mark not in words] + words
     return WordVocabulary(

@@ -1,4 +1,4 @@
-"""Random numbers as pure functions of what they are for, so that no state need be kept or moved on."""
+"""Counter-based random numbers: pure functions of a key, without state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STEP = np.uint64(0x9E3779B97F4A7C15)
 
 
 def mixed(numbers: Numbers) -> Numbers:
-    """Each number scattered over all 64-bit numbers, one to one (the finalizer of SplitMix64, Steele et al. 2014)."""
+    """A bijective hash of 64-bit numbers (the finalizer of SplitMix64, Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         numbers = (numbers ^ (numbers >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
         numbers = (numbers ^ (numbers >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -36,26 +36,25 @@ def keys(seed: int, *numbers: int | NDArray[np.integer]) -> Numbers:
 def uniforms(key: Numbers, n: int) -> NDArray[np.float64]:
     """`n` numbers in [0, 1) for each key, of shape (keys, n)."""
     with np.errstate(over="ignore"):
-        places = key[:, None] + np.arange(1, n + 1, dtype=np.uint64) * _STEP
-    return (mixed(places) >> np.uint64(11)).astype(np.float64) * 2.0**-53
+        counters = key[:, None] + np.arange(1, n + 1, dtype=np.uint64) * _STEP
+    return (mixed(counters) >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
-def permuted(places: NDArray[np.integer], size: int, key: Numbers) -> NDArray[np.int64]:
-    """Where a permutation of range(size) puts each place, by arithmetic alone.
+def permuted(positions: NDArray[np.integer], size: int, key: Numbers) -> NDArray[np.int64]:
+    """The images of some positions under a permutation of range(size), without storing it.
 
-    The places are laid out in a rectangle that is as nearly square as it can be, and a Feistel network shifts row and
-    column in turn, each by a random function of the other. The few places beyond `size` are permuted on until they
-    fall within.
+    Positions are arranged in a nearly square rectangle; a Feistel network shifts row and column in turn, each by a
+    random function of the other. The few results beyond `size` are permuted again until they are within.
 
     Args:
-        places: numbers in range(size).
+        positions: numbers in range(size).
         size: of the permutation.
         key: which permutation; of shape (1,).
     """
     n_rows = np.uint64(max(math.isqrt(size), 1))
     n_columns = np.uint64(-(-size // int(n_rows)))
     rounds = keys(int(key[0]), np.arange(2 * _ROUNDS, dtype=np.uint64))
-    values = np.asarray(places).astype(np.uint64)
+    values = np.asarray(positions).astype(np.uint64)
     outside: Any = slice(None)
     while True:
         rows, columns = np.divmod(values[outside], n_columns)

@@ -17,18 +17,18 @@ _SOURCE, _ORDER = 0, 1
 
 
 class Interleaving:
-    """An endless order of the rows of several sources.
+    """An infinite order of the rows of several sources.
 
-    Any stretch of it has the sources in their shares, and every row of a source is drawn once before any of them is
-    drawn again, each time in another order. What the n-th draw is follows from n alone.
+    Any range of it holds the sources in their shares. Every row of a source is drawn once before any is drawn again,
+    each time in another order. The n-th draw depends on n alone.
     """
 
     def __init__(self, counts: Sequence[int], shares: Sequence[float], seed: int) -> None:
-        """Settles the shares.
+        """Computes the shares.
 
         Args:
-            counts: rows of each source, 1 or more; the sources' rows are numbered one after the other.
-            shares: of each source among the draws; their sum is 1.
+            counts: rows of each source, 1 or more; rows are numbered source by source.
+            shares: of each source among the draws, with a sum of 1.
             seed: of the order.
         """
         self._seed = seed
@@ -43,9 +43,9 @@ class Interleaving:
         self._known: tuple[int, Ints, Ints] = (-1, np.empty(0), np.empty(0))
 
     def _drawn(self, n: int) -> Ints:
-        """How often each source is among the first n draws."""
-        found: Ints = np.diff([edge * n >> _BITS for edge in self._edges])
-        return found
+        """Number of draws of each source among the first n."""
+        counts: Ints = np.diff([edge * n >> _BITS for edge in self._edges])
+        return counts
 
     def _sources(self, block: int) -> tuple[Ints, Ints]:
         """The source of each sample in a block, and its index within that source."""
@@ -60,8 +60,8 @@ class Interleaving:
         return self._known[1:]
 
     def draw(self, numbers: Ints) -> Ints:
-        """Rows of the draws of these numbers."""
-        found = np.empty(len(numbers), dtype=np.int64)
+        """Rows of the draws with these numbers."""
+        result = np.empty(len(numbers), dtype=np.int64)
         blocks, places = np.divmod(numbers, self._block)
         for block in np.unique(blocks).tolist():
             within = np.flatnonzero(blocks == block)
@@ -73,5 +73,5 @@ class Interleaving:
                 for one in np.unique(turn).tolist():
                     key = keys(self._seed, _ORDER, i, one)
                     rows[turn == one] = permuted(place[turn == one], self._counts[i], key)
-                found[within[of_source]] = self._first[i] + rows
-        return found
+                result[within[of_source]] = self._first[i] + rows
+        return result

@@ -13,15 +13,15 @@ from lmrecipes.data.sampling.counter_random import keys, permuted
 class Mixture:
     """Epochs in which each example of a source is seen `weight` times.
 
-    A source's examples are drawn in one permutation after the other, so that with a weight of 0.5 an epoch has one
-    half of them and the next the other. Nothing is held in memory, however large the sources are.
+    A source's examples are drawn in successive permutations, so that with a weight of 0.5 an epoch has one half of them
+    and the next the other. Memory does not grow with the sources.
     """
 
     def __init__(self, counts: Sequence[int], weights: Sequence[float], seed: int) -> None:
-        """Settles the sizes.
+        """Computes the sizes.
 
         Args:
-            counts: examples of each source; the sources' examples are numbered one after the other.
+            counts: examples of each source; they are numbered source by source.
             weights: how often each source's examples are seen in an epoch.
             seed: of all permutations.
         """
@@ -36,7 +36,7 @@ class Mixture:
         return int(self._draws[-1])
 
     def draw(self, epoch: int, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Numbers of the examples at some places of an epoch."""
+        """Numbers of the examples at positions of an epoch."""
         drawn = permuted(places, len(self), keys(self._seed, 0, epoch))
         source = np.searchsorted(self._draws, drawn, side="right") - 1
         numbers = np.empty_like(drawn)

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from lmrecipes.batches import TextPairBatch, WrittenTexts
 from lmrecipes.data.objectives.seq2seq_lm import pair_batch
 from lmrecipes.data.objectives.span_corruption import Pair
+from lmrecipes.data.prepared.arrays import Arrays
 from lmrecipes.data.sampling.length_buckets import width
 from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
 
@@ -22,21 +22,21 @@ _CHUNK = 2000
 
 
 class TextPair(NamedTuple):
-    """What is asked of a model, and what it shall say."""
+    """An input text for a model, and the output it should generate."""
 
     head: str
-    """Beginning of the input, which is cut short where there is no room for all."""
+    """Beginning of the input, which is truncated if the input is too long."""
     tail: str
-    """End of the input, which begins with a space and is kept whole."""
+    """End of the input, which begins with a space and is never truncated."""
     target: str
     number: int
-    """Of the question that it belongs to."""
+    """Number of the question it belongs to."""
     language: int = 0
     """Number of its language."""
 
 
 @dataclass(frozen=True)
-class TextPairs:
+class TextPairs(Arrays):
     """Tokens of texts and targets."""
 
     inputs: Ints
@@ -66,28 +66,16 @@ class TextPairs:
         of_input, of_target = self.input_bounds[number : number + 2], self.target_bounds[number : number + 2]
         return Pair(self.inputs[of_input[0] : of_input[1]], self.targets[of_target[0] : of_target[1]])
 
-    def save(self, folder: Path) -> list[Path]:
-        """Writes every array to a file of its own; returns the files."""
-        folder.mkdir(parents=True, exist_ok=True)
-        files = [folder / f"{name.name}.npy" for name in fields(self)]
-        for name, file in zip(fields(self), files, strict=True):
-            np.save(file, getattr(self, name.name))
-        return files
-
-    @classmethod
-    def load(cls, folder: Path) -> TextPairs:
-        """Maps the arrays into memory."""
-        return cls(*(np.load(folder / f"{name.name}.npy", mmap_mode="r") for name in fields(cls)))
-
     def batch(self, rows: Ints, input_len: int, target_len: int, start_id: int) -> TextPairBatch:
-        """The batch of the pairs of these numbers, one a row; none of them: one that does not count."""
+        """The batch of the pairs with these numbers, one per row; without any, a batch with weight zero."""
         numbers = rows.astype(np.int64) if len(rows) else np.array([-1])
-        found = [self.pair(number) for number in np.maximum(numbers, 0).tolist()]
+        pairs = [self.pair(number) for number in np.maximum(numbers, 0).tolist()]
         widths = [
-            width(np.array([len(pair[i]) for pair in found]), most) for i, most in enumerate((input_len, target_len))
+            width(np.array([len(pair[i]) for pair in pairs]), max_len)
+            for i, max_len in enumerate((input_len, target_len))
         ]
         batch = pair_batch(
-            [[pair] for pair in found],
+            [[pair] for pair in pairs],
             *widths,
             start_id=start_id,
             languages=self.language[np.maximum(numbers, 0)],
@@ -107,18 +95,18 @@ def tokenized(
     input_eos: bool = True,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> TextPairs:
-    """Tokens of pairs; an input too long loses the end of its head, a target too long its own.
+    """Tokenizes pairs; of an input that is too long the head is truncated, and a target that is too long.
 
     Args:
         pairs: the texts.
-        vocabulary: for their tokens.
-        input_len: tokens of an input at most, its end included.
-        target_len: the same of a target.
-        input_eos: whether an input ends with the end of a text.
-        progress: called with how many pairs of how many are done.
+        vocabulary: to tokenize with.
+        input_len: maximum tokens of an input, </s> included.
+        target_len: maximum tokens of a target, </s> included.
+        input_eos: whether an input ends with </s>.
+        progress: called with the number of finished pairs and of all.
 
     Raises:
-        ValueError: if the end of an input alone is too long.
+        ValueError: if the tail of an input alone is too long.
     """
     ending = [vocabulary.eos_id]
     inputs: list[Ints] = [np.zeros(0, np.uint32)]
@@ -133,7 +121,7 @@ def tokenized(
             if room < 0:
                 raise ValueError(
                     f"batch.seq_len is {input_len}, but the text {pair.tail.strip()[:40]!r}... alone has {len(tail)} "
-                    f"tokens, which must stay whole; {len(tail)} or more would do"
+                    f"tokens and is never truncated; it must be {len(tail)} or more"
                 )
             inputs.append(np.array(ids[pair.head][:room] + tail, dtype=np.uint32))
             targets.append(np.array(ids[pair.target][: target_len - 1] + ending, dtype=np.uint32))
@@ -149,14 +137,14 @@ def tokenized(
 
 
 def written(output: WrittenTexts, vocabulary: SentencePiece) -> Iterator[tuple[int, str, float]]:
-    """What a network wrote, as texts.
+    """Decodes generated texts.
 
     Args:
         output: of a step.
-        vocabulary: that it wrote with.
+        vocabulary: of its tokens.
 
     Yields:
-        Number of each question, the text up to its end, and its score; rows that only fill up are left out.
+        Number of each question, the text up to </s>, and its score; filler rows are skipped.
     """
     rows = zip(output.questions.tolist(), output.tokens.tolist(), output.scores.float().tolist(), strict=True)
     for number, tokens, score in rows:

@@ -1,4 +1,4 @@
-"""Vocabularies: text to token ids and back, kept in a folder of their own so that scoring needs no corpus."""
+"""Vocabularies: text to token ids and back, saved in a folder of their own so that scoring needs no corpus."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Vocabulary(ABC):
 
     kind: str
     spells: bool
-    """Whether every text can be written in these tokens."""
+    """Whether every text can be encoded without loss."""
     unknown: int = -1
-    """The token that stands for everything else; -1 if there is none."""
+    """The token for everything else; -1 if there is none."""
 
     @property
     @abstractmethod
@@ -39,7 +39,7 @@ class Vocabulary(ABC):
 
     @abstractmethod
     def encode(self, text: str) -> list[int]:
-        """Ids of a text that a person typed, preceded by what precedes a line in the corpus."""
+        """Ids of typed text, after whatever precedes a line in the corpus."""
 
     @abstractmethod
     def decode(self, ids: Iterable[int]) -> str:
@@ -49,7 +49,7 @@ class Vocabulary(ABC):
     def _content(self) -> dict[str, Any]: ...
 
     def save(self, folder: Path) -> None:
-        """Writes the vocabulary to a folder, all of it or nothing."""
+        """Writes the vocabulary to a folder, atomically."""
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps({"kind": self.kind, **self._content()}, ensure_ascii=False)
         write_text(folder / FILE, text)

@@ -24,9 +24,9 @@ class SubwordVocabulary(Vocabulary):
 
         self._json = tokenizer_json
         self._tokenizer = Tokenizer.from_str(tokenizer_json)
-        # Padded to a multiple of 8 as published, which matrix units like.
+        # Padded to a multiple of 8 as published, which suits matrix units.
         self._size = -(-self._tokenizer.get_vocab_size() // 8) * 8
-        # Lower-casing, dropped accents and unknown characters hide what was written; a space before it does not.
+        # Lower-casing, dropped accents and unknown characters lose information; a leading space does not.
         self.spells = self.decode(self.encode(_PROBE)).strip() == _PROBE
 
     @property
@@ -36,7 +36,7 @@ class SubwordVocabulary(Vocabulary):
 
     def encode_block(self, text: str) -> Ids:
         """Ids of a block, line by line."""
-        lines = io.StringIO(text).readlines()  # str.splitlines also cuts at other characters than newlines
+        lines = io.StringIO(text).readlines()  # str.splitlines also splits at characters other than newlines
         encoded = self._tokenizer.encode_batch(lines, add_special_tokens=False)
         return np.concatenate([np.asarray(e.ids, dtype=np.uint32) for e in encoded] or [np.empty(0, np.uint32)])
 

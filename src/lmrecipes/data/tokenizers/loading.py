@@ -1,4 +1,4 @@
-"""A vocabulary of any kind, from the folder that it was saved in."""
+"""Loading a vocabulary of any kind from the folder that it was saved in."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def load_vocabulary(folder: Path) -> Vocabulary:
 def is_reproducible(folder: Path) -> bool:
     """Whether learning a saved vocabulary again gives the same one.
 
-    Earlier versions learned SentencePiece pieces otherwise in every run, and saved them as a list.
+    Earlier versions learned SentencePiece non-deterministically, and saved a list of pieces.
     """
     try:
         content = json.loads((folder / FILE).read_text(encoding="utf-8"))

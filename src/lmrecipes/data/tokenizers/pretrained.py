@@ -1,4 +1,4 @@
-"""Reading a vocabulary that exists: a file, a folder of transformers or of a run, or a name on the hub."""
+"""Loading an existing vocabulary: a file, a folder of transformers or of a run, or a name on the hub."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ V = TypeVar("V", bound=Vocabulary)
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained(Generic[V]):
-    """How vocabularies of one kind are read."""
+    """How vocabularies of one kind are loaded."""
 
     label: str
-    """What errors call them, such as WordPiece."""
+    """Their name in messages, such as WordPiece."""
     kind: type[V]
     """Their class."""
     names: Sequence[str]
-    """Files of a folder, the best first, `tokenizer.json` among them."""
+    """Files of a folder by preference, `tokenizer.json` among them."""
     of_tokenizer: Callable[[str], V]
-    """Makes one of the text of a tokenizer.json."""
+    """Creates one from the text of a tokenizer.json."""
     of_file: Callable[[Path, bool], V]
-    """Reads one from a file of another name, and is told whether its folder was named, whose other files then count."""
+    """Reads one from another file; the flag says whether its folder was named, whose other files then apply."""
 
     def load(self, name: str) -> V:
         """A vocabulary by file, folder or hub name.
 
         Raises:
-            ValueError: if there is none that can be read.
+            ValueError: if it does not exist or cannot be read.
         """
         path = Path(name).expanduser()
         if not path.exists():
@@ -51,7 +51,7 @@ class Pretrained(Generic[V]):
     def _of_run(self, folder: Path) -> V:
         vocabulary = load_vocabulary(folder)
         if not isinstance(vocabulary, self.kind):
-            raise ValueError(f"the vocabulary in {folder} is one of kind {vocabulary.kind}, not {self.label}")
+            raise ValueError(f"the vocabulary in {folder} is of kind {vocabulary.kind}, not {self.label}")
         return vocabulary
 
     def _on_hub(self, name: str) -> str:
@@ -61,23 +61,18 @@ class Pretrained(Generic[V]):
             return str(AutoTokenizer.from_pretrained(name).backend_tokenizer.to_str())
         except Exception as error:
             raise ValueError(
-                f"it is no file or folder, and could not be loaded from the Hugging Face hub ({type(error).__name__})"
+                f"it is not a file or folder, nor could it be loaded from the Hugging Face hub ({type(error).__name__})"
             ) from error
 
-    def _checked(self, read: Callable[[], V], where: str) -> V:
+    def _checked(self, read: Callable[[], V], location: str) -> V:
         try:
             return read()
         except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f"{where} holds no {self.label} vocabulary: {error}") from None
+            raise ValueError(f"{location} holds no {self.label} vocabulary: {error}") from None
 
 
 def content_of(name: str | None, names: Sequence[str]) -> str | None:
-    """A hash of the files that a vocabulary is read from; None if they are on the hub, gone, or there are none.
-
-    Args:
-        name: a file or folder.
-        names: the files of a folder that count.
-    """
+    """A hash of a file, or of the files of a folder with these names; None if none exists, or they are on the hub."""
     files = [] if name is None else [path for path in _files(Path(name).expanduser(), names) if path.is_file()]
     if not files:
         return None

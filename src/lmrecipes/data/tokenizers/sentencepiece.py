@@ -28,23 +28,23 @@ _PROBE = "Straße ÀÉ naïve, Ελληνικά 日本語 한국어 🙂"
 
 
 class SentencePiece(Vocabulary):
-    """Pieces of words by a unigram model, 100 sentinels of which the first has the last id, padded to x128.
+    """Pieces of a unigram model, then 100 sentinels of which the first has the last id, padded to a multiple of 128.
 
-    Ids are as published: 0 is padding, 1 the end of a text, 2 the unknown; then bytes, if there are any, and pieces.
-    What a text spells like </s> or <extra_id_0> stays text.
+    Ids are as published: 0 is <pad>, 1 </s>, 2 <unk>; then bytes, if any, and pieces. </s> or <extra_id_0> in a text is
+    text, not the special token.
     """
 
     kind = "sentencepiece"
     pad_id, eos_id, unk_id = 0, 1, 2
 
     def __init__(self, model: bytes) -> None:
-        """Makes a vocabulary of a model; sentinels in it must be the last, and are added where there are none.
+        """Creates a vocabulary from a model; sentinels must be its last pieces, and are added if it has none.
 
         Args:
             model: content of a `.model` file of SentencePiece.
 
         Raises:
-            ValueError: for what is no unigram model, or pieces in another order.
+            ValueError: if it is not a unigram model, or its pieces are in another order.
         """
         self.model = model
         proto = parse(model)
@@ -68,7 +68,7 @@ class SentencePiece(Vocabulary):
         self.spells = self.decode(self.encode(_PROBE)) == _PROBE
 
     def _prepare(self, proto: Any) -> SentencePieceProcessor:
-        """A processor that never finds special pieces and sentinels in a text, whatever the file says of them."""
+        """A processor that never finds special pieces and sentinels in a text, whatever their types in the file."""
         del proto.pieces[self.n_pieces :]
         for piece, kind in zip(proto.pieces, (CONTROL, CONTROL, UNKNOWN), strict=False):
             piece.type = kind
@@ -85,7 +85,7 @@ class SentencePiece(Vocabulary):
 
     @property
     def sentinels(self) -> Ids:
-        """Ids of <extra_id_0>, <extra_id_1> and so on, which fall."""
+        """Ids of <extra_id_0>, <extra_id_1> and so on, descending."""
         return np.arange(self.n_pieces + self.n_sentinels - 1, self.n_pieces - 1, -1, dtype=np.uint32)
 
     def sentinel(self, number: int) -> int:
@@ -93,19 +93,19 @@ class SentencePiece(Vocabulary):
         return self.n_pieces + self.n_sentinels - 1 - number
 
     def _before(self, text: str) -> str:
-        """What is done to a text before the model normalizes it."""
+        """Preprocesses a text before the model normalizes it."""
         return text
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text, without its end."""
-        found: list[int] = self._processor.encode(self._before(text))
-        return found
+        """Ids of a text, without </s>."""
+        ids: list[int] = self._processor.encode(self._before(text))
+        return ids
 
     def encode_inside(self, text: str) -> list[int]:
-        """Ids of the rest of a text, whose first piece begins a word only if it is behind a space."""
+        """Ids of the rest of a text, whose first piece begins a word only after a space."""
         processor = self._processor if text[:1].isspace() else self._inside
-        found: list[int] = processor.encode(self._before(text))
-        return found
+        ids: list[int] = processor.encode(self._before(text))
+        return ids
 
     @cached_property
     def _inside(self) -> SentencePieceProcessor:
@@ -114,25 +114,25 @@ class SentencePiece(Vocabulary):
         return _processor(proto)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """Ids of each of several texts, without their ends."""
-        found: list[list[int]] = self._processor.encode([self._before(text) for text in texts])
-        return found
+        """Ids of each of several texts, without </s>."""
+        ids: list[list[int]] = self._processor.encode([self._before(text) for text in texts])
+        return ids
 
     def encode_block(self, text: str) -> Ids:
-        """Ids of a block of lines, each with its end."""
+        """Ids of a block of lines, each with </s>."""
         lines = self.encode_batch(io.StringIO(text).readlines())
         return np.concatenate(
             [np.asarray([*ids, self.eos_id], dtype=np.uint32) for ids in lines] or [np.empty(0, np.uint32)]
         )
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Text of ids; padding and the end of a text are nothing, sentinels their names."""
+        """Text of ids; <pad> and </s> are dropped, sentinels are their names."""
         n = self.n_pieces + self.n_sentinels
         return str(self._decoder.decode([int(i) for i in ids if i < n]))
 
     @cached_property
     def _decoder(self) -> SentencePieceProcessor:
-        """Reads bytes that it never writes too: transformers' tokenizer.json of mT5 says that there are none."""
+        """Also decodes bytes that it never encodes: transformers' tokenizer.json of mT5 does not mark them."""
         proto = parse(self._processor.serialized_model_proto())
         if proto.trainer_spec.byte_fallback:
             return self._processor
@@ -140,23 +140,23 @@ class SentencePiece(Vocabulary):
         return _processor(proto) if mark_bytes(proto) else self._processor
 
     def piece(self, i: int) -> str:
-        """The piece of an id as it is published: `▁` for a space, <extra_id_0> for a sentinel."""
+        """The piece of an id as published: `▁` for a space, <extra_id_0> for a sentinel."""
         return self._processor.id_to_piece(int(i)) if i < self.n_pieces + self.n_sentinels else ""
 
     def write_published(self, folder: Path) -> None:
-        """Writes spiece.model and tokenizer_config.json, of which transformers makes a T5Tokenizer with these ids."""
+        """Writes spiece.model and tokenizer_config.json, which transformers loads as a T5Tokenizer with these ids."""
         proto = parse(self._processor.serialized_model_proto())
         del proto.pieces[self.n_pieces :]
         (folder / "spiece.model").write_bytes(proto.SerializeToString())
-        about = {"tokenizer_class": "T5Tokenizer", "extra_ids": self.n_sentinels}
-        (folder / "tokenizer_config.json").write_text(json.dumps(about, indent=2) + "\n")
+        config = {"tokenizer_class": "T5Tokenizer", "extra_ids": self.n_sentinels}
+        (folder / "tokenizer_config.json").write_text(json.dumps(config, indent=2) + "\n")
 
     def _content(self) -> dict[str, Any]:
         return {"model": base64.b64encode(self.model).decode()}
 
     @cached_property
     def _digest(self) -> str:
-        # Of the pieces, their scores and the normalization: earlier versions gave the same.
+        # Of pieces, scores and normalization, as in earlier versions.
         proto = parse(self.model)
         content = {
             "pieces": [[piece.piece, piece.score] for piece in proto.pieces],

@@ -1,4 +1,4 @@
-"""Which SentencePiece vocabulary a corpus gets, and reading one that exists."""
+"""Settings of a SentencePiece vocabulary, and loading an existing one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lmrecipes.config.validation import at_least
 from lmrecipes.data.tokenizers.base import FILE
 from lmrecipes.data.tokenizers.pretrained import TOKENIZER, Pretrained, content_of
 from lmrecipes.data.tokenizers.sentencepiece import SENTINEL, SentencePiece
@@ -25,21 +26,14 @@ class SentencePieceSettings:
     """A SentencePiece `.model` file, a folder with spiece.model, tokenizer.json or a run's vocabulary, or a name on
     the Hugging Face hub; left out, a vocabulary is learned from the corpus."""
     vocab_size: int = 250_000
-    """Tokens to learn at most, without the sentinels."""
+    """Maximum tokens to learn, without the sentinels."""
     character_coverage: float = 0.99999
-    """Share of the text whose characters become tokens; the rarest are spelled in bytes."""
+    """Share of the text whose characters become tokens; the rarest are encoded as bytes."""
     sample_mb: int = 100
-    """Text to learn from at most, in millions of characters."""
+    """Maximum text to learn from, in millions of characters."""
 
     def __post_init__(self) -> None:
-        """Validate the configuration.
-
-        Raises:
-            ValueError: naming the field and what would work.
-        """
-        for field, least in (("vocab_size", 300), ("sample_mb", 1)):
-            if getattr(self, field) < least:
-                raise ValueError(f"data.sentencepiece.{field} is {getattr(self, field)}; it must be {least} or more")
+        at_least(self, "data.sentencepiece.", vocab_size=300, sample_mb=1)
         if not 0.98 <= self.character_coverage <= 1:
             raise ValueError(
                 f"data.sentencepiece.character_coverage is {self.character_coverage}; it must be 0.98 to 1, as 0.99999"
@@ -50,14 +44,14 @@ class SentencePieceSettings:
         return {**asdict(self), "content": self.content()}
 
     def content(self) -> str | None:
-        """A hash of the files that it is read from; None if they are on the hub, gone, or there are none."""
+        """A hash of the files that it is read from; None if they are on the hub, missing, or there are none."""
         return content_of(self.name, (FILE, *_NAMES))
 
     def make(self, sample: Callable[[int], Iterable[str]]) -> SentencePiece:
         """The vocabulary.
 
         Args:
-            sample: gives texts to learn from, of so many characters at most.
+            sample: returns texts to learn from, given their maximum characters.
 
         Raises:
             ValueError: if it cannot be read or learned.
@@ -77,7 +71,7 @@ def load_sentencepiece(name: str) -> SentencePiece:
         name: what `SentencePieceSettings.name` takes.
 
     Raises:
-        ValueError: if there is none that can be read.
+        ValueError: if it does not exist or cannot be read.
     """
     return _PRETRAINED.load(name)
 
@@ -89,9 +83,9 @@ def _of_tokenizer(text: str) -> SentencePiece:
     if model.get("type") != "Unigram":
         raise ValueError(f"its model is {model.get('type')}, not Unigram")
     pieces = [(piece, float(score)) for piece, score in model["vocab"]]
-    # A model that has sentinels of its own needs none of those that were added to it.
-    has_own = bool(SENTINEL.fullmatch(pieces[-1][0]))
-    for added in [] if has_own else sorted(content.get("added_tokens", []), key=lambda token: token["id"]):
+    # A model with sentinels needs none of the added ones.
+    has_sentinels = bool(SENTINEL.fullmatch(pieces[-1][0]))
+    for added in [] if has_sentinels else sorted(content.get("added_tokens", []), key=lambda token: token["id"]):
         if added["id"] == len(pieces) and SENTINEL.fullmatch(added["content"]):
             pieces.append((added["content"], 0.0))
     normalizer = content.get("normalizer") or {}

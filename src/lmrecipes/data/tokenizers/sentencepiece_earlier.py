@@ -12,10 +12,10 @@ from lmrecipes.data.tokenizers.spm_proto import model_of
 
 
 class EarlierSentencePiece(SentencePiece):
-    """What such a folder holds, with the tokens and the digest that it had; saved again as it was."""
+    """A vocabulary in that form, with unchanged tokens and digest; it is saved unchanged."""
 
     def __init__(self, content: dict[str, Any]) -> None:
-        """Makes a vocabulary of a folder's content: pieces with scores, charsmap and byte_fallback."""
+        """Creates a vocabulary from a folder's content: pieces with scores, charsmap and byte_fallback."""
         self._saved = content
         self._normalizer = None if content["charsmap"] else _normalizer()
         pieces = [(piece, score) for piece, score in content["pieces"]]
@@ -24,14 +24,14 @@ class EarlierSentencePiece(SentencePiece):
         )
 
     def _before(self, text: str) -> str:
-        # Learned from text that was normalized so, which SentencePiece's nmt_nfkc does not equal in every character.
+        # As in training; SentencePiece's nmt_nfkc differs in some characters.
         return text if self._normalizer is None else str(self._normalizer.normalize_str(text))
 
     def _content(self) -> dict[str, Any]:
         return self._saved
 
     def digest(self) -> str:
-        """The hash that it had."""
+        """The hash in earlier versions."""
         return hashlib.sha256(json.dumps(self._saved, ensure_ascii=False).encode()).hexdigest()[:16]
 
     @classmethod

@@ -1,4 +1,4 @@
-"""Models of SentencePiece as protocol buffers: read from bytes, and made of pieces and scores."""
+"""SentencePiece models as protocol buffers: parsed from bytes, or built from pieces and scores."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def parse(model: bytes) -> Any:
     """The message in a `.model` file.
 
     Raises:
-        ValueError: for what is no unigram model.
+        ValueError: if it is not a unigram model.
     """
     from google.protobuf.message import DecodeError
     from sentencepiece.sentencepiece_model_pb2 import ModelProto
@@ -27,21 +27,21 @@ def parse(model: bytes) -> Any:
     try:
         proto.ParseFromString(model)
     except DecodeError as error:
-        raise ValueError(f"it is no SentencePiece model, or is cut short ({error})") from None
+        raise ValueError(f"it is not a SentencePiece model, or is truncated ({error})") from None
     if not proto.pieces:
-        raise ValueError("it is no SentencePiece model: it has no piece")
+        raise ValueError("it is not a SentencePiece model: it has no pieces")
     if proto.trainer_spec.model_type != _UNIGRAM:
         raise ValueError("it is a SentencePiece model of another kind; it must be a unigram model, as mT5's is")
     return proto
 
 
 def model_of(pieces: Iterable[tuple[str, float]], charsmap: bytes = b"", *, byte_fallback: bool = False) -> bytes:
-    """A unigram model as a `.model` file holds it.
+    """A unigram model in the format of a `.model` file.
 
     Args:
         pieces: pieces with their log-probabilities, in the order of their ids; <pad>, </s> and <unk> first.
         charsmap: the normalization, as SentencePiece compiles it; left out, that of mT5 (nmt_nfkc).
-        byte_fallback: whether what no piece has is spelled in bytes.
+        byte_fallback: whether unknown characters are encoded as bytes.
     """
     from sentencepiece.sentencepiece_model_pb2 import ModelProto
 
@@ -65,15 +65,15 @@ def normalize_as_mt5(proto: Any) -> None:
 
 
 def mark_bytes(proto: Any) -> bool:
-    """Sees to it that no text matches the pieces <0x00> to <0xFF>: they are bytes, or unused without byte_fallback.
+    """Marks the pieces <0x00> to <0xFF> so that no text matches them: as bytes, or unused without byte_fallback.
 
     Returns:
-        Whether all of them are there.
+        Whether all of them exist.
     """
-    found = [piece for piece in proto.pieces if _BYTE_NAME.fullmatch(piece.piece)]
-    for piece in found:
+    pieces = [piece for piece in proto.pieces if _BYTE_NAME.fullmatch(piece.piece)]
+    for piece in pieces:
         piece.type = BYTE if proto.trainer_spec.byte_fallback else UNUSED
-    return len(found) == _BYTES
+    return len(pieces) == _BYTES
 
 
 def charsmap_text(proto: Any) -> str:

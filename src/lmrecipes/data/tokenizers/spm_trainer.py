@@ -9,24 +9,24 @@ from collections.abc import Iterable
 
 from lmrecipes.data.tokenizers.spm_proto import normalize_as_mt5, parse
 
-# The library's limit of a piece.
+# The library's maximum length of a piece.
 _LONGEST = 16
-# A text without spaces is cut: the library leaves out lines of more than 4,192 bytes.
+# Long words are cut: the library drops lines of more than 4,192 bytes.
 _WORD = re.compile(r"▁?[^▁]{1,400}")
-# As in SentencePiece no piece has letters and digits, or either and a sign.
+# As in SentencePiece, letters, digits and other characters do not mix in a piece.
 _RUN = r"▁?(?:[\p{L}\p{M}]+|\p{N}+|[^\p{L}\p{M}\p{N}▁]+)"
 _WEIGHT = 16
 _TOO_SMALL = re.compile(r"smaller than required_chars\. (\d+) vs (\d+)")
-# Partial sums are added in the order of the threads, so that their number, not the machine, decides the result.
+# The result depends on the number of threads, so it is fixed.
 _THREADS = 16
 
 
 def learn_pieces(texts: Iterable[str], vocab_size: int, character_coverage: float) -> bytes:
-    """A model of texts, with bytes for the characters that are too rare to be pieces; the same texts give the same.
+    """Learns a model with byte fallback for rare characters; the same texts give the same model.
 
     Args:
-        texts: what to learn from.
-        vocab_size: pieces at most, with the 3 special ones and the 256 bytes; there are fewer where texts are few.
+        texts: to learn from.
+        vocab_size: maximum pieces, with 3 special ones and 256 bytes; fewer for little text.
         character_coverage: share of the text's characters that become pieces.
 
     Returns:
@@ -52,7 +52,7 @@ def learn_pieces(texts: Iterable[str], vocab_size: int, character_coverage: floa
             eos_id=1,
             unk_id=2,
             bos_id=-1,
-            # The lines are normalized already, and begin with ▁ where a word begins.
+            # The lines are normalized already, with ▁ at the beginning of words.
             normalization_rule_name="identity",
             add_dummy_prefix=False,
             remove_extra_whitespaces=False,
@@ -60,13 +60,13 @@ def learn_pieces(texts: Iterable[str], vocab_size: int, character_coverage: floa
             minloglevel=2,
         )
     except RuntimeError as error:
-        found = _TOO_SMALL.search(str(error))
-        if found is None:
+        match = _TOO_SMALL.search(str(error))
+        if match is None:
             raise ValueError(f"data.sentencepiece: no vocabulary can be learned from the text: {error}") from None
-        needed = int(found[2])
+        needed = int(match[2])
         raise ValueError(
             f"data.sentencepiece.vocab_size is {vocab_size:,}, but the text has {needed - 260:,} different characters; "
-            f"{needed:,} or more would do, or a smaller character_coverage"
+            f"it must be {needed:,} or more, or character_coverage smaller"
         ) from None
     proto = parse(written.getvalue())
     normalize_as_mt5(proto)
@@ -74,11 +74,11 @@ def learn_pieces(texts: Iterable[str], vocab_size: int, character_coverage: floa
 
 
 def _weighted_lines(texts: Iterable[str]) -> list[str]:
-    """Every different word with how often it comes, for the library's tsv format.
+    """Every distinct word with its frequency, in the library's tsv format.
 
-    The library takes for a piece only what is followed by different characters somewhere. A word that always stands
-    before the same sign would be none, however often it comes: so each run of letters that comes more than once is
-    given again with a space behind it, at a weight that hardly counts.
+    The library only considers pieces that are followed by different characters. A word that always precedes the same
+    punctuation would be none, however frequent: so each repeated run of letters is added with a space after it, at a
+    negligible weight.
     """
     from sentencepiece import SentencePieceNormalizer
     from tokenizers import Regex, pre_tokenizers

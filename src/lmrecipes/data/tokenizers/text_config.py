@@ -1,4 +1,4 @@
-"""Which vocabulary a corpus gets, and building it."""
+"""Settings of the vocabulary of running text, and loading existing tokenizers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from lmrecipes.config.validation import at_least
 from lmrecipes.data.tokenizers.bpe import SubwordVocabulary
 from lmrecipes.data.tokenizers.pretrained import TOKENIZER, Pretrained, content_of
 
@@ -18,15 +19,15 @@ class Tokenizing:
     """How text becomes tokens."""
 
     kind: Literal["word", "char", "byte", "bpe", "pretrained"] = "word"
-    """Words between white space, characters, bytes, a BPE trained on the corpus, or a tokenizer that exists."""
+    """White-space separated words, characters, bytes, a BPE trained on the corpus, or an existing tokenizer."""
     min_freq: int = 1
-    """Words seen less often in training become <unk> (word)."""
+    """Words that are less frequent in training become <unk> (word)."""
     lower_case: bool = False
     """Whether text is lower-cased (word)."""
     wikitext_style: bool = False
-    """Whether text typed for scoring is split like WikiText: punctuation apart, 3 @,@ 000 (word)."""
+    """Whether text typed for scoring is split like WikiText: punctuation separate, 3 @,@ 000 (word)."""
     sentence_marks: bool = False
-    """Whether every line stands between two <S> instead of ending in <eos> (word; as One Billion Word is published)."""
+    """Whether every line is enclosed in <S> instead of ending in <eos>, as in One Billion Word (word)."""
     vocab_file: str | None = None
     """File with a word per line, instead of counting words (word)."""
     vocab_size: int = 8000
@@ -35,15 +36,7 @@ class Tokenizing:
     """Name on the Hugging Face hub, folder, or tokenizer.json (pretrained)."""
 
     def __post_init__(self) -> None:
-        """Validate the configuration.
-
-        Raises:
-            ValueError: naming the field and what would work.
-        """
-        if self.min_freq < 1:
-            raise ValueError(f"data.tokenizing.min_freq is {self.min_freq}; it must be 1 or more")
-        if self.vocab_size < 300:
-            raise ValueError(f"data.tokenizing.vocab_size is {self.vocab_size}; a byte-level BPE needs 300 or more")
+        at_least(self, "data.tokenizing.", min_freq=1, vocab_size=300)
         if self.kind == "pretrained" and not self.name:
             raise ValueError("data.tokenizing.name is missing; give a hub name, folder or tokenizer.json, such as gpt2")
 
@@ -51,16 +44,28 @@ class Tokenizing:
         """Identifies the tokenization: the settings and a hash of the files that they name.
 
         Raises:
-            ValueError: if vocab_file is no file.
+            ValueError: if vocab_file is not a file.
         """
-        if self.vocab_file is not None and not Path(self.vocab_file).is_file():
-            raise ValueError(f"data.tokenizing.vocab_file {self.vocab_file} is no file")
+        if self.vocab_file is not None:
+            self.listed_words()
         return {**asdict(self), "content": self.content()}
 
     def content(self) -> str | None:
-        """A hash of the vocabulary or tokenizer files; None if they are on the hub, gone, or there are none."""
-        named = self.vocab_file if self.kind == "word" else self.name if self.kind == "pretrained" else None
-        return content_of(named, (*_NAMES, _MERGES))
+        """A hash of the vocabulary or tokenizer files; None if they are on the hub, missing, or there are none."""
+        path = self.vocab_file if self.kind == "word" else self.name if self.kind == "pretrained" else None
+        return content_of(path, (*_NAMES, _MERGES))
+
+    def listed_words(self) -> list[str]:
+        """The words of vocab_file: the first of every line.
+
+        Raises:
+            ValueError: if it is not a file.
+        """
+        path = Path(str(self.vocab_file))
+        if not path.is_file():
+            raise ValueError(f"data.tokenizing.vocab_file {path} is not a file; give one with a word per line")
+        with path.open(encoding="utf-8") as lines:
+            return [line.split()[0] for line in lines if line.strip()]
 
 
 def load_subwords(name: str) -> SubwordVocabulary:

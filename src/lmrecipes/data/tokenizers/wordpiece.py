@@ -16,21 +16,21 @@ SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 
 
 class WordPiece(Vocabulary):
-    """Words, and pieces of words that begin with ##; what a text spells like [MASK] stays text."""
+    """Words, and pieces of words that begin with ##; [MASK] in a text is text, not the special token."""
 
     kind = "wordpiece"
     spells = False
 
     def __init__(self, tokens: Sequence[str], *, lower_case: bool = True, strip_accents: bool | None = None) -> None:
-        """Makes a vocabulary of tokens in the order of their ids.
+        """Creates a vocabulary from tokens in the order of their ids.
 
         Args:
             tokens: the tokens, [PAD], [UNK], [CLS], [SEP] and [MASK] among them.
             lower_case: whether text is lower-cased.
-            strip_accents: whether letters lose their accents; left out, where text is lower-cased.
+            strip_accents: whether accents are removed; left out, if text is lower-cased.
 
         Raises:
-            ValueError: for a special token that is missing, or a token that is there twice.
+            ValueError: for a missing special token, or a duplicate token.
         """
         self.tokens = list(tokens)
         self.lower_case = lower_case
@@ -39,8 +39,8 @@ class WordPiece(Vocabulary):
         if missing := [token for token in SPECIAL if token not in self._ids]:
             raise ValueError(f"the WordPiece vocabulary has no {', '.join(missing)}; it needs {' '.join(SPECIAL)}")
         if len(self._ids) < len(self.tokens):
-            twice = next(token for i, token in enumerate(self.tokens) if self._ids[token] != i)
-            raise ValueError(f"the WordPiece vocabulary has the token {twice!r} twice")
+            duplicate = next(token for i, token in enumerate(self.tokens) if self._ids[token] != i)
+            raise ValueError(f"the WordPiece vocabulary has the token {duplicate!r} twice")
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (self._ids[token] for token in SPECIAL)
         self.unknown = self.unk_id
         self.tokenizer = wordpiece_tokenizer(self._ids, lower_case, strip_accents)
@@ -56,15 +56,15 @@ class WordPiece(Vocabulary):
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """Ids of each of several texts, without [CLS] and [SEP]."""
-        return [found.ids for found in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
+        return [encoding.ids for encoding in self.tokenizer.encode_batch_fast(texts, add_special_tokens=False)]
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[NDArray[Any], NDArray[Any]]]:
-        """Ids of each of several texts, and from which to which character each token comes: (tokens,), (tokens, 2)."""
-        found = self.tokenizer.encode_batch(texts, add_special_tokens=False)
-        return [(np.array(e.ids, np.uint32), np.array(e.offsets, np.int32).reshape(-1, 2)) for e in found]
+        """Ids (tokens,) of each text, and first and last character (exclusive) of each token (tokens, 2)."""
+        encodings = self.tokenizer.encode_batch(texts, add_special_tokens=False)
+        return [(np.array(e.ids, np.uint32), np.array(e.offsets, np.int32).reshape(-1, 2)) for e in encodings]
 
     def encode_block(self, text: str) -> Ids:
-        """Ids of a block of lines, without anything for their ends."""
+        """Ids of a block of lines, without tokens for their ends."""
         encoded = self.encode_batch(io.StringIO(text).readlines())
         return np.concatenate([np.asarray(ids, dtype=np.uint32) for ids in encoded] or [np.empty(0, np.uint32)])
 
@@ -74,7 +74,7 @@ class WordPiece(Vocabulary):
 
     @cached_property
     def fast(self) -> Any:
-        """The same as a tokenizer of transformers, which puts [CLS] and [SEP] in place and knows offsets."""
+        """The same as a tokenizer of transformers, which adds [CLS] and [SEP] and gives offsets."""
         from transformers import ElectraTokenizerFast
 
         return ElectraTokenizerFast(
@@ -96,8 +96,8 @@ def wordpiece_tokenizer(ids: dict[str, int], lower_case: bool, strip_accents: bo
     """A tokenizer of the tokenizers package with these ids, without [CLS] and [SEP]."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
-    made = Tokenizer(models.WordPiece(vocab=ids, unk_token="[UNK]", max_input_chars_per_word=100))
-    made.normalizer = normalizers.BertNormalizer(lowercase=lower_case, strip_accents=strip_accents)
-    made.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    made.decoder = decoders.WordPiece()
-    return made
+    tokenizer = Tokenizer(models.WordPiece(vocab=ids, unk_token="[UNK]", max_input_chars_per_word=100))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower_case, strip_accents=strip_accents)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer

@@ -1,4 +1,4 @@
-"""Encoding many texts by WordPiece: every different word is split once."""
+"""Encoding many texts by WordPiece: every distinct word is split once."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from itertools import chain
 
 from lmrecipes.data.tokenizers.wordpiece import WordPiece
 
-_MOST = 1_000_000
+_MAX_WORDS = 1_000_000
 # Unicode has no signs beyond its first two planes.
 _SIGNS_END = 0x20000
 _CONTROLS = {i: None for i in [*range(32), 127] if chr(i) not in "\t\n\r"}
 _SPACES = {ord(space): " " for space in "\t\n\r"}
-# Python searches a set of characters an order of magnitude faster where none lies beyond the basic plane.
+# Python matches a set of characters ten times as fast if none is beyond the basic plane.
 _RARE = re.compile("[\U00010000-\U0010ffff]")
 _ASCII_WORDS = re.compile(r"[a-zA-Z0-9]+|[^a-zA-Z0-9 ]")
 
 
 class WordCache(dict[str, list[int]]):
-    """Ids of texts as `WordPiece.encode` gives them, several times as fast; holds the words that it met."""
+    """The ids of `WordPiece.encode`, several times as fast; caches words."""
 
     def __init__(self, vocabulary: WordPiece) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class WordCache(dict[str, list[int]]):
         self._words, self._rare_words = _patterns()
 
     def __missing__(self, word: str) -> list[int]:
-        if len(self) >= _MOST:
+        if len(self) >= _MAX_WORDS:
             self.clear()
         ids = self[word] = [token.id for token in self._model.tokenize(word)]
         return ids
@@ -48,7 +48,7 @@ class WordCache(dict[str, list[int]]):
 
 @cache
 def _patterns() -> tuple[re.Pattern[str], re.Pattern[str]]:
-    """What finds words, and signs that are words of their own: in the basic plane, and anywhere."""
+    """Patterns of words and of punctuation, each a word of its own: in the basic plane, and anywhere."""
     marks = _signs()
     return _pattern("".join(mark for mark in marks if mark <= "\uffff")), _pattern(marks)
 
@@ -59,10 +59,10 @@ def _pattern(marks: str) -> re.Pattern[str]:
 
 
 def _signs() -> str:
-    """Characters that the tokenizer makes words of their own, by trying those that might be."""
+    """Characters that the tokenizer separates as words, found by trying all candidates."""
     from tokenizers import pre_tokenizers
 
-    might_be = (chr(i) for i in range(33, _SIGNS_END))
-    signs = [character for character in might_be if unicodedata.category(character)[0] in "PS"]
+    candidates = (chr(i) for i in range(33, _SIGNS_END))
+    signs = [character for character in candidates if unicodedata.category(character)[0] in "PS"]
     split = pre_tokenizers.BertPreTokenizer().pre_tokenize_str("a".join(signs))
     return "".join(part for part, _ in split if len(part) == 1 and part != "a")

@@ -1,4 +1,4 @@
-"""Which WordPiece vocabulary a corpus gets, and reading one that exists."""
+"""Settings of a WordPiece vocabulary, and loading an existing one."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from lmrecipes.config.validation import at_least
 from lmrecipes.data.tokenizers.base import FILE
 from lmrecipes.data.tokenizers.pretrained import TOKENIZER, Pretrained, content_of
 from lmrecipes.data.tokenizers.wordpiece import WordPiece
@@ -24,35 +25,28 @@ class WordPieceSettings:
     """A vocab.txt, a tokenizer.json, a folder with one of them or with a run's vocabulary, or a name on the Hugging
     Face hub; left out, a vocabulary is learned from the corpus."""
     vocab_size: int = 30522
-    """Tokens to learn at most."""
+    """Maximum tokens to learn."""
     lower_case: bool | None = None
-    """Whether text is lower-cased; left out, as the folder says, and else yes."""
+    """Whether text is lower-cased; left out, as the folder says, otherwise yes."""
     sample_mb: int = 100
-    """Text to learn from at most, in millions of characters."""
+    """Maximum text to learn from, in millions of characters."""
 
     def __post_init__(self) -> None:
-        """Validate the configuration.
-
-        Raises:
-            ValueError: naming the field and what would work.
-        """
-        for field, least in (("vocab_size", 100), ("sample_mb", 1)):
-            if getattr(self, field) < least:
-                raise ValueError(f"data.wordpiece.{field} is {getattr(self, field)}; it must be {least} or more")
+        at_least(self, "data.wordpiece.", vocab_size=100, sample_mb=1)
 
     def describe(self) -> dict[str, Any]:
         """What identifies the vocabulary: the settings, and the content of the files that they name."""
         return {**asdict(self), "content": self.content()}
 
     def content(self) -> str | None:
-        """A hash of the files that it is read from; None if they are on the hub, gone, or there are none."""
+        """A hash of the files that it is read from; None if they are on the hub, missing, or there are none."""
         return content_of(self.name, (FILE, TOKENIZER, _LINES, _CONFIG))
 
     def make(self, sample: Callable[[int], Iterable[str]]) -> WordPiece:
         """The vocabulary.
 
         Args:
-            sample: gives texts to learn from, of so many characters at most.
+            sample: returns texts to learn from, given their maximum characters.
 
         Raises:
             ValueError: if it cannot be read or learned.
@@ -70,27 +64,27 @@ def load_wordpiece(name: str, lower_case: bool | None = None) -> WordPiece:
 
     Args:
         name: what `WordPieceSettings.name` takes.
-        lower_case: whether text is lower-cased; left out, as the folder says, and else yes.
+        lower_case: whether text is lower-cased; left out, as the folder says, otherwise yes.
 
     Raises:
-        ValueError: if there is none that can be read.
+        ValueError: if it does not exist or cannot be read.
     """
-    found = _PRETRAINED.load(name)
-    if lower_case in (None, found.lower_case):
-        return found
-    return WordPiece(found.tokens, lower_case=bool(lower_case), strip_accents=found.strip_accents)
+    vocabulary = _PRETRAINED.load(name)
+    if lower_case in (None, vocabulary.lower_case):
+        return vocabulary
+    return WordPiece(vocabulary.tokens, lower_case=bool(lower_case), strip_accents=vocabulary.strip_accents)
 
 
 def _of_lines(path: Path, in_folder: bool) -> WordPiece:
-    """A token per line, and in a folder of transformers how text is normalized."""
+    """A token per line; in a folder of transformers, its configuration of the normalization."""
     config = path.with_name(_CONFIG)
-    said = json.loads(config.read_text(encoding="utf-8")) if in_folder and config.is_file() else {}
+    settings = json.loads(config.read_text(encoding="utf-8")) if in_folder and config.is_file() else {}
     try:
         tokens = [line.rstrip("\r") for line in path.read_text(encoding="utf-8").split("\n")]
         while tokens and not tokens[-1]:
             tokens.pop()
-        lower = said.get("do_lower_case", True)
-        return WordPiece(tokens, lower_case=lower, strip_accents=said.get("strip_accents"))
+        lower = settings.get("do_lower_case", True)
+        return WordPiece(tokens, lower_case=lower, strip_accents=settings.get("strip_accents"))
     except ValueError as error:
         raise ValueError(f"it cannot be read as a vocab.txt, a token per line: {error}") from None
 

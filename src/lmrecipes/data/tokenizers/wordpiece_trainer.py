@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lmrecipes.data.tokenizers.wordpiece import SPECIAL, WordPiece, wordpiece_tokenizer
 
-# Of other scripts' characters the rare ones would take the room of words.
+# Rare characters of other scripts would take the place of words.
 _ALPHABET = 1000
 
 
@@ -19,8 +19,8 @@ def train_wordpiece(texts: Sequence[str], vocab_size: int, lower_case: bool = Tr
     """Learns a vocabulary from texts; the same texts give the same vocabulary.
 
     Args:
-        texts: what to learn from.
-        vocab_size: tokens at most; there are fewer where the texts have fewer that occur twice.
+        texts: to learn from.
+        vocab_size: maximum tokens; fewer if the texts have fewer that occur twice.
         lower_case: whether text is lower-cased.
 
     Raises:
@@ -28,12 +28,15 @@ def train_wordpiece(texts: Sequence[str], vocab_size: int, lower_case: bool = Tr
     """
     from tokenizers import trainers
 
-    made = wordpiece_tokenizer(dict(zip(SPECIAL, range(len(SPECIAL)), strict=True)), lower_case, None)
-    alphabet = _alphabet(texts, made.normalizer)
-    # Learned in the order in which threads meet them, pieces of one character would be numbered anew every time.
+    tokenizer = wordpiece_tokenizer(dict(zip(SPECIAL, range(len(SPECIAL)), strict=True)), lower_case, None)
+    alphabet = _alphabet(texts, tokenizer.normalizer)
+    # Given explicitly, since learned single characters would be numbered in the order of the threads.
     fixed = [*SPECIAL, *alphabet, *(f"##{character}" for character in alphabet if _within_words(character))]
     if len(fixed) > vocab_size:
-        raise ValueError(f"data.wordpiece.vocab_size is {vocab_size}, but the characters alone are {len(fixed)} tokens")
+        raise ValueError(
+            f"data.wordpiece.vocab_size is {vocab_size}, but the characters alone are {len(fixed)} tokens; "
+            f"it must be {len(fixed)} or more"
+        )
     trainer = trainers.WordPieceTrainer(
         vocab_size=vocab_size,
         min_frequency=2,
@@ -42,8 +45,8 @@ def train_wordpiece(texts: Sequence[str], vocab_size: int, lower_case: bool = Tr
         limit_alphabet=len(alphabet),
         show_progress=False,
     )
-    made.train_from_iterator(texts, trainer)
-    ids = made.get_vocab()
+    tokenizer.train_from_iterator(texts, trainer)
+    ids = tokenizer.get_vocab()
     return WordPiece(sorted(ids, key=ids.__getitem__), lower_case=lower_case)
 
 
@@ -52,8 +55,8 @@ def _alphabet(texts: Sequence[str], normalizer: Any) -> list[str]:
     counts: NDArray[Any] = np.zeros(0x110000, dtype=np.int64)
     for text in texts:
         points = np.frombuffer(normalizer.normalize_str(text).encode("utf-32-le"), dtype=np.uint32)
-        found, numbers = np.unique(points, return_counts=True)
-        counts[found] += numbers
+        distinct, numbers = np.unique(points, return_counts=True)
+        counts[distinct] += numbers
     frequent = np.argsort(-counts, kind="stable")[:_ALPHABET]
     return sorted(chr(i) for i in frequent.tolist() if counts[i] and not chr(i).isspace())
 

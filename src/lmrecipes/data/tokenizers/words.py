@@ -1,4 +1,4 @@
-"""Words between white space, as WikiText is published."""
+"""White-space separated words, as WikiText is published."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ class WordVocabulary(Vocabulary):
         return np.fromiter(map(self._id, words), dtype=np.uint32, count=len(words))
 
     def _id(self, word: str) -> int:
-        found = self._ids.get(word, self.unknown)
-        if found < 0:
+        id = self._ids.get(word, self.unknown)
+        if id < 0:
             raise ValueError(f"the word {word!r} is not in the vocabulary of {self.size}, which has no {UNK}")
-        return found
+        return id
 
     def encode(self, text: str) -> list[int]:
-        """Ids of typed text: split like the corpus, a newline ending a line, after the end of an earlier line."""
+        """Ids of typed text, split like the corpus, after the end of a previous line."""
         lines = text.split("\n")
         words = [self.line_end[-1]]
         for number, line in enumerate(lines):
@@ -69,7 +69,7 @@ class WordVocabulary(Vocabulary):
         return [self._id(word) for word in words]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """Words joined by spaces, each line on its own; without a line end before and after."""
+        """Words joined by spaces, a line per line, without leading and trailing line ends."""
         text = " ".join("\n" if self.words[i] in self.line_end else self.words[i] for i in ids)
         marks = f"(?: ?\n ?){{1,{len(self.line_end)}}}"
         return re.sub(marks, "\n", text).removeprefix("\n").removesuffix("\n")
@@ -84,7 +84,7 @@ class WordVocabulary(Vocabulary):
 
 
 def corpus_words(text: str, lower_case: bool, line_end: Sequence[str] = (EOS,)) -> list[str]:
-    """Words of a corpus, and the marks of a line's end for every newline."""
+    """Words of a corpus, with `line_end` for every newline."""
     if lower_case:
         text = text.lower()
     return text.replace("\n", f" {' '.join(line_end)} ").split()

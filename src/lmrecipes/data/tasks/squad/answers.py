@@ -16,7 +16,7 @@ from lmrecipes.data.tasks.squad.files import Question
 from lmrecipes.data.tasks.squad.windows import Windows
 from lmrecipes.runtime.atomic_write import write_text
 
-# Null odds of a question without any span: JSON has no infinity.
+# Null odds of a question without candidates: JSON has no infinity.
 _NO_SPAN = 1e6
 
 
@@ -27,56 +27,54 @@ class Candidate(NamedTuple):
     start_score: float
     end_score: float
     place: tuple[int, ...] = ()
-    """Where it was found; of equally good candidates the first counts, in whatever order they come."""
+    """Its position; of candidates with equal scores the first counts."""
 
     @property
     def score(self) -> float:
-        """How good it is."""
+        """Sum of both scores."""
         return self.start_score + self.end_score
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What some windows, or some process, know of the answer to a question."""
+    """Candidates for the answer to a question, from some of its windows."""
 
     candidates: tuple[Candidate, ...]
-    """The best ones, best first, each text once."""
+    """Best first, each text once."""
     null: float | None = None
-    """Score, or log odds, of there being no answer; None from a model that answers with an empty text instead."""
+    """Score, or log odds, of no answer; None from a model that writes an empty text instead."""
     null_is_odds: bool = False
-    """Whether `null` is log odds, or a score to compare with the candidates'."""
+    """Whether `null` is log odds instead of a score that compares with the candidates'."""
 
 
 @dataclass(frozen=True)
 class Answered:
-    """What a question is answered with."""
+    """The answer to a question."""
 
     text: str
-    """The answer; empty if there is none."""
+    """Empty for no answer."""
     best: str
-    """The best answer, if there is one."""
+    """The best candidate, whatever the odds of no answer."""
     null_odds: float | None
-    """What speaks for there being none; None where nothing is known of that."""
+    """Log odds of no answer; None if unknown."""
     nbest: list[dict[str, Any]]
-    """The best candidates as published: text, probability, start_logit, end_logit."""
+    """The best candidates in the published format: text, probability, start_logit, end_logit."""
 
 
 def best_candidates(candidates: Iterable[Candidate], n_best: int) -> tuple[Candidate, ...]:
     """The best candidates, best first, each text once."""
-    found: dict[str, Candidate] = {}
+    best: dict[str, Candidate] = {}
     for candidate in sorted(candidates, key=lambda c: (-c.score, c.place)):
-        found.setdefault(candidate.text, candidate)
-        if len(found) == n_best:
-            break
-    return tuple(found.values())
+        best.setdefault(candidate.text, candidate)
+    return tuple(best.values())[:n_best]
 
 
 def merged(evidence: Iterable[Mapping[str, Evidence]], n_best: int) -> dict[str, Evidence]:
     """Merges evidence by question, independent of order; duplicates count once."""
     by_question: dict[str, list[Evidence]] = {}
     for part in evidence:
-        for id, found in part.items():
-            by_question.setdefault(id, []).append(found)
+        for id, one in part.items():
+            by_question.setdefault(id, []).append(one)
     return {id: _joined(parts, n_best) for id, parts in by_question.items()}
 
 
@@ -97,11 +95,11 @@ def evidence_of(
     """Valid spans as texts of their contexts, by question.
 
     Args:
-        scores: what a step found; windows of number -1 are skipped.
-        windows: those of the split.
-        questions: that the windows are of.
+        scores: of a step; windows with number -1 are skipped.
+        windows: of the split.
+        questions: of the windows.
         n_best: candidates to keep per question.
-        max_answer_len: tokens of an answer at most.
+        max_answer_len: maximum tokens of an answer.
     """
     numbers = scores.windows.cpu().numpy()
     starts, ends = (positions.cpu().numpy() for positions in (scores.starts, scores.ends))
@@ -113,7 +111,7 @@ def evidence_of(
     behind = first + windows.n_context[numbers][:, None]
     legal = (starts >= first) & (ends < behind) & (ends >= starts) & (ends - starts < max_answer_len)
     legal &= np.isfinite(start_scores + end_scores)
-    found: list[dict[str, Evidence]] = []
+    evidence: list[dict[str, Evidence]] = []
     for row, number in enumerate(numbers.tolist()):
         if number < 0:
             continue
@@ -132,16 +130,16 @@ def evidence_of(
             )
         ]
         best = best_candidates(candidates, n_best)
-        found.append({question.id: Evidence(best, float(null[row]), scores.null_is_odds)})
-    return merged(found, n_best)
+        evidence.append({question.id: Evidence(best, float(null[row]), scores.null_is_odds)})
+    return merged(evidence, n_best)
 
 
 def answer(evidence: Evidence, null_threshold: float | None = None, *, may_lack: bool = False) -> Answered:
-    """Decides.
+    """Decides on an answer.
 
     Args:
         evidence: of all windows.
-        null_threshold: odds above which there is no answer; None: there always is one.
+        null_threshold: log odds above which the answer is empty; None: it never is.
         may_lack: whether "no answer" is listed among the best candidates.
     """
     best = evidence.candidates[0] if evidence.candidates else None
@@ -154,9 +152,9 @@ def answer(evidence: Evidence, null_threshold: float | None = None, *, may_lack:
 
 
 def _listed(evidence: Evidence, may_lack: bool) -> list[dict[str, Any]]:
-    """Candidates with their probabilities: a softmax of scores; a classifier of its own has its share first.
+    """Candidates with their probabilities: a softmax of scores, after the share of a separate no-answer classifier.
 
-    Of written answers, which know nothing of a null, scores are log-probabilities of the whole texts.
+    Scores of generated answers, which have no null, are log-probabilities of the whole texts.
     """
     rows = [(c.text, c.start_score, c.end_score) for c in evidence.candidates]
     null, nothing = evidence.null, 0.0
@@ -189,7 +187,7 @@ def _row(text: str, probability: float, start: float, end: float) -> dict[str, A
 
 def write_answers(folder: Path, answered: Mapping[str, Answered], *, may_lack: bool) -> None:
     """Writes predictions.json and nbest_predictions.json, and for questions that may lack an answer null_odds.json
-    and unthresholded_predictions.json, each all or nothing.
+    and unthresholded_predictions.json, each atomically.
     """
     _write(folder / "predictions.json", {id: a.text for id, a in answered.items()})
     _write(folder / "nbest_predictions.json", {id: a.nbest for id, a in answered.items()})

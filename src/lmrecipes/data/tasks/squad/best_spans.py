@@ -11,14 +11,14 @@ from lmrecipes.batches import SpanBatch, SpanScores
 def best_spans(
     start_logits: Tensor, end_logits: Tensor, batch: SpanBatch, *, n_best: int = 20, max_answer_len: int = 30
 ) -> SpanScores:
-    """The spans of the highest sums of logits among all that are answers, and [CLS]'s sum for there being none.
+    """The spans with the highest sums of logits, and the sum at [CLS] for no answer.
 
     Args:
         start_logits: of shape (windows, length).
         end_logits: of shape (windows, length).
         batch: the windows.
-        n_best: spans to find.
-        max_answer_len: tokens of a span at most.
+        n_best: spans per window.
+        max_answer_len: maximum tokens of a span.
     """
     in_context = batch.allowed.clone()
     in_context[:, 0] = False
@@ -28,15 +28,15 @@ def best_spans(
     width = min(max_answer_len, length)
     ends_BLW = torch.nn.functional.pad(end_BL, (0, width - 1), value=-torch.inf).unfold(1, width, 1)
     sums = (start_BL[:, :, None] + ends_BLW).view(n_windows, length * width)
-    _, found = sums.topk(min(n_best, sums.shape[1]), dim=1)
-    starts = found // width
-    ends = (starts + found % width).clamp(max=length - 1)
+    _, indices = sums.topk(min(n_best, sums.shape[1]), dim=1)
+    starts = indices // width
+    ends = (starts + indices % width).clamp(max=length - 1)
     return SpanScores(
         windows=batch.windows,
         starts=starts,
         ends=ends,
         start_scores=start_BL.gather(1, starts),
-        end_scores=ends_BLW.reshape(n_windows, -1).gather(1, found),
+        end_scores=ends_BLW.reshape(n_windows, -1).gather(1, indices),
         null=start_logits[:, 0].float() + end_logits[:, 0].float(),
         null_is_odds=False,
     )

@@ -1,4 +1,4 @@
-"""Collators: what a batch of questions is, and how a model's output answers them."""
+"""Collators: batches of questions, and answers from a model's output."""
 
 from __future__ import annotations
 
@@ -26,48 +26,42 @@ class SquadCollator(ABC):
     """An objective's view of prepared questions."""
 
     vocabulary_class: type[Vocabulary]
-    """What texts are tokenized with."""
+    """Kind of vocabulary that it needs."""
     texts: bool = False
-    """Whether answers are written, and not found in the context."""
+    """Whether answers are generated instead of found in the context."""
 
     @abstractmethod
     def layout(self, batch: BatchPlan, split: str, windowing: Mapping[str, Any]) -> Layout:
-        """How the questions of a split (train, val or test) become pieces.
-
-        Args:
-            batch: sizes.
-            split: of the data.
-            windowing: the DataModule's settings for windows.
-        """
+        """How the questions of a split (train, val or test) become pieces, given the settings of `Windowing`."""
 
     def layouts(self, batch: BatchPlan, windowing: Mapping[str, Any]) -> dict[str, Layout]:
         """The layout of each split.
 
         Raises:
-            ValueError: for sizes that cannot be, naming the field that they are of.
+            ValueError: for invalid sizes, naming the field.
         """
-        found = {}
+        layouts = {}
         for split in ("train", "val", "test"):
             try:
-                found[split] = self.layout(batch, split, windowing)
+                layouts[split] = self.layout(batch, split, windowing)
             except ValueError as error:
-                own = "" if batch.segmenting(split).seq_len == batch.seq_len else f"{split}."
-                raise ValueError(str(error).replace("batch.seq_len", f"batch.{own}seq_len")) from None
-        return found
+                prefix = "" if batch.segmenting(split).seq_len == batch.seq_len else f"{split}."
+                raise ValueError(str(error).replace("batch.seq_len", f"batch.{prefix}seq_len")) from None
+        return layouts
 
     @abstractmethod
-    def batch(self, prepared: PreparedSquad, rows: NDArray[Any], vocabulary: Any, how: Any) -> Any:
-        """The batch of the pieces of these numbers; none of them: one that does not count."""
+    def batch(self, prepared: PreparedSquad, rows: NDArray[Any], vocabulary: Any, layout: Any) -> Any:
+        """The batch of the pieces with these numbers; without any, a batch with weight zero."""
 
     @abstractmethod
     def evidence(
         self, output: Any, prepared: PreparedSquad, vocabulary: Any, *, n_best: int, max_answer_len: int
     ) -> dict[str, Evidence]:
-        """What a step's output says about the questions, by their ids."""
+        """Candidate answers from a step's output, by question id."""
 
 
 class SpanCollator(SquadCollator):
-    """Windows in which the answer is a span: SpanBatch in, SpanScores out."""
+    """Windows, with answers as spans: SpanBatch in, SpanScores out."""
 
     vocabulary_class = WordPiece
 
@@ -75,23 +69,23 @@ class SpanCollator(SquadCollator):
         """Windows."""
         return Windowing(seq_len=batch.segmenting(split).seq_len, **windowing)
 
-    def batch(self, prepared: PreparedSquad, rows: NDArray[Any], vocabulary: WordPiece, how: Windowing) -> SpanBatch:
+    def batch(self, prepared: PreparedSquad, rows: NDArray[Any], vocabulary: WordPiece, layout: Windowing) -> SpanBatch:
         """Windows, padded to the longest of them."""
         windows = cast(Windows, prepared.pieces)
         numbers = rows.astype(np.int64) if len(rows) else np.array([-1])
         rows = np.maximum(numbers, 0)
         lengths = windows.lengths[rows]
-        wide = width(lengths, how.seq_len)
+        wide = width(lengths, layout.seq_len)
         input_ids = np.zeros((len(rows), wide), dtype=np.int64)
         for row, window, length in zip(input_ids, rows.tolist(), lengths.tolist(), strict=True):
             row[:length] = windows.ids(window, vocabulary.cls_id, vocabulary.sep_id)
-        positions, behind = np.arange(wide), lengths[:, None]
-        in_context = (positions >= windows.context_position(rows)[:, None]) & (positions < behind)
+        positions, ends = np.arange(wide), lengths[:, None]
+        in_context = (positions >= windows.context_position(rows)[:, None]) & (positions < ends)
         return SpanBatch(
             input_ids=torch.from_numpy(input_ids),
             token_type_ids=torch.from_numpy(in_context.astype(np.int64)),
             lengths=torch.from_numpy(lengths.astype(np.int64)),
-            allowed=torch.from_numpy((in_context & (positions < behind - 1)) | (positions == 0)),
+            allowed=torch.from_numpy((in_context & (positions < ends - 1)) | (positions == 0)),
             starts=torch.from_numpy(windows.start[rows].astype(np.int64)),
             ends=torch.from_numpy(windows.end[rows].astype(np.int64)),
             impossible=torch.from_numpy(windows.impossible[rows].astype(np.float32)),
@@ -106,23 +100,23 @@ class SpanCollator(SquadCollator):
 
 
 class TextCollator(SquadCollator):
-    """Questions as texts that are answered in writing: TextPairBatch in, WrittenTexts out."""
+    """Questions as texts, with generated answers: TextPairBatch in, WrittenTexts out."""
 
     vocabulary_class = SentencePiece
     texts = True
 
     def __init__(self, prompt: Prompt = "nemo", input_eos: bool = True) -> None:
-        """Says how questions are put.
+        """Sets the format of inputs.
 
         Args:
             prompt: nemo: Title, Paragraph, Question. google: question, context.
-            input_eos: whether an input ends with the end of a text; as it was when the model was pretrained.
+            input_eos: whether an input ends with </s>, as in pretraining.
         """
         self.prompt: Prompt = prompt
         self.input_eos = input_eos
 
     def layout(self, batch: BatchPlan, split: str, windowing: Mapping[str, Any]) -> TextLayout:
-        """Whole questions; in training one for each of its answers."""
+        """Whole questions; in training one per answer."""
         return TextLayout(
             seq_len=batch.segmenting(split).seq_len,
             target_len=batch.max_target_len,
@@ -132,11 +126,11 @@ class TextCollator(SquadCollator):
         )
 
     def batch(
-        self, prepared: PreparedSquad, rows: NDArray[Any], vocabulary: SentencePiece, how: TextLayout
+        self, prepared: PreparedSquad, rows: NDArray[Any], vocabulary: SentencePiece, layout: TextLayout
     ) -> TextPairBatch:
         """Questions, padded to the longest of them."""
         pairs = cast(TextPairs, prepared.pieces)
-        return pairs.batch(rows, how.seq_len, how.target_len, vocabulary.pad_id)
+        return pairs.batch(rows, layout.seq_len, layout.target_len, vocabulary.pad_id)
 
     def evidence(
         self,
@@ -147,7 +141,7 @@ class TextCollator(SquadCollator):
         n_best: int,
         max_answer_len: int,
     ) -> dict[str, Evidence]:
-        """Texts as they were written."""
+        """The generated texts."""
         questions = prepared.questions
         return {
             questions[number].id: Evidence((Candidate(text, score, 0.0),))

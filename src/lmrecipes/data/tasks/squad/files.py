@@ -1,4 +1,4 @@
-"""Questions about texts in SQuAD format: SQuAD 1.1 and 2.0, XQuAD and whatever else is laid out as they are."""
+"""Files in SQuAD format: SQuAD 1.1 and 2.0, XQuAD and others."""
 
 from __future__ import annotations
 
@@ -9,13 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from lmrecipes.runtime.open_file import parquet_rows, read_json
+from lmrecipes.data.corpora.rows import read_rows
+from lmrecipes.runtime.open_file import read_json, unpacked_suffix
 
 OnMalformed = Literal["refuse", "skip", "repair"]
 
 
 class Answer(NamedTuple):
-    """A right answer, and the character of the context at which it begins."""
+    """A correct answer, and its first character's position in the context."""
 
     text: str
     start: int
@@ -29,23 +30,21 @@ class Question:
     question: str
     context: str
     answers: tuple[Answer, ...] = ()
-    """Right answers; none if the context has none, or where they are not known."""
+    """Correct answers; empty if the context has none, or they are unknown."""
     is_impossible: bool = False
     """Whether the context has no answer."""
     title: str = ""
     language: str = ""
-    """Which language's file it is from, where there are several; its id then begins with it."""
+    """Language of its file, if several are read; its id then begins with it."""
 
 
 @dataclass(frozen=True)
 class SquadFile:
-    """The questions of a file, and counts of malformed ones."""
+    """The questions of a file, and counts of malformed ones by the kind of problem."""
 
     questions: tuple[Question, ...]
     skipped: Counter[str]
-    """How many questions were left out, by what was wrong with them."""
     repaired: Counter[str]
-    """How many were mended, by what was wrong with them."""
 
     def complaint(self, name: str) -> str:
         """A one-line summary of malformed questions; empty if there were none."""
@@ -58,10 +57,10 @@ class SquadFile:
 
 
 class _Malformed(Exception):  # noqa: N818  (never leaves this file)
-    """Something about a question, paragraph or article."""
+    """A malformed question, paragraph or article."""
 
-    def __init__(self, kind: str, what: str) -> None:
-        super().__init__(what)
+    def __init__(self, kind: str, problem: str) -> None:
+        super().__init__(problem)
         self.kind = kind
 
 
@@ -70,34 +69,30 @@ def read_squad(path: Path, on_malformed: OnMalformed = "refuse", *, need_answers
 
     Args:
         path: the file.
-        on_malformed: what to do about a question that cannot be right: refuse the file, skip the question, or repair
-            what can be (an answer is moved to the nearest place that has its text; the second question of an id is
-            numbered `ID#2`) and skip the rest.
-        need_answers: whether a question must say what its answers are, or that it has none.
+        on_malformed: what to do about a malformed question: refuse the file, skip the question, or repair it if
+            possible (an answer is moved to the nearest occurrence of its text; the second question of an id becomes
+            `ID#2`).
+        need_answers: whether a question must list its answers or be marked as impossible.
 
     Raises:
-        ValueError: for a file that cannot be read, or holds nothing; naming the question.
+        ValueError: for a file that cannot be read or has no question; naming a malformed question.
     """
     reader = _Reader(str(path), on_malformed, need_answers)
-    if ".parquet" in path.suffixes:
+    if unpacked_suffix(path) == ".parquet":
         return reader.read(_parquet_rows(path))
     return reader.read(_articles(read_json(path), reader))
 
 
 def read_content(content: Any, name: str) -> SquadFile:
-    """The same of what a JSON file would hold.
-
-    Raises:
-        ValueError: if it is malformed.
-    """
+    """The same for the parsed content of a JSON file."""
     reader = _Reader(name, "refuse", True)
     return reader.read(_articles(content, reader))
 
 
 class _Row(NamedTuple):
-    """What a file says of one question, and where."""
+    """A question as a file has it."""
 
-    place: str
+    location: str
     title: Any
     context: Any
     question: Any
@@ -112,44 +107,43 @@ class _Reader:
         self.repaired: Counter[str] = Counter()
         self._ids: Counter[str] = Counter()
 
-    def wrong(self, place: str, problem: _Malformed, number: int = 1) -> None:
+    def wrong(self, location: str, problem: _Malformed, number: int = 1) -> None:
         """Refuses, or counts as skipped."""
         if self.on_malformed == "refuse":
             raise ValueError(
-                f"{self.name}: {place}: {problem} (on_malformed: skip leaves such questions out, repair mends some)"
+                f"{self.name}: {location}: {problem} (on_malformed: skip ignores such questions, repair corrects some)"
             )
         self.skipped[problem.kind] += number
 
     def read(self, rows: Iterable[_Row]) -> SquadFile:
         """The valid questions, and counts of the others."""
         questions = tuple(self._good(rows))
-        found = SquadFile(questions, self.skipped, self.repaired)
+        file = SquadFile(questions, self.skipped, self.repaired)
         if not questions:
-            raise ValueError(found.complaint(self.name) or f"{self.name} has no question")
-        return found
+            raise ValueError(file.complaint(self.name) or f"{self.name} has no question")
+        return file
 
     def _good(self, rows: Iterable[_Row]) -> Iterator[Question]:
         for row in rows:
-            about = row.question
-            id = about.get("id") if isinstance(about, dict) else None
-            place = f"question {id}" if isinstance(id, str) and id else row.place
+            id = row.question.get("id") if isinstance(row.question, dict) else None
+            location = f"question {id}" if isinstance(id, str) and id else row.location
             try:
                 yield self._question(row)
             except _Malformed as problem:
-                self.wrong(place, problem)
+                self.wrong(location, problem)
 
     def _question(self, row: _Row) -> Question:
-        about = _typed(row.question, dict, "question")
-        id = _text(about, "id")
+        info = _typed(row.question, dict, "question")
+        id = _text(info, "id")
         context = row.context
         if not isinstance(context, str):
-            raise _Malformed("wrong type", f"context is {_shown(context)}, not a text")
+            raise _Malformed("wrong type", f"context is {_shown(context)}, not a string")
         if not context.strip():
             raise _Malformed("empty context", "its context is empty")
-        question = _text(about, "question")
-        mended: list[str] = []
-        answers = tuple(self._answers(about, context, mended))
-        impossible = about.get("is_impossible", not answers and "answers" in about)
+        question = _text(info, "question")
+        repairs: list[str] = []
+        answers = tuple(self._answers(info, context, repairs))
+        impossible = info.get("is_impossible", not answers and "answers" in info)
         _typed(impossible, bool, "is_impossible")
         if impossible and answers:
             raise _Malformed("impossible with answers", "is_impossible is true, but it has answers")
@@ -159,50 +153,46 @@ class _Reader:
         if self._ids[id] > 1:
             if self.on_malformed != "repair":
                 raise _Malformed("duplicate id", "another question has the same id")
-            mended.append("duplicate id")
+            repairs.append("duplicate id")
             id = f"{id}#{self._ids[id]}"
-        self.repaired.update(mended)
+        self.repaired.update(repairs)
         title = row.title if isinstance(row.title, str) else ""
         return Question(id, question, context, answers, impossible, title)
 
-    def _answers(self, about: dict[str, Any], context: str, mended: list[str]) -> Iterator[Answer]:
-        if "answers" not in about:
+    def _answers(self, info: dict[str, Any], context: str, repairs: list[str]) -> Iterator[Answer]:
+        if "answers" not in info:
             if self.need_answers:
                 raise _Malformed("missing key", "it has no answers")
             return
-        for answer in _typed(about["answers"], list, "answers"):
+        for answer in _typed(info["answers"], list, "answers"):
             _typed(answer, dict, "an answer")
             text = _text(answer, "text")
             if "answer_start" not in answer:
                 raise _Malformed("missing key", f"the answer {_shown(text)} has no answer_start")
             start = _typed(answer["answer_start"], int, "answer_start")
-            there = context[start : start + len(text)] if start >= 0 else ""
-            if there != text:
+            excerpt = context[start : start + len(text)] if start >= 0 else ""
+            if excerpt != text:
                 nearest = _nearest(context, text, start) if self.on_malformed == "repair" else None
                 if nearest is None:
                     raise _Malformed(
                         "answer not at answer_start",
-                        f"at answer_start {start} the context has {_shown(there)}, not the answer {_shown(text)}",
+                        f"at answer_start {start} the context has {_shown(excerpt)}, not the answer {_shown(text)}",
                     )
-                mended.append("answer not at answer_start")
+                repairs.append("answer not at answer_start")
                 start = nearest
             yield Answer(text, start)
 
 
 def _nearest(context: str, text: str, start: int) -> int | None:
-    """The place nearest to `start` at which the context has the text."""
-    places = []
-    place = context.find(text)
-    while place >= 0:
-        places.append(place)
-        place = context.find(text, place + 1)
-    return min(places, key=lambda place: abs(place - start), default=None)
+    """The occurrence of the text nearest to `start`."""
+    occurrences = (i for i in range(len(context)) if context.startswith(text, i))
+    return min(occurrences, key=lambda i: abs(i - start), default=None)
 
 
 def _typed(value: Any, kind: type, name: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        wanted = {dict: "an object", list: "a list", int: "a whole number", bool: "true or false"}[kind]
-        raise _Malformed("wrong type", f"{name} is {_shown(value)}, not {wanted}")
+        expected = {dict: "an object", list: "a list", int: "an integer", bool: "true or false"}[kind]
+        raise _Malformed("wrong type", f"{name} is {_shown(value)}, not {expected}")
     return value
 
 
@@ -211,7 +201,7 @@ def _text(holder: dict[str, Any], key: str) -> str:
         raise _Malformed("missing key", f"it has no {key}")
     value = holder[key]
     if not isinstance(value, str):
-        raise _Malformed("wrong type", f"{key} is {_shown(value)}, not a text")
+        raise _Malformed("wrong type", f"{key} is {_shown(value)}, not a string")
     if not value.strip():
         raise _Malformed(f"empty {key}", f"its {key} is empty")
     return value
@@ -228,36 +218,36 @@ def _articles(content: Any, reader: _Reader) -> Iterator[_Row]:
         raise ValueError(f'{reader.name} is not in SQuAD format: it must be an object with a list "data"')
     for i, article in enumerate(content["data"]):
         for j, paragraph in enumerate(_items(article, "paragraphs", f"data[{i}]", reader)):
-            place = f"data[{i}].paragraphs[{j}]"
-            questions = _items(paragraph, "qas", place, reader)
+            location = f"data[{i}].paragraphs[{j}]"
+            questions = _items(paragraph, "qas", location, reader)
             if questions and "context" not in paragraph:
                 first = questions[0].get("id") if isinstance(questions[0], dict) else None
-                where = f"question {first}" if isinstance(first, str) else place
-                reader.wrong(where, _Malformed("missing key", "its paragraph has no context"), len(questions))
+                name = f"question {first}" if isinstance(first, str) else location
+                reader.wrong(name, _Malformed("missing key", "its paragraph has no context"), len(questions))
                 continue
             for k, question in enumerate(questions):
-                yield _Row(f"{place}.qas[{k}]", article.get("title"), paragraph["context"], question)
+                yield _Row(f"{location}.qas[{k}]", article.get("title"), paragraph["context"], question)
 
 
-def _items(holder: Any, key: str, place: str, reader: _Reader) -> list[Any]:
-    """The list under a key of an article or paragraph; none, where that is malformed."""
+def _items(holder: Any, key: str, location: str, reader: _Reader) -> list[Any]:
+    """The list under a key of an article or paragraph; empty if that is malformed."""
     try:
-        _typed(holder, dict, place)
+        _typed(holder, dict, location)
         if key not in holder:
             raise _Malformed("missing key", f"it has no {key}")
-        found: list[Any] = _typed(holder[key], list, key)
+        items: list[Any] = _typed(holder[key], list, key)
     except _Malformed as problem:
-        reader.wrong(place, problem)
+        reader.wrong(location, problem)
         return []
-    return found
+    return items
 
 
 def _parquet_rows(path: Path) -> Iterator[_Row]:
-    """A question a row, as the hub has SQuAD: answers as two lists."""
-    for number, row in enumerate(parquet_rows(path), start=1):
-        about = {key: value for key, value in row.items() if value is not None}
-        answers = about.get("answers")
+    """A question per row, as on the hub: answers as two lists."""
+    for number, row in read_rows(path):
+        info = {key: value for key, value in row.items() if value is not None}
+        answers = info.get("answers")
         if isinstance(answers, dict):
             pairs = zip(answers.get("text") or [], answers.get("answer_start") or [], strict=False)
-            about["answers"] = [{"text": text, "answer_start": start} for text, start in pairs]
-        yield _Row(f"row {number}", about.get("title"), about.get("context"), about)
+            info["answers"] = [{"text": text, "answer_start": start} for text, start in pairs]
+        yield _Row(f"row {number}", info.get("title"), info.get("context"), info)

@@ -1,4 +1,4 @@
-"""Where questions come from: files in SQuAD format, on disk or on the hub, of one language or several; made-up ones."""
+"""Sources of questions: files in SQuAD format, local or on the hub, in one or more languages; synthetic ones."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from lmrecipes.data.corpora.hub import local_file
+from lmrecipes.data.corpora.hub import file_identity, local_file
 from lmrecipes.data.embedded.squad import make_squad
 from lmrecipes.data.tasks.squad.files import OnMalformed, Question, SquadFile, read_content, read_squad
 
@@ -20,21 +20,21 @@ _PASSAGES = {"train": 4000, "val": 100, "test": 100, "1.1/train": 12_000, "1.1/v
 
 @dataclass(frozen=True)
 class SquadSource:
-    """Where questions come from."""
+    """A file in SQuAD format, or one per language."""
 
     path: str
     """A file in SQuAD format (.json, .parquet, also .gz), `hf://datasets/OWNER/NAME/FILE` on the Hugging Face hub, or
-    `embedded:train`, `embedded:val` and `embedded:test` for made-up ones, `embedded:1.1/train` and so on for such as
-    all have an answer; with {language} one of each language."""
+    synthetic ones: `embedded:train`, `embedded:val`, `embedded:test`, and `embedded:1.1/train` and so on, in which all
+    questions have an answer; with {language} one file per language."""
     on_malformed: OnMalformed = "refuse"
     languages: tuple[str, ...] = ()
-    """Languages whose files are read, one after the other; none: the path is one file's."""
+    """Languages whose files are read, in order; empty: one file is read."""
 
     @classmethod
     def of(
         cls, path: str, language: str | None, languages: Sequence[str] | None, on_malformed: OnMalformed
     ) -> SquadSource:
-        """The source of a file whose name may have {language} in it."""
+        """The source of a file whose name may contain {language}."""
         if _LANGUAGE in path and languages:
             return cls(path, on_malformed, tuple(languages))
         return cls(path.replace(_LANGUAGE, str(language)), on_malformed)
@@ -49,23 +49,20 @@ class SquadSource:
         """What identifies the questions.
 
         Raises:
-            ValueError: if there is no such file.
+            ValueError: if a file does not exist.
         """
-        found = [self._describe(file) for file in self._files.values()]
-        return {"languages": list(self.languages), "files": found} if self.languages else found[0]
-
-    def _describe(self, path: str) -> dict[str, Any]:
-        about: dict[str, Any] = {"path": path, "on_malformed": self.on_malformed}
-        if "://" not in path and not path.startswith(_EMBEDDED):
-            found = local_file(path)
-            about |= {"path": str(found.resolve()), "size": found.stat().st_size, "time": found.stat().st_mtime_ns}
-        return about
+        names = ("path", "size", "time")
+        files = [
+            {"path": path, "on_malformed": self.on_malformed, **dict(zip(names, file_identity(path), strict=False))}
+            for path in self._files.values()
+        ]
+        return {"languages": list(self.languages), "files": files} if self.languages else files[0]
 
     def read(self) -> SquadFile:
         """The questions.
 
         Raises:
-            ValueError: for a file that cannot be had or read, or is malformed.
+            ValueError: for a file that cannot be loaded or read, or is malformed.
         """
         if not self.languages:
             return self._read(self.path)
@@ -73,40 +70,35 @@ class SquadSource:
         skipped: Counter[str] = Counter()
         repaired: Counter[str] = Counter()
         for code, path in self._files.items():
-            found = self._read(path)
+            file = self._read(path)
             # The same questions have the same ids in every language.
-            questions += [replace(q, id=f"{code}:{q.id}", language=code) for q in found.questions]
-            skipped.update(found.skipped)
-            repaired.update(found.repaired)
+            questions += [replace(q, id=f"{code}:{q.id}", language=code) for q in file.questions]
+            skipped.update(file.skipped)
+            repaired.update(file.repaired)
         return SquadFile(tuple(questions), skipped, repaired)
 
     def _read(self, path: str) -> SquadFile:
         if path.startswith(_EMBEDDED):
             name = path.removeprefix(_EMBEDDED)
             if name not in _PASSAGES:
-                raise ValueError(f"{path} is not there; embedded are {', '.join(_EMBEDDED + s for s in _PASSAGES)}")
+                raise ValueError(f"{path} does not exist; embedded are {', '.join(_EMBEDDED + s for s in _PASSAGES)}")
             unanswerable = not name.startswith(_ANSWERED)
-            made = make_squad(name.removeprefix(_ANSWERED), _PASSAGES[name], unanswerable=unanswerable)
-            return read_content(made, path)
+            content = make_squad(name.removeprefix(_ANSWERED), _PASSAGES[name], unanswerable=unanswerable)
+            return read_content(content, path)
         return read_squad(local_file(path), self.on_malformed)
 
 
 def check_languages(files: Mapping[str, str | None], language: str | None, languages: Sequence[str] | None) -> None:
-    """Refuses files and languages that do not go together.
-
-    Args:
-        files: by their splits; only val and test may be of several languages.
-        language: the one of the files.
-        languages: several of them.
+    """Checks that languages fit the names of the files, by split; only val and test may have several languages.
 
     Raises:
         ValueError: naming the field and what would work.
     """
     for split, file in files.items():
         if _LANGUAGE in (file or "") and language is None and (split == "train" or not languages):
-            raise ValueError(f"data.{split} is {file}, which needs data.language; de, say")
+            raise ValueError(f"data.{split} is {file}, which needs data.language, such as de")
     if languages is not None and (language is not None or not languages or len(set(languages)) < len(languages)):
         raise ValueError(
-            f"data.languages is {list(languages)} beside data.language {language}; give one of the two, each "
+            f"data.languages is {list(languages)} with data.language {language}; give one of the two, each "
             f"language once"
         )

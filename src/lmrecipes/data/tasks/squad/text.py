@@ -1,10 +1,9 @@
-"""Questions as text to text: what a model reads, and the answer that it writes."""
+"""Questions as text to text: input texts and answers to generate."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from lmrecipes.data.tasks.squad.files import Question
@@ -19,15 +18,20 @@ class TextLayout:
     """How questions become texts."""
 
     seq_len: int
-    """Tokens of an input at most."""
+    """Maximum tokens of an input."""
     target_len: int
-    """Tokens of an answer at most, with its end."""
+    """Maximum tokens of an answer, </s> included."""
     prompt: Prompt = "nemo"
     """`nemo`: Title, Paragraph and Question, by these names. `google`: question and context, as for T5 and mT5."""
     every_answer: bool = False
-    """Whether each answer is a pair of its own, as for training, or the first counts alone."""
+    """Whether every answer makes a pair, as for training, or only the first."""
     input_eos: bool = True
-    """Whether an input ends with the end of a text."""
+    """Whether an input ends with </s>."""
+
+    @property
+    def pieces(self) -> type[TextPairs]:
+        """What `cut` returns."""
+        return TextPairs
 
     def cut(
         self,
@@ -35,7 +39,7 @@ class TextLayout:
         vocabulary: SentencePiece,
         progress: Callable[[int, int], None] = lambda *_: None,
     ) -> TextPairs:
-        """The questions as tokens; a context too long loses its end."""
+        """Tokenizes questions; a context that is too long is truncated."""
         return tokenized(
             list(self._pairs(questions)),
             vocabulary,
@@ -50,22 +54,17 @@ class TextLayout:
         for number, question in enumerate(questions):
             # An unanswerable question has an empty target.
             answers = [answer.text for answer in question.answers] or [""]
-            head, tail = _asked(question, self.prompt)
+            head, tail = _prompted(question, self.prompt)
             for answer in answers if self.every_answer else answers[:1]:
                 yield TextPair(head, tail, _on_one_line(answer), number, languages.index(question.language))
 
-    @staticmethod
-    def load(folder: Path) -> TextPairs:
-        """Maps what `cut` gave and was saved into memory."""
-        return TextPairs.load(folder)
 
-
-def _asked(question: Question, prompt: Prompt) -> tuple[str, str]:
-    """The input in two parts: what may be truncated, and what may not."""
-    title, context, asked = map(_on_one_line, (question.title, question.context, question.question))
+def _prompted(question: Question, prompt: Prompt) -> tuple[str, str]:
+    """The input in two parts: one that may be truncated, and one that may not."""
+    title, context, text = map(_on_one_line, (question.title, question.context, question.question))
     if prompt == "nemo":
-        return f"Title: {title} Paragraph: {context}", f" Question: {asked}"
-    return f"question: {asked} context: {context}", ""
+        return f"Title: {title} Paragraph: {context}", f" Question: {text}"
+    return f"question: {text} context: {context}", ""
 
 
 def _on_one_line(text: str) -> str:

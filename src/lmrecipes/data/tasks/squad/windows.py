@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import unicodedata
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lmrecipes.config.validation import at_least
+from lmrecipes.data.prepared.arrays import Arrays
 from lmrecipes.data.tasks.squad.files import Question
 
 WindowRule = Literal["google", "nvidia"]
@@ -23,13 +23,13 @@ _CHUNK = 2000
 
 
 class Encoder(Protocol):
-    """A vocabulary that knows which characters a token comes from."""
+    """A vocabulary that maps tokens to characters."""
 
     cls_id: int
     sep_id: int
 
     def encode_with_offsets(self, texts: Sequence[str]) -> list[tuple[Ints, Ints]]:
-        """Ids (tokens,) of each text, and from which to which character each comes (tokens, 2)."""
+        """Ids (tokens,) of each text, and first and last character (exclusive) of each token (tokens, 2)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,21 +37,16 @@ class Windowing:
     """How contexts are cut."""
 
     seq_len: int
-    """Tokens of a window at most, with its question and marks."""
+    """Maximum tokens of a window, with its question and special tokens."""
     max_query_len: int = 64
-    """Tokens of a question that are kept."""
+    """Tokens that a question is truncated to."""
     doc_stride: int = 128
-    """Tokens of the context from one window's beginning to the next one's."""
+    """Tokens of context from one window's beginning to the next one's."""
     rule: WindowRule = "google"
-    """What a window without its question's answer is trained to say. `google`: the span is [CLS], and whether there is
-    an answer is the question's own label. `nvidia`: the span is [CLS], and there is no answer."""
+    """Labels of a window without its question's answer. `google`: the span is [CLS], and whether there is an answer is
+    the question's own label. `nvidia`: the span is [CLS], and there is no answer."""
 
     def __post_init__(self) -> None:
-        """Validate the configuration.
-
-        Raises:
-            ValueError: naming the field and what would work.
-        """
         at_least(self, "data.", max_query_len=1, doc_stride=1)
         if self.seq_len < self.max_query_len + _MARKS + 1:
             raise ValueError(
@@ -60,33 +55,33 @@ class Windowing:
                 f"{self.max_query_len + _MARKS + 1} or more would"
             )
 
+    @property
+    def pieces(self) -> type[Windows]:
+        """What `cut` returns."""
+        return Windows
+
     def cut(
         self, questions: Sequence[Question], encoder: Encoder, progress: Callable[[int, int], None] = lambda *_: None
     ) -> Windows:
         """The questions as windows; see `cut`."""
         return cut(questions, encoder, self, progress)
 
-    @staticmethod
-    def load(folder: Path) -> Windows:
-        """Maps windows that were saved into memory."""
-        return Windows.load(folder)
-
 
 @dataclass(frozen=True)
-class Windows:
+class Windows(Arrays):
     """All windows of a list of questions, as flat, memory-mapped arrays.
 
-    Contexts and questions are kept once each; a window is where it begins in its context, and how long it is.
+    Each context and question is stored once; a window is a position in its context and a length.
     """
 
     context_ids: Ints
-    """Tokens of all contexts, one after the other."""
+    """Tokens of all contexts, concatenated."""
     context_offsets: Ints
-    """From which to which character of its context each token comes, (tokens, 2)."""
+    """First and last character (exclusive) in its context of each token, (tokens, 2)."""
     context_bounds: Ints
     """Where each context begins among the tokens, and the end of the last, (contexts + 1,)."""
     query_ids: Ints
-    """Tokens of all questions, cut to the most that are kept."""
+    """Tokens of all questions, truncated."""
     query_bounds: Ints
     """Where each question begins among them, (questions + 1,)."""
     question_context: Ints
@@ -111,8 +106,8 @@ class Windows:
     @cached_property
     def lengths(self) -> Ints:
         """Tokens of each window with question and marks, (windows,)."""
-        found: Ints = _MARKS + np.diff(self.query_bounds)[self.question] + self.n_context
-        return found
+        lengths: Ints = _MARKS + np.diff(self.query_bounds)[self.question] + self.n_context
+        return lengths
 
     def ids(self, window: int, cls_id: int, sep_id: int) -> Ints:
         """[CLS] question [SEP] context [SEP]."""
@@ -123,15 +118,15 @@ class Windows:
         return np.concatenate([[cls_id], query, [sep_id], context, [sep_id]])
 
     def context_position(self, windows: Ints) -> Ints:
-        """Position of the first token of context in windows of these numbers."""
+        """Position of the first context token in windows with these numbers."""
         question = self.question[windows]
-        found: Ints = self.query_bounds[question + 1] - self.query_bounds[question] + 2
-        return found
+        positions: Ints = self.query_bounds[question + 1] - self.query_bounds[question] + 2
+        return positions
 
     def sees_best(self, window: int) -> Ints:
         """Which context tokens have their maximum context in this window (BERT's max-context rule).
 
-        As published: the smaller of what is left and right of the token, and a hundredth of the window's length.
+        As published: the smaller of left and right context, plus a hundredth of the window's length.
         """
         length = int(self.n_context[window])
         # Windows of a question are contiguous.
@@ -142,34 +137,21 @@ class Windows:
         begin, n = self.begin[first:last, None], self.n_context[first:last, None]
         left, right = tokens - begin, begin + n - 1 - tokens
         score = np.where((left >= 0) & (right >= 0), np.minimum(left, right) + 0.01 * n, -np.inf)
-        found: Ints = score.argmax(axis=0) == window - first
-        return found
+        is_best: Ints = score.argmax(axis=0) == window - first
+        return is_best
 
     def characters(self, window: int, starts: Ints, ends: Ints) -> tuple[Ints, Ints]:
-        """From which to which character of the context spans of positions in a window go."""
+        """First and last characters (exclusive) in the context of spans in a window."""
         question = self.question[window]
         first = self.context_bounds[self.question_context[question]] + self.begin[window]
         shift = first - self.context_position(np.array(window))
         return self.context_offsets[starts + shift, 0], self.context_offsets[ends + shift, 1]
 
-    def save(self, folder: Path) -> list[Path]:
-        """Writes every array to a file of its own; returns the files."""
-        folder.mkdir(parents=True, exist_ok=True)
-        files = [folder / f"{name.name}.npy" for name in fields(self)]
-        for name, file in zip(fields(self), files, strict=True):
-            np.save(file, getattr(self, name.name))
-        return files
-
-    @classmethod
-    def load(cls, folder: Path) -> Windows:
-        """Maps the arrays into memory."""
-        return cls(*(np.load(folder / f"{name.name}.npy", mmap_mode="r") for name in fields(cls)))
-
 
 def cut(
     questions: Sequence[Question],
     encoder: Encoder,
-    how: Windowing,
+    windowing: Windowing,
     progress: Callable[[int, int], None] = lambda *_: None,
 ) -> Windows:
     """Tokenizes questions and contexts, each context once, and cuts windows.
@@ -177,10 +159,10 @@ def cut(
     An answer's tokens are those with any of its characters.
 
     Args:
-        questions: with their answers, of which the first is learned.
+        questions: with their answers, of which the first is the label.
         encoder: the vocabulary.
-        how: sizes and rule.
-        progress: called with how many texts of how many are tokenized.
+        windowing: sizes and rule.
+        progress: called with the number of tokenized texts and of all.
     """
     numbers: dict[str, int] = {}
     question_context = np.array([numbers.setdefault(q.context, len(numbers)) for q in questions], dtype=np.int32)
@@ -188,11 +170,11 @@ def cut(
     total = len(contexts) + len(questions)
     context_ids, context_offsets, context_bounds = _encode(contexts, encoder, None, lambda n: progress(n, total))
     query_ids, _, query_bounds = _encode(
-        [q.question for q in questions], encoder, how.max_query_len, lambda n: progress(len(contexts) + n, total)
+        [q.question for q in questions], encoder, windowing.max_query_len, lambda n: progress(len(contexts) + n, total)
     )
     n_tokens = np.diff(context_bounds)[question_context]
-    room = how.seq_len - _MARKS - np.diff(query_bounds)
-    step = np.minimum(how.doc_stride, room)
+    room = windowing.seq_len - _MARKS - np.diff(query_bounds)
+    step = np.minimum(windowing.doc_stride, room)
     number = 1 + np.maximum(0, -(-(n_tokens - room) // step))
     question = np.repeat(np.arange(len(questions)), number)
     nth = np.arange(len(question)) - np.repeat(np.cumsum(number) - number, number)
@@ -215,28 +197,28 @@ def cut(
         n_context=n_context.astype(np.int32),
         start=np.where(inside, first[question] + shift, 0).astype(np.int32),
         end=np.where(inside, last[question] + shift, 0).astype(np.int32),
-        impossible=unanswerable if how.rule == "google" else ~inside,
+        impossible=unanswerable if windowing.rule == "google" else ~inside,
     )
 
 
 def _encode(
-    texts: Sequence[str], encoder: Encoder, most: int | None, progress: Callable[[int], None]
+    texts: Sequence[str], encoder: Encoder, max_len: int | None, progress: Callable[[int], None]
 ) -> tuple[Ints, Ints, Ints]:
     ids: list[Ints] = [np.zeros(0, np.uint32)]
     offsets: list[Ints] = [np.zeros((0, 2), np.int32)]
     lengths = [0]
     for begin in range(0, len(texts), _CHUNK):
         part = texts[begin : begin + _CHUNK]
-        for text, (tokens, places) in zip(part, encoder.encode_with_offsets(part), strict=True):
-            ids.append(tokens[:most])
-            offsets.append(places[:most] if text.isascii() else _with_marks(text, places[:most]))
+        for text, (tokens, spans) in zip(part, encoder.encode_with_offsets(part), strict=True):
+            ids.append(tokens[:max_len])
+            offsets.append(spans[:max_len] if text.isascii() else _with_marks(text, spans[:max_len]))
             lengths.append(len(ids[-1]))
         progress(begin + len(part))
     return np.concatenate(ids), np.concatenate(offsets), np.cumsum(lengths)
 
 
 def _with_marks(text: str, offsets: Ints) -> Ints:
-    """Lets a token end behind the accents and vowel signs that a vocabulary drops after its last letter."""
+    """Extends a token over the accents and vowel signs after its last letter, which a vocabulary drops."""
     if not len(offsets):
         return offsets
     ends = offsets[:, 1].copy()
@@ -255,10 +237,10 @@ def _answer_tokens(
     for i, (question, context) in enumerate(zip(questions, question_context.tolist(), strict=True)):
         if question.answers:
             text, start = question.answers[0]
-            here = offsets[bounds[context] : bounds[context + 1]]
-            # The first token that ends behind the answer's beginning, and the last that begins before its end.
-            a = int(np.searchsorted(here[:, 1], start, side="right"))
-            b = int(np.searchsorted(here[:, 0], start + len(text), side="left")) - 1
+            spans = offsets[bounds[context] : bounds[context + 1]]
+            # The first token that ends after the answer's beginning, and the last that begins before its end.
+            a = int(np.searchsorted(spans[:, 1], start, side="right"))
+            b = int(np.searchsorted(spans[:, 0], start + len(text), side="left")) - 1
             if a <= b:
                 first[i], last[i] = a, b
     return first, last

@@ -53,7 +53,7 @@ def built(kind):
 
 @pytest.mark.parametrize("kind", HAS)
 def test_a_model_has_the_protocols_that_its_commands_need(kind):
-    everyone = {"Parallelizable", "ReadsBatchPlan"}
+    everyone = {"Parallelizable", "ReadsBatchPlan", "TypesBatches"}
     names = {name for name, value in vars(protocols).items() if getattr(value, "_is_protocol", False)} - {"Protocol"}
     assert {name for name in names if isinstance(built(kind), getattr(protocols, name))} == HAS[kind] | everyone
 
@@ -151,6 +151,34 @@ def test_a_batch_field_that_nothing_reads_is_refused_by_name(recipe, option, fie
     assert not list(tmp_path.rglob("config.yaml"))
 
 
+@pytest.mark.parametrize(
+    ("recipe", "data", "message"),
+    [
+        (
+            "electra/tiny_pretrain",
+            "embedded_text",
+            "EmbeddedText, whose batches are of type StreamBatch, but ElectraModule",
+        ),
+        ("mt5/tiny_mc4", "embedded_squad", "SpanBatch, but MT5Module reads TextPairBatch"),
+        ("electra/tiny_squad", "embedded_squad_text", "TextPairBatch, but ElectraReaderModule reads SpanBatch"),
+    ],
+)
+def test_data_of_another_kind_of_batch_is_refused(recipe, data, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    extra = ["--data.sentencepiece=null"] if recipe == "mt5/tiny_mc4" else []
+    assert main(["fit", f"--config={recipe}", f"--data={data}", *extra]) == 2
+    assert message in capsys.readouterr().err
+    assert not list(tmp_path.rglob("config.yaml"))
+
+
+def test_prepare_refuses_a_field_that_nothing_reads_and_a_missing_length(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(["prepare", *small, "--batch.target_len=9"]) == 2
+    assert "batch.target_len is 9, but neither TransformerXLModule nor" in capsys.readouterr().err
+    assert main(["prepare", "--config=electra/tiny_squad", "--batch.seq_len=null"]) == 2
+    assert "batch.seq_len is missing" in capsys.readouterr().err
+
+
 def test_data_without_a_sequence_length_needs_none_and_data_with_one_says_so():
     plan = BatchPlan(global_batch_size=4, val=EvalBatchPlan(batch_size=2))
     plan.check_read({"Speech": frozenset()})
@@ -202,11 +230,11 @@ def test_a_test_that_scores_nothing_is_refused_and_a_validation_warned_of(small,
 
 def test_a_start_prepares_and_hashes_its_data_once(small, tmp_path, monkeypatch):
     from lmrecipes.data.tokenizers.words import WordVocabulary
-    from lmrecipes.datamodules import text
+    from lmrecipes.datamodules import prepared
 
     monkeypatch.chdir(tmp_path)
     counts = {"found": 0, "hashed": 0}
-    find, content = text.recall, WordVocabulary._content
+    find, content = prepared.recall, WordVocabulary._content
 
     def counting_find(*what):
         counts["found"] += 1
@@ -217,7 +245,7 @@ def test_a_start_prepares_and_hashes_its_data_once(small, tmp_path, monkeypatch)
         return content(self)
 
     assert main(["prepare", *small]) == 0
-    monkeypatch.setattr(text, "recall", counting_find)
+    monkeypatch.setattr(prepared, "recall", counting_find)
     monkeypatch.setattr(WordVocabulary, "_content", counting_content)
     assert main(["fit", *small, "--run_dir=run", "--trainer.max_steps=6"]) == 0
     # Once for the hash, once for the copy that is kept with the run.

@@ -1,11 +1,15 @@
 """Presets of text pairs are read by the command, and those without a download are prepared and batched."""
 
+from pathlib import Path
+
 import pytest
+import yaml
 
 from lmrecipes import datamodules
 from lmrecipes.batches import TextPairBatch
 from lmrecipes.cli import open_recipe
 from lmrecipes.commands import prepare
+from lmrecipes.config import catalog
 from lmrecipes.data.embedded.languages import LANGUAGES
 
 NAMES = {
@@ -15,9 +19,11 @@ NAMES = {
 
 
 def opened(name, *given):
-    # Any model will do: what is prepared depends on data and batch.
-    recipe = ["--config", "electra/tiny_pretrain", "--batch.target_len=32", "--data", name]
-    return open_recipe(prepare.COMMAND, [*recipe, "--no_runtime_tuning", *given])
+    recipe = yaml.safe_load(catalog.recipe_paths()["mt5/tiny_mc4"].read_text())
+    del recipe["data"], recipe["trainer"]["callbacks"]
+    Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
+    words = ["--config=recipe.yaml", "--batch.seq_len=128", "--batch.target_len=32", "--data", name]
+    return open_recipe(prepare.COMMAND, [*words, "--no_runtime_tuning", *given])
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))

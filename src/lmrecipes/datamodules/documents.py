@@ -89,6 +89,11 @@ class DocumentsDataModule(PreparedDataModule):
                 )
 
     @property
+    def batch_type(self) -> type:
+        """Type of the objective's batches."""
+        return self.objective.batch_type
+
+    @property
     def batch_fields(self) -> frozenset[str]:
         """Optional fields of the batch plan that are read."""
         return self.objective.batch_fields

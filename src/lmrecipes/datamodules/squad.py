@@ -167,6 +167,11 @@ class SquadDataModule(BucketedDataModule):
         return [*dict.fromkeys(q.context for q in questions), *(q.question for q in questions)]
 
     @property
+    def batch_type(self) -> type:
+        """Type of the collator's batches."""
+        return self.collator.batch_type
+
+    @property
     def batch_fields(self) -> frozenset[str]:
         """Fields of the batch plan that are read."""
         return frozenset(("seq_len", "target_len") if self.collator.texts else ("seq_len",))

@@ -8,7 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lmrecipes.batches import BatchPlan, TextStatistics
+from lmrecipes.batches import BatchPlan, StreamBatch, TextStatistics
 from lmrecipes.data.corpora.synthetic_text import write_sample, write_synthetic
 from lmrecipes.data.corpora.tables import HubRepository, TableFolder
 from lmrecipes.data.corpora.text_source import Folder, Source
@@ -30,6 +30,7 @@ _ANY = Tokenizing()
 class TextDataModule(PreparedDataModule):
     """A corpus of running text. Subclasses define where it comes from and which vocabulary it has."""
 
+    batch_type = StreamBatch
     batch_fields = frozenset(("seq_len", "mem_len"))
     tiny_lengths: ClassVar[Mapping[str, int]] = {}
     published_vocab_size: int | None = None

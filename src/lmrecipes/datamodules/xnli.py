@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lmrecipes.batches import BatchPlan, WrittenTexts
+from lmrecipes.batches import BatchPlan, TextPairBatch, WrittenTexts
 from lmrecipes.data.corpora.hub import file_identity
 from lmrecipes.data.corpora.malformed import OnMalformedLine, complaint
 from lmrecipes.data.tasks.nli import Inference, Prompt, asked, read_nli
@@ -29,6 +29,7 @@ class XNLIDataModule(BucketedDataModule):
 
     cache_name, unit, file_format = "xnli", "pairs", "a file of MNLI or XNLI"
     task = "xnli"
+    batch_type = TextPairBatch
     batch_fields = frozenset(("seq_len", "target_len"))
     # Minimum lengths for two sentences.
     tiny_lengths: ClassVar[dict[str, int]] = {"seq_len": 64, "target_len": 8}

@@ -52,6 +52,8 @@ class Objective(ABC):
 
     vocabulary_class: ClassVar[type[Vocabulary]]
     """Kind of vocabulary that documents are tokenized with."""
+    batch_type: ClassVar[type]
+    """Type of its batches, of `lmrecipes.batches`."""
     batch_fields: ClassVar[frozenset[str]]
     """Optional fields of the batch plan that are read."""
 

@@ -30,6 +30,7 @@ class MaskedLM(Objective):
     """Examples of two segments as in BERT and ELECTRA, masked dynamically."""
 
     vocabulary_class = WordPiece
+    batch_type = MaskedBatch
     batch_fields = frozenset(("seq_len",))
 
     def __init__(self, masking: Masking | None = None) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from lmrecipes.batches import BatchPlan
+from lmrecipes.batches import BatchPlan, TextPairBatch
 from lmrecipes.data.objectives.base import Make, Objective, PreparedSources
 from lmrecipes.data.objectives.row_packing import Packing, Rows, index_rows
 from lmrecipes.data.objectives.seq2seq_lm import PairEvaluationBatches, PairTrainingBatches, SpanCorrupter
@@ -27,6 +27,7 @@ class SpanCorruptionLM(Objective):
     """Whole documents packed into rows, with spans replaced by sentinels dynamically."""
 
     vocabulary_class = SentencePiece
+    batch_type = TextPairBatch
     batch_fields = frozenset(("seq_len", "target_len"))
 
     def __init__(

@@ -21,7 +21,7 @@ def score_tokens(network: nn.Module, ids: list[int], plan: Segmenting) -> float:
         ValueError: for fewer than two tokens.
     """
     if len(ids) < 2:
-        raise ValueError("the text has no token to score")
+        raise ValueError("the text is empty after tokenization")
     tokens = torch.tensor([ids])
     memory, total = None, 0.0
     for start in range(0, len(ids) - 1, plan.seq_len):

@@ -27,6 +27,8 @@ class SquadCollator(ABC):
 
     vocabulary_class: type[Vocabulary]
     """Kind of vocabulary that it needs."""
+    batch_type: type
+    """Type of its batches, of `lmrecipes.batches`."""
     texts: bool = False
     """Whether answers are generated instead of found in the context."""
 
@@ -40,6 +42,7 @@ class SquadCollator(ABC):
         Raises:
             ValueError: for invalid sizes, naming the field.
         """
+        _ = batch.sequence_length  # which must be set
         layouts = {}
         for split in ("train", "val", "test"):
             try:
@@ -64,6 +67,7 @@ class SpanCollator(SquadCollator):
     """Windows, with answers as spans: SpanBatch in, SpanScores out."""
 
     vocabulary_class = WordPiece
+    batch_type = SpanBatch
 
     def layout(self, batch: BatchPlan, split: str, windowing: Mapping[str, Any]) -> Windowing:
         """Windows."""
@@ -103,6 +107,7 @@ class TextCollator(SquadCollator):
     """Questions as texts, with generated answers: TextPairBatch in, WrittenTexts out."""
 
     vocabulary_class = SentencePiece
+    batch_type = TextPairBatch
     texts = True
 
     def __init__(self, prompt: Prompt = "nemo", input_eos: bool = True) -> None:

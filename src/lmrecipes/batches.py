@@ -12,22 +12,22 @@ from lmrecipes.config.validation import at_least
 
 
 class StreamBatch(NamedTuple):
-    """One segment of several parallel token streams (language modelling with memory)."""
+    """A segment of several parallel token streams (language modelling with memory)."""
 
     input_ids: Tensor
-    """Tokens, int64 of shape (columns, length)."""
+    """Tokens, int64 of shape (streams, length)."""
     targets: Tensor
-    """The same streams one token later, int64 of shape (columns, length)."""
+    """The same streams one token later, int64 of shape (streams, length)."""
     chunk: int = 0
-    """Which of the rank's micro-batches this is under gradient accumulation; each keeps its own memory."""
+    """Number of the micro-batch within a step of gradient accumulation; each micro-batch has its own memory."""
     restart: bool = False
-    """Whether the streams begin anew here, so that memory of what came before must be dropped."""
+    """Whether the streams restart here, so that the memory must be cleared."""
     scored: bool = True
-    """False for warm-up segments of an evaluation, which fill memory and do not count in the loss."""
+    """False for warm-up segments of an evaluation, which fill the memory and are excluded from the loss."""
 
 
 class MaskedBatch(NamedTuple):
-    """Sequences of which some positions are to be predicted (masked language modelling, replaced token detection)."""
+    """Sequences with masked positions to predict (masked language modelling, replaced token detection)."""
 
     input_ids: Tensor
     """Tokens after masking, int64 of shape (sequences, length); 0 beyond a sequence's end."""
@@ -36,15 +36,15 @@ class MaskedBatch(NamedTuple):
     lengths: Tensor
     """Tokens of each sequence without padding, int64 of shape (sequences,)."""
     positions: Tensor
-    """Positions to predict, int64 of shape (sequences, most predictions); 0 where there are fewer."""
+    """Positions to predict, int64 of shape (sequences, predictions); 0 in padding."""
     originals: Tensor
-    """Tokens that stood there, int64 of shape (sequences, most predictions)."""
+    """Original tokens at these positions, int64 of shape (sequences, predictions)."""
     weights: Tensor
-    """1 for a prediction that counts, 0 for a filled-up one, float32 of shape (sequences, most predictions)."""
+    """1 for a prediction, 0 in padding, float32 of shape (sequences, predictions)."""
 
     def to(self, device: Any, non_blocking: bool = False) -> MaskedBatch:
         """Moves the batch to a device, except tensors from which sizes are read, to avoid synchronizing."""
-        return MaskedBatch(*_sent(self, device, non_blocking, stay=("lengths", "weights")))
+        return MaskedBatch(*_to_device(self, device, non_blocking, keep=("lengths", "weights")))
 
 
 class SpanBatch(NamedTuple):
@@ -59,17 +59,17 @@ class SpanBatch(NamedTuple):
     allowed: Tensor
     """Where an answer may begin or end: the context's tokens and [CLS], bool of shape (windows, length)."""
     starts: Tensor
-    """Position of the answer's first token, 0 ([CLS]) without one here, int64 of shape (windows,)."""
+    """Position of the answer's first token, 0 ([CLS]) if the window has none, int64 of shape (windows,)."""
     ends: Tensor
-    """Position of the answer's last token, 0 ([CLS]) without one here, int64 of shape (windows,)."""
+    """Position of the answer's last token, 0 ([CLS]) if the window has none, int64 of shape (windows,)."""
     impossible: Tensor
-    """1 if there is no answer, as the recipe's rule for windows has it, float32 of shape (windows,)."""
+    """1 if there is no answer, by the recipe's rule for windows, float32 of shape (windows,)."""
     windows: Tensor
-    """Number of each window in its split, int64 of shape (windows,); -1 for one that only fills up."""
+    """Number of each window in its split, int64 of shape (windows,); -1 for padding."""
 
     def to(self, device: Any, non_blocking: bool = False) -> SpanBatch:
         """Moves the batch to a device, except tensors from which sizes are read, to avoid synchronizing."""
-        return SpanBatch(*_sent(self, device, non_blocking, stay=("lengths",)))
+        return SpanBatch(*_to_device(self, device, non_blocking, keep=("lengths",)))
 
 
 class SpanScores(NamedTuple):
@@ -81,39 +81,39 @@ class SpanScores(NamedTuple):
     """
 
     windows: Tensor
-    """Number of each window in its split, as SpanBatch has it, int64 of shape (windows,)."""
+    """Number of each window in its split, from SpanBatch, int64 of shape (windows,)."""
     starts: Tensor
     """Position in its window of each span's first token, int64 of shape (windows, spans), in any order."""
     ends: Tensor
     """Position of each span's last token, int64 of shape (windows, spans)."""
     start_scores: Tensor
-    """Logit or log-probability of each start, of shape (windows, spans); -inf for a span that only fills up."""
+    """Logit or log-probability of each start, of shape (windows, spans); -inf for padding."""
     end_scores: Tensor
     """Logit or log-probability of each end, of shape (windows, spans). A span's score is the sum of the two."""
     null: Tensor
-    """Score of there being no answer, of shape (windows,)."""
+    """No-answer score, of shape (windows,)."""
     null_is_odds: bool
-    """True: `null` is the log odds of a classifier. False: a score beside those of the spans."""
+    """True: `null` is the log odds of a classifier. False: a score comparable to those of the spans."""
 
 
-def _sent(batch: Any, device: Any, non_blocking: bool, stay: tuple[str, ...]) -> list[Tensor]:
+def _to_device(batch: Any, device: Any, non_blocking: bool, keep: tuple[str, ...]) -> list[Tensor]:
     tensors = batch._asdict().items()
-    return [x if name in stay else x.to(device, non_blocking=non_blocking) for name, x in tensors]
+    return [x if name in keep else x.to(device, non_blocking=non_blocking) for name, x in tensors]
 
 
 class TextPairBatch(NamedTuple):
-    """Input texts and target texts of an encoder and decoder, several pairs packed into each row, or one."""
+    """Input and target texts of an encoder-decoder, one or several pairs packed into each row."""
 
     input_ids: Tensor
     """Tokens of the input texts one after the other, int64 of shape (rows, input length); 0 at the end of a row."""
     input_pairs: Tensor
-    """Which pair of its row each token belongs to, from 1, int64 of shape (rows, input length); 0 in padding."""
+    """Pair that each token belongs to, from 1 in each row, int64 of shape (rows, input length); 0 in padding."""
     decoder_input_ids: Tensor
-    """Target texts behind the token that decoding starts with, int64 of shape (rows, target length)."""
+    """Target texts after the start token, int64 of shape (rows, target length)."""
     targets: Tensor
     """Target texts with their end, one token before decoder_input_ids, int64 of shape (rows, target length)."""
     target_pairs: Tensor
-    """Which pair of its row each target belongs to, from 1, int64 of shape (rows, target length); 0 in padding."""
+    """Pair that each target belongs to, from 1 in each row, int64 of shape (rows, target length); 0 in padding."""
     languages: Tensor
     """Number of the language of each row's first pair in the DataModule's list, int64 of shape (rows,)."""
     questions: Tensor
@@ -124,10 +124,10 @@ class WrittenTexts(NamedTuple):
     """Texts generated for the rows of a TextPairBatch; evaluation steps return this."""
 
     questions: Tensor
-    """Number of each row's question, as the batch has it, int64 of shape (rows,); -1 for one that only fills up."""
+    """Number of each row's question, from the batch, int64 of shape (rows,); -1 for padding."""
     tokens: Tensor
-    """Written tokens without the one that decoding starts with, int64 of shape (rows, length); what stands behind the
-    first end of a text does not count."""
+    """Generated tokens without the start token, int64 of shape (rows, length); tokens after the first end of a text are
+    ignored."""
     scores: Tensor
     """Log-probability of each text, of shape (rows,)."""
 
@@ -143,10 +143,10 @@ class TextStatistics:
     characters: int
     """Characters, line ends included."""
     spells: bool = True
-    """Whether the vocabulary spells every text, as characters and bytes do; with a word vocabulary <unk> hides some."""
+    """Whether the vocabulary can spell every text, as characters and bytes can; a word vocabulary has <unk>."""
 
 
-# Fields of a BatchPlan that only some data and models read; each declares those that it does as `batch_fields`.
+# Fields of a BatchPlan that only some data and models read, and declare as `batch_fields`.
 OPTIONAL_FIELDS = frozenset(("seq_len", "mem_len", "clamp_len", "same_length", "target_len"))
 
 
@@ -159,11 +159,11 @@ class EvalBatchPlan:
     seq_len: int | None = None
     """Tokens predicted per segment."""
     mem_len: int | None = None
-    """Tokens of memory per layer; left out, seq_len + mem_len stays as in training."""
+    """Tokens of memory per layer; by default seq_len + mem_len is as in training."""
     clamp_len: int | None = None
-    """Largest relative distance told apart (0: no limit)."""
+    """Greater relative distances are clamped to it; 0 for no limit."""
     same_length: bool | None = None
-    """Whether every token sees the same number of tokens, mem_len, before itself."""
+    """Whether every token attends to the same number of tokens before it, mem_len."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -177,9 +177,9 @@ class Segmenting:
     mem_len: int
     """Tokens of memory per layer."""
     clamp_len: int = 0
-    """Largest relative distance told apart (0: no limit)."""
+    """Greater relative distances are clamped to it; 0 for no limit."""
     same_length: bool = False
-    """Whether every token sees the same number of tokens, mem_len, before itself."""
+    """Whether every token attends to the same number of tokens before it, mem_len."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,21 +189,21 @@ class BatchPlan:
     global_batch_size: int
     """Sequences per optimizer step, over all devices and micro-batches."""
     seq_len: int | None = None
-    """Tokens predicted per sequence and step; absent for data whose examples have no such length."""
+    """Tokens predicted per sequence and step; absent for data without such a length."""
     micro_batch_size: int | None = None
-    """Sequences of a micro-batch, on each device; accumulation follows from it. Left out: a device's whole share."""
+    """Sequences of a micro-batch, on each device; accumulation follows from it. Default: a device's whole share."""
     mem_len: int = 0
     """Tokens of memory per layer carried from segment to segment."""
     clamp_len: int = 0
-    """Largest relative distance told apart (0: no limit)."""
+    """Greater relative distances are clamped to it; 0 for no limit."""
     same_length: bool = False
-    """Whether every token sees the same number of tokens, mem_len, before itself."""
+    """Whether every token attends to the same number of tokens before it, mem_len."""
     target_len: int | None = None
-    """Tokens of a target text at most, of an encoder and decoder; left out, a quarter of seq_len, as published."""
+    """Maximum tokens of a target text of an encoder-decoder; default: a quarter of seq_len, as published."""
     val: EvalBatchPlan = field(default_factory=EvalBatchPlan)
-    """How validation text is cut."""
+    """How validation data is batched."""
     test: EvalBatchPlan = field(default_factory=EvalBatchPlan)
-    """How test text is cut."""
+    """How test data is batched."""
 
     def __post_init__(self) -> None:
         """Validate the configuration.
@@ -263,7 +263,7 @@ class BatchPlan:
         """
         if self.global_batch_size % world_size:
             raise ValueError(
-                f"batch.global_batch_size is {self.global_batch_size} and does not divide over {world_size} devices; "
+                f"batch.global_batch_size is {self.global_batch_size} and is not divisible by {world_size} devices; "
                 f"{_nearest_multiple(self.global_batch_size, world_size)} would"
             )
         share = self.global_batch_size // world_size

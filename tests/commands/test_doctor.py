@@ -74,7 +74,7 @@ def test_doctor_looks_at_a_recipe(command):
         (["--trainer.strategy=fsdp2_tp", "--trainer.devices=3", "--batch.global_batch_size=3"], "n_heads is 4"),
         (["--trainer.strategy=ddp_spawn"], "ddp works"),
         (["--trainer.strategy=fsdp"], "requires a GPU"),
-        (["--trainer.devices=3"], "batch.global_batch_size is 16 and does not divide over 3 devices"),
+        (["--trainer.devices=3"], "batch.global_batch_size is 16 and is not divisible by 3 devices"),
     ],
 )
 def test_doctor_finds_what_training_would_be_refused_for(options, said, capsys, tmp_path, monkeypatch):

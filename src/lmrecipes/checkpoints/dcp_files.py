@@ -10,7 +10,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 from torch.distributed.checkpoint.metadata import Metadata
 
-from lmrecipes.checkpoints.sharded import sendable
+from lmrecipes.checkpoints.write_errors import sendable
 
 _INDEX_CLASSES = (
     dcp.filesystem._StorageInfo,

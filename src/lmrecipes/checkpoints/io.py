@@ -15,7 +15,8 @@ import torch.distributed as dist
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from lmrecipes.checkpoints import listing, sharded
-from lmrecipes.checkpoints.sharded import ALIASES, STATES, WEIGHTS, causes, remove
+from lmrecipes.checkpoints.sharded import ALIASES, STATES, WEIGHTS, remove
+from lmrecipes.checkpoints.write_errors import causes
 from lmrecipes.runtime import launcher
 
 # Marks a checkpoint whose optimizer state is keyed by parameter name.

@@ -11,7 +11,7 @@ import os
 import pickle
 import warnings
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +21,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lmrecipes.checkpoints import listing
+from lmrecipes.checkpoints.write_errors import sendable
 from lmrecipes.runtime.atomic_write import discard, replace_path, replacing, sync_folder, write_text
 from lmrecipes.runtime.dtensor import is_split
 
@@ -140,25 +141,6 @@ def begin_writing(path: Path) -> None:
         listing.keep(part)
     # Record it first, so that leftovers of a kill are recognized as ours.
     listing.note(path.parent, [path.name])
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and its causes."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
-
-
-def sendable(error: Exception) -> OSError:
-    """A picklable form of an error, for other ranks: exception chains are lost in transit.
-
-    torch wraps the system's error for a full disk in its own.
-    """
-    numbered = (cause for cause in causes(error) if isinstance(cause, OSError) and cause.errno)
-    for cause in numbered:
-        return OSError(cause.errno, cause.strerror, cause.filename)
-    return OSError(f"{type(error).__name__}: {error}")
 
 
 def _nothing() -> None:

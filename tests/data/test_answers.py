@@ -1,4 +1,4 @@
-"""Spans of windows become one answer per question, in whatever order they come, and files in the official formats."""
+"""Spans from all windows give one answer per question, in any order, and files in the official formats."""
 
 import itertools
 import json
@@ -31,21 +31,21 @@ CONTEXT = "W0  w1, w2 w3 w4 w5 w6 w7 w8 w9"
 
 
 def prepared(seq_len=13, stride=3):
-    """Positions in a window: [CLS], where, is, [SEP], then the context."""
+    """Windows of one question; positions in a window: [CLS], where, is, [SEP], then the context."""
     how = Windowing(seq_len=seq_len, max_query_len=2, doc_stride=stride)
     questions = [Question("a", "where is", CONTEXT), Question("b", "where is", "w1 w2")]
     return prepare_questions(questions, WORDS, how)
 
 
 def scores(rows, null, *, null_is_odds=False):
-    """Of each row its window's number and its spans with start and end scores."""
+    """One row per window: its number, and its spans with start and end scores."""
     width = max(len(spans) for _, spans in rows)
     spans = [[*spans, *[(0, 0, -math.inf, 0.0)] * (width - len(spans))] for _, spans in rows]
     starts, ends, a, b = (torch.tensor([[span[i] for span in row] for row in spans]) for i in range(4))
     return SpanScores(torch.tensor([w for w, _ in rows]), starts, ends, a, b, torch.tensor(null), null_is_odds)
 
 
-def test_candidates_are_exact_texts_and_what_is_no_answer_is_dropped():
+def test_candidates_are_exact_texts_and_invalid_spans_are_dropped():
     data = prepared(seq_len=30)
     spans = [
         (4, 5, 1.0, 1.0),  # W0  w1
@@ -62,10 +62,10 @@ def test_candidates_are_exact_texts_and_what_is_no_answer_is_dropped():
     assert found["a"].candidates[0][1:3] == (3.0, 0.5)
 
 
-def test_a_start_counts_only_in_the_window_that_sees_it_best():
+def test_a_start_counts_only_in_the_window_with_most_context():
     data = prepared()
     assert data.pieces.begin.tolist() == [0, 3, 0]
-    # w2 (token 3) is the first of the second window, and in the middle of the first.
+    # w2 (token 3) is the first token of the second window and in the middle of the first.
     token = 3
     first, second = (4 + token, 4 + token, 1.0, 1.0), (4 + token - 3, 4 + token - 3, 5.0, 5.0)
     found = evidence_of(scores([(0, [first]), (1, [second])], [0.0, -1.0]), data.pieces, data.questions)
@@ -73,7 +73,7 @@ def test_a_start_counts_only_in_the_window_that_sees_it_best():
     assert found["a"].null == -1.0
 
 
-def test_evidence_is_the_same_in_any_order_and_twice_is_once():
+def test_merging_results_ignores_order_and_duplicates():
     chance = np.random.default_rng(0)
     data = prepared()
     parts = []
@@ -88,7 +88,7 @@ def test_evidence_is_the_same_in_any_order_and_twice_is_once():
         assert merged([merged(order[:2], 4), merged(order[2:], 4), *order], 4) == everything
 
 
-def test_windows_that_only_fill_up_say_nothing():
+def test_padding_windows_are_ignored():
     data = prepared()
     rows = scores([(-1, [(4, 4, 9.0, 9.0)]), (2, [(4, 5, 1.0, 1.0)])], [0.0, 0.0])
     found = evidence_of(rows, data.pieces, data.questions)
@@ -96,7 +96,7 @@ def test_windows_that_only_fill_up_say_nothing():
     assert found["b"].candidates[0].text == "w1 w2"
 
 
-def test_null_odds_are_null_less_the_best_span_or_the_classifiers_own():
+def test_null_odds_are_the_null_score_minus_the_best_span_or_the_classifiers_own():
     spans = (Candidate("x", 2.0, 1.0), Candidate("y", 0.0, 1.0))
     compared = Evidence(spans, null=2.5)
     assert answer(compared).null_odds == -0.5
@@ -128,12 +128,12 @@ def test_probabilities_are_a_softmax_of_scores_and_sum_to_one():
     assert sum(row["probability"] for row in rows) == pytest.approx(1)
 
 
-def test_of_a_text_found_twice_the_better_counts():
+def test_a_text_found_twice_keeps_its_better_score():
     found = best_candidates([Candidate("x", 0, 1, (1,)), Candidate("y", 0, 2), Candidate("x", 2, 2, (2,))], 2)
     assert [(c.text, c.score) for c in found] == [("x", 4), ("y", 2)]
 
 
-def test_best_spans_are_the_best_of_all_spans():
+def test_best_spans_equal_exhaustive_search():
     data = prepared(seq_len=30)
     batch = SpanCollator().batch(data, np.array([0, 1]), WORDS, WHOLE)
     assert batch.allowed.sum(1).tolist() == [12, 3]
@@ -154,7 +154,7 @@ def test_best_spans_are_the_best_of_all_spans():
     assert found.null.tolist() == (start[:, 0] + end[:, 0]).tolist()
 
 
-def test_a_batch_marks_the_context_and_labels(tmp_path):
+def test_a_batch_has_context_mask_and_labels(tmp_path):
     data = prepared(seq_len=30)
     batch = SpanCollator().batch(data, np.array([1, 0]), WORDS, WHOLE)
     assert batch.lengths.tolist() == [7, 16]
@@ -166,7 +166,7 @@ def test_a_batch_marks_the_context_and_labels(tmp_path):
     assert empty.windows.tolist() == [-1]
 
 
-def test_files_are_in_the_official_formats(tmp_path):
+def test_written_files_have_the_official_formats(tmp_path):
     spans = (Candidate("é", 2.0, 1.0),)
     answered = {"q": answer(Evidence(spans, null=9.0), 0.0, may_lack=True)}
     write_answers(tmp_path, answered, may_lack=True)

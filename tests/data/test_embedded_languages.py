@@ -1,4 +1,4 @@
-"""Sentences of 24 languages are always the same, all different, and in their own scripts."""
+"""Sentences in 24 languages are deterministic, distinct, and in the right script."""
 
 import unicodedata
 
@@ -21,7 +21,7 @@ def test_the_languages_are_those_of_the_recipe():
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_sentences_are_whole_and_in_their_own_script(language):
+def test_sentences_are_complete_and_in_the_languages_script(language):
     sentences = sentences_of(language)
     assert len(set(sentences)) == len(sentences) == SENTENCES
     assert not any(mark in sentence for sentence in sentences for mark in "{}\n")
@@ -34,6 +34,6 @@ def test_sentences_are_whole_and_in_their_own_script(language):
     assert sentences_of(language) == sentences
 
 
-def test_another_language_is_refused_with_those_there_are():
+def test_an_unknown_language_is_rejected_with_the_known_ones():
     with pytest.raises(ValueError, match="embedded:xx is not there; embedded are cs da"):
         sentences_of("xx")

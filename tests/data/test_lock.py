@@ -1,4 +1,4 @@
-"""One process at a time holds a lock, and a process that is gone holds none."""
+"""A lock has one holder at a time, and a dead process holds none."""
 
 import subprocess
 import threading
@@ -20,7 +20,7 @@ with locked(Path(sys.argv[1])):
 
 
 @pytest.mark.slow
-def test_a_lock_is_free_when_its_holder_is_killed_and_not_before(tmp_path):
+def test_a_lock_is_released_only_when_its_holder_is_killed(tmp_path):
     command = [warm.python(), "-c", HOLDER, tmp_path / "lock"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as holder:
         try:
@@ -45,7 +45,7 @@ def test_a_lock_is_free_when_its_holder_is_killed_and_not_before(tmp_path):
         assert own
 
 
-def test_who_waits_for_a_claim_gets_it_and_goes_on_where_its_folder_is_removed(tmp_path):
+def test_a_waiting_claim_is_granted_and_survives_removal_of_its_folder(tmp_path):
     for removed in (False, True):
         folder = tmp_path / str(removed)
         found = []

@@ -1,4 +1,4 @@
-"""Examples are the same however their making is spread, interrupted or doubled, and made anew when the text changes."""
+"""Examples do not depend on workers, shards or interruptions, and are rebuilt when the text changes."""
 
 import hashlib
 import json
@@ -12,7 +12,6 @@ import pytest
 
 import warm
 from conftest import environment, wait_until
-from foreign_files import put_files
 from lmrecipes.data.corpora import documents
 from lmrecipes.data.corpora.documents import Corpus, DocumentSource
 from lmrecipes.data.prepared.cache import folder_for
@@ -20,6 +19,7 @@ from lmrecipes.data.prepared.corpus import find_prepared
 from lmrecipes.data.prepared.examples import Examples
 from lmrecipes.data.prepared.shards import Share, prepare_examples
 from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings
+from unrelated_files import put_files
 
 SETTINGS = WordPieceSettings(vocab_size=200)
 
@@ -63,7 +63,7 @@ def decoded(found, split):
     return ids, types, lengths
 
 
-def test_documents_are_kept_apart_and_each_is_in_one_split(tmp_path):
+def test_examples_never_mix_documents_and_each_document_is_in_one_split(tmp_path):
     first = [f"Ones {i} go here. And {i} more of them there." for i in range(200)]
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "a.txt").write_text("\n\n".join(first))
@@ -110,14 +110,14 @@ def test_examples_do_not_depend_on_parts_workers_or_shards(tmp_path, monkeypatch
     assert (n > 2) == (part_bytes < 1 << 20)
     *_, last = results = [prepared(what, tmp_path / "shards", share=Share(i, 3)) for i in (1, 0, 2)]
     assert results[0] is None
-    assert last is not None  # who does the last part joins them all
+    assert last is not None  # whoever finishes the last part merges them all
     assert contents(last) == expected
     assert not (last.folder / "parts").exists()
     if part_bytes == 1000:
         assert contents(prepared(what, tmp_path / "two", workers=2)) == expected
 
 
-def test_a_vocabulary_is_learned_from_training_documents_alone(tmp_path, monkeypatch):
+def test_a_vocabulary_is_trained_on_training_documents_only(tmp_path, monkeypatch):
     write(tmp_path / "c")
     read, make = [], WordPieceSettings.make
 
@@ -132,7 +132,7 @@ def test_a_vocabulary_is_learned_from_training_documents_alone(tmp_path, monkeyp
     assert splits["val"]["documents"] > 0
 
 
-def test_a_last_call_without_a_shard_does_what_is_left(tmp_path, monkeypatch):
+def test_a_call_without_a_shard_completes_the_remaining_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(documents, "PART_BYTES", 500)
     write(tmp_path / "c")
     what = corpus(tmp_path / "c")
@@ -142,17 +142,17 @@ def test_a_last_call_without_a_shard_does_what_is_left(tmp_path, monkeypatch):
     steps = []
     found = prepared(what, tmp_path / "cache", progress=lambda _, n, total: steps.append((n, total)))
     assert contents(found) == contents(prepared(what, tmp_path / "other"))
-    assert steps[0][0] == len(before) + 1  # what was done is not done again
+    assert steps[0][0] == len(before) + 1  # finished parts are not repeated
     assert steps[-1][0] == steps[-1][1]
 
 
 @pytest.mark.parametrize("text", ["", "0/2", "3/2", "1", "a/b", "-1/2"])
-def test_a_shard_that_cannot_be_is_refused(text):
+def test_invalid_shards_are_rejected(text):
     with pytest.raises(ValueError, match=r"--shard is .*; give which of how many, such as 1/8 to 8/8"):
         Share.parse(text)
 
 
-def test_changed_text_is_prepared_anew_and_weights_change_nothing(tmp_path):
+def test_changed_text_is_prepared_again_and_changed_weights_are_not(tmp_path):
     write(tmp_path / "c")
     first = prepared(corpus(tmp_path / "c"), tmp_path / "cache")
     heavier = Corpus(sources=[DocumentSource(name="c", path=str(tmp_path / "c"), weight=3)], seq_len=32, held_out=0.1)
@@ -166,7 +166,7 @@ def test_changed_text_is_prepared_anew_and_weights_change_nothing(tmp_path):
         find_prepared(first.folder)
 
 
-def test_text_that_changes_while_it_is_prepared_is_not_kept(tmp_path):
+def test_documents_that_change_during_preparation_are_not_cached(tmp_path):
     write(tmp_path / "c")
     what = corpus(tmp_path / "c")
     with pytest.raises(ValueError, match="changed while it was being prepared; prepare it again"):
@@ -174,7 +174,7 @@ def test_text_that_changes_while_it_is_prepared_is_not_kept(tmp_path):
     assert sum(prepared(corpus(tmp_path / "c"), tmp_path / "cache").manifest["splits"]["train"]["examples"]) > 10
 
 
-def test_other_files_beside_the_parts_stay(tmp_path):
+def test_unrelated_files_next_to_the_parts_are_kept(tmp_path):
     write(tmp_path / "c")
     what = corpus(tmp_path / "c")
     folder = folder_for(what, SETTINGS, "test", tmp_path / "cache")
@@ -208,7 +208,7 @@ def test_a_source_without_text_is_named(tmp_path):
         prepared(corpus(tmp_path / "c", tmp_path / "blank"), tmp_path / "cache")
 
 
-def test_what_is_no_text_is_named_whoever_reads_it(tmp_path, monkeypatch):
+def test_input_that_is_not_text_is_named_from_any_worker(tmp_path, monkeypatch):
     monkeypatch.setattr(documents, "PART_BYTES", 500)
     write(tmp_path / "c")
     with (tmp_path / "c" / "a.txt").open("ab") as file:
@@ -249,8 +249,8 @@ def start(folder, cache, workers=1, stop=10**6):
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
 
 
-def helpers(folder) -> list[Path]:
-    """Processes that help to prepare into a folder."""
+def worker_processes(folder) -> list[Path]:
+    """Worker processes that prepare into a folder."""
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
@@ -265,7 +265,7 @@ def parts_of(output):
 
 
 @pytest.mark.slow
-def test_a_killed_one_is_continued_and_two_at_once_share_the_work(tmp_path):
+def test_a_killed_preparation_continues_and_concurrent_ones_share_the_work(tmp_path):
     write(tmp_path / "c", n=1500)
     what = corpus(tmp_path / "c")
     killed = start(tmp_path / "c", tmp_path / "cache", workers=2, stop=6)
@@ -274,12 +274,12 @@ def test_a_killed_one_is_continued_and_two_at_once_share_the_work(tmp_path):
     folder = folder_for(what, SETTINGS, "test", tmp_path / "cache")
     assert not (folder / "manifest.json").exists()
     n_parts = len(json.loads((folder / "plan.json").read_text())["parts"])
-    wait_until("end of the helper", lambda: not helpers(folder), 60)
+    wait_until("end of the helper", lambda: not worker_processes(folder), 60)
     helped = {int(path.name[:6]) for path in (folder / "parts").glob("*.json")}
     assert 6 <= len(helped) < n_parts
     both = [start(tmp_path / "c", tmp_path / "cache") for _ in range(2)]
     outputs = [parts_of(process.communicate()[0]) for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert set(first) <= helped
-    assert sorted(outputs[0] + outputs[1] + list(helped)) == list(range(n_parts))  # nothing twice
+    assert sorted(outputs[0] + outputs[1] + list(helped)) == list(range(n_parts))  # nothing is done twice
     assert contents(find_prepared(folder)) == contents(prepared(what, tmp_path / "other"))

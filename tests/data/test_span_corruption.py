@@ -1,4 +1,4 @@
-"""Corrupted texts can be put together again, lose as much as is published, and have the lengths that were promised."""
+"""Corrupted texts can be restore, and have the published noise density and lengths."""
 
 import itertools
 import math
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_helpers import corrupt, restore
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inverses import corrupt, restored
 
 from conftest import requires
 from lmrecipes.data.objectives.span_corruption import SpanCorruption
@@ -27,7 +27,7 @@ def corrupted(tokens, how, number=0, seed=1):
 
 
 def spans_of(pair):
-    """Lengths of the spans, as the target has them."""
+    """Lengths of the spans, read from the target."""
     marks = np.flatnonzero(np.isin(pair.targets, SENTINELS) | (pair.targets == EOS))
     return np.diff(marks) - 1
 
@@ -35,12 +35,12 @@ def spans_of(pair):
 @BOTH
 @settings(max_examples=150, deadline=None)
 @given(length=st.integers(1, 560), number=st.integers(0, 2**40), seed=st.integers(0, 2**31))
-def test_input_and_target_rebuild_the_text(how, length, number, seed):
+def test_input_and_target_restore_the_text(how, length, number, seed):
     text = np.arange(1000, 1000 + length)
     pair = corrupted(text, how, number, seed)
-    assert restored(pair.inputs, pair.targets, SENTINELS, EOS) == text.tolist()
+    assert restore(pair.inputs, pair.targets, SENTINELS, EOS) == text.tolist()
     n = len(spans_of(pair))
-    # Both have the first n sentinels, each once, in order: falling ids.
+    # Both have the first n sentinels, each once, in order of falling ids.
     for tokens in pair:
         assert tokens[np.isin(tokens, SENTINELS)].tolist() == SENTINELS[:n].tolist()
     assert pair.targets[0] == SENTINELS[0]
@@ -53,7 +53,7 @@ def test_input_and_target_rebuild_the_text(how, length, number, seed):
 
 
 @BOTH
-def test_the_same_seed_and_number_leave_out_the_same(how):
+def test_the_same_seed_and_number_give_the_same_corruption(how):
     text = np.arange(500)
     once, again, other = corrupted(text, how, 7), corrupted(text, how, 7), corrupted(text, how, 8)
     assert np.array_equal(once.inputs, again.inputs)
@@ -88,13 +88,13 @@ def test_density_and_mean_span_are_as_published(how):
     assert abs(lengths.mean() - how.mean) < 0.03 * how.mean
     assert how.mean == (3.0 if how is GOOGLE else pytest.approx(4.4631, abs=1e-4))
     if how is NEMO:
-        # Geometric with p = 0.2, clipped at 10, given their sum: nearly as without that.
+        # Geometric with p = 0.2, clipped at 10; conditioning on the sum changes it little.
         shares = np.bincount(lengths, minlength=11)[1:] / len(lengths)
         published = [0.2 * 0.8**i for i in range(9)] + [0.8**9]
         assert np.abs(shares - published).max() < 0.02
 
 
-def test_google_begins_outside_a_span_and_ends_within_one():
+def test_google_begins_outside_a_span_and_ends_inside_one():
     for number in range(50):
         pair = corrupted(np.arange(1000, 1100), GOOGLE, number)
         assert pair.inputs[0] == 1000
@@ -108,7 +108,7 @@ def test_nemo_begins_and_ends_with_either():
 
 
 def observed(how, length, n=6000):
-    """How often each way of leaving out comes up."""
+    """How often each segmentation occurs."""
     text = np.arange(1000, 1000 + length)
     counts = Counter()
     for number in range(n):
@@ -117,8 +117,8 @@ def observed(how, length, n=6000):
     return {way: count / n for way, count in counts.items()}
 
 
-def test_every_way_of_cutting_is_as_likely_as_in_the_published_code():
-    # 14 tokens at half of them: 7 left out in 2 spans; 6 ways for the spans times 6 for what is between them.
+def test_every_segmentation_is_as_likely_as_in_the_published_code():
+    # 14 tokens at density 0.5: 7 noise tokens in 2 spans; 6 segmentations of the noise times 6 of the rest.
     how = SpanCorruption(density=0.5, mean_span=3.5)
     ways = {}
     for a, b in itertools.product(range(1, 7), repeat=2):
@@ -128,8 +128,8 @@ def test_every_way_of_cutting_is_as_likely_as_in_the_published_code():
     assert max(abs(found[way] - share) for way, share in ways.items()) < 0.009
 
 
-def test_nemo_draws_lengths_given_their_sum():
-    # Lengths by hand: all pairs of 1 to 4 tokens whose sum is 5, weighted by the clipped geometric.
+def test_nemo_draws_span_lengths_conditioned_on_their_sum():
+    # Expected by hand: all pairs of 1 to 4 tokens whose sum is 5, weighted by the clipped geometric distribution.
     how = SpanCorruption(spans="nemo", density=0.25, geometric_p=0.3, longest_span=4, input_eos=False)
     length, left_out = 20, 5
     assert [int(x[0]) for x in how.counts(np.array([length]))] == [left_out, 2]
@@ -143,14 +143,14 @@ def test_nemo_draws_lengths_given_their_sum():
     assert max(abs(found[way] - weight / total) for way, weight in weights.items()) < 0.025
 
 
-def test_settings_that_cannot_be_are_refused():
+def test_invalid_span_settings_are_rejected():
     with pytest.raises(ValueError, match=r"data.corruption.density is 0.9; it must be 0.01 to 0.5"):
         SpanCorruption(density=0.9)
     with pytest.raises(ValueError, match="no room for a text; 2 and 3 or more would"):
         GOOGLE.longest_text(2, 2)
 
 
-def test_all_lengths_have_as_many_spans_as_fit():
+def test_every_length_has_as_many_spans_as_fit():
     for how in (GOOGLE, NEMO, SpanCorruption(density=0.5, mean_span=1), SpanCorruption(spans="nemo", density=0.5)):
         lengths = np.arange(1, 1200)
         left_out, n = how.counts(lengths)
@@ -165,10 +165,10 @@ def test_all_lengths_have_as_many_spans_as_fit():
 
 @requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
 @BOTH
-def test_real_sentences_come_back(how):
+def test_real_sentences_are_restored(how):
     for file in sorted((REAL / "languages").glob("*.txt")):
         for number, line in enumerate(file.read_text("utf-8").split("\n")[:20]):
             text = np.array([ord(character) + 3 for character in line])
             if len(text):
                 pair = corrupted(text, how, number)
-                assert restored(pair.inputs, pair.targets, SENTINELS, EOS) == text.tolist()
+                assert restore(pair.inputs, pair.targets, SENTINELS, EOS) == text.tolist()

@@ -1,4 +1,4 @@
-"""Text is read from whatever files hold it, and what cannot be read is named."""
+"""Text is read from any supported files, and unreadable input is named."""
 
 import gzip
 import json
@@ -45,7 +45,7 @@ def write_gzip(folder, split, lines):
 
 
 @pytest.mark.parametrize("write", [write_parquet, write_json, write_text, write_gzip])
-def test_all_kinds_of_files_give_the_same_tokens(tmp_path, write):
+def test_all_file_formats_give_the_same_tokens(tmp_path, write):
     folder = tmp_path / "corpus"
     folder.mkdir()
     for split, lines in TEXTS.items():
@@ -56,7 +56,7 @@ def test_all_kinds_of_files_give_the_same_tokens(tmp_path, write):
         assert data.vocabulary.decode(data.prepared.tokens(split).tolist()) == text
 
 
-def test_a_missing_split_is_named_and_a_missing_test_is_no_matter_until_it_is_needed(tmp_path):
+def test_a_missing_split_is_named_and_a_missing_test_split_only_when_needed(tmp_path):
     for number, write in enumerate((write_parquet, write_text)):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -80,7 +80,7 @@ def test_a_damaged_gzip_file_is_named(tmp_path, damage):
         prepare(Folder(tmp_path), Tokenizing(), tmp_path / "prepared")
 
 
-def test_rows_that_cannot_be_read_take_one_line(tmp_path):
+def test_unreadable_rows_are_reported_in_one_line(tmp_path):
     damaged, other = tmp_path / "damaged", tmp_path / "other"
     damaged.mkdir()
     other.mkdir()
@@ -94,26 +94,26 @@ def test_rows_that_cannot_be_read_take_one_line(tmp_path):
         HubRepository("Salesforce/wikitext", "wikitext-2-v1").has("train")
 
 
-def test_a_row_that_is_no_text_is_named_by_file_and_line(tmp_path):
+def test_a_row_that_is_not_text_is_named_by_file_and_line(tmp_path):
     for split in ("train", "validation"):
         (tmp_path / f"{split}.jsonl").write_text('{"text": 1}\n{"text": 2}\n')
     with pytest.raises(ValueError, match=r"train.jsonl:1: text is 1, which is no text"):
         list(TableFolder(tmp_path).blocks("train"))
 
 
-def test_a_mark_at_the_beginning_of_a_file_is_no_text(tmp_path):
+def test_a_byte_order_mark_is_not_text(tmp_path):
     (tmp_path / "train.txt").write_text("a b\n", encoding="utf-8-sig")
     assert list(Folder(tmp_path).blocks("train")) == ["a b\n"]
 
 
-def test_a_missing_split_beside_other_files_is_answered_with_all_that_would_do(tmp_path):
+def test_a_missing_split_is_reported_with_all_accepted_file_names(tmp_path):
     write_text(tmp_path, "train", ["a"])
     write_json(tmp_path, "valid", ["a"])
     with pytest.raises(ValueError, match=r"has no val text \(looked for valid.txt.*or all splits as .parquet, .jsonl"):
         Folder(tmp_path).require("val")
 
 
-def test_reading_rows_prints_nothing_where_nobody_watches(tmp_path, capfd):
+def test_reading_rows_prints_no_progress_without_a_terminal(tmp_path, capfd):
     import datasets
 
     datasets.enable_progress_bars()
@@ -122,7 +122,7 @@ def test_reading_rows_prints_nothing_where_nobody_watches(tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_the_hubs_commit_is_loaded_and_recorded(tmp_path, monkeypatch):
+def test_the_hub_commit_is_pinned_and_recorded(tmp_path, monkeypatch):
     asked = []
 
     def load_dataset(repository, config, revision):
@@ -145,7 +145,7 @@ def test_the_hubs_commit_is_loaded_and_recorded(tmp_path, monkeypatch):
     assert source.describe() != WikiText2(PLAN).source().describe()
 
 
-def test_a_revision_of_local_text_is_refused(tmp_path):
+def test_a_revision_of_local_text_is_rejected(tmp_path):
     with pytest.raises(ValueError, match=r"data.revision is v2, but this text does not come from the hub"):
         WikiText2(PLAN, path=str(tmp_path), revision="v2").source()
 

@@ -1,4 +1,4 @@
-"""Preparation follows the published vocabulary rule, survives interruption, and refuses what it cannot read."""
+"""Preparation follows the published vocabulary rules, survives interruption, and rejects unreadable text."""
 
 import os
 import subprocess
@@ -42,7 +42,7 @@ def test_words_are_numbered_by_frequency_and_lines_end_in_eos(tmp_path):
     assert found.tokens("train").dtype == np.uint16
 
 
-def test_tokens_are_on_disk_before_they_take_their_place(tmp_path, monkeypatch):
+def test_tokens_are_synced_before_they_are_renamed(tmp_path, monkeypatch):
     done, sync, replace = [], os.fsync, os.replace
 
     def synced(handle):
@@ -76,10 +76,10 @@ def test_rare_words_never_become_line_ends(tmp_path, sentence_marks):
     assert found.tokens("val").tolist().count(unknown) == 1
 
 
-def test_sentences_of_one_billion_word_stand_between_two_marks(tmp_path):
+def test_sentences_of_one_billion_word_are_enclosed_in_two_marks(tmp_path):
     found = prepared(corpus(tmp_path / "c", train="a b\nb\n", valid="a\nb\n"), tmp_path, sentence_marks=True)
     vocabulary = found.vocabulary
-    # <S> a b <S> <S> b <S> as published, in a circle
+    # <S> a b <S> <S> b <S> as published, rotated
     assert [vocabulary.words[i] for i in found.tokens("train")] == ["a", "b", "<S>", "<S>", "b", "<S>", "<S>"]
     assert [vocabulary.words[i] for i in vocabulary.encode("a\nb")] == ["<S>", "a", "<S>", "<S>", "b"]
     assert vocabulary.decode(found.tokens("train").tolist()) == "a b\nb"
@@ -94,7 +94,7 @@ def test_wikitext_2_has_the_published_size(tmp_path):
 
 
 @pytest.mark.parametrize("tokenizing", [{"kind": "char"}, {"kind": "byte"}, {"kind": "bpe", "vocab_size": 300}])
-def test_spelling_vocabularies_give_the_text_back(tmp_path, tokenizing):
+def test_lossless_vocabularies_decode_to_the_text(tmp_path, tokenizing):
     text = "héllo wörld, 日本\nsecond line\n" * 3
     found = prepared(corpus(tmp_path / "c", train=text, valid=text, test=text), tmp_path, **tokenizing)
     assert found.vocabulary.decode(found.tokens("val").tolist()) == text
@@ -102,7 +102,7 @@ def test_spelling_vocabularies_give_the_text_back(tmp_path, tokenizing):
 
 
 @real_data
-def test_gpt2_tokens_are_those_of_transformers(tmp_path):
+def test_gpt2_tokens_equal_those_of_transformers(tmp_path):
     from transformers import GPT2Tokenizer
 
     text = "Hello world, it's 3,000 times well-known.\n\nA second line\n"
@@ -114,14 +114,14 @@ def test_gpt2_tokens_are_those_of_transformers(tmp_path):
     assert found.vocabulary.size == 50_264  # 50,257 rounded up to a multiple of 8
 
 
-def test_a_saved_vocabulary_is_the_same_again(tmp_path):
+def test_a_saved_vocabulary_loads_unchanged(tmp_path):
     vocabulary = prepared(corpus(tmp_path / "c"), tmp_path).vocabulary
     vocabulary.save(tmp_path / "v")
     assert load_vocabulary(tmp_path / "v").digest() == vocabulary.digest()
     assert load_vocabulary(tmp_path / "v").encode("a b nowhere") == vocabulary.encode("a b nowhere")
 
 
-def test_changed_text_is_prepared_anew_and_damaged_files_are_refused(tmp_path):
+def test_changed_text_is_prepared_again_and_damaged_files_are_rejected(tmp_path):
     folder = corpus(tmp_path / "c")
     first = prepared(folder, tmp_path)
     assert prepared(folder, tmp_path).folder == first.folder
@@ -164,7 +164,7 @@ def start(folder, cache, mode="go"):
 
 
 @pytest.mark.slow
-def test_two_at_once_share_the_work_and_a_killed_one_is_continued(tmp_path):
+def test_concurrent_preparations_share_the_work_and_a_killed_one_continues(tmp_path):
     folder = corpus(tmp_path / "c", train="a b c d\n" * 200_000, valid="a b\n" * 1000)
     killed = start(folder, tmp_path / "cache", "stop")
     killed.communicate()
@@ -176,5 +176,5 @@ def test_two_at_once_share_the_work_and_a_killed_one_is_continued(tmp_path):
     assert [process.returncode for process in both] == [0, 0]
     worked = [output for output in outputs if output]
     assert len(worked) == 1
-    assert "train" not in worked[0]  # what the killed one finished is not done again
+    assert "train" not in worked[0]  # what the killed one finished is not repeated
     assert find_prepared(place).statistics("train").tokens == 5 * 200_000

@@ -1,4 +1,4 @@
-"""Windows are those of the published loop, labelled by either rule, and lead back to the very characters."""
+"""Windows equal those of the published loop, are labelled by either rule, and map back to exact characters."""
 
 import os
 from pathlib import Path
@@ -27,7 +27,7 @@ def question(n_context, answer=None, number=0):
 
 
 def published_windows(n_context, room, stride):
-    """Begin and length of each window, by the loop of BERT's reader."""
+    """Start and length of each window, by the loop of BERT's SQuAD reader."""
     found, begin = [], 0
     while begin < n_context:
         length = min(n_context - begin, room)
@@ -39,7 +39,7 @@ def published_windows(n_context, room, stride):
 
 
 def published_best(windows, token):
-    """Which window sees a token with most context."""
+    """The window in which a token has most context."""
     best, best_score = None, None
     for number, (begin, length) in enumerate(windows):
         if begin <= token < begin + length:
@@ -50,7 +50,7 @@ def published_best(windows, token):
 
 
 @pytest.mark.parametrize(("seq_len", "stride"), [(16, 4), (16, 9), (12, 100), (20, 1), (64, 16)])
-def test_windows_and_most_context_are_as_published(seq_len, stride):
+def test_windows_and_max_context_are_as_published(seq_len, stride):
     questions = [question(n, number=n) for n in (1, 5, 9, 10, 11, 25, 40, 97)]
     found = cut(questions, WORDS, Windowing(seq_len=seq_len, max_query_len=6, doc_stride=stride))
     for number, asked in enumerate(questions):
@@ -65,7 +65,7 @@ def test_windows_and_most_context_are_as_published(seq_len, stride):
             assert found.sees_best(window).tolist() == best
 
 
-def test_a_window_reads_marks_question_and_context():
+def test_a_window_holds_special_tokens_question_and_context():
     asked = question(12, (7, 8))
     found = cut([asked], WORDS, Windowing(seq_len=12, max_query_len=2, doc_stride=5))
     texts = [WORDS.decode(found.ids(window, WORDS.cls_id, WORDS.sep_id)) for window in range(len(found))]
@@ -77,11 +77,11 @@ def test_a_window_reads_marks_question_and_context():
 
 
 @pytest.mark.parametrize(("rule", "impossible"), [("google", [0, 0, 0, 1, 1, 1]), ("nvidia", [1, 0, 1, 1, 1, 1])])
-def test_windows_without_the_answer_follow_the_rule(rule, impossible):
+def test_windows_without_the_answer_follow_the_chosen_rule(rule, impossible):
     questions = [question(17, (5, 7)), question(17)]
     found = cut(questions, WORDS, Windowing(seq_len=12, max_query_len=4, doc_stride=5, rule=rule))
     assert found.begin.tolist() == [0, 5, 10, 0, 5, 10]
-    # The first window has w0 to w6, which ends within the answer; the second begins with it, behind four other tokens.
+    # The first window has w0 to w6 and ends inside the answer; the second begins four tokens before it.
     assert found.start.tolist() == [0, 4, 0, 0, 0, 0]
     assert found.end.tolist() == [0, 6, 0, 0, 0, 0]
     assert found.impossible.astype(int).tolist() == impossible
@@ -100,7 +100,7 @@ def test_windows_without_the_answer_follow_the_rule(rule, impossible):
         ("tab\tand\u202fnarrow", "and\u202fnarrow"),
     ],
 )
-def test_a_span_leads_back_to_the_very_characters(context, answer):
+def test_a_span_maps_back_to_exact_characters(context, answer):
     letters = sorted({c.lower() for c in context if not c.isspace()} | set("abcdefghijklmnopqrstuvwxyz"))
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters)]
     vocabulary = WordPiece([t for i, t in enumerate(tokens) if t not in tokens[:i]])
@@ -110,7 +110,7 @@ def test_a_span_leads_back_to_the_very_characters(context, answer):
     assert context[begin[0] : end[0]] == answer
 
 
-def test_windows_are_the_same_from_disk(tmp_path):
+def test_windows_load_unchanged_from_disk(tmp_path):
     found = cut([question(40, (30, 31)), question(12)], WORDS, Windowing(seq_len=20, max_query_len=8, doc_stride=3))
     found.save(tmp_path)
     again = Windows.load(tmp_path)
@@ -119,7 +119,7 @@ def test_windows_are_the_same_from_disk(tmp_path):
         np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
 
 
-def test_sizes_that_leave_no_room_are_refused():
+def test_sizes_without_room_for_context_are_rejected():
     with pytest.raises(ValueError, match=r"batch\.seq_len is 60, .* 68 or more would"):
         Windowing(seq_len=60)
     with pytest.raises(ValueError, match=r"data\.doc_stride is 0"):
@@ -133,7 +133,7 @@ def test_a_context_without_a_token_still_has_a_window():
 
 @real_data
 @pytest.mark.parametrize(("language", "least"), [("de", 1189), ("zh", 1190), ("hi", 1184)])
-def test_gold_answers_come_back_byte_by_byte_through_windows(language, least):
+def test_gold_answers_survive_windows_byte_for_byte(language, least):
     vocabulary = load_wordpiece(str(REAL / "vocab/bert-base-uncased-vocab.txt"))
     questions = read_squad(REAL / f"xquad/xquad.{language}.json").questions
     found = cut(questions, vocabulary, Windowing(seq_len=160, doc_stride=64))

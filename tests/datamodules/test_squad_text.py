@@ -1,4 +1,4 @@
-"""Questions as text to text: published prompts, an answer a row, and figures of every language."""
+"""SQuAD as text to text: published prompts, one row per answer, and metrics by language."""
 
 import json
 import os
@@ -77,27 +77,27 @@ def module(tmp_path, vocabulary):
 
 
 def texts(data, split):
-    """Input and target of every row, as text."""
+    """Input and target of every row as text."""
     vocabulary = data.vocabulary
     pairs = data.prepared(split).pieces
     return [tuple(vocabulary.decode(x.tolist()) for x in pairs.pair(i)) for i in range(len(pairs))]
 
 
-def test_a_question_is_put_as_published_and_every_answer_is_learned(module):
+def test_prompts_are_as_published_and_every_answer_is_a_target(module):
     context = CONTEXT.replace("\n", "\\n")
     read = texts(module(), "train")
-    assert len(read) == 6  # an answer a row
+    assert len(read) == 6  # one row per answer
     assert read[0] == (f"Title: Animals Paragraph: {context} Question: Where sat the cat? (de)", "on the red mat")
     assert [target for _, target in read] == [
         *("on the red mat", "the red mat", "The dog", "the house", "in the house", "house")
     ]
-    # To evaluate, a question is a row, with its first answer.
+    # In evaluation a question is one row, with its first answer.
     assert [target for _, target in texts(module(), "val")] == ["on the red mat", "The dog", "the house"] * 2
     google = texts(module("google"), "train")
     assert google[0] == (f"question: Where sat the cat? (de) context: {context}", "on the red mat")
 
 
-def test_a_context_too_long_leaves_the_question_whole(vocabulary):
+def test_a_long_context_is_truncated_and_the_question_kept(vocabulary):
     question = Question("a", "Who sat?", "cat " * 500, (Answer("dog " * 50, 0),), title="T")
     own = SentencePiece.of_content(json.loads((vocabulary / "vocabulary.json").read_text()))
     for input_eos in (True, False):
@@ -112,7 +112,7 @@ def test_a_context_too_long_leaves_the_question_whole(vocabulary):
         TextLayout(seq_len=4, target_len=8).cut([question], own)
 
 
-def test_batches_are_as_wide_as_they_must_be_and_say_which_question_is_which(module):
+def test_batches_have_minimal_width_and_question_numbers(module):
     data = module()
     found = []
     for batch in data.val_dataloader():
@@ -129,7 +129,7 @@ def test_batches_are_as_wide_as_they_must_be_and_say_which_question_is_which(mod
     assert [q.id for q in data.questions("val")] == ["de:q0", "de:q1", "de:q2", "hi:q0", "hi:q1", "hi:q2"]
 
 
-def test_a_batch_that_fills_up_counts_nowhere(module):
+def test_a_padding_batch_counts_nowhere(module):
     found = []
     for rank in range(10):
         data = module()
@@ -141,7 +141,7 @@ def test_a_batch_that_fills_up_counts_nowhere(module):
 
 
 class Parrot(LightningModule):
-    """Writes the right answer, but for some questions."""
+    """Generates the right answer, except for some questions."""
 
     def __init__(self, data, wrong):
         super().__init__()
@@ -159,9 +159,9 @@ class Parrot(LightningModule):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_answers_have_figures_by_language_and_files(module, tmp_path):
+def test_answers_have_metrics_and_files_by_language(module, tmp_path):
     data = module()
-    # Right but for an article in German, and another answer in Hindi.
+    # Right except for a missing article in German and another answer in Hindi.
     model = Parrot(data, {"de:q1": "dog", "hi:q0": "the red mat", "hi:q2": "a tree"})
     trainer = Trainer(
         accelerator="cpu", devices=1, logger=False, callbacks=[SquadAnswers()], default_root_dir=tmp_path,
@@ -177,7 +177,7 @@ def test_answers_have_figures_by_language_and_files(module, tmp_path):
     assert written == {"q0": "the red mat", "q1": "The dog", "q2": "a tree"}
 
 
-def test_figures_of_one_language_keep_their_names():
+def test_metrics_of_a_single_language_have_plain_names():
     questions = [Question("a", "?", "b c", (Answer("b c", 0),))]
     answered = {"a": Answered("The b c", "The b c", None, [])}
     assert figures_by_language(questions, answered, may_lack=False) == {"exact_match": 100.0, "f1": 100.0}
@@ -194,7 +194,7 @@ def test_figures_of_one_language_keep_their_names():
         ({"train": "x.{language}.json"}, r"data.train is x.\{language\}.json, which needs data.language"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(module, given, message):
+def test_invalid_settings_of_squad_text_are_rejected(module, given, message):
     with pytest.raises(ValueError, match=message):
         module(**given)
 
@@ -205,7 +205,7 @@ def test_a_missing_language_is_named(module):
 
 
 @requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
-def test_all_of_xquad_is_put_and_answered(tmp_path):
+def test_all_of_xquad_is_prompted_and_answered(tmp_path):
     files = str(REAL / "xquad/xquad.{language}.json")
     data = SquadDataModule(
         BatchPlan(global_batch_size=16, seq_len=512, target_len=128, val=EvalBatchPlan(batch_size=64)),
@@ -214,7 +214,7 @@ def test_all_of_xquad_is_put_and_answered(tmp_path):
         languages=["en", "es", "de", "hi", "zh"],
         collator=TextCollator(),
         sentencepiece=None,
-        vocabulary_dir=str(_learned(tmp_path)),
+        vocabulary_dir=str(_vocabulary(tmp_path)),
         cache_dir=str(tmp_path / "cache"),
     )
     questions = data.questions("val")
@@ -223,7 +223,7 @@ def test_all_of_xquad_is_put_and_answered(tmp_path):
     figures = figures_by_language(questions, right, may_lack=False, written=True)
     assert set(figures.values()) == {100.0}
     assert {"f1_hi", "exact_string_match_zh", "exact_match_de"} <= set(figures)
-    # What is learned can be read back: the target of every row is its answer, in its own script.
+    # Targets decode to the answers, in every script.
     pairs, vocabulary = data.prepared("val").pieces, data.vocabulary
     same = [
         vocabulary.decode(pairs.pair(i).targets.tolist()) == " ".join(questions[i].answers[0].text.split())
@@ -233,7 +233,7 @@ def test_all_of_xquad_is_put_and_answered(tmp_path):
     assert int(pairs.lengths.max()) <= 512
 
 
-def _learned(folder):
+def _vocabulary(folder):
     texts = []
     for code in ("en", "es", "de", "hi", "zh"):
         texts += (REAL / f"languages/{code}.txt").read_text("utf-8").split("\n")[:60]

@@ -1,4 +1,4 @@
-"""What a kill leaves of the log of a run is no figure of it."""
+"""The CSV log of a killed run has no half-written lines."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from lmrecipes.loggers import RunCSVLogger
 
 
 @pytest.mark.parametrize("end", ["12,0,2.5", "1", ""], ids=["in the figures", "in the step", "before it"])
-def test_a_line_that_was_cut_off_is_dropped(tmp_path, end):
+def test_an_incomplete_line_is_dropped(tmp_path, end):
     whole = "step,epoch,train/loss,val/loss\n10,0,2.75,\n11,0,2.625,2.5\n"
     (tmp_path / "metrics.csv").write_text(whole + end)
     logger = RunCSVLogger(tmp_path)

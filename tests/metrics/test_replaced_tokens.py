@@ -1,4 +1,4 @@
-"""Figures of replaced token detection are those of torchmetrics, over any number of batches."""
+"""Metrics of replaced token detection equal those of torchmetrics, over any number of batches."""
 
 import torch
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryPrecision, BinaryRecall
@@ -6,7 +6,7 @@ from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryPreci
 from lmrecipes.metrics.replaced_tokens import ReplacedTokens
 
 
-def test_figures_are_those_of_torchmetrics():
+def test_metrics_equal_those_of_torchmetrics():
     torch.manual_seed(0)
     ours = ReplacedTokens()
     theirs = [BinaryAccuracy(0.5), BinaryPrecision(0.5), BinaryRecall(0.5), BinaryAUROC()]
@@ -31,13 +31,13 @@ def test_figures_are_those_of_torchmetrics():
     assert figures["replaced_share"] == sum(a for a, _ in share) / 317
 
 
-def test_scores_that_say_nothing_have_an_area_of_a_half():
+def test_uninformative_scores_have_auc_one_half():
     figures = ReplacedTokens()
     figures.update(torch.randn(2, 3), torch.zeros(2).long(), torch.zeros(2).long(), torch.zeros(8), torch.arange(8) < 3)
     assert figures.compute()["discriminator_auc"] == 0.5
 
 
-def test_nothing_taken_to_be_replaced_has_no_precision():
+def test_precision_is_undefined_without_positive_predictions():
     figures = ReplacedTokens()
     figures.update(torch.randn(2, 3), torch.zeros(2).long(), torch.zeros(2).long(), -torch.ones(8), torch.arange(8) < 3)
     computed = figures.compute()

@@ -1,4 +1,4 @@
-"""Presets of text pairs are read by the command, and those without a download are prepared and batched."""
+"""Presets of text pairs parse, and those that need no download are prepared and batched."""
 
 import pytest
 
@@ -14,16 +14,16 @@ NAMES = {
 }
 
 
-def opened(name, *given):
-    # Any model will do: what is prepared depends on data and batch.
+def open_preset(name, *given):
+    # The model does not matter here: preparation depends on data and batch only.
     recipe = ["--config", "electra/tiny_pretrain", "--batch.target_len=32", "--data", name]
     return open_recipe(prepare.COMMAND, [*recipe, "--no_runtime_tuning", *given])
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
-def test_a_preset_is_read(name, tmp_path, monkeypatch):
+def test_a_preset_parses(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cli = opened(name)
+    cli = open_preset(name)
     assert isinstance(
         cli.datamodule, datamodules.MC4DataModule | datamodules.SquadDataModule | datamodules.XNLIDataModule
     )
@@ -35,10 +35,10 @@ def test_a_preset_is_read(name, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["embedded_languages", "embedded_nli", "embedded_squad_text"])
-def test_what_is_embedded_is_prepared_by_the_command(name, tmp_path, monkeypatch):
+def test_embedded_data_is_prepared_by_the_command(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = [f"--data.cache_dir={tmp_path}/cache", "--data.sentencepiece.vocab_size=2000"]
-    cli = opened(name, *given)
+    cli = open_preset(name, *given)
     cli.datamodule.prepare(progress=False)
     for loader in (cli.datamodule.train_dataloader(), cli.datamodule.val_dataloader()):
         batch = next(iter(loader))

@@ -1,4 +1,4 @@
-# The program itself; what the capitals are stands above. Only what is built in is imported: it is fast.
+# The program itself; the capitalized names are defined in a prelude. It imports only built-in modules, for speed.
 import _socket
 import marshal
 import os
@@ -50,7 +50,7 @@ connection.sendmsg([len(request).to_bytes(4, "little")], [(_socket.SOL_SOCKET, _
 sent = 0
 while sent < len(request):
     sent += connection.send(request[sent:])
-# The fork's copies are the ones that count: who reads a pipe sees its end when the fork ends.
+# Only the fork's copies count: whoever reads a pipe sees its end when the fork ends.
 nothing = os.open(os.devnull, os.O_RDWR)
 for n in (0, 1, 2):
     os.dup2(nothing, n)

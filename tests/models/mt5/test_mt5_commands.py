@@ -1,4 +1,4 @@
-"""A run fills blanks, a run from its weights answers questions, and both are written as plain tensors."""
+"""A pretrained run fills blanks, a fine-tuned one answers questions, and both export a state dict."""
 
 import json
 
@@ -39,12 +39,12 @@ def test_blanks_are_filled(runs, capsys):
         assert 1 <= len(found["completion"]["tokens"]) <= 5
 
 
-def test_questions_are_answered(runs, capsys):
+def test_a_fine_tuned_run_answers_questions(runs, capsys):
     asked = ["predict", f"--run={runs}/reader", "--question=Who has what?", "--context=Ada has three ships."]
     assert main([*asked, "--max_new_tokens=3"]) == 0, capsys.readouterr().err
     answer, best = capsys.readouterr().out.splitlines()
     assert best[5:] == f"  {answer}"
-    # Two steps of training make no model sure of what it writes.
+    # After two steps of training answers are arbitrary.
     assert 0 <= float(best[:5]) < 0.9
     assert main(["predict", f"--run={runs}/reader", f"--file={runs}/test.json"]) == 0, capsys.readouterr().err
     written = json.loads((runs / "reader/answers/predict/test/predictions.json").read_text())
@@ -66,11 +66,11 @@ def test_questions_are_answered(runs, capsys):
         ("blanks", ["--text=a <mask>", "--top_k=5"], "error: --top_k is 5, but temperature 0 decodes greedily"),
     ],
 )
-def test_what_cannot_be_written_is_said(runs, capsys, run, options, message):
+def test_unsupported_exports_are_rejected(runs, capsys, run, options, message):
     assert main(["predict", f"--run={runs}/{run}", *options]) == 2
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("run", ["blanks", "reader"])
-def test_plain_tensors_are_written_and_give_the_same_loss(runs, capsys, run):
+def test_an_exported_state_dict_gives_the_same_loss(runs, capsys, run):
     assert main(["export", f"--run={runs}/{run}", "--format=state_dict"]) == 0, capsys.readouterr().err

@@ -1,8 +1,8 @@
-"""Texts are those that transformers' `generate` writes with the same weights, and the cache changes nothing."""
+"""Generated texts equal those of transformers' `generate` with the same weights; the cache changes no output."""
 
 import pytest
 import torch
-from pairs import FAMILIES, GOOGLE, pair_batch, small_network
+from small_mt5 import FAMILIES, GOOGLE, pair_batch, small_network
 from transformers_mt5 import transformers_model
 
 from lmrecipes.models.common.generation import Decoding, generate
@@ -12,7 +12,7 @@ PAD, END = 0, 1
 
 
 def ending_network():
-    """One whose texts end after different numbers of tokens."""
+    """A network whose texts end after different numbers of tokens."""
     network = small_network(**{**GOOGLE, "vocab_size": 256}).eval()
     with torch.no_grad():
         network.head.weight.mul_(2)
@@ -32,12 +32,12 @@ def theirs(network, seed=0, **settings):
 
 
 def texts(tokens):
-    """Each up to its end, whatever stands behind."""
+    """Every text up to its end token."""
     rows = tokens.tolist()
     return [row[: row.index(END) + 1] if END in row else row for row in rows]
 
 
-def test_greedy_texts_are_those_of_transformers():
+def test_greedy_decoding_equals_transformers():
     network = ending_network()
     found = ours(network, max_new_tokens=20)
     expected = theirs(network, max_new_tokens=20, do_sample=False, num_beams=1)
@@ -49,7 +49,7 @@ def test_greedy_texts_are_those_of_transformers():
 
 @pytest.mark.parametrize("length_penalty", [1.0, 0.0, 2.0])
 @pytest.mark.parametrize("beams", [2, 4])
-def test_texts_of_beam_search_are_those_of_transformers(beams, length_penalty):
+def test_beam_search_equals_transformers(beams, length_penalty):
     network = ending_network()
     found = ours(network, max_new_tokens=12, beams=beams, length_penalty=length_penalty)
     expected = theirs(
@@ -66,8 +66,8 @@ def test_texts_of_beam_search_are_those_of_transformers(beams, length_penalty):
 
 
 @pytest.mark.parametrize("top_k", [0, 5])
-def test_drawn_texts_are_those_of_transformers_with_the_same_seed(top_k):
-    # Texts that never end, as then no row is left out and both draw the same numbers.
+def test_sampling_equals_transformers_with_the_same_seed(top_k):
+    # Texts that never end: no row is dropped, so both draw the same random numbers.
     network, never = ending_network(), 256
     settings = {"max_new_tokens": 6, "temperature": 0.8, "top_k": top_k}
     expected = theirs(network, seed=5, do_sample=True, num_beams=1, eos_token_id=never, **settings).sequences
@@ -77,7 +77,7 @@ def test_drawn_texts_are_those_of_transformers_with_the_same_seed(top_k):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_cache_changes_nothing(family):
+def test_the_cache_changes_no_output(family):
     network = small_network(**FAMILIES[family]).eval()
     found = ours(network, max_new_tokens=9)
     text = torch.zeros(len(BATCH.input_ids), 1, dtype=torch.int64)
@@ -92,7 +92,7 @@ def test_the_cache_changes_nothing(family):
         text = torch.cat([text, found.tokens[:, i : i + 1]], dim=1)
 
 
-def test_texts_that_have_ended_are_computed_no_further():
+def test_finished_texts_are_not_computed_further():
     network = ending_network()
     rows = []
     step = network.step
@@ -111,6 +111,6 @@ def test_texts_that_have_ended_are_computed_no_further():
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
     ],
 )
-def test_settings_that_contradict_are_refused(settings, message):
+def test_contradictory_settings_are_rejected(settings, message):
     with pytest.raises(ValueError, match=message):
         Decoding(**settings)

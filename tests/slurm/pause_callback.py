@@ -1,4 +1,4 @@
-"""A callback that gives a test time to act between two steps."""
+"""A callback that pauses a job, to give a test time to act between two steps."""
 
 import os
 import time
@@ -8,12 +8,12 @@ from lightning.pytorch import Callback
 from lmrecipes.resilience import signals
 
 
-class Hold(Callback):
-    """Holds a SLURM job after some steps, until its process gets a signal or is killed, or fails if asked to.
+class PauseJob(Callback):
+    """Pauses a SLURM job after some steps until its process gets a signal or is killed; can also make it fail.
 
     Args:
-        steps: after how many steps, for the job's first start, its second and so on; then never.
-        task: the only task of an array that is held; None: every job.
+        steps: steps after which to pause in the job's first start, second start and so on; later starts do not pause.
+        task: the only task of an array to pause; None: every job.
         fail_at: the step at which it fails.
     """
 

@@ -1,4 +1,4 @@
-"""Masked batches and small networks for the tests of ELECTRA."""
+"""Masked batches and small networks for tests of ELECTRA."""
 
 import torch
 
@@ -23,7 +23,7 @@ def small_config(**more):
 
 
 def masked_batch(lengths=(12, 7, 9), n_predictions=3, seed=0):
-    """Sequences of random tokens, some masked; the shortest has one prediction less than there is room for."""
+    """Sequences of random tokens, some masked; the shortest has one prediction fewer than the maximum."""
     random = torch.Generator().manual_seed(seed)
     lengths = torch.tensor(lengths)
     longest = int(lengths.max())

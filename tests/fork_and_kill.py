@@ -80,9 +80,9 @@ class Killed(Callback):
 
         def save_half(content, file, *rest, **more) -> None:
             if self.where == "half written" and self.times == 1:
-                whole = io.BytesIO()
-                save(content, whole)
-                file.write(whole.getvalue()[: whole.tell() // 2])
+                buffer = io.BytesIO()
+                save(content, buffer)
+                file.write(buffer.getvalue()[: buffer.tell() // 2])
                 file.flush()
             self.at("half written")
             save(content, file, *rest, **more)
@@ -136,17 +136,17 @@ def fork(arguments: list[str], variables: dict[str, str], log: Path) -> int:
 
 def attempt(arguments: list[str], moment: list | None, ranks: int, log: Path) -> list[int]:
     """Runs one attempt to its end; when one rank is killed, the others are killed too."""
-    begun, begins = os.pipe()
-    variables = {"BEGUN": str(begins), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    os.set_inheritable(begins, True)
+    started, start = os.pipe()
+    variables = {"BEGUN": str(start), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    os.set_inheritable(start, True)
     processes = {}
     for rank in range(ranks):
-        own = {"LOCAL_RANK": str(rank)} if ranks > 1 else {}
+        extra = {"LOCAL_RANK": str(rank)} if ranks > 1 else {}
         if moment and rank == (moment[2] if len(moment) > 2 else 0):
-            own["MOMENT"] = json.dumps(moment[:2])
-        processes[fork(arguments, {**variables, **own}, log)] = rank
-    os.close(begins)
-    if moment and moment[0] == "anywhere" and os.read(begun, 1):
+            extra["MOMENT"] = json.dumps(moment[:2])
+        processes[fork(arguments, {**variables, **extra}, log)] = rank
+    os.close(start)
+    if moment and moment[0] == "anywhere" and os.read(started, 1):
         time.sleep(moment[1])
         for pid in processes:
             os.kill(pid, signal.SIGKILL)
@@ -159,7 +159,7 @@ def attempt(arguments: list[str], moment: list | None, ranks: int, log: Path) ->
         if codes[processes[pid]] == -signal.SIGKILL:
             for other in left:
                 os.kill(other, signal.SIGKILL)
-    os.close(begun)
+    os.close(started)
     return codes
 
 

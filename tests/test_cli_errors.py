@@ -230,8 +230,8 @@ def test_errors_in_the_text_are_reported_and_no_run_is_left(small, small_corpus,
     ],
 )
 def test_a_monitored_metric_that_is_never_logged_is_named(small, capsys, tmp_path, callback, settings, sanity_steps):
-    given = json.dumps([{"class_path": callback, "init_args": {"monitor": "val/lass", **settings}}])
-    options = [f"--trainer.callbacks={given}", f"--trainer.num_sanity_val_steps={sanity_steps}", "--run_dir=a"]
+    callbacks = json.dumps([{"class_path": callback, "init_args": {"monitor": "val/lass", **settings}}])
+    options = [f"--trainer.callbacks={callbacks}", f"--trainer.num_sanity_val_steps={sanity_steps}", "--run_dir=a"]
     message = error_line(capsys, ["fit", *small, *options])
     assert f"{callback.rsplit('.')[-1]}.monitor is 'val/lass', which is not logged; logged: " in message
     assert "val/loss" in message
@@ -240,15 +240,15 @@ def test_a_monitored_metric_that_is_never_logged_is_named(small, capsys, tmp_pat
 
 @pytest.mark.parametrize("callback", ["ModelCheckpoint", "EarlyStopping"])
 def test_a_monitored_metric_that_training_never_logs_is_named(small, capsys, callback):
-    given = [{"class_path": f"lightning.pytorch.callbacks.{callback}", "init_args": {"monitor": "train/lass"}}]
-    message = error_line(capsys, ["fit", *small, f"--trainer.callbacks={json.dumps(given)}"])
+    callbacks = [{"class_path": f"lightning.pytorch.callbacks.{callback}", "init_args": {"monitor": "train/lass"}}]
+    message = error_line(capsys, ["fit", *small, f"--trainer.callbacks={json.dumps(callbacks)}"])
     assert "'train/lass'" in message
     assert "train/loss" in message
 
 
 def test_a_metric_that_training_logs_can_be_monitored(small):
-    given = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"monitor": "train/loss"}}
-    options = [f"--trainer.callbacks={json.dumps([given])}", "--trainer.num_sanity_val_steps=1"]
+    callbacks = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"monitor": "train/loss"}}
+    options = [f"--trainer.callbacks={json.dumps([callbacks])}", "--trainer.num_sanity_val_steps=1"]
     assert main(["fit", *small, *options]) == 0
 
 

@@ -61,14 +61,14 @@ def test_a_model_has_the_protocols_that_its_commands_need(kind):
 def test_data_has_the_protocols_that_its_commands_need(tmp_path):
     for split in ("train", "valid", "test"):
         (tmp_path / f"{split}.txt").write_text("a b\n")
-    made = {
+    datamodules = {
         "text": TextFolder(small_plan(), path=str(tmp_path)),
         "documents": DocumentsDataModule(small_plan(), [DocumentSource(name="embedded")]),
         "mc4": MC4DataModule(small_plan(target_len=32), ["en"]),
         "squad": SquadDataModule(small_plan(), train="embedded:train", max_query_len=16),
         "xnli": XNLIDataModule(small_plan(), train="embedded:train"),
     }
-    for name, data in made.items():
+    for name, data in datamodules.items():
         assert isinstance(data, data_protocols.EvaluatesWith), name
         assert isinstance(data, data_protocols.Rehearses), name
         assert isinstance(data, data_protocols.AnswersQuestions) == (name == "squad"), name

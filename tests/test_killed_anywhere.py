@@ -77,17 +77,17 @@ def state(run: Path, step: int) -> dict:
     """Everything that training resumes from, as plain tensors by name."""
     checkpoint = load_checkpoint(run / f"checkpoints/last-step={step}.ckpt")
     assert checkpoint["global_step"] == step
-    found: dict = {f"memory {i}": m for i, m in enumerate(checkpoint["stream_memory"])}
-    flatten({key: checkpoint[key] for key in ("state_dict", "optimizer_states", "lr_schedulers")}, "", found)
-    return found
+    tensors: dict = {f"memory {i}": m for i, m in enumerate(checkpoint["stream_memory"])}
+    flatten({key: checkpoint[key] for key in ("state_dict", "optimizer_states", "lr_schedulers")}, "", tensors)
+    return tensors
 
 
-def flatten(value, name: str, found: dict) -> None:
+def flatten(value, name: str, tensors: dict) -> None:
     if isinstance(value, dict | list | tuple):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            flatten(inner, f"{name}.{key}", found)
+            flatten(inner, f"{name}.{key}", tensors)
     else:
-        found[name] = value
+        tensors[name] = value
 
 
 def same(one: Path, other: Path, step: int) -> None:

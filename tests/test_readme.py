@@ -373,8 +373,8 @@ def write_files(folder):
         (folder / "corpus" / language / "texts.jsonl").write_text("\n".join(json.dumps({"text": x}) for x in texts))
     questions = make_squad("val", 3)
     (folder / "dev.json").write_text(json.dumps(questions))
-    asked = [qa["id"] for article in questions["data"] for part in article["paragraphs"] for qa in part["qas"]]
-    (folder / "predictions.json").write_text(json.dumps(dict.fromkeys(asked, "Red Hill")))
+    ids = [qa["id"] for article in questions["data"] for part in article["paragraphs"] for qa in part["qas"]]
+    (folder / "predictions.json").write_text(json.dumps(dict.fromkeys(ids, "Red Hill")))
 
 
 @pytest.mark.slow

@@ -46,9 +46,9 @@ def here(tmp_path, monkeypatch):
 @pytest.fixture
 def warnings_given(monkeypatch):
     """The warnings that are issued."""
-    said = []
-    monkeypatch.setattr(warnings, "warn", lambda message, *_, **__: said.append(str(message)))
-    return said
+    messages = []
+    monkeypatch.setattr(warnings, "warn", lambda message, *_, **__: messages.append(str(message)))
+    return messages
 
 
 def error_line(capsys, arguments):
@@ -69,16 +69,16 @@ MISTAKES = {
 }
 
 
-@pytest.mark.parametrize("how", FITS, ids=" ".join)
+@pytest.mark.parametrize("subcommand", FITS, ids=" ".join)
 @pytest.mark.parametrize("mistake", [*MISTAKES, None])
 @pytest.mark.parametrize("name", ["thesis", "."])
-def test_a_folder_with_files_is_rejected_and_unchanged(how, mistake, name, small, here, capsys, monkeypatch):
+def test_a_folder_with_files_is_rejected_and_unchanged(subcommand, mistake, name, small, here, capsys, monkeypatch):
     (here / "thesis").mkdir()
     put_files(here / "thesis")
     before = everything(here)
     if name == ".":
         monkeypatch.chdir("thesis")
-    message = error_line(capsys, [*how, *small, *MISTAKES.get(mistake, ()), f"--run_dir={name}"])
+    message = error_line(capsys, [*subcommand, *small, *MISTAKES.get(mistake, ()), f"--run_dir={name}"])
     if mistake is None:
         assert message == (
             f"error: run directory {name} is not empty and holds no run; name a new or an empty one with --run_dir"
@@ -86,15 +86,15 @@ def test_a_folder_with_files_is_rejected_and_unchanged(how, mistake, name, small
     assert everything(here) == before
 
 
-@pytest.mark.parametrize("how", FITS, ids=" ".join)
+@pytest.mark.parametrize("subcommand", FITS, ids=" ".join)
 @pytest.mark.parametrize("mistake", MISTAKES)
 @pytest.mark.parametrize("name", ["empty", "linked", "new/deep/run"])
-def test_a_rejected_run_leaves_nothing_and_an_empty_folder_stays(how, mistake, name, small, here, capsys):
+def test_a_rejected_run_leaves_nothing_and_an_empty_folder_stays(subcommand, mistake, name, small, here, capsys):
     (here / "empty").mkdir()
     (here / "linked").symlink_to("empty")
     before = everything(here)
     logging = ["--trainer.logger=tensorboard"]
-    error_line(capsys, [*how, *small, *logging, *MISTAKES[mistake], f"--run_dir={name}"])
+    error_line(capsys, [*subcommand, *small, *logging, *MISTAKES[mistake], f"--run_dir={name}"])
     assert everything(here) == before
 
 
@@ -222,15 +222,15 @@ def test_a_rank_accepts_the_files_that_rank_0_has_written(here, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", FITS, ids=" ".join)
-def test_a_run_that_cannot_be_resumed_stays_intact(how, small, here, capsys):
+@pytest.mark.parametrize("subcommand", FITS, ids=" ".join)
+def test_a_run_that_cannot_be_resumed_stays_intact(subcommand, small, here, capsys):
     assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
     for path in [*(here / "a/checkpoints").glob("*.ckpt"), here / "a/metrics.csv"]:
         path.unlink()
     shutil.rmtree(here / "a/checkpoints")
     before = everything(here)
-    assert "has no readable checkpoint" in error_line(capsys, [*how, "--resume=a"])
-    error_line(capsys, [*how, "--resume=a", "--model.config.n_layer=2"])
+    assert "has no readable checkpoint" in error_line(capsys, [*subcommand, "--resume=a"])
+    error_line(capsys, [*subcommand, "--resume=a", "--model.config.n_layer=2"])
     assert everything(here) == before
 
 
@@ -297,12 +297,12 @@ LIKE_LEFTOVERS = (".thesis step=3.ckpt.part", ".last-step=40.ckpt.part", ".best-
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", FITS, ids=" ".join)
-def test_files_next_to_checkpoints_stay_when_these_are_replaced(how, small, here):
+@pytest.mark.parametrize("subcommand", FITS, ids=" ".join)
+def test_files_next_to_checkpoints_stay_when_these_are_replaced(subcommand, small, here):
     often = [f"--trainer.callbacks={json.dumps(_OFTEN)}", "--trainer.val_check_interval=2"]
-    assert main([*how, *small, *often, "--run_dir=a", "--trainer.max_steps=3"]) == 0
+    assert main([*subcommand, *small, *often, "--run_dir=a", "--trainer.max_steps=3"]) == 0
     are_there = put_files(here / "a/checkpoints", *NAMES)
-    assert main([*how, "--resume=a", "--trainer.max_steps=8"]) == 0
+    assert main([*subcommand, "--resume=a", "--trainer.max_steps=8"]) == 0
     assert are_there()
     assert [path.name for path in (here / "a/checkpoints").glob("last-step=*")] == ["last-step=8.ckpt"]
 
@@ -342,25 +342,26 @@ OTHERS = ("last-step=2.ckpt/thesis.txt", "last-step=1.ckpt", "last-step=9.ckpt",
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", FITS, ids=" ".join)
-def test_checkpoints_that_the_run_did_not_write_stay_whatever_their_names(how, small, here):
+@pytest.mark.parametrize("subcommand", FITS, ids=" ".join)
+def test_checkpoints_that_the_run_did_not_write_stay_whatever_their_names(subcommand, small, here):
     often = ["--trainer.val_check_interval=2", "--trainer.callbacks=" + json.dumps(_OFTEN)]
-    assert main([*how, *small, *often, "--run_dir=a", "--trainer.max_steps=3"]) == 0
+    assert main([*subcommand, *small, *often, "--run_dir=a", "--trainer.max_steps=3"]) == 0
     are_there = put_files(here / "a/checkpoints", *OTHERS)
-    assert main([*how, "--resume=a", "--trainer.max_steps=6"]) == 0
+    assert main([*subcommand, "--resume=a", "--trainer.max_steps=6"]) == 0
     assert are_there()
     assert torch.load(here / "a/checkpoints/last-step=6.ckpt")["global_step"] == 6
     assert not (here / "a/checkpoints/last-step=3.ckpt").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", FITS, ids=" ".join)
-def test_a_file_with_the_name_of_a_new_checkpoint_is_kept_next_to_it(how, small, here, warnings_given):
-    assert main([*how, *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
+@pytest.mark.parametrize("subcommand", FITS, ids=" ".join)
+def test_a_file_with_the_name_of_a_new_checkpoint_is_kept_next_to_it(subcommand, small, here, warnings_given):
+    assert main([*subcommand, *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
     (here / "a/checkpoints/last-step=5.ckpt").write_text("mine")
-    assert main([*how, "--resume=a", "--trainer.max_steps=5"]) == 0
+    assert main([*subcommand, "--resume=a", "--trainer.max_steps=5"]) == 0
     assert any(
-        "holds what this run has not written; it is now last-step=5.ckpt.kept" in said for said in warnings_given
+        "holds what this run has not written; it is now last-step=5.ckpt.kept" in messages
+        for messages in warnings_given
     )
     assert (here / "a/checkpoints/last-step=5.ckpt.kept").read_text() == "mine"
     assert torch.load(here / "a/checkpoints/last-step=5.ckpt")["global_step"] == 5
@@ -380,12 +381,12 @@ def test_files_inside_a_sharded_checkpoint_stay_when_it_is_removed_or_replaced(h
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", FITS, ids=" ".join)
-def test_a_run_of_an_earlier_version_still_keeps_one_checkpoint_of_each_kind(how, small, here):
+@pytest.mark.parametrize("subcommand", FITS, ids=" ".join)
+def test_a_run_of_an_earlier_version_still_keeps_one_checkpoint_of_each_kind(subcommand, small, here):
     often = ["--trainer.val_check_interval=2", "--trainer.callbacks=" + json.dumps(_OFTEN)]
-    assert main([*how, *small, *often, "--run_dir=a", "--trainer.max_steps=3"]) == 0
+    assert main([*subcommand, *small, *often, "--run_dir=a", "--trainer.max_steps=3"]) == 0
     (here / "a/checkpoints" / listing.FILE).unlink()
-    assert main([*how, "--resume=a", "--trainer.max_steps=6"]) == 0
+    assert main([*subcommand, "--resume=a", "--trainer.max_steps=6"]) == 0
     kinds = sorted(path.name.partition("-")[0] for path in (here / "a/checkpoints").glob("*.ckpt"))
     assert kinds == ["best", "last"]
     assert [path.name for path in here.iterdir()] == ["a"]
@@ -394,18 +395,18 @@ def test_a_run_of_an_earlier_version_still_keeps_one_checkpoint_of_each_kind(how
 # Processes that only look like ranks.
 
 
-@pytest.mark.parametrize("how", FITS, ids=" ".join)
+@pytest.mark.parametrize("subcommand", FITS, ids=" ".join)
 @pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK"])
 def test_a_variable_of_another_launcher_does_not_allow_writing_into_a_folder_with_files(
-    how, name, small, here, capsys, monkeypatch
+    subcommand, name, small, here, capsys, monkeypatch
 ):
     (here / "victim").mkdir()
     put_files(here / "victim", "config.yaml", "run.json", "checkpoints/last-step=2.ckpt")
     before = everything(here)
     monkeypatch.setenv(name, "1")
-    assert f"the environment has {name}=1" in error_line(capsys, [*how, *small, "--run_dir=victim"])
+    assert f"the environment has {name}=1" in error_line(capsys, [*subcommand, *small, "--run_dir=victim"])
     monkeypatch.setenv(launcher.RUN_DIR_VARIABLE, str(here / "victim"))
-    assert f"unset {name}" in error_line(capsys, [*how, *small])
+    assert f"unset {name}" in error_line(capsys, [*subcommand, *small])
     assert everything(here) == before
 
 
@@ -557,7 +558,7 @@ def test_the_plot_of_a_run_overwrites_no_other_file(trained, here, capsys, warni
         put(here / "a/plots/run.png")
         assert "is not a plot by lmrecipes; move it" in error_line(capsys, ["plot", "a"])
         assert main(["fit", "--resume=a", f"--trainer.max_steps={4 + len(list(here.glob('a/config.*')))}"]) == 0
-        assert any("the run's plot was not drawn" in said for said in warnings_given)
+        assert any("the run's plot was not drawn" in messages for messages in warnings_given)
         warnings_given.clear()
         assert (here / "a/plots/run.png").read_bytes() == (here / "thesis.png").read_bytes() == b"mine"
         (here / "a/plots/run.png").unlink()
@@ -589,26 +590,28 @@ def test_a_failed_write_of_a_small_file_leaves_nothing(here, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("content", [b"mine", b"a,b\n1,2\n", b"\x89PNG\r\n"])
-@pytest.mark.parametrize("how", FITS, ids=" ".join)
-def test_other_files_named_like_the_metrics_are_not_appended_to(how, content, trained, here, capsys):
+@pytest.mark.parametrize("subcommand", FITS, ids=" ".join)
+def test_other_files_named_like_the_metrics_are_not_appended_to(subcommand, content, trained, here, capsys):
     shutil.copytree(trained, here / "a")
     (here / "a/metrics.csv").write_bytes(content)
     before = everything(here)
-    assert "metrics.csv holds no metrics of a run" in error_line(capsys, [*how, "--resume=a", "--trainer.max_steps=4"])
+    assert "metrics.csv holds no metrics of a run" in error_line(
+        capsys, [*subcommand, "--resume=a", "--trainer.max_steps=4"]
+    )
     assert everything(here) == before
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("content", [b"mine", b'{"mine": 1}', b"[1]", b"\x89PNG\r\n"])
-@pytest.mark.parametrize("how", [["test"], ["fabric", "validate"]], ids=" ".join)
+@pytest.mark.parametrize("subcommand", [["test"], ["fabric", "validate"]], ids=" ".join)
 def test_other_files_named_like_the_results_are_reported_before_the_evaluation(
-    how, content, trained, here, capsys, monkeypatch
+    subcommand, content, trained, here, capsys, monkeypatch
 ):
     shutil.copytree(trained, here / "a")
     (here / "a/results.json").write_bytes(content)
     before = everything(here)
     monkeypatch.setattr("lmrecipes.commands.common.report.report", lambda *_: pytest.fail("it is evaluated"))
-    assert "results.json is not a list of results; move it" in error_line(capsys, [*how, "--run=a"])
+    assert "results.json is not a list of results; move it" in error_line(capsys, [*subcommand, "--run=a"])
     assert everything(here) == before
 
 
@@ -618,8 +621,8 @@ def test_answers_to_different_files_of_the_same_name_have_different_folders(here
         (here / name).touch()
     are_there = put_files(here / "predict/q", "predictions.json")
     for _ in range(2):
-        found = [answers_folder(here / "predict", name).name for name in ("q.json", "other/q.json", "q.jsonl")]
-        assert found == ["q-2", "q-3", "q-4"]
+        folders = [answers_folder(here / "predict", name).name for name in ("q.json", "other/q.json", "q.jsonl")]
+        assert folders == ["q-2", "q-3", "q-4"]
     assert are_there()
 
 

@@ -7,10 +7,10 @@ from pathlib import Path
 
 def everything(folder: Path) -> dict[Path, bytes | str | None]:
     """Contents of a folder by path: bytes of a file, target of a link, None for a folder."""
-    found: dict[Path, bytes | str | None] = {}
+    contents: dict[Path, bytes | str | None] = {}
     for path in sorted(folder.rglob("*")):
-        found[path] = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
-    return found
+        contents[path] = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+    return contents
 
 
 def put_files(folder: Path, *names: str) -> Callable[[], bool]:
@@ -26,8 +26,8 @@ def put_files(folder: Path, *names: str) -> Callable[[], bool]:
     (folder / "link").symlink_to(elsewhere)
 
     def now() -> dict[Path, bytes | str | None]:
-        found = {**everything(folder), **everything(elsewhere)}
-        return {path: found.get(path) for path in mine}
+        contents = {**everything(folder), **everything(elsewhere)}
+        return {path: contents.get(path) for path in mine}
 
     before = now()
     return lambda: now() == before

@@ -34,10 +34,10 @@ class Part:
                 self.exit_code = record.exit.exit_code
 
     def _config(self, record: Any) -> None:
-        found = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.update}
-        found.pop("_wandb", None)
-        if found:
-            self.configs.append(found)
+        config = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.update}
+        config.pop("_wandb", None)
+        if config:
+            self.configs.append(config)
 
     def metric(self, name: str) -> dict[int, float]:
         """Values of a metric by step."""

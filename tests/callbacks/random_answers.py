@@ -16,8 +16,8 @@ from lmrecipes.datamodules import SquadDataModule
 
 def scrambled(ids: torch.Tensor, key: int) -> torch.Tensor:
     """Pseudo-random numbers, a function of token and position only; coarse enough for ties."""
-    places = torch.arange(ids.shape[1])
-    return ((ids * 7919 + places * 104729 + key) % 997 % 61).float()
+    positions = torch.arange(ids.shape[1])
+    return ((ids * 7919 + positions * 104729 + key) % 997 % 61).float()
 
 
 class RandomAnswers(LightningModule):
@@ -84,9 +84,9 @@ def cpu_trainer(folder: str, devices: int = 1, **more) -> Trainer:
 def evaluate_on(file: str, cache: str, folder: str, devices: int) -> None:
     """Validates; every rank writes its metrics."""
     trainer = cpu_trainer(folder, devices, enable_checkpointing=False)
-    (figures,) = trainer.validate(RandomAnswers(), squad_data(file, cache), verbose=False)
+    (metrics,) = trainer.validate(RandomAnswers(), squad_data(file, cache), verbose=False)
     Path(folder).mkdir(exist_ok=True)
-    Path(folder, f"rank{trainer.global_rank}.json").write_text(json.dumps(figures, sort_keys=True))
+    Path(folder, f"rank{trainer.global_rank}.json").write_text(json.dumps(metrics, sort_keys=True))
     # The first process would exit before the others have written.
     trainer.strategy.barrier()
 

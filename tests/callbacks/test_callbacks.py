@@ -75,14 +75,14 @@ def test_throughput_counts_the_tokens_of_all_micro_batches(tmp_path, accumulatio
     callback = Throughput(peak_tflops=1.0)
     callback.clock = Clock()
     _, trainer = train(tmp_path, [callback], accumulate_grad_batches=accumulation, limit_val_batches=0)
-    figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
     # A micro-batch ends one clock reading (0.1 s) after its data arrived, which took another reading (0.1 s).
-    assert figures["train/tokens"] == 10 * accumulation * 10
-    assert figures["throughput/step_time_ms"] == pytest.approx(200 * accumulation, rel=1e-3)
-    assert figures["throughput/data_wait_ms"] == pytest.approx(100 * accumulation, rel=1e-3)
-    assert figures["throughput/tokens_per_s"] == pytest.approx(50, rel=1e-3)
-    assert figures["throughput/sequences_per_s"] == pytest.approx(10, rel=1e-3)
-    assert figures["throughput/mfu"] == pytest.approx(50 * 5e9 / 1e12, rel=1e-3)
+    assert metrics["train/tokens"] == 10 * accumulation * 10
+    assert metrics["throughput/step_time_ms"] == pytest.approx(200 * accumulation, rel=1e-3)
+    assert metrics["throughput/data_wait_ms"] == pytest.approx(100 * accumulation, rel=1e-3)
+    assert metrics["throughput/tokens_per_s"] == pytest.approx(50, rel=1e-3)
+    assert metrics["throughput/sequences_per_s"] == pytest.approx(10, rel=1e-3)
+    assert metrics["throughput/mfu"] == pytest.approx(50 * 5e9 / 1e12, rel=1e-3)
 
 
 class SlowCheckpoint(LastCheckpoint):
@@ -244,15 +244,15 @@ class Disk:
 
 
 @pytest.mark.parametrize(
-    ("full_at", "kept"), [([], "best-step=6.ckpt"), ([3], "best-step=4.ckpt"), ([2, 3], "best-step=2.ckpt")]
+    ("full_at", "expected"), [([], "best-step=6.ckpt"), ([3], "best-step=4.ckpt"), ([2, 3], "best-step=2.ckpt")]
 )
-def test_a_full_disk_keeps_the_previous_best_checkpoint(tmp_path, monkeypatch, full_at, kept):
+def test_a_full_disk_keeps_the_previous_best_checkpoint(tmp_path, monkeypatch, full_at, expected):
     Disk(monkeypatch, full_at)
     best = BestCheckpoint()
     train(tmp_path, [best], steps=6, val_check_interval=2, plugins=[AtomicCheckpointIO()], module=Improving())
-    assert names(tmp_path) == [kept]
-    assert Path(best.best_model_path).name == kept
-    assert best.best_model_score == pytest.approx(1 / (1 + int(kept[10])))
+    assert names(tmp_path) == [expected]
+    assert Path(best.best_model_path).name == expected
+    assert best.best_model_score == pytest.approx(1 / (1 + int(expected[10])))
 
 
 def test_after_a_full_disk_the_next_better_checkpoint_is_saved(tmp_path, monkeypatch):

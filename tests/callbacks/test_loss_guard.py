@@ -69,17 +69,17 @@ def last(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("mode", "figures", "kept"),
+    ("mode", "values", "expected"),
     [
         ("min", [torch.nan, torch.inf, 2.0, torch.inf], ["best-step=3.ckpt"]),
         ("max", [torch.nan, -torch.inf, 2.0, torch.inf], ["best-step=3.ckpt"]),
         ("min", [torch.nan, torch.inf, -torch.inf, torch.nan], []),
     ],
 )
-def test_a_checkpoint_with_a_non_finite_metric_is_never_the_best(tmp_path, mode, figures, kept):
+def test_a_checkpoint_with_a_non_finite_metric_is_never_the_best(tmp_path, mode, values, expected):
     class Validated(Toy):
         def validation_step(self, batch, batch_idx):
-            self.log("val/loss", figures[self.trainer.global_step - 1])
+            self.log("val/loss", values[self.trainer.global_step - 1])
 
     best, loader = BestCheckpoint(mode=mode), torch.utils.data.DataLoader(torch.arange(1000.0))
     trainer = Trainer(
@@ -97,8 +97,8 @@ def test_a_checkpoint_with_a_non_finite_metric_is_never_the_best(tmp_path, mode,
         logger=False,
     )
     trainer.fit(Validated(), loader, loader)
-    assert best.best_model_score == (2.0 if kept else None)
-    assert [path.name for path in tmp_path.glob("checkpoints/*.ckpt")] == kept
+    assert best.best_model_score == (2.0 if expected else None)
+    assert [path.name for path in tmp_path.glob("checkpoints/*.ckpt")] == expected
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
@@ -122,13 +122,13 @@ def test_a_non_finite_gradient_stops_training_too(tmp_path):
 
 def test_nothing_is_saved_between_a_bad_step_and_a_delayed_check(tmp_path, monkeypatch):
     # As on a GPU, where losses are checked rarely.
-    looked = LossGuard.look
+    original_look = LossGuard.look
     guard = LossGuard(look_every_n_steps=100)
     monkeypatch.setattr(LossGuard, "on_before_optimizer_step", _judge_only)
     with pytest.raises(StoppedByLossGuard, match="at step 5: the loss is nan"):
         fit(tmp_path, Toy({4: torch.nan}), guard)
     assert last(tmp_path)[0] == "last-step=4"
-    assert LossGuard.look is looked
+    assert LossGuard.look is original_look
 
 
 def _judge_only(self, trainer, pl_module, optimizer):

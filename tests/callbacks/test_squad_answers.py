@@ -74,8 +74,10 @@ def test_one_rank_and_three_give_the_same_metrics_and_files(file, tmp_path, monk
     )
     assert done.returncode == 0, done.stderr
     evaluate_on(file, "cache1", str(tmp_path / "ranks1"), 1)
-    figures = [tmp_path / place for place in ("ranks1/rank0", "ranks3/rank0", "ranks3/rank1", "ranks3/rank2")]
-    assert len({path.with_suffix(".json").read_text() for path in figures}) == 1
+    metrics = [
+        tmp_path / rank_folder for rank_folder in ("ranks1/rank0", "ranks3/rank0", "ranks3/rank1", "ranks3/rank2")
+    ]
+    assert len({path.with_suffix(".json").read_text() for path in metrics}) == 1
     for name in NAMES:
         one, three = (tmp_path / f"ranks{devices}/answers/val/{name}" for devices in "13")
         assert one.read_bytes() == three.read_bytes(), name
@@ -92,15 +94,15 @@ def test_the_best_checkpoint_can_be_chosen_by_f1(file, tmp_path):
         check_val_every_n_epoch=None,
         num_sanity_val_steps=1,
     )
-    figures = []
+    metrics = []
     module = RandomAnswers()
-    module.on_validation_end = lambda: figures.append(float(trainer.callback_metrics["squad/f1"]))
+    module.on_validation_end = lambda: metrics.append(float(trainer.callback_metrics["squad/f1"]))
     trainer.fit(module, squad_data(file, str(tmp_path / "cache")))
-    figures = figures[1:]  # the first is of the sanity check before training
-    assert len(figures) == 4
-    assert len(set(figures)) > 1
-    assert float(best.best_model_score) == pytest.approx(max(figures))
-    assert Path(best.best_model_path).name == f"best-step={1 + figures.index(max(figures))}.ckpt"
+    metrics = metrics[1:]  # the first is of the sanity check before training
+    assert len(metrics) == 4
+    assert len(set(metrics)) > 1
+    assert float(best.best_model_score) == pytest.approx(max(metrics))
+    assert Path(best.best_model_path).name == f"best-step={1 + metrics.index(max(metrics))}.ckpt"
 
 
 def test_fabric_gives_the_same_metrics(file, tmp_path):
@@ -150,7 +152,7 @@ def test_any_answering_model_works_and_the_best_gold_answer_counts(tmp_path):
 
     logged = {}
     trainer = SimpleNamespace(datamodule=Quoting(None), default_root_dir=str(tmp_path), is_global_zero=True)
-    module = SimpleNamespace(log_dict=lambda figures, batch_size: logged.update(figures))
+    module = SimpleNamespace(log_dict=lambda metrics, batch_size: logged.update(metrics))
     callback = SquadAnswers()
     callback.on_validation_epoch_start(trainer, module)
     callback.on_validation_batch_end(trainer, module, "the 10th.", None, 0)

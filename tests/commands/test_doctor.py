@@ -69,7 +69,7 @@ def test_doctor_checks_a_recipe(command):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--trainer.strategy=fsdp2_tp", "--trainer.devices=3", "--batch.global_batch_size=3"], "n_heads is 4"),
         (["--trainer.strategy=ddp_spawn"], "ddp works"),
@@ -77,12 +77,12 @@ def test_doctor_checks_a_recipe(command):
         (["--trainer.devices=3"], "batch.global_batch_size is 16 and does not divide over 3 devices"),
     ],
 )
-def test_doctor_finds_what_fit_would_reject(options, said, capsys, tmp_path, monkeypatch):
+def test_doctor_finds_what_fit_would_reject(options, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert main(["doctor", "--config", "transformer_xl/tiny", "--no_runtime_tuning", *options]) == 1
     out = capsys.readouterr().out
-    assert said in out
+    assert message in out
     assert out.splitlines()[-1] == "1 problem"
     assert not list(tmp_path.iterdir())
 

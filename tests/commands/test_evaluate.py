@@ -19,12 +19,12 @@ real_data = requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
 
 def data(*questions, version="1.1"):
     """Questions as (id, answers); in version 2.0 each says whether it is unanswerable."""
-    asked = [
+    qas = [
         {"id": id, "question": "?", "answers": [{"text": text, "answer_start": 0} for text in answers]}
         | ({"is_impossible": not answers} if version == "2.0" else {})
         for id, answers in questions
     ]
-    return {"version": version, "data": [{"title": "T", "paragraphs": [{"context": "c", "qas": asked}]}]}
+    return {"version": version, "data": [{"title": "T", "paragraphs": [{"context": "c", "qas": qas}]}]}
 
 
 @pytest.fixture
@@ -59,11 +59,11 @@ def test_squad_20_prints_the_official_metrics(write_json, tmp_path, capsys):
     options = ("--data", file, "--predictions", write_json("p.json", predictions))
     assert evaluate(*options) == 0
     out, _ = capsys.readouterr()
-    assert out == json.dumps(naive.twenty(questions, predictions), indent=2) + "\n"
+    assert out == json.dumps(naive.squad_20(questions, predictions), indent=2) + "\n"
     more = ("--null-odds", write_json("o.json", odds), "--na-threshold", "0", "--output", str(tmp_path / "out.json"))
     assert evaluate(*options, *more) == 0
     out, _ = capsys.readouterr()
-    assert out == json.dumps(naive.twenty(questions, predictions, odds, 0.0), indent=2) + "\n"
+    assert out == json.dumps(naive.squad_20(questions, predictions, odds, 0.0), indent=2) + "\n"
     assert (tmp_path / "out.json").read_text() == out
 
 
@@ -120,10 +120,10 @@ def test_it_starts_without_torch(write_json):
 @real_data
 def test_gold_answers_score_100_on_real_questions(write_json, capsys):
     file = REAL / "squad/dev-v2.0.part.json"
-    asked = [qa for a in json.loads(file.read_text())["data"] for p in a["paragraphs"] for qa in p["qas"]]
-    predictions = {qa["id"]: qa["answers"][-1]["text"] if qa["answers"] else "" for qa in asked}
-    for qa in asked[::3]:
+    qas = [qa for a in json.loads(file.read_text())["data"] for p in a["paragraphs"] for qa in p["qas"]]
+    predictions = {qa["id"]: qa["answers"][-1]["text"] if qa["answers"] else "" for qa in qas}
+    for qa in qas[::3]:
         predictions[qa["id"]] = qa["question"]
     assert evaluate("--data", str(file), "--predictions", write_json("p.json", predictions)) == 0
-    questions = [(qa["id"], [a["text"] for a in qa["answers"]]) for qa in asked]
-    assert json.loads(capsys.readouterr().out) == naive.twenty(questions, predictions)
+    questions = [(qa["id"], [a["text"] for a in qa["answers"]]) for qa in qas]
+    assert json.loads(capsys.readouterr().out) == naive.squad_20(questions, predictions)

@@ -29,13 +29,13 @@ def trained(small, tmp_path_factory):
 @pytest.fixture(scope="module")
 def exported_programs(trained, tmp_path_factory):
     """Folder of the run's exported programs in a format; exported on first use."""
-    made = {}
+    folders = {}
 
     def of(form):
-        if form not in made:
-            made[form] = tmp_path_factory.mktemp("exported") / form
-            assert main(["export", f"--run={trained}", f"--format={form}", f"--output={made[form]}"]) == 0
-        return made[form]
+        if form not in folders:
+            folders[form] = tmp_path_factory.mktemp("exported") / form
+            assert main(["export", f"--run={trained}", f"--format={form}", f"--output={folders[form]}"]) == 0
+        return folders[form]
 
     return of
 
@@ -54,8 +54,8 @@ def test_exported_programs_give_the_loss_of_the_network(form, trained, exported_
     (trained / "results.json").unlink(missing_ok=True)
     for runtime in ([], [runtime_option]):
         assert main(["test", f"--run={trained}", *runtime]) == 0, capsys.readouterr().err
-    own, exported = losses(trained)
-    assert exported == pytest.approx(own, rel=1e-5)
+    network, exported = losses(trained)
+    assert exported == pytest.approx(network, rel=1e-5)
     scores = []
     for runtime in ([], [runtime_option]):
         capsys.readouterr()

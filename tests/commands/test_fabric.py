@@ -31,7 +31,7 @@ WAYS = {
 CLIPPED = ["--trainer.gradient_clip_algorithm=value", "--trainer.gradient_clip_val=0.001"]
 
 
-def figures(run: Path) -> dict[tuple[str, str], float]:
+def metrics(run: Path) -> dict[tuple[str, str], float]:
     with (run / "metrics.csv").open() as file:
         return {(r["step"], k): float(r[k]) for r in csv.DictReader(file) for k in FIGURES if r.get(k)}
 
@@ -50,14 +50,14 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
-def test_losses_equal_those_of_the_trainer_at_every_step(way, command, small, tmp_path):
+@pytest.mark.parametrize("setup", WAYS)
+def test_losses_equal_those_of_the_trainer_at_every_step(setup, command, small, tmp_path):
     for words, run in ((["fit"], "trainer"), (["fabric", "fit"], "fabric")):
-        done = command(*words, *small, *WAYS[way], f"--run_dir={run}")
+        done = command(*words, *small, *WAYS[setup], f"--run_dir={run}")
         assert (done.returncode, done.stderr) == (0, "")
-    ours = figures(tmp_path / "fabric")
+    ours = metrics(tmp_path / "fabric")
     assert sum(name == "train/loss" for _, name in ours) == 12
-    assert ours == figures(tmp_path / "trainer")
+    assert ours == metrics(tmp_path / "trainer")
     assert_equal(state(tmp_path / "fabric"), state(tmp_path / "trainer"))
     assert {p.name for p in (tmp_path / "fabric/checkpoints").glob("*.ckpt")} == {
         p.name for p in (tmp_path / "trainer/checkpoints").glob("*.ckpt")
@@ -75,7 +75,7 @@ def test_gradients_are_clipped_by_value_as_in_the_trainer(command, small, tmp_pa
     for words, run in ((["fit"], "trainer"), (["fabric", "fit"], "fabric")):
         done = command(*words, *small, *CLIPPED, f"--run_dir={run}")
         assert (done.returncode, done.stderr) == (0, "")
-    assert figures(tmp_path / "fabric") == figures(tmp_path / "trainer")
+    assert metrics(tmp_path / "fabric") == metrics(tmp_path / "trainer")
 
 
 @pytest.mark.slow
@@ -90,7 +90,7 @@ def test_fabric_and_the_trainer_resume_each_others_runs(first, then, command, sm
     resumed = command(*then.split(), "--resume=run")
     assert resumed.returncode == 0, resumed.stderr
     assert_equal(state(tmp_path / "run"), state(tmp_path / "alone"))
-    again, alone = figures(tmp_path / "run"), figures(tmp_path / "alone")
+    again, alone = metrics(tmp_path / "run"), metrics(tmp_path / "alone")
     assert {k: v for k, v in again.items() if k[1] == "val/loss"} == {
         k: v for k, v in alone.items() if k[1] == "val/loss"
     }
@@ -111,7 +111,7 @@ def test_two_nodes_train_like_one_process(launcher, command, small, tmp_path):
     nodes = []
     for rank in ("0", "1"):
         if launcher == "torchrun":
-            begin = [
+            launch = [
                 warm.python(),
                 "-m",
                 "torch.distributed.run",
@@ -119,21 +119,34 @@ def test_two_nodes_train_like_one_process(launcher, command, small, tmp_path):
                 "--nproc-per-node=1",
                 f"--node-rank={rank}",
             ]
-            begin += ["--master-addr=127.0.0.1", f"--master-port={port}", "--rdzv-id=test", "-m", "lmrecipes", "fabric"]
+            launch += [
+                "--master-addr=127.0.0.1",
+                f"--master-port={port}",
+                "--rdzv-id=test",
+                "-m",
+                "lmrecipes",
+                "fabric",
+            ]
             more = ["--trainer.num_nodes=2", "--trainer.strategy=ddp"]
         else:
-            begin = [
+            launch = [
                 str(Path(sys.executable).with_name("fabric")),
                 "run",
                 "--accelerator=cpu",
                 "--strategy=ddp",
                 "--devices=1",
             ]
-            begin += ["--num-nodes=2", f"--node-rank={rank}", "--main-address=127.0.0.1", f"--main-port={port}", script]
+            launch += [
+                "--num-nodes=2",
+                f"--node-rank={rank}",
+                "--main-address=127.0.0.1",
+                f"--main-port={port}",
+                script,
+            ]
             more = []
         nodes.append(
             subprocess.Popen(
-                [*begin, *words, *more],
+                [*launch, *words, *more],
                 cwd=tmp_path,
                 env=environment(),
                 stdout=subprocess.PIPE,
@@ -141,9 +154,9 @@ def test_two_nodes_train_like_one_process(launcher, command, small, tmp_path):
                 text=True,
             )
         )
-    said = [node.communicate(timeout=240)[0] for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], said
-    assert "done at step 12" in said[0]
+    output = [node.communicate(timeout=240)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], output
+    assert "done at step 12" in output[0]
     alone = state(tmp_path / "alone")
     for name, value in state(tmp_path / "run").items():
         torch.testing.assert_close(value, alone[name], atol=1e-4, rtol=0, msg=name)
@@ -198,10 +211,10 @@ def test_fabric_resumes_a_sharded_checkpoint(command, small, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
-def test_a_non_finite_loss_stops_the_run_with_one_line(way, command, small):
+@pytest.mark.parametrize("setup", WAYS)
+def test_a_non_finite_loss_stops_the_run_with_one_line(setup, command, small):
     nan = {"class_path": "fault_callbacks.Fault", "init_args": {"kind": "nan", "step": 7}}
-    done = command("fabric", "fit", *small, *WAYS[way], callbacks(nan), "--run_dir=run")
+    done = command("fabric", "fit", *small, *WAYS[setup], callbacks(nan), "--run_dir=run")
     assert done.returncode == 3, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: stopped by LossGuard at step 8: the loss is nan; best-step=6 is the last good")
@@ -292,8 +305,8 @@ def test_callbacks_that_need_the_trainer_are_skipped_and_named(small, tmp_path, 
     monkeypatch.chdir(tmp_path)
     of_lightning = [{"class_path": name} for name in ("LearningRateMonitor", "ModelCheckpoint", "ModelSummary")]
     stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss"}}
-    given = callbacks(*of_lightning, stopping, {"class_path": "hook_recorder.HookRecorder"})
-    assert main(["fabric", "fit", *small, given, "--run_dir=run"]) == 0
+    extra = callbacks(*of_lightning, stopping, {"class_path": "hook_recorder.HookRecorder"})
+    assert main(["fabric", "fit", *small, extra, "--run_dir=run"]) == 0
     left_out = "LearningRateMonitor, ModelCheckpoint, ModelSummary, EarlyStopping, HookRecorder.on_train_epoch_end"
     assert f"not under Fabric: {left_out}\n" in capsys.readouterr().out
     # Training calls every advertised hook except those of a test, an exception and a resume.
@@ -304,8 +317,8 @@ def test_callbacks_that_need_the_trainer_are_skipped_and_named(small, tmp_path, 
 
 def interrupt_during_validation(command, options: list[str], rank: int) -> None:
     signalled = {"step": 6, "name": "SIGUSR1", "batch": 1, "rank": rank}
-    given = callbacks({"class_path": "kill_callbacks.SignalAt", "init_args": signalled})
-    stopped = command("fabric", "fit", *options, given, "--run_dir=run", SEND="1")
+    extra = callbacks({"class_path": "kill_callbacks.SignalAt", "init_args": signalled})
+    stopped = command("fabric", "fit", *options, extra, "--run_dir=run", SEND="1")
     assert stopped.returncode == 128 + signal.SIGUSR1, stopped.stderr
     assert "stopped by SIGUSR1 at step 6; last-step=6 is saved" in stopped.stdout
     assert "eval at step 6" not in stopped.stdout
@@ -324,7 +337,7 @@ def test_an_interrupted_validation_is_repeated(command, small, tmp_path, monkeyp
         assert main([*words, f"--resume={run}"]) == 0
         assert "eval at step 6" in capsys.readouterr().out
         assert_equal(state(Path(run)), state(Path("alone")))
-        assert figures(Path(run)) == figures(Path("alone"))
+        assert metrics(Path(run)) == metrics(Path("alone"))
 
 
 @pytest.mark.slow

@@ -48,7 +48,7 @@ def test_an_invalid_list_file_is_named(text, message, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("content", "message"),
     [
         ("- class_path: [\n", r"one.yaml:2:1 is not valid YAML"),
         ("- class_path: A\n  class_path: B\n", r"one.yaml:2:3: the key 'class_path' is given twice"),
@@ -60,10 +60,10 @@ def test_an_invalid_list_file_is_named(text, message, tmp_path):
         ),
     ],
 )
-@pytest.mark.parametrize("how", ["option", "in a list", "recipe"])
-def test_an_error_in_a_list_file_is_reported_with_file_and_line(given, message, how, tmp_path):
+@pytest.mark.parametrize("source", ["option", "in a list", "recipe"])
+def test_an_error_in_a_list_file_is_reported_with_file_and_line(content, message, source, tmp_path):
     path = tmp_path / "one.yaml"
-    path.write_text(given)
+    path.write_text(content)
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("trainer: {callbacks: one.yaml}\n")
     words = {
@@ -72,7 +72,7 @@ def test_an_error_in_a_list_file_is_reported_with_file_and_line(given, message, 
         "recipe": ["--config", str(overlay)],
     }
     with pytest.raises(ValueError, match=message):
-        _settings(["--config", "transformer_xl/tiny", *words[how]])
+        _settings(["--config", "transformer_xl/tiny", *words[source]])
 
 
 def test_the_later_of_two_list_files_overrides_the_same_class(tmp_path):
@@ -109,9 +109,9 @@ def test_task_presets_add_to_the_default_callbacks(recipe, first, monitor):
 def test_overlays_and_the_command_line_can_name_list_files(tmp_path):
     overlay = tmp_path / "mine.yaml"
     overlay.write_text("trainer: {callbacks: [default.yaml, {class_path: lightning.pytorch.callbacks.Timer}]}\n")
-    written = "[default.yaml, {class_path: lightning.pytorch.callbacks.Timer}]"
+    inline = "[default.yaml, {class_path: lightning.pytorch.callbacks.Timer}]"
     recipe = ["--config", "transformer_xl/tiny"]
-    for words in (["--config", str(overlay)], ["--trainer.callbacks", written]):
+    for words in (["--config", str(overlay)], ["--trainer.callbacks", inline]):
         callbacks = yaml.safe_load(_settings([*recipe, *words]))["trainer"]["callbacks"]
         assert callbacks[0]["class_path"] == THROUGHPUT
         assert callbacks[-1]["class_path"].endswith("Timer")

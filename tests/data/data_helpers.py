@@ -7,10 +7,10 @@ from lmrecipes.data.sampling.counter_random import keys
 from lmrecipes.data.sampling.length_buckets import width
 
 
-def corrupt(tokens, how, *, seed, number, sentinels, eos_id):
+def corrupt(tokens, corruption, *, seed, number, sentinels, eos_id):
     """Corrupts a text that fits into one piece."""
     bounds = np.array([0, len(tokens)])
-    return corrupt_pieces(tokens, bounds, how, keys(seed, number), sentinels=sentinels, eos_id=eos_id)[0]
+    return corrupt_pieces(tokens, bounds, corruption, keys(seed, number), sentinels=sentinels, eos_id=eos_id)[0]
 
 
 def restore(inputs, targets, sentinels, eos_id):

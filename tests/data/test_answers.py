@@ -32,9 +32,9 @@ CONTEXT = "W0  w1, w2 w3 w4 w5 w6 w7 w8 w9"
 
 def prepared(seq_len=13, stride=3):
     """Windows of one question; positions in a window: [CLS], where, is, [SEP], then the context."""
-    how = Windowing(seq_len=seq_len, max_query_len=2, doc_stride=stride)
+    windowing = Windowing(seq_len=seq_len, max_query_len=2, doc_stride=stride)
     questions = [Question("a", "where is", CONTEXT), Question("b", "where is", "w1 w2")]
-    return prepare_questions(questions, WORDS, how)
+    return prepare_questions(questions, WORDS, windowing)
 
 
 def scores(rows, null, *, null_is_odds=False):
@@ -57,9 +57,9 @@ def test_candidates_are_exact_texts_and_invalid_spans_are_dropped():
         (7, 7, -math.inf, 0.0),
         (6, 6, 3.0, 0.5),
     ]
-    found = evidence_of(scores([(0, spans)], [0.0]), data.pieces, data.questions, max_answer_len=5)
-    assert [c.text for c in found["a"].candidates] == [",", "W0  w1"]
-    assert found["a"].candidates[0][1:3] == (3.0, 0.5)
+    result = evidence_of(scores([(0, spans)], [0.0]), data.pieces, data.questions, max_answer_len=5)
+    assert [c.text for c in result["a"].candidates] == [",", "W0  w1"]
+    assert result["a"].candidates[0][1:3] == (3.0, 0.5)
 
 
 def test_a_start_counts_only_in_the_window_with_most_context():
@@ -68,9 +68,9 @@ def test_a_start_counts_only_in_the_window_with_most_context():
     # w2 (token 3) is the first token of the second window and in the middle of the first.
     token = 3
     first, second = (4 + token, 4 + token, 1.0, 1.0), (4 + token - 3, 4 + token - 3, 5.0, 5.0)
-    found = evidence_of(scores([(0, [first]), (1, [second])], [0.0, -1.0]), data.pieces, data.questions)
-    assert [(c.text, c.score) for c in found["a"].candidates] == [("w2", 2.0)]
-    assert found["a"].null == -1.0
+    result = evidence_of(scores([(0, [first]), (1, [second])], [0.0, -1.0]), data.pieces, data.questions)
+    assert [(c.text, c.score) for c in result["a"].candidates] == [("w2", 2.0)]
+    assert result["a"].null == -1.0
 
 
 def test_merging_results_ignores_order_and_duplicates():
@@ -91,9 +91,9 @@ def test_merging_results_ignores_order_and_duplicates():
 def test_padding_windows_are_ignored():
     data = prepared()
     rows = scores([(-1, [(4, 4, 9.0, 9.0)]), (2, [(4, 5, 1.0, 1.0)])], [0.0, 0.0])
-    found = evidence_of(rows, data.pieces, data.questions)
-    assert list(found) == ["b"]
-    assert found["b"].candidates[0].text == "w1 w2"
+    result = evidence_of(rows, data.pieces, data.questions)
+    assert list(result) == ["b"]
+    assert result["b"].candidates[0].text == "w1 w2"
 
 
 def test_null_odds_are_the_null_score_minus_the_best_span_or_the_classifiers_own():
@@ -103,11 +103,11 @@ def test_null_odds_are_the_null_score_minus_the_best_span_or_the_classifiers_own
     assert answer(compared, 0.0).text == "x"
     assert answer(compared, -0.6).text == ""
     assert answer(compared, -0.6).best == "x"
-    own = Evidence(spans, null=2.5, null_is_odds=True)
-    assert answer(own, 2.5).text == "x"
-    assert answer(own, 2.4).text == ""
+    separate = Evidence(spans, null=2.5, null_is_odds=True)
+    assert answer(separate, 2.5).text == "x"
+    assert answer(separate, 2.4).text == ""
     # Without a threshold every question is answered.
-    assert answer(own).text == "x"
+    assert answer(separate).text == "x"
     assert answer(Evidence((), null=0.0), 5.0).text == ""
     assert math.isfinite(answer(Evidence((), null=0.0)).null_odds)
     assert answer(Evidence((Candidate("", 0.0, 0.0),))).null_odds is None
@@ -129,8 +129,8 @@ def test_probabilities_are_a_softmax_of_scores_and_sum_to_one():
 
 
 def test_a_text_found_twice_keeps_its_better_score():
-    found = best_candidates([Candidate("x", 0, 1, (1,)), Candidate("y", 0, 2), Candidate("x", 2, 2, (2,))], 2)
-    assert [(c.text, c.score) for c in found] == [("x", 4), ("y", 2)]
+    result = best_candidates([Candidate("x", 0, 1, (1,)), Candidate("y", 0, 2), Candidate("x", 2, 2, (2,))], 2)
+    assert [(c.text, c.score) for c in result] == [("x", 4), ("y", 2)]
 
 
 def test_best_spans_equal_exhaustive_search():
@@ -140,18 +140,18 @@ def test_best_spans_equal_exhaustive_search():
     assert batch.input_ids.shape == (2, 16)
     generator = torch.Generator().manual_seed(0)
     start, end = torch.randn(2, 2, 16, generator=generator).unbind()
-    found = best_spans(start, end, batch, n_best=8, max_answer_len=4)
+    result = best_spans(start, end, batch, n_best=8, max_answer_len=4)
     for row, (first, last) in enumerate([(4, 14), (4, 5)]):
         every = sorted(
             ((start[row, s] + end[row, e]).item(), s, e)
             for s in range(first, last + 1)
             for e in range(s, min(s + 4, last + 1))
         )[::-1][:8]
-        real = torch.isfinite(found.start_scores[row] + found.end_scores[row])
-        sums = (found.start_scores + found.end_scores)[row, real].tolist()
-        spans = list(zip(sums, found.starts[row, real].tolist(), found.ends[row, real].tolist(), strict=True))
+        real = torch.isfinite(result.start_scores[row] + result.end_scores[row])
+        sums = (result.start_scores + result.end_scores)[row, real].tolist()
+        spans = list(zip(sums, result.starts[row, real].tolist(), result.ends[row, real].tolist(), strict=True))
         assert spans == [(pytest.approx(score), s, e) for score, s, e in every]
-    assert found.null.tolist() == (start[:, 0] + end[:, 0]).tolist()
+    assert result.null.tolist() == (start[:, 0] + end[:, 0]).tolist()
 
 
 def test_a_batch_has_context_mask_and_labels(tmp_path):

@@ -42,9 +42,9 @@ def test_tokens_do_not_depend_on_block_boundaries(lines, line_end, tmp_path_fact
             for block in text_blocks(io.BytesIO(text.encode()), 8):
                 yield block.decode()
 
-    found = prepare(Small(folder), Tokenizing(), folder / "words")
+    result = prepare(Small(folder), Tokenizing(), folder / "words")
     for split in ("train", "val"):
-        assert [found.vocabulary.words[i] for i in found.tokens(split)] == words
+        assert [result.vocabulary.words[i] for i in result.tokens(split)] == words
     characters = prepare(Small(folder), Tokenizing(kind="char"), folder / "characters")
     statistics = characters.statistics("val")
     assert (statistics.characters, statistics.words) == (len(text), len(words))

@@ -10,23 +10,23 @@ from lmrecipes.data.sampling.mixture import Mixture
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 10, 16, 17, 100, 1000, 4097, 65_537])
 def test_a_permutation_visits_every_index_once(size):
     for seed in range(5):
-        found = permuted(np.arange(size), size, keys(seed))
-        assert np.array_equal(np.sort(found), np.arange(size))
+        result = permuted(np.arange(size), size, keys(seed))
+        assert np.array_equal(np.sort(result), np.arange(size))
 
 
 def test_a_slice_of_a_permutation_equals_the_slice_of_the_whole():
     size, key = 100_003, keys(7, 3)
-    whole = permuted(np.arange(size), size, key)
-    places = np.random.default_rng(0).integers(0, size, 1000)
-    assert np.array_equal(permuted(places, size, key), whole[places])
+    all_indices = permuted(np.arange(size), size, key)
+    indices = np.random.default_rng(0).integers(0, size, 1000)
+    assert np.array_equal(permuted(indices, size, key), all_indices[indices])
 
 
 @pytest.mark.parametrize("size", [4, 10, 37])
 def test_every_index_is_mapped_to_every_index_equally_often(size):
     n = 4000
-    found = np.stack([permuted(np.arange(size), size, keys(1, i)) for i in range(n)])
-    for place in (0, size // 2, size - 1):
-        counts = np.bincount(found[:, place], minlength=size)
+    result = np.stack([permuted(np.arange(size), size, keys(1, i)) for i in range(n)])
+    for index in (0, size // 2, size - 1):
+        counts = np.bincount(result[:, index], minlength=size)
         assert ((counts - n / size) ** 2 / (n / size)).sum() < 2.5 * size + 15  # chi-squared test
 
 
@@ -72,6 +72,6 @@ def test_an_epoch_repeats_each_example_by_the_weight_of_its_source():
 
 def test_indices_can_be_computed_one_at_a_time():
     mixture = Mixture([1000, 300], [1.0, 1.5], seed=5)
-    whole = mixture.draw(3, np.arange(len(mixture)))
-    assert np.array_equal(mixture.draw(3, np.array([900, 7])), whole[[900, 7]])
-    assert not np.array_equal(Mixture([1000, 300], [1.0, 1.5], seed=6).draw(3, np.arange(len(mixture))), whole)
+    all_indices = mixture.draw(3, np.arange(len(mixture)))
+    assert np.array_equal(mixture.draw(3, np.array([900, 7])), all_indices[[900, 7]])
+    assert not np.array_equal(Mixture([1000, 300], [1.0, 1.5], seed=6).draw(3, np.arange(len(mixture))), all_indices)

@@ -56,20 +56,20 @@ def published(document, longest, generator):
 def documents(n, generator):
     """Documents whose tokens are numbered consecutively."""
     for _ in range(n):
-        place, document = 0, []
+        position, document = 0, []
         for _ in range(generator.randint(1, 60)):
             length = generator.choice([1, 5, 12, 20, 30, 200])
-            document.append(list(range(place, place + length)))
-            place += length
+            document.append(list(range(position, position + length)))
+            position += length
         yield document
 
 
 @pytest.mark.parametrize("longest", [8, 64, 128, 512])
 def test_examples_equal_those_of_the_published_algorithm(longest):
     for seed, document in enumerate(documents(200, random.Random(longest))):
-        made = list(build_segments(document, longest, random.Random(seed)))
+        built = list(build_segments(document, longest, random.Random(seed)))
         expected = published(document, longest, random.Random(seed))
-        assert [(example.first, example.second) for example in made] == expected
+        assert [(example.first, example.second) for example in built] == expected
 
 
 def test_every_example_respects_the_length_limit_and_text_order():
@@ -93,12 +93,12 @@ def test_every_example_respects_the_length_limit_and_text_order():
 def test_a_tenth_of_examples_have_one_segment_and_a_twentieth_are_short():
     generator = random.Random(2)
     document = [[1] * 10 for _ in range(200_000)]
-    made = list(build_segments(document, 128, generator))
-    single = sum(not example.second for example in made) / len(made)
-    short = sum(len(example.first) + len(example.second) < 100 for example in made) / len(made)
+    built = list(build_segments(document, 128, generator))
+    single = sum(not example.second for example in built) / len(built)
+    short = sum(len(example.first) + len(example.second) < 100 for example in built) / len(built)
     assert 0.095 < single < 0.12  # some short ones have a single sentence
     assert 0.03 < short < 0.05
-    halves = [len(example.first) for example in made if example.second]
+    halves = [len(example.first) for example in built if example.second]
     assert 55 < sum(halves) / len(halves) < 65
 
 

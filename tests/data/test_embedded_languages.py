@@ -28,8 +28,8 @@ def test_sentences_are_complete_and_in_the_languages_script(language):
     assert all(sentence[-1] in ".?;।。？" or sentence.endswith("다.") for sentence in sentences)
     letters = "".join(character for sentence in sentences for character in sentence if character.isalpha())
     names = SCRIPTS.get(language, "LATIN").split("|")
-    own = sum(any(name in unicodedata.name(letter) for name in names) for letter in letters)
-    assert own == len(letters)
+    script = sum(any(name in unicodedata.name(letter) for name in names) for letter in letters)
+    assert script == len(letters)
     sentences_of.cache_clear()
     assert sentences_of(language) == sentences
 

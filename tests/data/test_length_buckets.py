@@ -13,20 +13,20 @@ def order(**more):
     return ShuffledBuckets(LENGTHS, 32, seed=1, **more)
 
 
-def global_batches(epoch, world_size, passes):
-    ranks = [order(rank=rank, world_size=world_size, passes=passes) for rank in range(world_size)]
+def global_batches(epoch, world_size, accumulation):
+    ranks = [order(rank=rank, world_size=world_size, passes=accumulation) for rank in range(world_size)]
     n = len(ranks[0])
     micro = [[rank.rows(epoch * n + k) for rank in ranks] for k in range(n)]
     return [
-        sorted(np.concatenate([rows for part in micro[step : step + passes] for rows in part]).tolist())
-        for step in range(0, n, passes)
+        sorted(np.concatenate([rows for part in micro[step : step + accumulation] for rows in part]).tolist())
+        for step in range(0, n, accumulation)
     ]
 
 
 def test_global_batches_do_not_depend_on_world_size_or_accumulation():
     expected = global_batches(2, 1, 1)
-    for world_size, passes in ((2, 1), (1, 4), (4, 2)):
-        assert global_batches(2, world_size, passes) == expected
+    for world_size, accumulation in ((2, 1), (1, 4), (4, 2)):
+        assert global_batches(2, world_size, accumulation) == expected
 
 
 def test_an_epoch_drops_few_sequences_and_others_in_the_next_epoch():

@@ -42,16 +42,16 @@ def mask_one_sequence(ids, length, random, max_predictions, p=0.15, replaced=0.8
 @pytest.mark.parametrize(("p", "max_predictions"), [(0.15, 19), (0.25, 32)])
 def test_masks_equal_those_of_the_unvectorized_algorithm(p, max_predictions):
     (ids, lengths), key = sequences(), keys(1, np.arange(40))
-    found = masked(ids, lengths, key, Masking(mask_prob=p), max_predictions)
+    result = masked(ids, lengths, key, Masking(mask_prob=p), max_predictions)
     random = uniforms(key, 2 * max_predictions)
     for row in range(len(ids)):
         after, positions = mask_one_sequence(ids[row].tolist(), int(lengths[row]), random[row], max_predictions, p)
-        assert found.input_ids[row].tolist() == after
-        assert found.positions[row].tolist() == positions + [0] * (max_predictions - len(positions))
-        assert found.originals[row].tolist() == [ids[row, i] for i in positions] + [0] * (
+        assert result.input_ids[row].tolist() == after
+        assert result.positions[row].tolist() == positions + [0] * (max_predictions - len(positions))
+        assert result.originals[row].tolist() == [ids[row, i] for i in positions] + [0] * (
             max_predictions - len(positions)
         )
-        assert found.weights[row].tolist() == [1.0] * len(positions) + [0.0] * (max_predictions - len(positions))
+        assert result.weights[row].tolist() == [1.0] * len(positions) + [0.0] * (max_predictions - len(positions))
 
 
 def test_the_number_of_predictions_is_as_published():
@@ -62,15 +62,15 @@ def test_the_number_of_predictions_is_as_published():
 def test_masking_probabilities_are_as_published_and_reproducible():
     ids, lengths = np.full((4000, 128), 50), np.full(4000, 128)
     ids[:, 0], ids[:, 60], ids[:, 127] = CLS, SEP, SEP
-    found = masked(ids, lengths, keys(9, np.arange(4000)))
-    assert (found.weights.sum(1) == 19).all()
-    counts = np.bincount(found.positions.ravel(), minlength=128)
+    result = masked(ids, lengths, keys(9, np.arange(4000)))
+    assert (result.weights.sum(1) == 19).all()
+    counts = np.bincount(result.positions.ravel(), minlength=128)
     assert counts[[0, 60, 127]].sum() == 0
     expected = 4000 * 19 / 125
     assert ((counts[counts > 0] - expected) ** 2 / expected).sum() < 190  # uniform over 125 candidates
-    distinct = np.mean([len(set(row)) for row in found.positions.tolist()])
+    distinct = np.mean([len(set(row)) for row in result.positions.tolist()])
     assert distinct == pytest.approx(125 * (1 - (1 - 1 / 125) ** 19), rel=0.01)  # with replacement
-    replaced = (found.input_ids == MASK).sum() / 4000
+    replaced = (result.input_ids == MASK).sum() / 4000
     assert replaced == pytest.approx(125 * (1 - (1 - 0.85 / 125) ** 19), rel=0.01)
 
 
@@ -89,9 +89,9 @@ def test_a_sequences_mask_does_not_depend_on_its_batch():
 
 def test_sequences_without_maskable_tokens_have_no_predictions():
     ids = np.array([[CLS, SEP, 0, 0], [CLS, 9, SEP, 0]])
-    found = masked(ids, np.array([2, 3]), keys(1, np.arange(2)), max_predictions=2)
-    assert found.weights.tolist() == [[0, 0], [1, 0]]
-    assert found.positions[1].tolist() == [1, 0]
+    result = masked(ids, np.array([2, 3]), keys(1, np.arange(2)), max_predictions=2)
+    assert result.weights.tolist() == [[0, 0], [1, 0]]
+    assert result.positions[1].tolist() == [1, 0]
 
 
 @pytest.mark.parametrize("field", ["mask_prob", "replace_prob"])

@@ -58,31 +58,31 @@ def test_an_edited_vocabulary_file_is_reread_and_a_deleted_one_is_not_needed(tmp
     write(tmp_path / "text")
     file = tmp_path / "words"
     file.write_text("a\nb\nc\n")
-    how = Tokenizing(vocab_file=str(file))
-    first = prepared(tmp_path, tokenizing=how)
+    tokenizing = Tokenizing(vocab_file=str(file))
+    first = prepared(tmp_path, tokenizing=tokenizing)
     file.write_text("c\nb\na\n")  # same length as before
-    second = prepared(tmp_path, tokenizing=how)
+    second = prepared(tmp_path, tokenizing=tokenizing)
     assert (first.vocabulary.words, second.vocabulary.words) == (["<eos>", "a", "b", "c"], ["<eos>", "c", "b", "a"])
     file.unlink()
-    assert prepared(tmp_path, tokenizing=how).folder == second.folder
+    assert prepared(tmp_path, tokenizing=tokenizing).folder == second.folder
     write(tmp_path / "text", "a a a\n")
     with pytest.raises(ValueError, match=r"data.tokenizing.vocab_file .*words is no file"):
-        prepared(tmp_path, tokenizing=how)
+        prepared(tmp_path, tokenizing=tokenizing)
 
 
 @pytest.mark.parametrize("in_folder", [True, False])
 def test_an_edited_tokenizer_is_reread_and_a_deleted_one_is_not_needed(tmp_path, in_folder):
     write(tmp_path / "text")
     file = tmp_path / "tokenizer.json"
-    how = Tokenizing(kind="pretrained", name=str(tmp_path if in_folder else file))
+    tokenizing = Tokenizing(kind="pretrained", name=str(tmp_path if in_folder else file))
     file.write_text(train_bpe(iter(["a b c\n" * 9]), 300)._json)
-    first = prepared(tmp_path, tokenizing=how)
+    first = prepared(tmp_path, tokenizing=tokenizing)
     file.write_text(train_bpe(iter(["e e e\n" * 9]), 300)._json)
-    second = prepared(tmp_path, tokenizing=how)
+    second = prepared(tmp_path, tokenizing=tokenizing)
     assert first.folder != second.folder
     assert first.vocabulary.digest() != second.vocabulary.digest()
     file.unlink()
-    assert prepared(tmp_path, tokenizing=how).folder == second.folder
+    assert prepared(tmp_path, tokenizing=tokenizing).folder == second.folder
 
 
 def test_text_that_changes_during_preparation_is_not_cached(tmp_path, monkeypatch):

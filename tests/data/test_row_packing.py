@@ -26,29 +26,29 @@ PIECES = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"▁{i}", -1.0) for
 VOCABULARY = SentencePiece(model_of(PIECES))
 
 
-def packing(input_len=64, target_len=32, how=GOOGLE, packed=True):
-    return Packing(corruption=how, input_len=input_len, target_len=target_len, packed=packed)
+def packing(input_len=64, target_len=32, corruption=GOOGLE, packed=True):
+    return Packing(corruption=corruption, input_len=input_len, target_len=target_len, packed=packed)
 
 
-def corpus(lengths, path, how, documents=None):
+def corpus(lengths, path, config, documents=None):
     """Documents of consecutive numbers, and their rows."""
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    rows = index_rows(path / "rows", starts, documents or [len(lengths)], how)
+    rows = index_rows(path / "rows", starts, documents or [len(lengths)], config)
     tokens = (np.arange(starts[-1]) % 5000 + 3).astype(np.uint32)
     return SpanCorrupter(tokens, starts, rows, VOCABULARY, seed=1), tokens, starts
 
 
 def texts_of(batch, row):
     """The texts of a row, reconstructed from the batch's pair numbers."""
-    found = []
+    result = []
     for pair in range(1, int(batch.input_pairs[row].max()) + 1):
         inputs = batch.input_ids[row][batch.input_pairs[row] == pair].tolist()
         targets = batch.targets[row][batch.target_pairs[row] == pair].tolist()
         before = batch.decoder_input_ids[row][batch.target_pairs[row] == pair].tolist()
         assert before == [0, *targets[:-1]]
         assert targets[-1] == 1
-        found.append(restore(inputs, targets, VOCABULARY.sentinels.tolist(), 1))
-    return found
+        result.append(restore(inputs, targets, VOCABULARY.sentinels.tolist(), 1))
+    return result
 
 
 @settings(max_examples=60, deadline=None)
@@ -60,8 +60,8 @@ def texts_of(batch, row):
 )
 def test_every_token_is_in_exactly_one_row_within_its_length(lengths, nemo, packed, data, tmp_path_factory):
     half = data.draw(st.integers(0, len(lengths)))
-    how = packing(how=NEMO if nemo else GOOGLE, packed=packed)
-    corrupter, tokens, starts = corpus(lengths, tmp_path_factory.mktemp("rows"), how, [half, len(lengths) - half])
+    config = packing(corruption=NEMO if nemo else GOOGLE, packed=packed)
+    corrupter, tokens, starts = corpus(lengths, tmp_path_factory.mktemp("rows"), config, [half, len(lengths) - half])
     n = len(corrupter)
     batch = corrupter.batch(np.arange(n), 0, np.arange(n))
     read = [text for row in range(n) for text in texts_of(batch, row)]
@@ -109,17 +109,17 @@ def test_short_documents_are_packed_too(tmp_path):
     assert corrupter.rows.filling.waste(corrupter.rows.how) < 0.03
 
 
-@pytest.mark.parametrize("how", [packing(1024, 256, GOOGLE), packing(512, 128, NEMO)], ids=["google", "nemo"])
+@pytest.mark.parametrize("config", [packing(1024, 256, GOOGLE), packing(512, 128, NEMO)], ids=["google", "nemo"])
 @requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
-def test_padding_of_real_text_is_below_three_percent(how, tmp_path):
+def test_padding_of_real_text_is_below_three_percent(config, tmp_path):
     lines = (REAL / "web/c4_300_documents.jsonl").read_text("utf-8").splitlines()
     texts = [json.loads(line)["text"] for line in lines]
     lengths = [len(ids) for ids in SentencePiece(learn_pieces(texts[:60], 3000, 0.999)).encode_batch(texts)]
     filling = Filling()
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    rows = index_rows(tmp_path / "rows", starts, [len(texts)], how)
+    rows = index_rows(tmp_path / "rows", starts, [len(texts)], config)
     assert rows.filling.waste(rows.how) < 0.03
-    assert rows.filling.inputs / (len(rows) * how.input_len) > 0.97
+    assert rows.filling.inputs / (len(rows) * config.input_len) > 0.97
     list(row_starts(lengths, rows.how, filling))
     assert filling == rows.filling
 
@@ -132,9 +132,9 @@ def test_every_row_is_drawn_once_before_any_repeats():
     assert np.array_equal(drawn, Interleaving(counts, shares, seed=5).draw(np.arange(5000)))
     for source, (n, share) in enumerate(zip(counts, shares, strict=True)):
         first = sum(counts[:source])
-        own = drawn[(drawn >= first) & (drawn < first + n)]
-        assert abs(len(own) - share * 5000) < 60
-        turns = [own[turn * n : (turn + 1) * n].tolist() for turn in range(len(own) // n)]
+        draws = drawn[(drawn >= first) & (drawn < first + n)]
+        assert abs(len(draws) - share * 5000) < 60
+        turns = [draws[turn * n : (turn + 1) * n].tolist() for turn in range(len(draws) // n)]
         assert all(len(set(turn)) == n for turn in turns)
         assert turns[0] != turns[1]
 
@@ -168,14 +168,14 @@ def test_a_step_has_the_same_rows_for_any_world_size_and_accumulation(world_size
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_evaluation_reads_every_text_on_exactly_one_rank(world_size, tmp_path):
     corrupter, *_ = corpus([40, 7, 90] * 11, tmp_path, packing(packed=False))
-    found, numbers = [], set()
+    result, numbers = [], set()
     for rank in range(world_size):
         batches = PairEvaluationBatches(corrupter, batch_size=6, place=DataRank(rank, world_size), seed=1)
         numbers.add(len(batches))
         for k in range(len(batches)):
             batch = batches.batch(k)
-            found += batch.questions.tolist()
+            result += batch.questions.tolist()
             assert batch.input_ids.shape[1] % 8 == 0
             assert int(batch.input_pairs[:, -8:].sum()) > 0
-    assert sorted(found) == list(range(len(corrupter)))
+    assert sorted(result) == list(range(len(corrupter)))
     assert len(numbers) == 1

@@ -38,7 +38,7 @@ CASES = [
 @pytest.mark.parametrize("case", CASES)
 def test_sentences_end_where_a_reader_would_end_them(case):
     expected = [sentence.strip() for sentence in case.split("|")]
-    text = re.sub(r" ?\| ?", lambda found: found.group().replace("|", "").replace("  ", " "), case)
+    text = re.sub(r" ?\| ?", lambda result: result.group().replace("|", "").replace("  ", " "), case)
     assert split_sentences(text) == expected
 
 
@@ -57,5 +57,5 @@ def test_only_white_space_is_lost(text):
 def test_joined_sentences_of_real_text_are_split_again(language, share):
     lines = (REAL / "languages" / f"{language}.txt").read_text(encoding="utf-8").splitlines()
     ended = [line.strip() for line in lines if line.strip()[-1:] in set(".!?。！？।")]
-    found = set(split_sentences(("" if language == "ja" else " ").join(ended)))
-    assert sum(line in found for line in ended) > share * len(ended)
+    result = set(split_sentences(("" if language == "ja" else " ").join(ended)))
+    assert sum(line in result for line in ended) > share * len(ended)

@@ -368,15 +368,15 @@ print(hashlib.sha256(learn_pieces(open(sys.argv[1], encoding="utf-8").read().spl
 def test_training_is_deterministic_across_processes_and_silent(tmp_path):
     texts = [f"{text}, {n} of {n % 7} 日本の{n}冊の本。" for n in range(100) for text in TEXTS]
     (tmp_path / "text").write_text("\n".join(texts), encoding="utf-8")
-    learned = [
+    trained = [
         subprocess.run(
             [warm.python(), "-c", LEARN, tmp_path / "text"],
             capture_output=True, text=True, check=True, env={**environment(), "PYTHONHASHSEED": seed},
         )
         for seed in ("1", "2")
     ]  # fmt: skip
-    assert learned[0].stdout == learned[1].stdout
-    assert [one.stderr for one in learned] == ["", ""]
+    assert trained[0].stdout == trained[1].stdout
+    assert [one.stderr for one in trained] == ["", ""]
 
 
 def test_a_size_below_the_character_count_is_rejected_with_the_minimum():

@@ -47,18 +47,20 @@ def corpus(*folders, **settings):
 OBJECTIVE = "lmrecipes.data.objectives.masked_lm.MaskedLM"
 
 
-def prepared(what, cache, **arguments):
-    return prepare_examples(what, SETTINGS, folder_for(what, SETTINGS, "test", cache), objective=OBJECTIVE, **arguments)
+def prepared(source, cache, **arguments):
+    return prepare_examples(
+        source, SETTINGS, folder_for(source, SETTINGS, "test", cache), objective=OBJECTIVE, **arguments
+    )
 
 
-def contents(found):
-    files = sorted(path for path in found.folder.glob("*.bin"))
+def contents(result):
+    files = sorted(path for path in result.folder.glob("*.bin"))
     assert len(files) == 9
     return {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
-def decoded(found, split):
-    examples = Examples(found, split)
+def decoded(result, split):
+    examples = Examples(result, split)
     ids, types, lengths = examples.read(np.arange(len(examples)), 32)
     return ids, types, lengths
 
@@ -67,11 +69,11 @@ def test_examples_never_mix_documents_and_each_document_is_in_one_split(tmp_path
     first = [f"Ones {i} go here. And {i} more of them there." for i in range(200)]
     (tmp_path / "c").mkdir()
     (tmp_path / "c" / "a.txt").write_text("\n\n".join(first))
-    found = prepared(corpus(tmp_path / "c"), tmp_path / "cache")
-    vocabulary = found.vocabulary
+    result = prepared(corpus(tmp_path / "c"), tmp_path / "cache")
+    vocabulary = result.vocabulary
     seen = {}
     for split in ("train", "val", "test"):
-        for row, length in zip(*decoded(found, split)[::2], strict=True):
+        for row, length in zip(*decoded(result, split)[::2], strict=True):
             assert (row[length:] == 0).all()
             text = vocabulary.decode(i for i in row[:length] if i not in (vocabulary.cls_id, vocabulary.sep_id))
             numbers = {word for word in text.replace(".", " ").split() if word.isdigit()}
@@ -81,14 +83,14 @@ def test_examples_never_mix_documents_and_each_document_is_in_one_split(tmp_path
     shares = [sum(where == split for where in seen.values()) for split in ("train", "val", "test")]
     assert 140 < shares[0] < 180
     assert min(shares) > 8
-    assert [found.manifest["splits"][split]["documents"] for split in ("train", "val", "test")] == shares
+    assert [result.manifest["splits"][split]["documents"] for split in ("train", "val", "test")] == shares
 
 
 def test_segments_carry_types_and_special_tokens(tmp_path):
     write(tmp_path / "c")
-    found = prepared(corpus(tmp_path / "c"), tmp_path / "cache")
-    ids, types, lengths = decoded(found, "train")
-    vocabulary = found.vocabulary
+    result = prepared(corpus(tmp_path / "c"), tmp_path / "cache")
+    ids, types, lengths = decoded(result, "train")
+    vocabulary = result.vocabulary
     assert (ids[:, 0] == vocabulary.cls_id).all()
     assert (ids[np.arange(len(ids)), lengths - 1] == vocabulary.sep_id).all()
     for row, kind, length in zip(ids, types, lengths, strict=True):
@@ -103,31 +105,31 @@ def test_segments_carry_types_and_special_tokens(tmp_path):
 def test_examples_do_not_depend_on_parts_workers_or_shards(tmp_path, monkeypatch, part_bytes):
     for i in range(2):
         write(tmp_path / f"c{i}", n=40, seed=i)
-    what = corpus(tmp_path / "c0", tmp_path / "c1")
-    expected = contents(prepared(what, tmp_path / "one"))
+    source = corpus(tmp_path / "c0", tmp_path / "c1")
+    expected = contents(prepared(source, tmp_path / "one"))
     monkeypatch.setattr(documents, "PART_BYTES", part_bytes)
-    n = len(Corpus(**{**vars(what), "commits": [None, None]}).parts())
+    n = len(Corpus(**{**vars(source), "commits": [None, None]}).parts())
     assert (n > 2) == (part_bytes < 1 << 20)
-    *_, last = results = [prepared(what, tmp_path / "shards", share=Share(i, 3)) for i in (1, 0, 2)]
+    *_, last = results = [prepared(source, tmp_path / "shards", share=Share(i, 3)) for i in (1, 0, 2)]
     assert results[0] is None
     assert last is not None  # whoever finishes the last part merges them all
     assert contents(last) == expected
     assert not (last.folder / "parts").exists()
     if part_bytes == 1000:
-        assert contents(prepared(what, tmp_path / "two", workers=2)) == expected
+        assert contents(prepared(source, tmp_path / "two", workers=2)) == expected
 
 
 def test_a_vocabulary_is_trained_on_training_documents_only(tmp_path, monkeypatch):
     write(tmp_path / "c")
     read, make = [], WordPieceSettings.make
 
-    def noted(settings, sample):
+    def recorded(settings, sample):
         read.extend(sample(1 << 20))
         return make(settings, sample)
 
-    monkeypatch.setattr(WordPieceSettings, "make", noted)
-    found = prepared(corpus(tmp_path / "c"), tmp_path / "cache")
-    splits = json.loads((found.folder / "manifest.json").read_text())["splits"]
+    monkeypatch.setattr(WordPieceSettings, "make", recorded)
+    result = prepared(corpus(tmp_path / "c"), tmp_path / "cache")
+    splits = json.loads((result.folder / "manifest.json").read_text())["splits"]
     assert len(read) == splits["train"]["documents"]
     assert splits["val"]["documents"] > 0
 
@@ -135,13 +137,13 @@ def test_a_vocabulary_is_trained_on_training_documents_only(tmp_path, monkeypatc
 def test_a_call_without_a_shard_completes_the_remaining_parts(tmp_path, monkeypatch):
     monkeypatch.setattr(documents, "PART_BYTES", 500)
     write(tmp_path / "c")
-    what = corpus(tmp_path / "c")
-    assert prepared(what, tmp_path / "cache", share=Share.parse("2/4")) is None
-    done = sorted((folder_for(what, SETTINGS, "test", tmp_path / "cache") / "parts").glob("*.json"))
+    source = corpus(tmp_path / "c")
+    assert prepared(source, tmp_path / "cache", share=Share.parse("2/4")) is None
+    done = sorted((folder_for(source, SETTINGS, "test", tmp_path / "cache") / "parts").glob("*.json"))
     before = [path.stat().st_mtime_ns for path in done]
     steps = []
-    found = prepared(what, tmp_path / "cache", progress=lambda _, n, total: steps.append((n, total)))
-    assert contents(found) == contents(prepared(what, tmp_path / "other"))
+    result = prepared(source, tmp_path / "cache", progress=lambda _, n, total: steps.append((n, total)))
+    assert contents(result) == contents(prepared(source, tmp_path / "other"))
     assert steps[0][0] == len(before) + 1  # finished parts are not repeated
     assert steps[-1][0] == steps[-1][1]
 
@@ -168,16 +170,16 @@ def test_changed_text_is_prepared_again_and_changed_weights_are_not(tmp_path):
 
 def test_documents_that_change_during_preparation_are_not_cached(tmp_path):
     write(tmp_path / "c")
-    what = corpus(tmp_path / "c")
+    source = corpus(tmp_path / "c")
     with pytest.raises(ValueError, match="changed while it was being prepared; prepare it again"):
-        prepared(what, tmp_path / "cache", progress=lambda *_: write(tmp_path / "c", seed=2))
+        prepared(source, tmp_path / "cache", progress=lambda *_: write(tmp_path / "c", seed=2))
     assert sum(prepared(corpus(tmp_path / "c"), tmp_path / "cache").manifest["splits"]["train"]["examples"]) > 10
 
 
 def test_unrelated_files_next_to_the_parts_are_kept(tmp_path):
     write(tmp_path / "c")
-    what = corpus(tmp_path / "c")
-    folder = folder_for(what, SETTINGS, "test", tmp_path / "cache")
+    source = corpus(tmp_path / "c")
+    folder = folder_for(source, SETTINGS, "test", tmp_path / "cache")
     mine = ("notes.txt", "parts/notes.txt", "parts/000000.txt", "parts/a/000000.json", "vocabulary/mine.json")
     folder.mkdir(parents=True)
     (folder / ".lock").touch()
@@ -189,11 +191,11 @@ def test_unrelated_files_next_to_the_parts_are_kept(tmp_path):
         write(tmp_path / "c", seed=2)
 
     with pytest.raises(ValueError, match="changed while it was being prepared; prepare it again"):
-        prepare_examples(what, SETTINGS, folder, change, objective=OBJECTIVE)
+        prepare_examples(source, SETTINGS, folder, change, objective=OBJECTIVE)
     ours = {"plan.json", "parts/000000.json", "vocabulary/vocabulary.json"}
     assert not any((folder / name).exists() for name in ours)
-    found = prepare_examples(what, SETTINGS, folder, objective=OBJECTIVE)
-    assert found is not None
+    result = prepare_examples(source, SETTINGS, folder, objective=OBJECTIVE)
+    assert result is not None
     assert find_prepared(folder)
     assert len(checks) == 2
     assert all(are_there() for are_there in checks)
@@ -251,13 +253,13 @@ def start(folder, cache, workers=1, stop=10**6):
 
 def worker_processes(folder) -> list[Path]:
     """Worker processes that prepare into a folder."""
-    found = []
+    result = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with suppress(OSError):
             words = path.read_bytes().split(b"\0")
             if b"lmrecipes.data.prepared.shard_worker" in words and str(folder).encode() in words:
-                found.append(path.parent)
-    return found
+                result.append(path.parent)
+    return result
 
 
 def parts_of(output):
@@ -267,11 +269,11 @@ def parts_of(output):
 @pytest.mark.slow
 def test_a_killed_preparation_continues_and_concurrent_ones_share_the_work(tmp_path):
     write(tmp_path / "c", n=1500)
-    what = corpus(tmp_path / "c")
+    source = corpus(tmp_path / "c")
     killed = start(tmp_path / "c", tmp_path / "cache", workers=2, stop=6)
     first = parts_of(killed.communicate()[0])
     assert killed.returncode == -9
-    folder = folder_for(what, SETTINGS, "test", tmp_path / "cache")
+    folder = folder_for(source, SETTINGS, "test", tmp_path / "cache")
     assert not (folder / "manifest.json").exists()
     n_parts = len(json.loads((folder / "plan.json").read_text())["parts"])
     wait_until("end of the helper", lambda: not worker_processes(folder), 60)
@@ -282,4 +284,4 @@ def test_a_killed_preparation_continues_and_concurrent_ones_share_the_work(tmp_p
     assert [process.returncode for process in both] == [0, 0]
     assert set(first) <= helped
     assert sorted(outputs[0] + outputs[1] + list(helped)) == list(range(n_parts))  # nothing is done twice
-    assert contents(find_prepared(folder)) == contents(prepared(what, tmp_path / "other"))
+    assert contents(find_prepared(folder)) == contents(prepared(source, tmp_path / "other"))

@@ -82,7 +82,7 @@ def test_a_malformed_question_is_rejected_by_id_or_skipped_and_counted(tmp_path,
 
 
 @pytest.mark.parametrize(
-    ("wrong", "place", "kind"),
+    ("wrong", "position", "kind"),
     [
         (malformed(id=...), r"data\[0\]\.paragraphs\[0\]\.qas\[1\]: it has no id", "missing key"),
         (malformed(id=7), r"data\[0\]\.paragraphs\[0\]\.qas\[1\]: id is 7, not a text", "wrong type"),
@@ -100,9 +100,9 @@ def test_a_malformed_question_is_rejected_by_id_or_skipped_and_counted(tmp_path,
         ),
     ],
 )
-def test_questions_without_an_id_are_named_by_position(tmp_path, wrong, place, kind):
+def test_questions_without_an_id_are_named_by_position(tmp_path, wrong, position, kind):
     file = write(tmp_path / "a.json", content(GOOD, wrong))
-    with pytest.raises(ValueError, match=place):
+    with pytest.raises(ValueError, match=position):
         read_squad(file)
     assert read_squad(file, "skip").skipped == {kind: 1}
 
@@ -120,8 +120,8 @@ def test_paragraphs_without_a_context_count_each_of_their_questions(tmp_path):
 
 def test_repair_moves_answers_to_the_nearest_match_and_numbers_duplicates(tmp_path):
     moved = malformed(id="moved", answers=[{"text": "n", "answer_start": 22}])
-    gone = malformed(id="gone", answers=[{"text": "Mainz", "answer_start": 0}])
-    file = write(tmp_path / "a.json", content(GOOD, malformed(id="good"), moved, gone))
+    missing = malformed(id="gone", answers=[{"text": "Mainz", "answer_start": 0}])
+    file = write(tmp_path / "a.json", content(GOOD, malformed(id="good"), moved, missing))
     read = read_squad(file, "repair")
     assert [q.id for q in read.questions] == ["good", "good#2", "moved"]
     assert read.questions[2].answers == (Answer("n", 23),)
@@ -164,16 +164,16 @@ def test_questions_for_prediction_need_no_answers(tmp_path):
 
 
 def test_a_hub_file_is_downloaded_by_its_address(monkeypatch, tmp_path):
-    asked = []
+    requests = []
 
     def download(repository, file, *, repo_type, revision):
-        asked.append((repository, file, repo_type, revision))
+        requests.append((repository, file, repo_type, revision))
         return str(tmp_path / "there")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     assert local_file("hf://datasets/google/xquad/xquad.de/validation.parquet") == tmp_path / "there"
     assert local_file("hf://datasets/a/b@v1/c.json") == tmp_path / "there"
-    assert asked == [
+    assert requests == [
         ("google/xquad", "xquad.de/validation.parquet", "dataset", None),
         ("a/b", "c.json", "dataset", "v1"),
     ]
@@ -187,22 +187,22 @@ def test_a_hub_file_is_downloaded_by_its_address(monkeypatch, tmp_path):
 def names_of(questions):
     """Entities that a split's questions are about, and the question templates with the entity removed."""
     capital = [[w.strip("?:,") for w in q.question.split()[1:] if w[0].isupper()] for q in questions]
-    about = {" ".join(words) for words in capital}
-    ways = {
+    split_entities = {" ".join(words) for words in capital}
+    templates = {
         " ".join("_" if word.strip("?:,") in names else word for word in q.question.split())
         for q, names in zip(questions, capital, strict=True)
     }
-    return about, ways
+    return split_entities, templates
 
 
 def test_embedded_questions_are_valid_and_splits_do_not_overlap():
     splits = {name: read_content(make_squad(name, n), name).questions for name, n in (("train", 300), ("val", 60))}
     splits["test"] = read_content(make_squad("test", 60), "test").questions
-    entities, ways = zip(*map(names_of, splits.values()), strict=True)
+    entities, templates = zip(*map(names_of, splits.values()), strict=True)
     assert len(entities[0]) > 400
     assert not entities[0] & (entities[1] | entities[2])
     assert not entities[1] & entities[2]
-    assert not ways[0] & (ways[1] | ways[2])
+    assert not templates[0] & (templates[1] | templates[2])
     for questions in splits.values():
         assert 0.2 < sum(q.is_impossible for q in questions) / len(questions) < 0.4
         # Distractors: the passage often states the same attribute of another entity, so the question type alone

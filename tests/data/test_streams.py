@@ -14,16 +14,16 @@ def epoch(streams, number=0):
 
 
 @settings(max_examples=60, deadline=None)
-@given(n=st.integers(30, 400), columns=st.sampled_from([2, 4, 8]), seq_len=st.integers(1, 50), rolled=st.booleans())
-def test_every_token_of_a_stream_is_predicted_once_and_in_order(n, columns, seq_len, rolled):
+@given(n=st.integers(30, 400), n_streams=st.sampled_from([2, 4, 8]), seq_len=st.integers(1, 50), rolled=st.booleans())
+def test_every_token_of_a_stream_is_predicted_once_and_in_order(n, n_streams, seq_len, rolled):
     tokens = np.arange(n)
-    streams = Streams(tokens, n_columns=columns, seq_len=seq_len, roll_seed=3 if rolled else None)
+    streams = Streams(tokens, n_columns=n_streams, seq_len=seq_len, roll_seed=3 if rolled else None)
     batches = epoch(streams, 1)
     inputs = torch.cat([b.input_ids for b in batches], dim=1)
     targets = torch.cat([b.targets for b in batches], dim=1)
-    steps = n // columns
-    assert inputs.shape == (columns, steps - 1)
-    for c in range(columns):
+    steps = n // n_streams
+    assert inputs.shape == (n_streams, steps - 1)
+    for c in range(n_streams):
         column = tokens[c * steps : (c + 1) * steps].tolist()
         start = column.index(inputs[c, 0].item())
         turned = column[start:] + column[:start]

@@ -123,10 +123,10 @@ def test_reading_rows_prints_no_progress_without_a_terminal(tmp_path, capfd):
 
 
 def test_the_hub_commit_is_pinned_and_recorded(tmp_path, monkeypatch):
-    asked = []
+    requests = []
 
     def load_dataset(repository, config, revision):
-        asked.append((repository, config, revision))
+        requests.append((repository, config, revision))
         return real(str(tmp_path))
 
     import datasets
@@ -136,12 +136,12 @@ def test_the_hub_commit_is_pinned_and_recorded(tmp_path, monkeypatch):
     for split, lines in TEXTS.items():
         write_parquet(tmp_path, split, lines)
     info = DatasetInfo(id="x", sha="0123abcd", private=False, downloads=0, likes=0, tags=[])
-    monkeypatch.setattr(HfApi, "dataset_info", lambda self, name, revision: asked.append((name, revision)) or info)
+    monkeypatch.setattr(HfApi, "dataset_info", lambda self, name, revision: requests.append((name, revision)) or info)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     source = WikiText2(PLAN, revision="v2").source()
-    found = prepare(source, Tokenizing(), tmp_path / "prepared")
-    assert asked == [("Salesforce/wikitext", "v2"), ("Salesforce/wikitext", "wikitext-2-v1", "0123abcd")]
-    assert found.manifest["resolved"] == {"commit": "0123abcd"}
+    prepared = prepare(source, Tokenizing(), tmp_path / "prepared")
+    assert requests == [("Salesforce/wikitext", "v2"), ("Salesforce/wikitext", "wikitext-2-v1", "0123abcd")]
+    assert prepared.manifest["resolved"] == {"commit": "0123abcd"}
     assert source.describe() != WikiText2(PLAN).source().describe()
 
 
@@ -159,6 +159,6 @@ def test_unknown_words_and_characters_are_named_by_file_and_line(tmp_path):
         prepare(Folder(tmp_path), Tokenizing(vocab_file=str(words)), tmp_path / "prepared")
     prepare(Folder(tmp_path), Tokenizing(kind="char"), tmp_path / "characters")
     write_text(tmp_path, "train", ["a", "b", "bä"])
-    given = load_vocabulary(tmp_path / "characters" / "vocabulary")
+    vocabulary = load_vocabulary(tmp_path / "characters" / "vocabulary")
     with pytest.raises(ValueError, match=r"train.txt:3: the character 'ä' is not in the vocabulary of 7"):
-        prepare(Folder(tmp_path), Tokenizing(kind="char"), tmp_path / "other", given=given)
+        prepare(Folder(tmp_path), Tokenizing(kind="char"), tmp_path / "other", given=vocabulary)

@@ -28,12 +28,12 @@ def test_only_newlines_end_a_line():
 def subwords(model, normalizer=None):
     from tokenizers import Tokenizer, decoders, pre_tokenizers
 
-    made = Tokenizer(model)
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     if normalizer is not None:
-        made.normalizer = normalizer
-    return SubwordVocabulary(made.to_str())
+        tokenizer.normalizer = normalizer
+    return SubwordVocabulary(tokenizer.to_str())
 
 
 def byte_level():
@@ -65,14 +65,14 @@ def test_a_folder_a_file_and_a_runs_vocabulary_give_the_same_subwords(tmp_path):
     vocabulary = train_bpe(iter(["some text, some more text\n"] * 20), 300)
     vocabulary.save(tmp_path / "run")
     (tmp_path / "tokenizer.json").write_text(vocabulary._json, encoding="utf-8")
-    made = tmp_path / "gpt2"
-    made.mkdir()
+    tokenizer = tmp_path / "gpt2"
+    tokenizer.mkdir()
     model = json.loads(vocabulary._json)["model"]
-    (made / "vocab.json").write_text(json.dumps(model["vocab"]))
-    (made / "merges.txt").write_text("\n".join(" ".join(pair) for pair in model["merges"]))
+    (tokenizer / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (tokenizer / "merges.txt").write_text("\n".join(" ".join(pair) for pair in model["merges"]))
     for where in (tmp_path, tmp_path / "tokenizer.json", tmp_path / "run"):
         assert load_subwords(str(where)).digest() == vocabulary.digest()
-    assert load_subwords(str(made)).encode("more text") == vocabulary.encode("more text")
+    assert load_subwords(str(tokenizer)).encode("more text") == vocabulary.encode("more text")
 
 
 @pytest.mark.parametrize(
@@ -106,5 +106,5 @@ def test_a_failed_save_keeps_the_previous_vocabulary(tmp_path, monkeypatch):
 def test_a_prepared_corpus_reads_its_vocabulary_once(tmp_path):
     for split in ("train", "valid"):
         (tmp_path / f"{split}.txt").write_text("a b\n")
-    found = prepare(Folder(tmp_path), Tokenizing(), tmp_path / "prepared")
-    assert found.vocabulary is found.vocabulary
+    prepared = prepare(Folder(tmp_path), Tokenizing(), tmp_path / "prepared")
+    assert prepared.vocabulary is prepared.vocabulary

@@ -69,10 +69,10 @@ def test_text_equal_to_a_special_token_stays_text():
 
 
 def test_pairs_have_token_types_and_offsets():
-    found = WordPiece(TOKENS).fast("hello", "Unaffable world", return_offsets_mapping=True)
-    assert found["input_ids"] == [2, 8, 3, 5, 6, 7, 10, 3]
-    assert found["token_type_ids"] == [0, 0, 0, 1, 1, 1, 1, 1]
-    assert found["offset_mapping"][3:7] == [(0, 2), (2, 5), (5, 9), (10, 15)]
+    result = WordPiece(TOKENS).fast("hello", "Unaffable world", return_offsets_mapping=True)
+    assert result["input_ids"] == [2, 8, 3, 5, 6, 7, 10, 3]
+    assert result["token_type_ids"] == [0, 0, 0, 1, 1, 1, 1, 1]
+    assert result["offset_mapping"][3:7] == [(0, 2), (2, 5), (5, 9), (10, 15)]
 
 
 LEARN = """
@@ -87,14 +87,14 @@ print(train_wordpiece(text.split("\\n"), 600).digest())
 def test_training_is_deterministic_and_special_tokens_come_first(tmp_path):
     words = " ".join(f"{a}{b}{c}" for a in "bdfg" for b in ("an", "éo", "ui") for c in ("ing", "ed", "er", "!?"))
     (tmp_path / "text").write_text("\n".join([words, words.upper(), "日本 hapax"] * 30), encoding="utf-8")
-    learned = [
+    vocabularies = [
         subprocess.run(
             [warm.python(), "-c", LEARN, tmp_path / "text"],
             capture_output=True, text=True, check=True, env=environment(),
         ).stdout
         for _ in range(2)
     ]  # fmt: skip
-    assert len(set(learned)) == 1
+    assert len(set(vocabularies)) == 1
     vocabulary = train_wordpiece((tmp_path / "text").read_text(encoding="utf-8").split("\n"), 600)
     assert tuple(vocabulary.tokens[:5]) == SPECIAL
     assert vocabulary.pad_id == 0

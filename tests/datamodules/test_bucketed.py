@@ -57,11 +57,11 @@ class Lines(BucketedDataModule):
 @pytest.fixture
 def files(tmp_path):
     words = ["where", "the", "mill", "stands", "by", "the", "river", "and", "the", "bridge", "is", "long"]
-    found = {"test": None}
+    result = {"test": None}
     for split, n in (("train", 40), ("val", 11)):
-        found[split] = str(tmp_path / f"{split}.txt")
-        Path(found[split]).write_text("\n".join(" ".join(words[: 1 + i % 12]) for i in range(n)))
-    return found
+        result[split] = str(tmp_path / f"{split}.txt")
+        Path(result[split]).write_text("\n".join(" ".join(words[: 1 + i % 12]) for i in range(n)))
+    return result
 
 
 def at(data, step, rank=0, size=1):
@@ -100,10 +100,10 @@ def test_a_vocabulary_is_trained_by_one_of_several_concurrent_processes(files, t
 
 
 def test_an_incomplete_vocabulary_is_trained_again(files, tmp_path):
-    learned = Lines(files, tmp_path / "cache").vocabulary
+    trained = Lines(files, tmp_path / "cache").vocabulary
     (file,) = (tmp_path / "cache").glob("lines-vocabulary-*/vocabulary.json")
     file.unlink()
-    assert Lines(files, tmp_path / "cache").vocabulary.tokens == learned.tokens
+    assert Lines(files, tmp_path / "cache").vocabulary.tokens == trained.tokens
 
 
 def test_a_vocabulary_is_hashed_once_for_all_splits(files, tmp_path, monkeypatch):

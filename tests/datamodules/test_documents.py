@@ -36,15 +36,15 @@ WORDS = [a + b for a in "bdfgklmn" for b in ("a", "e", "io", "u")]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """A hundred documents of a few sentences as JSON lines; a second source of twenty as text."""
-    place, generator = tmp_path_factory.mktemp("documents"), random.Random(0)
+    path, generator = tmp_path_factory.mktemp("documents"), random.Random(0)
 
     def document():
         sentences = (" ".join(generator.choices(WORDS, k=generator.randint(4, 12))) for _ in range(12))
         return " ".join(f"{sentence.capitalize()}." for sentence in sentences)
 
-    (place / "a.jsonl").write_text("".join(json.dumps({"text": document()}) + "\n" for _ in range(100)))
-    (place / "b.txt").write_text("\n\n".join(document() for _ in range(20)))
-    return place
+    (path / "a.jsonl").write_text("".join(json.dumps({"text": document()}) + "\n" for _ in range(100)))
+    (path / "b.txt").write_text("\n\n".join(document() for _ in range(20)))
+    return path
 
 
 def module(folder, cache, batch=8, micro=None, weights=(1.0, 1.0), eval_batch=16, **arguments):
@@ -55,16 +55,16 @@ def module(folder, cache, batch=8, micro=None, weights=(1.0, 1.0), eval_batch=16
         DocumentSource(name="a", path=str(folder / "a.jsonl"), weight=weights[0]),
         DocumentSource(name="b", path=str(folder / "b.txt"), weight=weights[1]),
     ]
-    how = {"wordpiece": WordPieceSettings(vocab_size=200), "held_out": 0.1, **arguments}
-    return DocumentsDataModule(plan, sources, cache_dir=str(cache), **how)
+    options = {"wordpiece": WordPieceSettings(vocab_size=200), "held_out": 0.1, **arguments}
+    return DocumentsDataModule(plan, sources, cache_dir=str(cache), **options)
 
 
 @pytest.fixture(scope="module")
 def cache(folder, tmp_path_factory):
     """Prepares the corpus."""
-    place = tmp_path_factory.mktemp("cache")
-    prepare_here(module(folder, place))
-    return place
+    path = tmp_path_factory.mktemp("cache")
+    prepare_here(module(folder, path))
+    return path
 
 
 def on_rank(data, rank, size):
@@ -208,17 +208,17 @@ def test_another_seed_and_probability_give_other_masks(folder, cache):
 
 @pytest.mark.slow
 def test_prepared_documents_work_without_their_text_and_a_run_keeps_its_vocabulary(folder, tmp_path):
-    place = tmp_path / "text"
-    shutil.copytree(folder, place)
-    first = module(place, tmp_path / "cache")
+    path = tmp_path / "text"
+    shutil.copytree(folder, path)
+    first = module(path, tmp_path / "cache")
     first.prepare(progress=False)
     first.vocabulary.save(tmp_path / "saved")
-    shutil.move(place, tmp_path / "elsewhere")
-    again = module(place, tmp_path / "cache")
+    shutil.move(path, tmp_path / "elsewhere")
+    again = module(path, tmp_path / "cache")
     assert again.prepared.folder == first.prepared.folder
     assert again.vocab_size == first.vocab_size
     with pytest.raises(ValueError, match=r"source a: .*a.jsonl is no file or folder"):
-        module(place, tmp_path / "cache", held_out=0.2).prepare(progress=False)
+        module(path, tmp_path / "cache", held_out=0.2).prepare(progress=False)
     # Other text is tokenized with the run's vocabulary; unchanged text is used as prepared.
     saved = load_vocabulary(tmp_path / "saved")
     again.evaluate_with(saved, "test")
@@ -239,14 +239,14 @@ def test_prepared_documents_work_without_their_text_and_a_run_keeps_its_vocabula
 def test_a_given_vocabulary_is_used_and_reread_after_an_edit(folder, tmp_path):
     vocabulary = WordPiece([*SPECIAL, *"abdefgiklmnou.", *(f"##{c}" for c in "aeiou")])
     vocabulary.save(tmp_path / "v")
-    how = {"wordpiece": WordPieceSettings(name=str(tmp_path / "v"))}
-    first = module(folder, tmp_path / "cache", **how)
+    options = {"wordpiece": WordPieceSettings(name=str(tmp_path / "v"))}
+    first = module(folder, tmp_path / "cache", **options)
     assert first.vocabulary.digest() == vocabulary.digest()
     WordPiece([*vocabulary.tokens, "ba"]).save(tmp_path / "v")
-    second = module(folder, tmp_path / "cache", **how)
+    second = module(folder, tmp_path / "cache", **options)
     assert second.prepared.folder != first.prepared.folder
     shutil.rmtree(tmp_path / "v")
-    assert module(folder, tmp_path / "cache", **how).prepared.folder == second.prepared.folder
+    assert module(folder, tmp_path / "cache", **options).prepared.folder == second.prepared.folder
 
 
 def test_invalid_settings_of_documents_are_rejected(folder, cache, tmp_path):

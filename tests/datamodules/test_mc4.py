@@ -81,8 +81,8 @@ def cache(texts, vocabulary, tmp_path_factory):
 
 @pytest.fixture
 def module(texts, vocabulary, cache):
-    def make(step=0, rank=0, size=1, **given):
-        data = MC4DataModule(**{**settings(texts, vocabulary, cache), **given})
+    def make(step=0, rank=0, size=1, **options):
+        data = MC4DataModule(**{**settings(texts, vocabulary, cache), **options})
         ranks = {"rank": rank, "num_replicas": size}
         data.trainer = SimpleNamespace(global_step=step, distributed_sampler_kwargs=ranks)
         return data
@@ -92,21 +92,21 @@ def module(texts, vocabulary, cache):
 
 def rows_read(module, steps, size, workers):
     """Rows read by all ranks in the given steps, in a training that begins at the first of these."""
-    found = []
+    row_numbers = []
     for rank in range(size):
         data = module(steps.start, rank, size, num_workers=workers)
-        passes = PLAN.accumulation(size)
-        loader, wanted = iter(data.train_dataloader()), len(steps) * passes
+        accumulation = PLAN.accumulation(size)
+        loader, n_batches = iter(data.train_dataloader()), len(steps) * accumulation
         taken = 0
-        while taken < wanted:
+        while taken < n_batches:
             batch = next(loader, None)
             if batch is None:  # the epoch has ended
-                data.trainer.global_step = steps.start + taken // passes
+                data.trainer.global_step = steps.start + taken // accumulation
                 loader = iter(data.train_dataloader())
                 continue
-            found += batch.questions.tolist()
+            row_numbers += batch.questions.tolist()
             taken += 1
-    return found
+    return row_numbers
 
 
 @pytest.mark.slow
@@ -118,18 +118,18 @@ def test_kills_and_other_numbers_of_workers_and_ranks_lose_or_repeat_no_row(modu
     # Killed at arbitrary steps and resumed with other numbers of ranks and workers.
     generator = random.Random(3)
     cuts = sorted({0, n_steps, *(generator.randrange(1, n_steps) for _ in range(5))})
-    ways = itertools.cycle([(1, 0), (2, 2), (3, 0), (1, 2), (2, 0)])
+    world_sizes = itertools.cycle([(1, 0), (2, 2), (3, 0), (1, 2), (2, 0)])
     whole, per_step = rows_read(module, range(n_steps), 1, 0), PLAN.global_batch_size
-    for (begin, end), (size, workers) in zip(itertools.pairwise(cuts), ways, strict=False):
+    for (begin, end), (size, workers) in zip(itertools.pairwise(cuts), world_sizes, strict=False):
         read = rows_read(module, range(begin, end), size, workers)
         assert sorted(read) == sorted(whole[begin * per_step : end * per_step]), (begin, end, size, workers)
     # Within a language, no row repeats before all have been read.
     first = 0
     for n in counts:
-        own = [row for row in whole if first <= row < first + n]
-        assert len(own) > n
-        for turn in range(len(own) // n):
-            assert len(set(own[turn * n : (turn + 1) * n])) == n
+        language_rows = [row for row in whole if first <= row < first + n]
+        assert len(language_rows) > n
+        for turn in range(len(language_rows) // n):
+            assert len(set(language_rows[turn * n : (turn + 1) * n])) == n
         first += n
 
 
@@ -150,13 +150,13 @@ def test_every_document_can_be_restored_from_the_rows(module, texts, vocabulary)
             data.vocabulary.decode(rows._tokens[a:b].tolist()).replace(" ", "")
             for a, b in itertools.pairwise(rows.rows.bounds.tolist())
         )
-    written = "".join(
+    restored = "".join(
         text.replace(" ", "")
         for code, numbers in (("aa", (120, 90)), ("bb", (40,)), ("cc", (15,)))
         for number in numbers
         for text in documents(code, number)
     )
-    assert sorted(read) == sorted(written)
+    assert sorted(read) == sorted(restored)
 
 
 @pytest.mark.parametrize(("alpha", "weigh_by"), [(0.7, "tokens"), (0.3, "documents"), (1.0, "tokens"), (0.0, "tokens")])
@@ -169,39 +169,39 @@ def test_languages_are_sampled_by_size_to_the_power_of_alpha(module, alpha, weig
     sizes = np.asarray(documents if weigh_by == "documents" else tokens, dtype=float) ** alpha
     assert np.allclose(data.objective.shares(data.prepared_sources), sizes / sizes.sum())
     n = 150
-    loader, seen = data.train_batches(), np.zeros(3)
+    loader, totals = data.train_batches(), np.zeros(3)
     for k in range(n * PLAN.accumulation(1)):
         batch = loader.batch(k)
-        seen += np.bincount(batch.languages.numpy(), minlength=3)
-    assert np.abs(seen / seen.sum() - data.objective.shares(data.prepared_sources)).max() < 0.015
+        totals += np.bincount(batch.languages.numpy(), minlength=3)
+    assert np.abs(totals / totals.sum() - data.objective.shares(data.prepared_sources)).max() < 0.015
 
 
 def test_tokens_are_counted_by_language_without_reading_batches(module):
     data = module()
     counted = data.tokens_by_language(3, 9)
     batches, lengths = data.train_batches(), np.diff(data.objective.rows(data.prepared_sources, "train").bounds)
-    seen = dict.fromkeys(data.languages, 0)
+    totals = dict.fromkeys(data.languages, 0)
     for k in range(3 * PLAN.accumulation(1), 9 * PLAN.accumulation(1)):
         batch = batches.batch(k)
         for language, row in zip(batch.languages.tolist(), batch.questions.tolist(), strict=True):
-            seen[data.languages[language]] += int(lengths[row])
-    assert counted == seen
+            totals[data.languages[language]] += int(lengths[row])
+    assert counted == totals
     # Counts are global: the same on every rank.
-    assert module(rank=1, size=3).tokens_by_language(3, 9) == seen
+    assert module(rank=1, size=3).tokens_by_language(3, 9) == totals
 
 
 @pytest.mark.slow
 def test_prepared_data_works_without_its_text(texts, vocabulary, tmp_path, module):
-    gone = tmp_path / "gone"
-    gone.mkdir()
+    removed = tmp_path / "gone"
+    removed.mkdir()
     for file in texts.iterdir():
-        (gone / file.name).write_bytes(file.read_bytes())
-    given = {"path": f"{gone}/c4-{{language}}.*.json*", "cache_dir": str(tmp_path / "cache")}
-    before = module(**given)
+        (removed / file.name).write_bytes(file.read_bytes())
+    options = {"path": f"{removed}/c4-{{language}}.*.json*", "cache_dir": str(tmp_path / "cache")}
+    before = module(**options)
     before.prepare(progress=False)
-    for file in gone.iterdir():
+    for file in removed.iterdir():
         file.unlink()
-    assert len(module(**given).objective.rows(module(**given).prepared_sources, "train")) == len(
+    assert len(module(**options).objective.rows(module(**options).prepared_sources, "train")) == len(
         before.objective.rows(before.prepared_sources, "train")
     )
 
@@ -218,9 +218,11 @@ def test_other_lengths_reuse_the_same_tokens(module, cache):
     assert {folder for folder in cache.iterdir() if folder.is_dir()} == folders
 
 
-def wrong(module, tmp_path, content, **given):
+def wrong(module, tmp_path, content, **options):
     (tmp_path / "c4-aa.json").write_bytes(content)
-    return module(languages=["aa"], path=f"{tmp_path}/c4-{{language}}.json", cache_dir=str(tmp_path / "cache"), **given)
+    return module(
+        languages=["aa"], path=f"{tmp_path}/c4-{{language}}.json", cache_dir=str(tmp_path / "cache"), **options
+    )
 
 
 GOOD = [json.dumps({"text": text}) for text in documents("aa", 60)]
@@ -261,11 +263,11 @@ def test_a_truncated_file_is_rejected_or_read_up_to_its_end(module, tmp_path):
     whole = gzip.compress("\n".join(GOOD * 20).encode())
     path = f"{tmp_path}/{{language}}.json.gz"
     (tmp_path / "aa.json.gz").write_bytes(whole[: len(whole) // 2])
-    given = {"languages": ["aa"], "path": path, "cache_dir": str(tmp_path / "cache")}
+    options = {"languages": ["aa"], "path": path, "cache_dir": str(tmp_path / "cache")}
     with pytest.raises(ValueError, match=r"aa.json.gz is damaged or truncated at byte"):
-        module(**given).prepare(progress=False)
+        module(**options).prepare(progress=False)
     with pytest.warns(UserWarning, match=r"1 x file cut short"):
-        module(**given, on_malformed="skip").prepare(progress=False)
+        module(**options, on_malformed="skip").prepare(progress=False)
 
 
 def test_a_missing_language_is_named_with_the_available_ones(module, texts):
@@ -277,7 +279,7 @@ def test_a_missing_language_is_named_with_the_available_ones(module, texts):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("options", "message"),
     [
         ({"languages": []}, "data.languages is"),
         ({"languages": ["aa", "aa"]}, "data.languages is"),
@@ -288,9 +290,9 @@ def test_a_missing_language_is_named_with_the_available_ones(module, texts):
         ({"path": None, "repository": None}, "source aa has neither path nor repository"),
     ],
 )
-def test_invalid_settings_of_mc4_are_rejected(module, given, message):
+def test_invalid_settings_of_mc4_are_rejected(module, options, message):
     with pytest.raises(ValueError, match=message):
-        module(**given)
+        module(**options)
 
 
 def test_only_files_of_the_chosen_languages_are_downloaded(monkeypatch, tmp_path, vocabulary, texts):
@@ -306,10 +308,10 @@ def test_only_files_of_the_chosen_languages_are_downloaded(monkeypatch, tmp_path
             "multilingual/c4-fr.tfrecord-00000-of-02048.json.gz",
         ],
     }
-    asked = []
+    requests = []
 
     def download(repository, name, commit):
-        asked.append(name)
+        requests.append(name)
         return texts / "c4-aa.00.json.gz"
 
     monkeypatch.setattr(hub, "_listed", lambda *_: [(name, 10) for names in tree.values() for name in names])
@@ -319,7 +321,7 @@ def test_only_files_of_the_chosen_languages_are_downloaded(monkeypatch, tmp_path
         PLAN, ["en", "de"], max_files=1, held_out=0.05, cache_dir=str(tmp_path), vocabulary_dir=str(vocabulary)
     )
     data.prepare(progress=False, workers=1)
-    assert set(asked) == {tree["en"][0], tree["multilingual"][0]}
+    assert set(requests) == {tree["en"][0], tree["multilingual"][0]}
 
 
 @requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")

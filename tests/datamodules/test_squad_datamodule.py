@@ -110,16 +110,16 @@ def test_the_vocabulary_comes_from_a_run_a_file_or_training(files, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/vocab.txt").write_text("\n".join(learned.tokens))
     learned.fast.save_pretrained(tmp_path / "transformers")
-    for given in (
+    for source in (
         run,
         run / "vocabulary",
         tmp_path / "folder",
         tmp_path / "folder/vocab.txt",
         tmp_path / "transformers",
     ):
-        assert module(files, tmp_path, vocabulary_dir=str(given)).vocabulary.tokens == learned.tokens, given
-        settings = WordPieceSettings(name=str(given if given != run else run / "vocabulary"))
-        assert module(files, tmp_path, wordpiece=settings).vocabulary.tokens == learned.tokens, given
+        assert module(files, tmp_path, vocabulary_dir=str(source)).vocabulary.tokens == learned.tokens, source
+        settings = WordPieceSettings(name=str(source if source != run else run / "vocabulary"))
+        assert module(files, tmp_path, wordpiece=settings).vocabulary.tokens == learned.tokens, source
     # With a trained model's vocabulary nothing is trained, and only the requested split is read.
     trained = module({"val": files["val"]}, tmp_path)
     trained.evaluate_with(learned, "val")
@@ -148,12 +148,12 @@ def test_ranks_partition_every_step_and_every_evaluation(files, tmp_path):
     shares = [next(iter(at(data, 2, rank, 4).train_dataloader())).windows.tolist() for rank in range(4)]
     assert sorted(whole) == sorted(number for share in shares for number in share)
     for size in (1, 3):
-        passes = [list(at(data, 0, rank, size).val_dataloader()) for rank in range(size)]
-        assert len({len(batches) for batches in passes}) == 1
-        numbers = [n for batches in passes for batch in batches for n in batch.windows.tolist()]
+        per_rank = [list(at(data, 0, rank, size).val_dataloader()) for rank in range(size)]
+        assert len({len(batches) for batches in per_rank}) == 1
+        numbers = [n for batches in per_rank for batch in batches for n in batch.windows.tolist()]
         assert sorted(numbers) == list(range(len(data.prepared("val").pieces)))
         room = max(PLAN.val.batch_size // size, 1) * 64
-        assert all(batch.input_ids.numel() <= room for batches in passes for batch in batches)
+        assert all(batch.input_ids.numel() <= room for batches in per_rank for batch in batches)
 
 
 def test_predicted_answers_come_from_the_questions_own_context(files, tmp_path):
@@ -163,9 +163,9 @@ def test_predicted_answers_come_from_the_questions_own_context(files, tmp_path):
     assert len(numbers) == len(data.prepared("predict").pieces) > 2
     assert [q.id for q in data.questions("predict")] == ["mine"]
     assert not data.may_lack("predict")
-    for asked, message in (([], "no question"), ([Question("q", " ", "c")], "the question of question q is empty")):
+    for invalid, message in (([], "no question"), ([Question("q", " ", "c")], "the question of question q is empty")):
         with pytest.raises(ValueError, match=message):
-            data.ask(asked)
+            data.ask(invalid)
 
 
 def test_malformed_questions_are_rejected_or_counted(files, tmp_path):

@@ -37,12 +37,12 @@ def squad(language):
             "answers": [{"text": a, "answer_start": CONTEXT.index(a)} for a in answers],
         }
 
-    asked = [
+    qas = [
         question(0, f"Where sat the cat? ({language})", "on the red mat", "the red mat"),
         question(1, f"Who slept? ({language})", "The dog"),
         question(2, f"Where did it sleep? ({language})", "the house", "in the house", "house"),
     ]
-    return {"data": [{"title": "Animals", "paragraphs": [{"context": CONTEXT, "qas": asked}]}]}
+    return {"data": [{"title": "Animals", "paragraphs": [{"context": CONTEXT, "qas": qas}]}]}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def module(tmp_path, vocabulary):
     for language in ("de", "hi"):
         (tmp_path / f"x.{language}.json").write_text(json.dumps(squad(language)))
 
-    def make(prompt="nemo", **given):
+    def make(prompt="nemo", **options):
         return SquadDataModule(
             **{
                 "batch": PLAN,
@@ -69,7 +69,7 @@ def module(tmp_path, vocabulary):
                 "collator": TextCollator(prompt),
                 "vocabulary_dir": str(vocabulary),
                 "cache_dir": str(tmp_path / "cache"),
-                **given,
+                **options,
             }
         )
 
@@ -99,25 +99,25 @@ def test_prompts_are_as_published_and_every_answer_is_a_target(module):
 
 def test_a_long_context_is_truncated_and_the_question_kept(vocabulary):
     question = Question("a", "Who sat?", "cat " * 500, (Answer("dog " * 50, 0),), title="T")
-    own = SentencePiece.of_content(json.loads((vocabulary / "vocabulary.json").read_text()))
+    vocabulary_from_file = SentencePiece.of_content(json.loads((vocabulary / "vocabulary.json").read_text()))
     for input_eos in (True, False):
         layout = TextLayout(seq_len=64, target_len=8, input_eos=input_eos)
-        inputs, targets = layout.cut([question], own).pair(0)
+        inputs, targets = layout.cut([question], vocabulary_from_file).pair(0)
         assert len(inputs) == 64
-        assert own.decode(inputs.tolist()).endswith("Question: Who sat?")
+        assert vocabulary_from_file.decode(inputs.tolist()).endswith("Question: Who sat?")
         assert (inputs[-1] == 1) == input_eos
         assert len(targets) == 8
         assert targets[-1] == 1
     with pytest.raises(ValueError, match=r"batch.seq_len is 4, but the text 'Question: Who sat\?'... alone has"):
-        TextLayout(seq_len=4, target_len=8).cut([question], own)
+        TextLayout(seq_len=4, target_len=8).cut([question], vocabulary_from_file)
 
 
 def test_batches_have_minimal_width_and_question_numbers(module):
     data = module()
-    found = []
+    numbers = []
     for batch in data.val_dataloader():
         rows = batch.questions.tolist()
-        found += rows
+        numbers += rows
         assert batch.input_ids.shape[1] % 8 == 0
         assert (batch.input_pairs == (batch.input_ids != 0)).all()
         assert batch.languages.tolist() == [row // 3 for row in rows]
@@ -125,19 +125,19 @@ def test_batches_have_minimal_width_and_question_numbers(module):
         for targets, before in zip(batch.targets, batch.decoder_input_ids, strict=True):
             n = int((targets != 0).sum())
             assert torch.equal(before[1:n], targets[: n - 1])
-    assert sorted(found) == list(range(6))
+    assert sorted(numbers) == list(range(6))
     assert [q.id for q in data.questions("val")] == ["de:q0", "de:q1", "de:q2", "hi:q0", "hi:q1", "hi:q2"]
 
 
 def test_a_padding_batch_counts_nowhere(module):
-    found = []
+    numbers = []
     for rank in range(10):
         data = module()
         data.trainer = SimpleNamespace(distributed_sampler_kwargs={"rank": rank, "num_replicas": 10}, global_step=0)
         (batch,) = list(data.val_dataloader())
-        found += batch.questions.tolist()
+        numbers += batch.questions.tolist()
         assert (int(batch.target_pairs.sum()) == 0) == (batch.questions.tolist() == [-1])
-    assert sorted(found) == [-1, -1, -1, -1, *range(6)]
+    assert sorted(numbers) == [-1, -1, -1, -1, *range(6)]
 
 
 class Parrot(LightningModule):
@@ -167,12 +167,12 @@ def test_answers_have_metrics_and_files_by_language(module, tmp_path):
         accelerator="cpu", devices=1, logger=False, callbacks=[SquadAnswers()], default_root_dir=tmp_path,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    (figures,) = trainer.test(model, data, verbose=False)
-    assert figures["squad/exact_string_match_de"] == pytest.approx(200 / 3)
-    assert figures["squad/exact_string_match_hi"] == pytest.approx(100 / 3)
-    assert figures["squad/exact_string_match"] == pytest.approx(50)
-    assert figures["squad/exact_match_hi"] == pytest.approx(200 / 3)
-    assert figures["squad/f1"] == pytest.approx((figures["squad/f1_de"] + figures["squad/f1_hi"]) / 2)
+    (metrics,) = trainer.test(model, data, verbose=False)
+    assert metrics["squad/exact_string_match_de"] == pytest.approx(200 / 3)
+    assert metrics["squad/exact_string_match_hi"] == pytest.approx(100 / 3)
+    assert metrics["squad/exact_string_match"] == pytest.approx(50)
+    assert metrics["squad/exact_match_hi"] == pytest.approx(200 / 3)
+    assert metrics["squad/f1"] == pytest.approx((metrics["squad/f1_de"] + metrics["squad/f1_hi"]) / 2)
     written = json.loads((tmp_path / "answers/test/hi/predictions.json").read_text())
     assert written == {"q0": "the red mat", "q1": "The dog", "q2": "a tree"}
 
@@ -186,7 +186,7 @@ def test_metrics_of_a_single_language_have_plain_names():
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("options", "message"),
     [
         ({"languages": None}, r"needs data.language; de, say"),
         ({"language": "de"}, "give one of the two"),
@@ -194,9 +194,9 @@ def test_metrics_of_a_single_language_have_plain_names():
         ({"train": "x.{language}.json"}, r"data.train is x.\{language\}.json, which needs data.language"),
     ],
 )
-def test_invalid_settings_of_squad_text_are_rejected(module, given, message):
+def test_invalid_settings_of_squad_text_are_rejected(module, options, message):
     with pytest.raises(ValueError, match=message):
-        module(**given)
+        module(**options)
 
 
 def test_a_missing_language_is_named(module):
@@ -220,9 +220,9 @@ def test_all_of_xquad_is_prompted_and_answered(tmp_path):
     questions = data.questions("val")
     assert len(questions) == 5 * 1190
     right = {q.id: Answered(q.answers[0].text, q.answers[0].text, None, []) for q in questions}
-    figures = figures_by_language(questions, right, may_lack=False, written=True)
-    assert set(figures.values()) == {100.0}
-    assert {"f1_hi", "exact_string_match_zh", "exact_match_de"} <= set(figures)
+    metrics = figures_by_language(questions, right, may_lack=False, written=True)
+    assert set(metrics.values()) == {100.0}
+    assert {"f1_hi", "exact_string_match_zh", "exact_match_de"} <= set(metrics)
     # Targets decode to the answers, in every script.
     pairs, vocabulary = data.prepared("val").pieces, data.vocabulary
     same = [

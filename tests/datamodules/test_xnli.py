@@ -32,7 +32,7 @@ def write_tsv(path, rows):
 
 @pytest.fixture
 def module(tmp_path):
-    def make(**given):
+    def make(**options):
         return XNLIDataModule(
             **{
                 "batch": PLAN,
@@ -42,7 +42,7 @@ def module(tmp_path):
                 "languages": ["en", "de", "zh"],
                 "sentencepiece": SentencePieceSettings(vocab_size=500, character_coverage=1.0),
                 "cache_dir": str(tmp_path / "cache"),
-                **given,
+                **options,
             }
         )
 
@@ -90,9 +90,9 @@ def test_a_malformed_pair_is_rejected_with_its_line_or_skipped(tmp_path, line, m
     (tmp_path / "m.jsonl").write_text("\n".join([good, line, good]))
     with pytest.raises(ValueError, match=message):
         read_nli(str(tmp_path / "m.jsonl"))
-    found = read_nli(str(tmp_path / "m.jsonl"), "skip")
-    assert len(found.pairs) == 2
-    assert found.flaws["malformed line"][0] == 1
+    result = read_nli(str(tmp_path / "m.jsonl"), "skip")
+    assert len(result.pairs) == 2
+    assert result.flaws["malformed line"][0] == 1
 
 
 def test_a_missing_language_is_named(tmp_path, module):
@@ -159,9 +159,9 @@ def test_accuracy_is_logged_for_every_language(module, tmp_path):
         accelerator="cpu", devices=1, logger=False, callbacks=[TextAccuracy()], default_root_dir=tmp_path,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    (figures,) = trainer.validate(Guesser(data), data, verbose=False)
+    (metrics,) = trainer.validate(Guesser(data), data, verbose=False)
     labels = [pair.label for pair in make_nli("embedded:val", "de")]
     guessed = 100 * labels.count("neutral") / len(labels)
-    assert figures["xnli/accuracy_en"] == figures["xnli/accuracy_zh"] == 100
-    assert figures["xnli/accuracy_de"] == pytest.approx(guessed)
-    assert figures["xnli/accuracy"] == pytest.approx((200 + guessed) / 3)
+    assert metrics["xnli/accuracy_en"] == metrics["xnli/accuracy_zh"] == 100
+    assert metrics["xnli/accuracy_de"] == pytest.approx(guessed)
+    assert metrics["xnli/accuracy"] == pytest.approx((200 + guessed) / 3)

@@ -7,11 +7,11 @@ from lmrecipes.loggers import RunCSVLogger
 
 @pytest.mark.parametrize("end", ["12,0,2.5", "1", ""], ids=["in the figures", "in the step", "before it"])
 def test_an_incomplete_line_is_dropped(tmp_path, end):
-    whole = "step,epoch,train/loss,val/loss\n10,0,2.75,\n11,0,2.625,2.5\n"
-    (tmp_path / "metrics.csv").write_text(whole + end)
+    complete = "step,epoch,train/loss,val/loss\n10,0,2.75,\n11,0,2.625,2.5\n"
+    (tmp_path / "metrics.csv").write_text(complete + end)
     logger = RunCSVLogger(tmp_path)
     logger.forget_after(12)
-    assert (tmp_path / "metrics.csv").read_text().split() == whole.split()
+    assert (tmp_path / "metrics.csv").read_text().split() == complete.split()
     logger.log_metrics({"epoch": 0, "train/loss": 2.25}, 11)
     logger.save()
-    assert (tmp_path / "metrics.csv").read_text().split() == [*whole.split(), "12,0,2.25,"]
+    assert (tmp_path / "metrics.csv").read_text().split() == [*complete.split(), "12,0,2.25,"]

@@ -16,8 +16,8 @@ def curve(run, name):
 @pytest.mark.slow
 def test_tensorboard_equals_the_csv_log_also_after_repeated_steps(command, small, tmp_path):
     run, kept = tmp_path / "run", tmp_path / "kept"
-    begun = command("fit", *small, "--trainer.logger=tensorboard", "--run_dir=run", "--trainer.max_steps=6")
-    assert begun.returncode == 0, begun.stderr
+    first = command("fit", *small, "--trainer.logger=tensorboard", "--run_dir=run", "--trainer.max_steps=6")
+    assert first.returncode == 0, first.stderr
     shutil.copytree(run / "checkpoints", kept)
     for _ in range(2):
         # The second time, as if killed after step 6.

@@ -25,8 +25,8 @@ def fit(command, small, tmp_path, monkeypatch):
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
 
-    def run(*arguments, begin=True, **variables):
-        more = [*small, WANDB, "--run_dir=run"] if begin else []
+    def run(*arguments, new=True, **variables):
+        more = [*small, WANDB, "--run_dir=run"] if new else []
         return command("fit", *more, *arguments, HOME=str(tmp_path), **variables), tmp_path / "run"
 
     return run
@@ -41,9 +41,9 @@ def rows(run, name):
 def test_without_an_api_key_a_run_is_logged_offline_and_says_how_to_sync_it(fit):
     done, run = fit()
     assert (done.returncode, done.stderr) == (0, "")
-    (said,) = [line for line in done.stdout.splitlines() if "wandb" in line]
-    assert "offline, as there is no API key" in said
-    assert said.endswith("wandb sync run/wandb/offline-run-*")
+    (message,) = [line for line in done.stdout.splitlines() if "wandb" in line]
+    assert "offline, as there is no API key" in message
+    assert message.endswith("wandb sync run/wandb/offline-run-*")
     (part,) = parts(run)
     assert part.exit_code == 0
     # Same steps and metrics as the CSV log.
@@ -105,7 +105,7 @@ def test_the_whole_configuration_is_logged_once_and_is_the_saved_one(fit):
 def test_a_resumed_run_is_the_same_wandb_run_and_logs_no_step_twice(fit):
     done, run = fit()
     assert done.returncode == 0, done.stderr
-    onward, _ = fit("--resume=run", "--trainer.max_steps=20", begin=False)
+    onward, _ = fit("--resume=run", "--trainer.max_steps=20", new=False)
     assert onward.returncode == 0, onward.stderr
     first, second = parts(run)
     assert first.id == second.id == json.loads((run / "wandb.json").read_text())["id"]
@@ -125,7 +125,7 @@ def test_the_run_id_of_a_sweep_agent_has_priority(fit):
     done, run = fit("--trainer.max_steps=3", WANDB_RUN_ID="given1", WANDB_SWEEP_ID="sweep1")
     assert done.returncode == 0, done.stderr
     # A requeued job has no agent and continues the agent's run.
-    onward, _ = fit("--resume=run", "--trainer.max_steps=6", begin=False)
+    onward, _ = fit("--resume=run", "--trainer.max_steps=6", new=False)
     assert onward.returncode == 0, onward.stderr
     assert [part.id for part in parts(run)] == ["given1", "given1"]
 
@@ -150,8 +150,10 @@ def test_project_and_name_can_be_set(fit):
 @pytest.mark.parametrize("name", ["wandb", "tensorboard"])
 def test_a_missing_package_is_named(name, small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda what, *more: None if what == name else found(what, *more))
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda package, *more: None if package == name else find_spec(package, *more)
+    )
     assert main(["fit", *small, f"--trainer.logger=loggers/{name}.yaml", "--run_dir=run"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

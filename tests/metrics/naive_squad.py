@@ -15,14 +15,14 @@ ARTICLES = {
 
 
 def words(text, language=None):
-    kept = []
+    characters = []
     for character in text.lower():
         if character in string.punctuation:
             continue
         if language is not None and unicodedata.category(character)[0] == "P":
             continue
-        kept.append(character)
-    text = "".join(kept)
+        characters.append(character)
+    text = "".join(characters)
     # An article is a whole word, between non-word characters.
     pieces, word = [], ""
     for character in text + " ":
@@ -72,28 +72,28 @@ def squad_20_of_one_question(prediction, golds):
 def squad_20(questions, predictions, odds=None, threshold=1.0):
     chosen = [(id, golds) for id, golds in questions if id in predictions]
     scores = {id: squad_20_of_one_question(predictions[id], golds) for id, golds in chosen}
-    figures = {}
+    metrics = {}
     for prefix, wanted in (("", None), ("HasAns_", True), ("NoAns_", False)):
         group = [(id, golds) for id, golds in chosen if wanted is None or bool(golds) == wanted]
-        for place, name in enumerate(("exact", "f1")):
+        for index, name in enumerate(("exact", "f1")):
             values = []
             for id, golds in group:
                 silent = (0.0 if odds is None else odds[id]) > threshold
-                values.append(float(len(golds) == 0) if silent else scores[id][place])
+                values.append(float(len(golds) == 0) if silent else scores[id][index])
             if group:
-                figures[prefix + name] = 100.0 * sum(values) / len(group)
+                metrics[prefix + name] = 100.0 * sum(values) / len(group)
         if group:
-            figures[prefix + "total"] = len(group)
+            metrics[prefix + "total"] = len(group)
     if odds is not None:
         has = {id: bool(golds) for id, golds in questions}
-        for place, name in enumerate(("exact", "f1")):
+        for index, name in enumerate(("exact", "f1")):
             # Start with everything unanswered, then answer the questions one by one by rising odds.
             score = best = len([1 for answered in has.values() if not answered])
             best_threshold = 0.0
             for id, value in sorted(odds.items(), key=lambda item: item[1]):
                 if id in scores:
-                    score += scores[id][place] if has[id] else (-1 if predictions[id] else 0)
+                    score += scores[id][index] if has[id] else (-1 if predictions[id] else 0)
                     if score > best:
                         best, best_threshold = score, value
-            figures[f"best_{name}"], figures[f"best_{name}_thresh"] = 100.0 * best / len(scores), best_threshold
-    return figures
+            metrics[f"best_{name}"], metrics[f"best_{name}_thresh"] = 100.0 * best / len(scores), best_threshold
+    return metrics

@@ -23,23 +23,23 @@ def test_metrics_equal_those_of_torchmetrics():
         for metric in theirs:
             metric.update(logits.sigmoid(), replaced.long())
         share.append((int(replaced.sum()), n))
-    figures = ours.compute()
+    metrics = ours.compute()
     for name, metric in zip(names, theirs, strict=True):
-        torch.testing.assert_close(figures[name].float(), metric.compute(), atol=2e-4, rtol=0)
-    assert figures["sampled_accuracy"] == 0.1
-    assert figures["generator_accuracy"] >= 0.25
-    assert figures["replaced_share"] == sum(a for a, _ in share) / 317
+        torch.testing.assert_close(metrics[name].float(), metric.compute(), atol=2e-4, rtol=0)
+    assert metrics["sampled_accuracy"] == 0.1
+    assert metrics["generator_accuracy"] >= 0.25
+    assert metrics["replaced_share"] == sum(a for a, _ in share) / 317
 
 
 def test_uninformative_scores_have_auc_one_half():
-    figures = ReplacedTokens()
-    figures.update(torch.randn(2, 3), torch.zeros(2).long(), torch.zeros(2).long(), torch.zeros(8), torch.arange(8) < 3)
-    assert figures.compute()["discriminator_auc"] == 0.5
+    metrics = ReplacedTokens()
+    metrics.update(torch.randn(2, 3), torch.zeros(2).long(), torch.zeros(2).long(), torch.zeros(8), torch.arange(8) < 3)
+    assert metrics.compute()["discriminator_auc"] == 0.5
 
 
 def test_precision_is_undefined_without_positive_predictions():
-    figures = ReplacedTokens()
-    figures.update(torch.randn(2, 3), torch.zeros(2).long(), torch.zeros(2).long(), -torch.ones(8), torch.arange(8) < 3)
-    computed = figures.compute()
+    metrics = ReplacedTokens()
+    metrics.update(torch.randn(2, 3), torch.zeros(2).long(), torch.zeros(2).long(), -torch.ones(8), torch.arange(8) < 3)
+    computed = metrics.compute()
     assert computed["discriminator_precision"].isnan()
     assert computed["discriminator_recall"] == 0

@@ -112,10 +112,10 @@ def test_missing_predictions_score_zero_in_11_and_do_not_count_in_20():
 
 def test_the_first_of_equally_good_thresholds_is_reported():
     questions = [Gold("a", ("x",)), Gold("b", ()), Gold("c", ("y",))]
-    figures = squad20(questions, {"a": "x", "b": "z", "c": "y"}, {"c": 2.0, "a": -1.0, "b": 0.5})
+    metrics = squad20(questions, {"a": "x", "b": "z", "c": "y"}, {"c": 2.0, "a": -1.0, "b": 0.5})
     # Answering only a, or all three, gets two right.
-    assert figures["best_exact"] == pytest.approx(200 / 3)
-    assert figures["best_exact_thresh"] == -1.0
+    assert metrics["best_exact"] == pytest.approx(200 / 3)
+    assert metrics["best_exact_thresh"] == -1.0
 
 
 def test_empty_answers_have_no_overlap_in_11_but_are_equal_in_20():

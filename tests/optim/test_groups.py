@@ -54,17 +54,17 @@ def test_layer_decay_lowers_rates_and_the_schedule_keeps_the_ratios(optimizer):
     module = network()
     settings = GroupSettings(layer_decay=0.8)
     groups = parameter_groups(module, settings, lambda name: {"0": 0, "1": 1, "2": 3}[name.split(".")[0]])
-    made = build_optimizer(lambda params: optimizer(params, lr=0.1), groups, fused=True)
+    built = build_optimizer(lambda params: optimizer(params, lr=0.1), groups, fused=True)
     # The highest rate comes first, because it is the one that is logged.
-    assert made.param_groups[0]["lr"] == pytest.approx(0.1)
-    rates = {name: group["lr"] for name, group in by_name(module, made).items()}
+    assert built.param_groups[0]["lr"] == pytest.approx(0.1)
+    rates = {name: group["lr"] for name, group in by_name(module, built).items()}
     assert rates["2.weight"] == rates["2.bias"] == pytest.approx(0.1)
     assert rates["1.weight"] == pytest.approx(0.1 * 0.8**2)
     assert rates["0.bias"] == pytest.approx(0.1 * 0.8**3)
-    schedule = StepSchedule(made, Polynomial(), max_steps=10)
-    made.step()
+    schedule = StepSchedule(built, Polynomial(), max_steps=10)
+    built.step()
     schedule.step()
-    assert by_name(module, made)["0.bias"]["lr"] == pytest.approx(0.9 * 0.1 * 0.8**3)
+    assert by_name(module, built)["0.bias"]["lr"] == pytest.approx(0.9 * 0.1 * 0.8**3)
 
 
 def test_adam_without_bias_correction_is_the_published_update():

@@ -35,16 +35,16 @@ def naive_losses(generator, discriminator, batch, draw):
         input_ids=batch.input_ids, attention_mask=real.long(), token_type_ids=batch.token_type_ids
     ).logits
     shown, text = batch.input_ids.clone(), batch.input_ids.clone()
-    places = [
+    positions = [
         (row, int(batch.positions[row, i]), int(batch.originals[row, i]))
         for row in range(len(shown))
         for i in range(batch.positions.shape[1])
         if batch.weights[row, i]
     ]
-    rows = torch.stack([logits[row, place] for row, place, _ in places])
-    generator_loss = F.cross_entropy(rows, torch.tensor([original for *_, original in places]))
-    for (row, place, original), token in zip(places, draw(rows.detach()).tolist(), strict=True):
-        shown[row, place], text[row, place] = token, original
+    rows = torch.stack([logits[row, column] for row, column, _ in positions])
+    generator_loss = F.cross_entropy(rows, torch.tensor([original for *_, original in positions]))
+    for (row, column, original), token in zip(positions, draw(rows.detach()).tolist(), strict=True):
+        shown[row, column], text[row, column] = token, original
     labels = (shown != text).long()
     discriminator_loss = discriminator(
         input_ids=shown, attention_mask=real.long(), token_type_ids=batch.token_type_ids, labels=labels

@@ -59,11 +59,15 @@ def test_nemo_family_losses_equal_the_naive_reference():
     losses = network(**inputs_of(batch)).losses
     for row in range(2):
         for pair in (1, 2):
-            here, there = batch.input_pairs[row] == pair, batch.target_pairs[row] == pair
-            if there.any():
-                texts = batch.input_ids[row, here], batch.decoder_input_ids[row, there], batch.targets[row, there]
+            input_mask, target_mask = batch.input_pairs[row] == pair, batch.target_pairs[row] == pair
+            if target_mask.any():
+                texts = (
+                    batch.input_ids[row, input_mask],
+                    batch.decoder_input_ids[row, target_mask],
+                    batch.targets[row, target_mask],
+                )
                 expected = naive_losses(weights, network.config, *texts)
-                torch.testing.assert_close(losses[row, there].double(), expected, atol=1e-4, rtol=1e-5)
+                torch.testing.assert_close(losses[row, target_mask].double(), expected, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])

@@ -56,9 +56,9 @@ def compare(network, context, n_segments=3):
         torch.stack(expected).mean().backward()
         for name, parameter in network.named_parameters():
             got = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
-            wanted = weights[name].grad
+            reference = weights[name].grad
             torch.testing.assert_close(
-                got, torch.zeros_like(got) if wanted is None else wanted, rtol=1e-5, atol=1e-6, msg=name
+                got, torch.zeros_like(got) if reference is None else reference, rtol=1e-5, atol=1e-6, msg=name
             )
 
 

@@ -14,10 +14,10 @@ NAMES = {
 }
 
 
-def open_preset(name, *given):
+def open_preset(name, *overrides):
     # The model does not matter here: preparation depends on data and batch only.
     recipe = ["--config", "electra/tiny_pretrain", "--batch.target_len=32", "--data", name]
-    return open_recipe(prepare.COMMAND, [*recipe, "--no_runtime_tuning", *given])
+    return open_recipe(prepare.COMMAND, [*recipe, "--no_runtime_tuning", *overrides])
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
@@ -37,8 +37,8 @@ def test_a_preset_parses(name, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["embedded_languages", "embedded_nli", "embedded_squad_text"])
 def test_embedded_data_is_prepared_by_the_command(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    given = [f"--data.cache_dir={tmp_path}/cache", "--data.sentencepiece.vocab_size=2000"]
-    cli = open_preset(name, *given)
+    overrides = [f"--data.cache_dir={tmp_path}/cache", "--data.sentencepiece.vocab_size=2000"]
+    cli = open_preset(name, *overrides)
     cli.datamodule.prepare(progress=False)
     for loader in (cli.datamodule.train_dataloader(), cli.datamodule.val_dataloader()):
         batch = next(iter(loader))

@@ -79,12 +79,12 @@ def test_every_recipe_is_valid_at_full_and_at_toy_size(name, tmp_path):
 
 def test_the_smallest_mesh_has_the_same_axes():
     def smallest_mesh(strategy, requested, devices, nodes):
-        found = smallest_spread(strategy, requested, devices, nodes)
-        arguments = found.strategy.get("init_args", {}) if isinstance(found.strategy, dict) else {}
+        result = smallest_spread(strategy, requested, devices, nodes)
+        arguments = result.strategy.get("init_args", {}) if isinstance(result.strategy, dict) else {}
         # The requested options give the same mesh with expected processes.
         if arguments:
-            assert FSDP2Strategy(**arguments).data_parallel_size(found.devices, 1) == found.data_ranks
-        return found.devices, found.data_ranks, arguments
+            assert FSDP2Strategy(**arguments).data_parallel_size(result.devices, 1) == result.data_ranks
+        return result.devices, result.data_ranks, arguments
 
     assert smallest_mesh(object(), "ddp", 16, 8) == (2, 2, {})
     assert smallest_mesh(object(), "auto", 1, 1) == (1, 1, {})
@@ -94,8 +94,8 @@ def test_the_smallest_mesh_has_the_same_axes():
     assert smallest_mesh(tensors, "fsdp2_tp", 8, 1) == (2, 1, {"tensor_parallel_size": 2, "shard_size": 1})
     assert smallest_mesh(tensors, "fsdp2_tp", 8, 4) == (4, 2, {"tensor_parallel_size": 2, "shard_size": 2})
     requested = {"class_path": "FSDP2Strategy", "init_args": {"shard_size": "node", "activation_checkpointing": True}}
-    found = smallest_mesh(FSDP2Strategy(**requested["init_args"]), requested, 8, 4)
-    assert found == (4, 4, {"tensor_parallel_size": 1, "shard_size": 2, "activation_checkpointing": True})
+    result = smallest_mesh(FSDP2Strategy(**requested["init_args"]), requested, 8, 4)
+    assert result == (4, 4, {"tensor_parallel_size": 1, "shard_size": 2, "activation_checkpointing": True})
 
 
 def test_accumulation_is_kept_only_if_the_recipe_accumulates():
@@ -146,9 +146,9 @@ def test_a_single_callback_is_accepted_as_a_list():
 @pytest.mark.parametrize("words", [(), ("only", "these")])
 def test_a_synthetic_text_has_every_word_in_the_training_split(tmp_path, words):
     synthetic_text.write_synthetic(tmp_path, words)
-    found = {split: set((tmp_path / f"{split}.txt").read_text().split()) for split in ("train", "valid", "test")}
-    assert found["valid"] | found["test"] <= found["train"]
-    assert found["train"] == set(words) or (not words and len(found["train"]) > 20)
+    result = {split: set((tmp_path / f"{split}.txt").read_text().split()) for split in ("train", "valid", "test")}
+    assert result["valid"] | result["test"] <= result["train"]
+    assert result["train"] == set(words) or (not words and len(result["train"]) > 20)
 
 
 def test_a_sample_is_the_beginning_of_the_recipes_text(tmp_path, small_corpus):

@@ -39,14 +39,14 @@ def guard(**init_args):
 
 def remaining_processes(folder: Path) -> list[int]:
     """Processes that still run in a folder."""
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/cwd"):
         try:
             if path.resolve() == folder and (path.parent / "status").read_text().split("State:")[1].strip()[0] != "Z":
-                found.append(int(path.parent.name))
+                pids.append(int(path.parent.name))
         except OSError:
             continue
-    return found
+    return pids
 
 
 @pytest.fixture

@@ -122,8 +122,8 @@ def test_a_run_is_tested_with_its_vocabulary_even_if_the_training_text_changed(t
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "blocks", no_text)
         expected = test_loss()
-        for note in (tmp_path / "cache").glob("*.latest"):
-            note.unlink()
+        for link in (tmp_path / "cache").glob("*.latest"):
+            link.unlink()
         assert test_loss() == expected
     train = (text / "train.txt").read_text()
     (text / "train.txt").write_text(" ".join(reversed(train.split(" "))) + "w59 " * 999)  # another order of the words

@@ -31,8 +31,8 @@ def test_a_run_prints_only_our_own_lines(command, small, ranks):
 @pytest.mark.slow
 def test_evaluations_print_only_our_own_lines(command, small):
     assert command("fit", *small, "--run_dir=a", "--trainer.max_steps=3").returncode == 0
-    for wanted in ("validate", "test"):
-        done = command(wanted, "--run=a")
+    for subcommand in ("validate", "test"):
+        done = command(subcommand, "--run=a")
         assert (done.returncode, done.stderr) == (0, "")
         assert all(line.startswith(("val/", "test/", "written to ")) for line in done.stdout.splitlines()), done.stdout
     predicted = command("predict", "--run=a", "--text=w1 w2", "--max_new_tokens=2")

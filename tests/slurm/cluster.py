@@ -78,15 +78,15 @@ def _free_ports(number: int) -> list[int]:
 
 def _processes(*variables: str) -> list[int]:
     """Ids of processes with these environment variables."""
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
             environment = path.read_text(errors="replace").split("\0")
         except OSError:
             continue
         if set(variables) <= set(environment):
-            found.append(int(path.parent.name))
-    return found
+            pids.append(int(path.parent.name))
+    return pids
 
 
 class Cluster:

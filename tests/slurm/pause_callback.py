@@ -19,8 +19,8 @@ class PauseJob(Callback):
 
     def __init__(self, steps: list[int] | None = None, task: int | None = None, fail_at: int | None = None) -> None:
         started = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        own = task is None or os.environ.get("SLURM_ARRAY_TASK_ID") == str(task)
-        here = "SLURM_JOB_ID" in os.environ and own
+        is_my_task = task is None or os.environ.get("SLURM_ARRAY_TASK_ID") == str(task)
+        here = "SLURM_JOB_ID" in os.environ and is_my_task
         self.step = steps[started] if steps and here and started < len(steps) else -1
         self.fail_at = fail_at
 

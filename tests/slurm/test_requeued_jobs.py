@@ -54,8 +54,8 @@ def submit(cluster, small, tmp_path, variables):
     """Submits a script; returns the job's number, its log and its run directory."""
 
     def run(*sbatch: str, more: tuple[str, ...] = (), nodes: int = 1, name: str = "train", **hold):
-        spread = ["--trainer.strategy=ddp", "--trainer.num_nodes=2"] if nodes == 2 else []
-        script = (str(SCRIPTS / f"{name}.sbatch"), "transformer_xl/tiny", *options(small, **hold), *spread, *more)
+        strategy = ["--trainer.strategy=ddp", "--trainer.num_nodes=2"] if nodes == 2 else []
+        script = (str(SCRIPTS / f"{name}.sbatch"), "transformer_xl/tiny", *options(small, **hold), *strategy, *more)
         job = cluster.submit(f"--nodes={nodes}", *sbatch, *script, cwd=tmp_path, **variables)
         return job, tmp_path / f"slurm-{job}.out", tmp_path / "runs/transformer_xl/tiny" / f"slurm-{job}"
 

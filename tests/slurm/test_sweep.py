@@ -41,8 +41,8 @@ def submit(cluster, small, tmp_path):
     }
 
     def run(*sbatch, nodes=1):
-        spread = ["--trainer.strategy=ddp", "--trainer.num_nodes=2"] if nodes == 2 else []
-        script = (f"--nodes={nodes}", *sbatch, str(ROOT / "slurm/sweep.sbatch"), "me/mine/sw1", *spread)
+        strategy = ["--trainer.strategy=ddp", "--trainer.num_nodes=2"] if nodes == 2 else []
+        script = (f"--nodes={nodes}", *sbatch, str(ROOT / "slurm/sweep.sbatch"), "me/mine/sw1", *strategy)
         job = cluster.submit(*script, cwd=tmp_path, **variables)
         return job, tmp_path / f"slurm-{job}.out", tmp_path / f"runs/sweeps/sw1/slurm-{job}"
 

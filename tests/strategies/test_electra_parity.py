@@ -59,5 +59,5 @@ def test_electra_losses_equal_those_of_one_process(name, strategy, squad, comman
     assert sum("train/loss" in row for row in alone.values()) == 8
     for step, row in alone.items():
         # Every rank counts its own tokens.
-        for figure in {"train/loss", "val/loss"} & row.keys():
-            assert distributed[step][figure] == pytest.approx(row[figure], abs=TOLERANCE), (step, figure)
+        for metric in {"train/loss", "val/loss"} & row.keys():
+            assert distributed[step][metric] == pytest.approx(row[metric], abs=TOLERANCE), (step, metric)

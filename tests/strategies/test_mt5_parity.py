@@ -34,6 +34,6 @@ def test_mt5_losses_and_weights_equal_those_of_one_process(family, strategy, com
     alone, distributed = losses(tmp_path / "alone"), losses(tmp_path / "distributed")
     assert len(alone) == 6
     assert distributed == [(step, pytest.approx(loss, abs=2e-4)) for step, loss in alone]
-    found = weights(tmp_path / "distributed")
+    actual = weights(tmp_path / "distributed")
     for name, value in weights(tmp_path / "alone").items():
-        torch.testing.assert_close(found[name], value, atol=4e-3, rtol=0, msg=name)
+        torch.testing.assert_close(actual[name], value, atol=4e-3, rtol=0, msg=name)

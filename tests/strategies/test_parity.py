@@ -19,8 +19,8 @@ def losses(run: Path) -> dict[int, dict[str, float]]:
     with (run / "metrics.csv").open() as file:
         rows = {}
         for row in csv.DictReader(file):
-            figures = {k: float(row[k]) for k in ("train/loss", "val/loss", "train/tokens") if row.get(k)}
-            rows.setdefault(int(row["step"]), {}).update(figures)
+            metrics = {k: float(row[k]) for k in ("train/loss", "val/loss", "train/tokens") if row.get(k)}
+            rows.setdefault(int(row["step"]), {}).update(metrics)
         return rows
 
 
@@ -37,10 +37,10 @@ def assert_same(run: Path, reference: Path) -> None:
 @pytest.fixture(scope="module")
 def references(small, tmp_path_factory):
     """Runs in one process, created on first use."""
-    made: dict[str, Path] = {}
+    runs: dict[str, Path] = {}
 
     def reference(kind: str, options: list[str]) -> Path:
-        if kind not in made:
+        if kind not in runs:
             folder = tmp_path_factory.mktemp("reference")
             words = [
                 "fit",
@@ -60,8 +60,8 @@ def references(small, tmp_path_factory):
                 timeout=300,
             )
             assert done.returncode == 0, done.stderr
-            made[kind] = folder / "run"
-        return made[kind]
+            runs[kind] = folder / "run"
+        return runs[kind]
 
     return reference
 

@@ -190,8 +190,8 @@ def test_a_sharded_checkpoint_can_be_given_by_path(sharded, small, tmp_path, cap
     assert main(["fit", *small, *still, f"--init_from={path}", f"--run_dir={tmp_path / 'run'}"]) == 0
     (shown,) = {line.split()[1] for line in capsys.readouterr().out.splitlines() if line.startswith("val/loss")}
     with (tmp_path / "run" / "metrics.csv").open() as file:
-        (begun,) = (row["val/loss"] for row in csv.DictReader(file) if row["val/loss"])
-    assert float(begun) == pytest.approx(float(shown), abs=2e-4)
+        (resumed,) = (row["val/loss"] for row in csv.DictReader(file) if row["val/loss"])
+    assert float(resumed) == pytest.approx(float(shown), abs=2e-4)
 
 
 @pytest.mark.slow

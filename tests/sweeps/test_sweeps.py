@@ -52,10 +52,10 @@ def points(sweep):
 
 def command_line(sweep, point):
     """The command line that wandb's agent runs for a point."""
-    given = create_sweep_command_args({"args": {name: {"value": value} for name, value in point.items()}})
+    expanded = create_sweep_command_args({"args": {name: {"value": value} for name, value in point.items()}})
     words = []
     for word in create_sweep_command(list(sweep["command"])):
-        words += ["/usr/bin/env"] if word == "${env}" else given[word[2:-1]] if word.startswith("${") else [word]
+        words += ["/usr/bin/env"] if word == "${env}" else expanded[word[2:-1]] if word.startswith("${") else [word]
     return words
 
 
@@ -119,7 +119,7 @@ def test_every_point_trains_with_the_values_it_names(name, point, small, tmp_pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("written", "read"),
+    ("point_values", "read"),
     [
         ({"model.config.cutoffs": [10, 30]}, {"model.config.cutoffs": [10, 30]}),
         ({"model.config.tie_projections": [True, False, True]}, {"model.config.tie_projections": [True, False, True]}),
@@ -145,8 +145,10 @@ def test_every_point_trains_with_the_values_it_names(name, point, small, tmp_pat
 )
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("in_an_empty_folder")
-def test_lists_booleans_and_nested_values_pass_through_an_agent(written, read, small, tmp_path, capsys):
-    arguments = create_sweep_command_args({"args": {key: {"value": value} for key, value in written.items()}})["args"]
+def test_lists_booleans_and_nested_values_pass_through_an_agent(point_values, read, small, tmp_path, capsys):
+    arguments = create_sweep_command_args({"args": {key: {"value": value} for key, value in point_values.items()}})[
+        "args"
+    ]
     assert main(["fit", *small, *FEW, *arguments, "--run_dir=run"]) == 0, capsys.readouterr().err
     config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
     saved = {key.replace(".init_args", ""): value for key, value in flatten(config).items()}
@@ -157,8 +159,8 @@ def scripted(folder: Path, sweep, tried) -> dict[str, str]:
     """Sets up `wandb` and `lmrecipes` commands, a sweep and its points; returns the environment to run them with."""
     programs, script = folder / "bin", Path(__file__).with_name("fake_wandb_agent.py")
     programs.mkdir()
-    for name, what in (("wandb", str(script)), ("lmrecipes", "-m lmrecipes")):
-        (programs / name).write_text(f'#!/bin/bash\nexec {warm.python()} {what} "$@"\n')
+    for name, program in (("wandb", str(script)), ("lmrecipes", "-m lmrecipes")):
+        (programs / name).write_text(f'#!/bin/bash\nexec {warm.python()} {program} "$@"\n')
         (programs / name).chmod(0o755)
     queue = folder / "points"
     queue.mkdir()
@@ -196,16 +198,16 @@ def test_a_run_stopped_by_its_sweep_is_saved_and_not_failed(small, tmp_path):
     command = ["${env}", "lmrecipes", "fit", *small, *steps[2:], "--trainer.logger=wandb", "${args}"]
     variables = scripted(tmp_path, sweep | {"command": command}, {"aa": {"model.config.dropout": 0.1}})
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    said = ""
+    output = ""
     command = ["wandb", "agent", "--count", "1", "sw"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment(**variables), **streams) as agent:
         for line in agent.stdout:
-            said += line
+            output += line
             if "| step 20 |" in line:
                 (tmp_path / "points/stop").touch()
-    assert agent.returncode == 0, said
+    assert agent.returncode == 0, output
     run = tmp_path / "runs/transformer_xl/tiny/sweep-sw-aa"
-    assert "its sweep stopped it; continue with: lmrecipes fit --resume" in said
+    assert "its sweep stopped it; continue with: lmrecipes fit --resume" in output
     assert list((run / "checkpoints").glob("last-*.ckpt"))
     # Runs stopped by Hyperband are not failures to the search.
     assert parts(run)[0].exit_code == 0

@@ -52,8 +52,8 @@ def python() -> str:
     text = (HERE / "client.py").read_text()
     program.write_text(f"#!{sys.executable} -IS\n" + "".join(f"{k} = {v!r}\n" for k, v in settings.items()) + text)
     program.chmod(0o755)
-    said = ready.read_bytes()
-    if said != b"ready":
+    status = ready.read_bytes()
+    if status != b"ready":
         raise RuntimeError(f"the warm Python did not start: {(folder / 'log').read_text()}")
     return str(program)
 

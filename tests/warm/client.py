@@ -13,9 +13,9 @@ while WORDS[:1] == ["-u"]:
 def known():
     if not WORDS or set(os.listdir("/proc/self/fd")) - {"0", "1", "2", "3"}:
         return False  # with files of another's, which would have to be passed on
-    what = WORDS[1] in SERVED if WORDS[0] == "-m" else WORDS[0] == "-c" or WORDS[0].startswith(TESTS)
-    own = {k: v for k, v in os.environ.items() if k.startswith(PREFIXES) and not k.startswith(OTHER)}
-    return what and own == VARIABLES
+    served = WORDS[1] in SERVED if WORDS[0] == "-m" else WORDS[0] == "-c" or WORDS[0].startswith(TESTS)
+    relevant = {k: v for k, v in os.environ.items() if k.startswith(PREFIXES) and not k.startswith(OTHER)}
+    return served and relevant == VARIABLES
 
 
 if not known():

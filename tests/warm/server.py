@@ -121,7 +121,7 @@ class Server:
         """Kills the fork whose stand-in was killed."""
         self.selector.unregister(connection)
         connection.close()
-        pid = next(pid for pid, own in self.children.items() if own is connection)
+        pid = next(pid for pid, stand_in in self.children.items() if stand_in is connection)
         self.children[pid] = None
         os.kill(pid, signal.SIGKILL)
 
@@ -146,10 +146,10 @@ def become(words, variables, folder, ignored, files, program) -> None:
         first = {"-m": folder, "-c": ""}.get(words[0], os.path.dirname(os.path.abspath(words[0])))
         sys.path[:] = [first, *paths, *(path for path in BASE if path not in paths)]
         sys.executable, sys.orig_argv = program, [program, *words]
-        whole = {"encoding": "utf-8", "closefd": False}
-        sys.stdin = open(0, **whole)
-        sys.stdout = open(1, "w", buffering=1 if os.isatty(1) or variables.get("PYTHONUNBUFFERED") else -1, **whole)
-        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", **whole)
+        text_mode = {"encoding": "utf-8", "closefd": False}
+        sys.stdin = open(0, **text_mode)
+        sys.stdout = open(1, "w", buffering=1 if os.isatty(1) or variables.get("PYTHONUNBUFFERED") else -1, **text_mode)
+        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", **text_mode)
         tempfile.tempdir = None
         random.seed()
         code = run(words)

@@ -29,8 +29,8 @@ def masked_batch(lengths=(12, 7, 9), n_predictions=3, seed=0):
     longest = int(lengths.max())
     real = torch.arange(longest) < lengths[:, None]
     text = torch.randint(5, V, (len(lengths), longest), generator=random) * real
-    places = [torch.randperm(int(n) - 2, generator=random)[:n_predictions] + 1 for n in lengths]
-    positions = torch.stack(places)
+    columns = [torch.randperm(int(n) - 2, generator=random)[:n_predictions] + 1 for n in lengths]
+    positions = torch.stack(columns)
     weights = torch.ones(positions.shape)
     shortest = int(lengths.argmin())
     weights[shortest, -1] = positions[shortest, -1] = 0

@@ -32,11 +32,11 @@ def test_both_implementations_are_equal(implementations):
     torch.manual_seed(0)
     packing = Packing.of(LENGTHS, torch.device("cpu"))
     x = torch.randn(3, int(LENGTHS.sum()), 2, 16)
-    found = []
+    outputs = []
     for steps in (True, False):
         implementations(steps)
-        found.append(attention(x, packing, torch.float32))
-    torch.testing.assert_close(found[0], found[1])
+        outputs.append(attention(x, packing, torch.float32))
+    torch.testing.assert_close(outputs[0], outputs[1])
 
 
 def eager(q, k, v, mask, scaling, p):
@@ -57,8 +57,8 @@ def test_bfloat16_steps_are_as_accurate_as_eager_attention(implementations, monk
     errors = []
     for way in (common._in_steps, eager):
         monkeypatch.setattr(common, "_in_steps", way)
-        found = attention(x, packing, torch.bfloat16)
-        errors.append([(a - b).norm() / b.norm() for a, b in zip(found, exact, strict=True)])
+        outputs = attention(x, packing, torch.bfloat16)
+        errors.append([(a - b).norm() / b.norm() for a, b in zip(outputs, exact, strict=True)])
     for own, eagers in zip(*errors, strict=True):
         assert own < 1.1 * eagers < 0.02
 

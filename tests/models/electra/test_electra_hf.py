@@ -108,8 +108,8 @@ def test_a_reader_loads_a_published_encoder_and_its_head_if_present(network, tmp
             *(torch.zeros(n).long(),) * 2,
             torch.zeros(n),
         )
-    for found, expected in zip(ours.logits, (theirs.start_logits, theirs.end_logits), strict=True):
-        torch.testing.assert_close(found[real], expected[real])
+    for actual, expected in zip(ours.logits, (theirs.start_logits, theirs.end_logits), strict=True):
+        torch.testing.assert_close(actual[real], expected[real])
 
 
 def test_a_joint_head_cannot_be_exported_to_transformers(tmp_path):
@@ -248,10 +248,10 @@ def test_fine_tuning_on_questions_uses_the_pretrained_runs_vocabulary(pretrained
     assert same[0] == same[1]
     assert main(["test", f"--run={folder}/reader"]) == 0, capsys.readouterr().err
     assert "squad/exact_match" in capsys.readouterr().out
-    asked = ["predict", f"--run={folder}/reader", "--question=Who has what?", "--context=Ada has three ships."]
-    assert main(asked) == 0, capsys.readouterr().err
+    arguments = ["predict", f"--run={folder}/reader", "--question=Who has what?", "--context=Ada has three ships."]
+    assert main(arguments) == 0, capsys.readouterr().err
     answer = capsys.readouterr().out.splitlines()[0]
-    assert answer == "no answer" or answer in asked[-1]
+    assert answer == "no answer" or answer in arguments[-1]
     assert not (folder / "reader/answers/predict").exists()
     assert main(["predict", f"--run={folder}/reader", f"--file={folder}/questions/test.json"]) == 0
     written = json.loads((folder / "reader/answers/predict/test/predictions.json").read_text())

@@ -58,14 +58,14 @@ def test_a_sampled_token_equal_to_the_original_counts_as_original():
 
 def test_every_validation_starts_with_fresh_metrics(monkeypatch):
     logged = []
-    monkeypatch.setattr(ElectraModule, "log_dict", lambda _, figures, **__: logged.append(figures))
+    monkeypatch.setattr(ElectraModule, "log_dict", lambda _, metrics, **__: logged.append(metrics))
     module = ElectraModule(small_config(), torch.optim.Adam, Constant(), BatchPlan(global_batch_size=3, seq_len=12))
     module.network = Electra(small_config())
     for seed in (0, 1, 0):
         torch.manual_seed(0)
         module.validation_step(masked_batch(seed=seed), 0)
         module.on_validation_epoch_end()
-    first, other, again = ({name: float(value) for name, value in figures.items()} for figures in logged)
+    first, other, again = ({name: float(value) for name, value in metrics.items()} for metrics in logged)
     assert first == pytest.approx(again, nan_ok=True)
     for name in ("val/loss", "val/generator_loss", "val/discriminator_loss"):
         assert first[name] != other[name]

@@ -78,8 +78,8 @@ def test_a_joint_heads_loss_equals_one_example_at_a_time(kind, end, answer, by, 
 @pytest.mark.parametrize("answerable", [True, False])
 def test_a_joint_head_finds_the_best_ends_of_the_best_starts(kind, end, answer, by, answerable):
     head, hidden = build_head(kind, answerable=answerable)
-    found = head.find(hidden, ALLOWED)
-    assert found.starts.shape == (B, BEAM * BEAM)
+    result = head.find(hidden, ALLOWED)
+    assert result.starts.shape == (B, BEAM * BEAM)
     for i, (h, allowed) in enumerate(zip(hidden, ALLOWED, strict=True)):
         start_logits = masked(torch.cat([head.start(token) for token in h]), allowed, by)
         spans = {}
@@ -87,25 +87,25 @@ def test_a_joint_head_finds_the_best_ends_of_the_best_starts(kind, end, answer, 
             ends = masked(torch.cat([end(head, token, h[start]) for token in h]), allowed, by).log_softmax(0)
             for stop in ends.topk(BEAM).indices.tolist():
                 spans[start, stop] = (start_logits.log_softmax(0)[start] + ends[stop]).item()
-        scores = (found.start_scores + found.end_scores)[i].tolist()
-        ours = dict(zip(zip(found.starts[i].tolist(), found.ends[i].tolist(), strict=True), scores, strict=True))
+        scores = (result.start_scores + result.end_scores)[i].tolist()
+        ours = dict(zip(zip(result.starts[i].tolist(), result.ends[i].tolist(), strict=True), scores, strict=True))
         assert ours == pytest.approx(spans, abs=1e-4)
         if answerable:
             null = answer(head, h, start_logits, None).item()
         else:
             first = masked(torch.cat([end(head, token, h[0]) for token in h]), allowed, by).log_softmax(0)
             null = (start_logits.log_softmax(0)[0] + first[0]).item()
-        assert found.null[i].item() == pytest.approx(null, abs=1e-4)
+        assert result.null[i].item() == pytest.approx(null, abs=1e-4)
     assert head.null_is_odds is answerable
 
 
 def test_a_beam_larger_than_the_candidates_is_padded_with_minus_infinity():
     head, hidden = build_head(GoogleHead)
     head.beam = 20
-    found = head.find(hidden, ALLOWED)
-    scores = found.start_scores + found.end_scores
+    result = head.find(hidden, ALLOWED)
+    scores = result.start_scores + result.end_scores
     for i, allowed in enumerate(ALLOWED):
-        good = allowed.gather(0, found.starts[i]) & allowed.gather(0, found.ends[i])
+        good = allowed.gather(0, result.starts[i]) & allowed.gather(0, result.ends[i])
         assert int(good.sum()) == int(allowed.sum()) ** 2
         assert torch.equal(scores[i].isfinite(), good)
 

@@ -25,8 +25,8 @@ def runs(tmp_path_factory):
     blanks = ["--data.languages=[en]", f"--data.path={folder}/text.txt", "--data.held_out=0.1"]
     assert main(["fit", "--config", "mt5/tiny_mc4", *blanks, *common, f"--run_dir={folder}/blanks"]) == 0
     files = [f"--data.{split}={folder}/{split}.json" for split in ("train", "val", "test")]
-    begun = [f"--init_from={folder}/blanks", f"--run_dir={folder}/reader"]
-    assert main(["fit", "--config", "mt5/tiny_squad", *files, *common, *begun]) == 0
+    started = [f"--init_from={folder}/blanks", f"--run_dir={folder}/reader"]
+    assert main(["fit", "--config", "mt5/tiny_squad", *files, *common, *started]) == 0
     return folder
 
 
@@ -34,14 +34,14 @@ def test_blanks_are_filled(runs, capsys):
     text = "number <mask> has 3 ships"
     for run in ("blanks", "reader"):
         assert main(["predict", f"--run={runs}/{run}", f"--text={text}", "--max_new_tokens=5"]) == 0
-        found = json.loads(capsys.readouterr().out)
-        assert found["prompt"] == text
-        assert 1 <= len(found["completion"]["tokens"]) <= 5
+        result = json.loads(capsys.readouterr().out)
+        assert result["prompt"] == text
+        assert 1 <= len(result["completion"]["tokens"]) <= 5
 
 
 def test_a_fine_tuned_run_answers_questions(runs, capsys):
-    asked = ["predict", f"--run={runs}/reader", "--question=Who has what?", "--context=Ada has three ships."]
-    assert main([*asked, "--max_new_tokens=3"]) == 0, capsys.readouterr().err
+    arguments = ["predict", f"--run={runs}/reader", "--question=Who has what?", "--context=Ada has three ships."]
+    assert main([*arguments, "--max_new_tokens=3"]) == 0, capsys.readouterr().err
     answer, best = capsys.readouterr().out.splitlines()
     assert best[5:] == f"  {answer}"
     # After two steps of training answers are arbitrary.

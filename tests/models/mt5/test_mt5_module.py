@@ -99,25 +99,25 @@ def trained(tmp_path_factory):
     """A trained module, its logged metrics, and the folder of its answers."""
     folder = tmp_path_factory.mktemp("trained")
     torch.manual_seed(0)
-    made = module(decoding=Decoding(max_new_tokens=6))
+    model = module(decoding=Decoding(max_new_tokens=6))
     fitting = trainer(folder, callbacks=[SquadAnswers()], check_val_every_n_epoch=60)
-    fitting.fit(made, datamodule=Pairs())
-    return made, dict(fitting.callback_metrics), folder
+    fitting.fit(model, datamodule=Pairs())
+    return model, dict(fitting.callback_metrics), folder
 
 
 def test_mt5_overfits_a_few_pairs_and_answers_with_them(trained):
-    _, figures, folder = trained
-    assert figures["val/loss"] < 0.05
-    assert figures["squad/exact_match"] == figures["squad/f1"] == 100
+    _, metrics, folder = trained
+    assert metrics["val/loss"] < 0.05
+    assert metrics["squad/exact_match"] == metrics["squad/f1"] == 100
     answers = json.loads((folder / "answers/val/predictions.json").read_text())
     assert answers == {question.id: question.answers[0].text for question in Pairs().asked}
 
 
 def test_losses_are_logged_by_language(trained):
-    _, figures, _ = trained
-    by_language = [figures["val/loss_en"], figures["val/loss_de"]]
-    assert "val/loss_fr" not in figures
-    assert sum(by_language) / 2 == pytest.approx(float(figures["val/loss"]))
+    _, metrics, _ = trained
+    by_language = [metrics["val/loss_en"], metrics["val/loss_de"]]
+    assert "val/loss_fr" not in metrics
+    assert sum(by_language) / 2 == pytest.approx(float(metrics["val/loss"]))
     assert by_language[0] != by_language[1]
 
 
@@ -127,12 +127,12 @@ def test_token_counts_exclude_padding():
 
 
 def test_a_blank_is_filled_in_the_published_format(trained):
-    made, vocabulary = trained[0].eval(), Letters()
+    model, vocabulary = trained[0].eval(), Letters()
     text = "ab <mask> cd<mask>"
-    ids = made.prompt(text, vocabulary)
+    ids = model.prompt(text, vocabulary)
     assert ids == [*vocabulary.encode("ab "), 249, *vocabulary.encode(" cd"), 248]
-    found = made.predict_step(PromptBatch(torch.tensor([ids])), 0)
-    shape = json.loads(made.completion(text, vocabulary, found))
+    generated = model.predict_step(PromptBatch(torch.tensor([ids])), 0)
+    shape = json.loads(model.completion(text, vocabulary, generated))
     assert list(shape) == ["prompt", "completion", "masked_input"]
     assert shape["prompt"] == text
     assert shape["masked_input"].endswith("<extra_id_1>")
@@ -152,23 +152,23 @@ def test_texts_without_valid_blanks_are_rejected(text, message):
 
 @pytest.mark.parametrize("precision", ["16-mixed", "16-true"])
 def test_float16_is_rejected_with_the_reason(precision):
-    made = module()
-    made._trainer = SimpleNamespace(precision=precision, datamodule=Pairs())
+    model = module()
+    model._trainer = SimpleNamespace(precision=precision, datamodule=Pairs())
     with pytest.raises(ValueError, match=r"overflow .* use bf16-mixed"):
-        made.configure_model()
+        model.configure_model()
 
 
 def test_bfloat16_trains(tmp_path):
-    made = module()
+    model = module()
     fitting = trainer(tmp_path, precision="bf16-mixed", max_steps=30)
-    fitting.fit(made, datamodule=Pairs())
+    fitting.fit(model, datamodule=Pairs())
     assert fitting.callback_metrics["train/loss"] < 4
 
 
 def test_evaluation_without_decoding_generates_nothing(tmp_path):
-    made = module()
-    trainer(tmp_path, max_steps=1).fit(made, datamodule=Pairs())
-    assert made.validation_step(Pairs().made, 0) is None
+    model = module()
+    trainer(tmp_path, max_steps=1).fit(model, datamodule=Pairs())
+    assert model.validation_step(Pairs().made, 0) is None
 
 
 KINDS = {
@@ -198,12 +198,12 @@ def test_a_setting_unused_by_the_kind_of_tuning_is_rejected(settings, message):
 def test_only_tuned_parameters_change_and_are_saved_and_load_onto_their_base(kind, trained, tmp_path):
     base = tmp_path / "base.ckpt"
     torch.save({"state_dict": trained[0].state_dict()}, base)
-    made = module(tuning=Tuning(**{**vars(KINDS[kind]), "base": str(base)}))
+    model = module(tuning=Tuning(**{**vars(KINDS[kind]), "base": str(base)}))
     fitting = trainer(tmp_path, max_steps=40, log_every_n_steps=1)
     other = Pairs()
     other.made = other.made._replace(targets=other.made.targets.flip(0))
-    fitting.fit(made, datamodule=other)
-    whole = dict(made.network.named_parameters())
+    fitting.fit(model, datamodule=other)
+    whole = dict(model.network.named_parameters())
     for name, value in trained[0].network.named_parameters():
         assert torch.equal(whole[name], value), name
     assert fitting.callback_metrics["train/loss"] < 12
@@ -213,29 +213,29 @@ def test_only_tuned_parameters_change_and_are_saved_and_load_onto_their_base(kin
     again = module(tuning=Tuning(**{**vars(KINDS[kind]), "base": str(base)}))
     again_trainer = trainer(tmp_path)
     (result,) = again_trainer.test(again, datamodule=other, ckpt_path=tmp_path / "tuned.ckpt", verbose=False)
-    (expected,) = trainer(tmp_path).test(made, datamodule=other, verbose=False)
+    (expected,) = trainer(tmp_path).test(model, datamodule=other, verbose=False)
     assert result == expected
 
 
 def test_a_random_base_is_saved_with_a_warning(tmp_path):
-    made = module(tuning=KINDS["lora"])
+    model = module(tuning=KINDS["lora"])
     with pytest.warns(UserWarning, match="lora, but the frozen network has random weights"):
-        trainer(tmp_path, max_steps=1).fit(made, datamodule=Pairs())
-    assert made.state_dict().keys() >= {f"network.{name}" for name, _ in made.network.named_parameters()}
+        trainer(tmp_path, max_steps=1).fit(model, datamodule=Pairs())
+    assert model.state_dict().keys() >= {f"network.{name}" for name, _ in model.network.named_parameters()}
 
 
 def test_a_missing_base_is_named(tmp_path):
-    made = module(tuning=Tuning(kind="lora", base=str(tmp_path / "gone.ckpt")))
+    model = module(tuning=Tuning(kind="lora", base=str(tmp_path / "gone.ckpt")))
     with pytest.raises(
         ValueError, match=r"gone\.ckpt no longer exists; give the base's checkpoint with --model\.tuning\.base"
     ):
-        trainer(tmp_path).fit(made, datamodule=Pairs())
+        trainer(tmp_path).fit(model, datamodule=Pairs())
 
 
 def test_the_google_family_is_accepted(tmp_path):
-    made = module(config=MT5Config(**{**SMALL, **GOOGLE, "vocab_size": 0}))
-    trainer(tmp_path, max_steps=2).fit(made, datamodule=Pairs())
-    assert made.network.config.is_google
+    model = module(config=MT5Config(**{**SMALL, **GOOGLE, "vocab_size": 0}))
+    trainer(tmp_path, max_steps=2).fit(model, datamodule=Pairs())
+    assert model.network.config.is_google
 
 
 def test_a_missing_folder_is_named(tmp_path):

@@ -150,9 +150,9 @@ def test_every_setting_changes_the_output(name):
     if name == "vocab_size":
         batch = batch._replace(**{k: getattr(batch, k) % 100 for k in ("input_ids", "decoder_input_ids", "targets")})
     seen = []
-    for made in (config, replace(config, **{name: CHANGES[name]})):
+    for changed in (config, replace(config, **{name: CHANGES[name]})):
         torch.manual_seed(0)
-        network = MT5(made)
+        network = MT5(changed)
         with torch.no_grad():
             for parameter in (network.encoder.distances, network.decoder.distances) if base else ():
                 parameter.mul_(100)

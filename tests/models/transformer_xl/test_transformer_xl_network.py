@@ -23,9 +23,9 @@ def test_parameter_counts_are_as_published(config, published):
     text = {"vocab_size": 267735, "cutoffs": [19997, 39997, 199997], "tie_projections": [False, True, True, True]}
     config = TransformerXLConfig(**text, **config)
     with torch.device("meta"):
-        made = TransformerXL(config)
+        built = TransformerXL(config)
     assert config.n_params() == published
-    assert sum(p.numel() for p in made.parameters()) == published
+    assert sum(p.numel() for p in built.parameters()) == published
 
 
 @pytest.mark.parametrize("pre_norm", [False, True])

@@ -39,7 +39,8 @@ from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings, load_w
 path, folder, vocabulary, workers = sys.argv[1:]
 corpus = Corpus(sources=[DocumentSource(name="text", path=path)], seq_len=128)
 began = time.perf_counter()
-prepare_examples(corpus, WordPieceSettings(), Path(folder), given=load_wordpiece(vocabulary), workers=int(workers))
+given, objective = load_wordpiece(vocabulary), "lmrecipes.data.objectives.masked_lm.MaskedLM"
+prepare_examples(corpus, WordPieceSettings(), Path(folder), objective=objective, given=given, workers=int(workers))
 seconds = time.perf_counter() - began
 peaks = [resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
 print(json.dumps({"seconds": seconds, "gib": max(peaks) / 2**20}))
@@ -73,7 +74,8 @@ def plain_loop(path, tokenizer):
 
 def ours(path, vocabulary, folder):
     corpus = Corpus(sources=[DocumentSource(name="text", path=str(path))], seq_len=128)
-    return prepare_examples(corpus, WordPieceSettings(), folder, given=vocabulary)
+    objective = "lmrecipes.data.objectives.masked_lm.MaskedLM"
+    return prepare_examples(corpus, WordPieceSettings(), folder, objective=objective, given=vocabulary)
 
 
 def in_new_process(path, folder, vocabulary, workers):

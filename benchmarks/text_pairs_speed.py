@@ -15,7 +15,7 @@ import numpy as np
 
 from lmrecipes.data.corpora.python_text import PythonText
 from lmrecipes.data.objectives.row_packing import Packing, index_rows
-from lmrecipes.data.objectives.seq2seq_lm import Corruptor, PairTrainingBatches
+from lmrecipes.data.objectives.seq2seq_lm import PairTrainingBatches, SpanCorrupter
 from lmrecipes.data.objectives.span_corruption import SpanCorruption
 from lmrecipes.data.sampling.interleaving import Interleaving
 from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
@@ -88,9 +88,9 @@ def main():
             began = time.process_time()
             index = index_rows(Path(folder) / "rows", starts, [len(texts)], packing)
             indexing = sum(lengths) / (time.process_time() - began)
-            corruptor = Corruptor(np.concatenate(encoded).astype(np.uint32), starts, index, vocabulary, seed=1)
+            corrupter = SpanCorrupter(np.concatenate(encoded).astype(np.uint32), starts, index, vocabulary, seed=1)
             order = Interleaving(index.counts, [1.0], seed=1)
-            batches = PairTrainingBatches(corruptor, order, batch_size=8, place=DataRank(0, 1), n_chunks=1)
+            batches = PairTrainingBatches(corrupter, order, batch_size=8, place=DataRank(0, 1), n_chunks=1)
             speeds = {"packed": [], "plain loop": []}
             for _ in range(options.repeats):
                 speeds["packed"].append(tokens_per_s(ours, batches, index, max(len(index) // 8, 1)))

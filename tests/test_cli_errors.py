@@ -324,10 +324,10 @@ def test_a_run_resumes_with_another_accumulation_and_a_shorter_memory(trained):
     kept = load_checkpoint(trained / "checkpoints/last-step=3.ckpt")["stream_memory"]
     assert {tuple(layer.shape) for layer in kept} == {(4, 8, 16)}
     lengths = []
-    hear = StreamMemory.read
+    original_read = StreamMemory.read
 
     def read(self, batch):
-        memory = hear(self, batch)
+        memory = original_read(self, batch)
         lengths.append(None if memory is None else [layer.shape[:2] for layer in memory])
         return memory
 

@@ -90,7 +90,7 @@ def flatten(value, name: str, tensors: dict) -> None:
         tensors[name] = value
 
 
-def same(one: Path, other: Path, step: int) -> None:
+def assert_same_state(one: Path, other: Path, step: int) -> None:
     expected, got = state(one, step), state(other, step)
     assert expected.keys() == got.keys()
     equal = {k: torch.equal(v, got[k]) if isinstance(v, torch.Tensor) else v == got[k] for k, v in expected.items()}
@@ -117,7 +117,7 @@ def test_a_training_killed_twenty_times_ends_like_an_uninterrupted_one(small, tm
         plan.append({"arguments": ["fit", "--resume=b", f"--data.num_workers={2 * (i % 2)}"], "moment": moment})
     codes = attempts(tmp_path, plan)
     assert codes == [[0], *[[-signal.SIGKILL]] * 20, [0]]
-    same(tmp_path / "a", tmp_path / "b", steps)
+    assert_same_state(tmp_path / "a", tmp_path / "b", steps)
 
 
 @pytest.mark.slow
@@ -138,4 +138,4 @@ def test_two_ranks_killed_during_background_saves_end_like_an_uninterrupted_run(
         plan.append({"arguments": begin, "moment": moment, "ranks": 2})
     codes = attempts(tmp_path, plan)
     assert codes == [[0, 0], *[[-signal.SIGKILL, -signal.SIGKILL]] * 4, [0, 0]]
-    same(tmp_path / "a", tmp_path / "b", steps)
+    assert_same_state(tmp_path / "a", tmp_path / "b", steps)

@@ -568,21 +568,21 @@ def test_an_unwritable_plot_keeps_the_previous_one(trained, here, capsys, monkey
     assert main(["plot", f"{trained}", "--output=a.png"]) == 0
     before = everything(here)
 
-    def full(self, file, **_):
+    def raise_disk_full(self, file, **_):
         file.write(b"half")
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("matplotlib.figure.Figure.savefig", full)
+    monkeypatch.setattr("matplotlib.figure.Figure.savefig", raise_disk_full)
     assert "No space left" in error_line(capsys, ["plot", f"{trained}", "--output=a.png"])
     assert everything(here) == before
 
 
 def test_a_failed_write_of_a_small_file_leaves_nothing(here, monkeypatch):
-    def full(*_):
+    def raise_disk_full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     runs.write_text(here / "a.json", "1")
-    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(os, "replace", raise_disk_full)
     with pytest.raises(OSError, match="No space"):
         runs.write_text(here / "a.json", "2")
     assert everything(here) == {here / "a.json": b"1"}

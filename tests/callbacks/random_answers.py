@@ -14,7 +14,7 @@ from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings
 from lmrecipes.datamodules import SquadDataModule
 
 
-def scrambled(ids: torch.Tensor, key: int) -> torch.Tensor:
+def pseudo_random(ids: torch.Tensor, key: int) -> torch.Tensor:
     """Pseudo-random numbers, a function of token and position only; coarse enough for ties."""
     positions = torch.arange(ids.shape[1])
     return ((ids * 7919 + positions * 104729 + key) % 997 % 61).float()
@@ -30,7 +30,7 @@ class RandomAnswers(LightningModule):
 
     def _scores(self, batch):
         key = 17 * int(self.global_step)
-        start, end = scrambled(batch.input_ids, key), scrambled(batch.input_ids, key + 31)
+        start, end = pseudo_random(batch.input_ids, key), pseudo_random(batch.input_ids, key + 31)
         return best_spans(start, end, batch, n_best=5, max_answer_len=6)
 
     def training_step(self, batch, batch_idx):

@@ -131,7 +131,7 @@ def test_slow_data_counts_as_data_wait(tmp_path):
     assert float(trainer.callback_metrics["throughput/data_wait_ms"]) == pytest.approx(5100, rel=1e-3)
 
 
-class Many(Toy):
+class LargeCounts(Toy):
     """Token counts too large for exact floats, and larger on higher ranks."""
 
     def count(self, batch):
@@ -140,9 +140,9 @@ class Many(Toy):
 
 def test_token_counts_are_exact_and_continue_after_a_resume(tmp_path):
     logger = RunCSVLogger(tmp_path)
-    train(tmp_path, [Throughput(), LastCheckpoint()], steps=3, module=Many(), logger=logger)
+    train(tmp_path, [Throughput(), LastCheckpoint()], steps=3, module=LargeCounts(), logger=logger)
     path = next((tmp_path / "checkpoints").glob("*.ckpt"))
-    train(tmp_path, [Throughput(), LastCheckpoint()], steps=4, module=Many(), logger=logger, ckpt_path=path)
+    train(tmp_path, [Throughput(), LastCheckpoint()], steps=4, module=LargeCounts(), logger=logger, ckpt_path=path)
     with (tmp_path / "metrics.csv").open() as file:
         counted = [float(row["train/tokens"]) for row in csv.DictReader(file) if row["train/tokens"]]
     assert counted == [n * (2**24 + 1) for n in (1, 2, 3, 4)]
@@ -152,7 +152,7 @@ def test_token_counts_are_exact_and_continue_after_a_resume(tmp_path):
 def test_every_rank_counts_its_own_tokens(tmp_path):
     callback = Throughput()
     _, trainer = train(
-        tmp_path, [callback], steps=3, module=Many(), strategy="ddp_fork", devices=2, limit_val_batches=0
+        tmp_path, [callback], steps=3, module=LargeCounts(), strategy="ddp_fork", devices=2, limit_val_batches=0
     )
     assert int(trainer.callback_metrics["train/tokens"]) == 3 * (2**25 + 3)
 
@@ -172,14 +172,14 @@ def test_random_state_depends_only_on_the_step(tmp_path):
     assert not set(other.drawn) & set(never.drawn)
 
 
-def names(tmp_path):
+def checkpoint_names(tmp_path):
     return sorted(path.name for path in (tmp_path / "checkpoints").glob("*.ckpt"))
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_the_last_checkpoint_is_of_the_last_multiple_of_every_n_steps(tmp_path, accumulation):
     train(tmp_path, [LastCheckpoint(every_n_steps=4)], accumulate_grad_batches=accumulation)
-    assert names(tmp_path) == ["last-step=10.ckpt"]
+    assert checkpoint_names(tmp_path) == ["last-step=10.ckpt"]
 
 
 def test_checkpoints_are_saved_between_validations(tmp_path):
@@ -188,12 +188,12 @@ def test_checkpoints_are_saved_between_validations(tmp_path):
             pass
 
     train(tmp_path, [Stop(every_n_steps=4)], limit_val_batches=0)
-    assert names(tmp_path) == ["last-step=8.ckpt"]
+    assert checkpoint_names(tmp_path) == ["last-step=8.ckpt"]
 
 
 def test_the_best_checkpoint_is_chosen_by_the_validation_metric(tmp_path):
     train(tmp_path, [BestCheckpoint()], val_check_interval=3)
-    assert names(tmp_path) == ["best-step=9.ckpt"]
+    assert checkpoint_names(tmp_path) == ["best-step=9.ckpt"]
 
 
 def test_log_lines_are_plain_and_short(tmp_path, capsys):
@@ -228,7 +228,7 @@ class Improving(Toy):
         self.log("val/loss", 1.0 / (1 + self.global_step))
 
 
-class Disk:
+class FailingDisk:
     """The disk is full at the saves with the given numbers."""
 
     def __init__(self, monkeypatch, full_at):
@@ -247,23 +247,23 @@ class Disk:
     ("full_at", "expected"), [([], "best-step=6.ckpt"), ([3], "best-step=4.ckpt"), ([2, 3], "best-step=2.ckpt")]
 )
 def test_a_full_disk_keeps_the_previous_best_checkpoint(tmp_path, monkeypatch, full_at, expected):
-    Disk(monkeypatch, full_at)
+    FailingDisk(monkeypatch, full_at)
     best = BestCheckpoint()
     train(tmp_path, [best], steps=6, val_check_interval=2, plugins=[AtomicCheckpointIO()], module=Improving())
-    assert names(tmp_path) == [expected]
+    assert checkpoint_names(tmp_path) == [expected]
     assert Path(best.best_model_path).name == expected
     assert best.best_model_score == pytest.approx(1 / (1 + int(expected[10])))
 
 
 def test_after_a_full_disk_the_next_better_checkpoint_is_saved(tmp_path, monkeypatch):
-    Disk(monkeypatch, [2])
+    FailingDisk(monkeypatch, [2])
     train(
         tmp_path, [BestCheckpoint()], steps=6, val_check_interval=2, plugins=[AtomicCheckpointIO()], module=Improving()
     )
-    assert names(tmp_path) == ["best-step=6.ckpt"]
+    assert checkpoint_names(tmp_path) == ["best-step=6.ckpt"]
 
 
 def test_a_full_disk_keeps_the_previous_last_checkpoint(tmp_path, monkeypatch):
-    Disk(monkeypatch, [2, 3])
+    FailingDisk(monkeypatch, [2, 3])
     train(tmp_path, [LastCheckpoint(every_n_steps=4)], plugins=[AtomicCheckpointIO()], limit_val_batches=0)
-    assert names(tmp_path) == ["last-step=4.ckpt"]
+    assert checkpoint_names(tmp_path) == ["last-step=4.ckpt"]

@@ -63,7 +63,7 @@ def fit(tmp_path, module, guard, steps=10, plugins=(), ckpt_path=None, **setting
     return trainer, weights.after
 
 
-def last(tmp_path):
+def last_checkpoint(tmp_path):
     (path,) = (tmp_path / "checkpoints").glob("last-*.ckpt")
     return path.stem, load_checkpoint(path)
 
@@ -109,7 +109,7 @@ def test_a_non_finite_loss_stops_training_before_the_optimizer_step(tmp_path, va
     with pytest.raises(StoppedByLossGuard, match=r"at step 5: the loss is (nan|inf)$") as stopped:
         fit(tmp_path, module, LossGuard(), accumulate_grad_batches=accumulation)
     assert stopped.value.code == 3
-    name, state = last(tmp_path)
+    name, state = last_checkpoint(tmp_path)
     assert name == "last-step=4"
     assert state["state_dict"]["weight"].equal(module.weight.detach())
 
@@ -117,7 +117,7 @@ def test_a_non_finite_loss_stops_training_before_the_optimizer_step(tmp_path, va
 def test_a_non_finite_gradient_stops_training_too(tmp_path):
     with pytest.raises(StoppedByLossGuard, match=r"at step 5: a gradient is not finite \(loss 1\)"):
         fit(tmp_path, Toy(gradients={4: torch.inf}), LossGuard())
-    assert last(tmp_path)[0] == "last-step=4"
+    assert last_checkpoint(tmp_path)[0] == "last-step=4"
 
 
 def test_nothing_is_saved_between_a_bad_step_and_a_delayed_check(tmp_path, monkeypatch):
@@ -127,7 +127,7 @@ def test_nothing_is_saved_between_a_bad_step_and_a_delayed_check(tmp_path, monke
     monkeypatch.setattr(LossGuard, "on_before_optimizer_step", _judge_only)
     with pytest.raises(StoppedByLossGuard, match="at step 5: the loss is nan"):
         fit(tmp_path, Toy({4: torch.nan}), guard)
-    assert last(tmp_path)[0] == "last-step=4"
+    assert last_checkpoint(tmp_path)[0] == "last-step=4"
     assert LossGuard.look is original_look
 
 
@@ -157,7 +157,7 @@ def test_too_many_consecutive_bad_steps_stop_training(tmp_path):
     with pytest.raises(StoppedByLossGuard, match="at step 7: the loss is nan, after 3 bad steps in a row"):
         fit(tmp_path, Toy(losses), LossGuard(action="skip", max_skips_in_a_row=3))
     # What a model remembers from such a micro-batch may be corrupt.
-    assert last(tmp_path)[0] == "last-step=4"
+    assert last_checkpoint(tmp_path)[0] == "last-step=4"
 
 
 def test_a_spike_is_compared_with_the_losses_before_it(tmp_path):
@@ -184,7 +184,7 @@ def test_a_resumed_run_makes_the_same_decisions_as_an_uninterrupted_one(tmp_path
         fit(tmp_path / "whole", Toy(losses), guard(), 20)
     # Stop between the spikes.
     fit(tmp_path / "part", Toy(losses), guard(), 12)
-    name, _ = last(tmp_path / "part")
+    name, _ = last_checkpoint(tmp_path / "part")
     path = tmp_path / f"part/checkpoints/{name}.ckpt"
     # The toy's data restarts from its beginning in a resumed run.
     later = {n - 12: loss for n, loss in losses.items() if n >= 12}

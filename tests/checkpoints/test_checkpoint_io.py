@@ -53,16 +53,16 @@ def test_a_checkpoint_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
     path, done = tmp_path / "last-step=1.ckpt", []
     sync, replace = os.fsync, os.replace
 
-    def synced(handle):
+    def record_sync(handle):
         done.append(("synced", os.fstat(handle).st_ino))
         sync(handle)
 
-    def replaced(source, target):
+    def record_rename(source, target):
         done.append(("replaced", os.stat(source).st_ino))
         replace(source, target)
 
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(os, "replace", replaced)
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(os, "replace", record_rename)
     AtomicCheckpointIO().save_checkpoint(content(), path)
     file, folder = path.stat().st_ino, tmp_path.stat().st_ino
     # The entry before is the list of checkpoints.
@@ -73,10 +73,10 @@ def test_a_full_disk_does_not_stop_training(tmp_path, monkeypatch):
     path = tmp_path / "last-step=1.ckpt"
     AtomicCheckpointIO().save_checkpoint(content(1), path)
 
-    def full(*_):
+    def raise_disk_full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(torch, "save", raise_disk_full)
     with pytest.warns(UserWarning, match="is full; training goes on"):
         AtomicCheckpointIO().save_checkpoint(content(2), path)
     assert load_checkpoint(path)["global_step"] == 1
@@ -93,7 +93,7 @@ def test_the_newest_readable_checkpoint_is_used(tmp_path):
     assert newest_readable(tmp_path / "nowhere") is None
 
 
-class Code:
+class Malicious:
     def __reduce__(self):
         return (os.system, ("touch /tmp/lmrecipes-was-here",))
 
@@ -102,7 +102,7 @@ class Code:
 def test_untrusted_checkpoints_are_rejected(tmp_path, case):
     path = tmp_path / "x.ckpt"
     if case == "code":
-        torch.save({"state_dict": {}, "x": Code()}, path)
+        torch.save({"state_dict": {}, "x": Malicious()}, path)
     elif case == "empty":
         path.touch()
     elif case == "other":

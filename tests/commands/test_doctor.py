@@ -20,7 +20,7 @@ def problems(monkeypatch, tmp_path):
     """Problems found in a job with changed variables (None removes one)."""
     (tmp_path / "scontrol").touch(mode=0o755)
 
-    def of(nodes, devices, **changed):
+    def find_problems(nodes, devices, **changed):
         for name in [name for name in os.environ if name.startswith("SLURM_")]:
             monkeypatch.delenv(name)
         monkeypatch.setenv("PATH", str(tmp_path))
@@ -29,7 +29,7 @@ def problems(monkeypatch, tmp_path):
                 monkeypatch.setenv(name, value)
         return {finding.what: finding.fix for finding in slurm.job(nodes, devices) if finding.fix}
 
-    return of
+    return find_problems
 
 
 def test_a_job_that_matches_its_recipe_has_no_problems(problems):

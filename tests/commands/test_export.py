@@ -31,13 +31,13 @@ def exported_programs(trained, tmp_path_factory):
     """Folder of the run's exported programs in a format; exported on first use."""
     folders = {}
 
-    def of(form):
+    def export(form):
         if form not in folders:
             folders[form] = tmp_path_factory.mktemp("exported") / form
             assert main(["export", f"--run={trained}", f"--format={form}", f"--output={folders[form]}"]) == 0
         return folders[form]
 
-    return of
+    return export
 
 
 def losses(run):
@@ -89,11 +89,11 @@ def test_a_state_dict_loads_into_the_network_without_lightning(trained, tmp_path
 def test_a_state_dict_that_gives_other_outputs_is_rejected(trained, tmp_path, monkeypatch, capsys):
     another = RecipeCLI.another_model
 
-    def of_other_layers(cli):
+    def build_with_other_layers(cli):
         model = another(cli)
         model.config = replace(model.config, pre_norm=not model.config.pre_norm)
         return model
 
-    monkeypatch.setattr(RecipeCLI, "another_model", of_other_layers)
+    monkeypatch.setattr(RecipeCLI, "another_model", build_with_other_layers)
     assert main(["export", f"--run={trained}", "--format=state_dict", f"--output={tmp_path}"]) == 2
     assert "does not compute what the run's does" in capsys.readouterr().err

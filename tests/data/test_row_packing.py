@@ -38,7 +38,7 @@ def corpus(lengths, path, config, documents=None):
     return SpanCorrupter(tokens, starts, rows, VOCABULARY, seed=1), tokens, starts
 
 
-def texts_of(batch, row):
+def texts_in_row(batch, row):
     """The texts of a row, reconstructed from the batch's pair numbers."""
     result = []
     for pair in range(1, int(batch.input_pairs[row].max()) + 1):
@@ -64,7 +64,7 @@ def test_every_token_is_in_exactly_one_row_within_its_length(lengths, nemo, pack
     corrupter, tokens, starts = corpus(lengths, tmp_path_factory.mktemp("rows"), config, [half, len(lengths) - half])
     n = len(corrupter)
     batch = corrupter.batch(np.arange(n), 0, np.arange(n))
-    read = [text for row in range(n) for text in texts_of(batch, row)]
+    read = [text for row in range(n) for text in texts_in_row(batch, row)]
     assert [token for text in read for token in text] == tokens.tolist()
     # No text crosses a document boundary, and no row a source boundary.
     ends = set(np.cumsum([0, *(len(text) for text in read)]).tolist())

@@ -262,7 +262,7 @@ def worker_processes(folder) -> list[Path]:
     return result
 
 
-def parts_of(output):
+def finished_parts(output):
     return [int(line.split()[1]) for line in output.splitlines()]
 
 
@@ -271,7 +271,7 @@ def test_a_killed_preparation_continues_and_concurrent_ones_share_the_work(tmp_p
     write(tmp_path / "c", n=1500)
     source = corpus(tmp_path / "c")
     killed = start(tmp_path / "c", tmp_path / "cache", workers=2, stop=6)
-    first = parts_of(killed.communicate()[0])
+    first = finished_parts(killed.communicate()[0])
     assert killed.returncode == -9
     folder = folder_for(source, SETTINGS, "test", tmp_path / "cache")
     assert not (folder / "manifest.json").exists()
@@ -280,7 +280,7 @@ def test_a_killed_preparation_continues_and_concurrent_ones_share_the_work(tmp_p
     helped = {int(path.name[:6]) for path in (folder / "parts").glob("*.json")}
     assert 6 <= len(helped) < n_parts
     both = [start(tmp_path / "c", tmp_path / "cache") for _ in range(2)]
-    outputs = [parts_of(process.communicate()[0]) for process in both]
+    outputs = [finished_parts(process.communicate()[0]) for process in both]
     assert [process.returncode for process in both] == [0, 0]
     assert set(first) <= helped
     assert sorted(outputs[0] + outputs[1] + list(helped)) == list(range(n_parts))  # nothing is done twice

@@ -26,7 +26,7 @@ def corrupted(tokens, corruption, number=0, seed=1):
     return corrupt(np.asarray(tokens), corruption, seed=seed, number=number, sentinels=SENTINELS, eos_id=EOS)
 
 
-def spans_of(pair):
+def span_lengths(pair):
     """Lengths of the spans, read from the target."""
     marks = np.flatnonzero(np.isin(pair.targets, SENTINELS) | (pair.targets == EOS))
     return np.diff(marks) - 1
@@ -39,7 +39,7 @@ def test_input_and_target_restore_the_text(corruption, length, number, seed):
     text = np.arange(1000, 1000 + length)
     pair = corrupted(text, corruption, number, seed)
     assert restore(pair.inputs, pair.targets, SENTINELS, EOS) == text.tolist()
-    n = len(spans_of(pair))
+    n = len(span_lengths(pair))
     # Both have the first n sentinels, each once, in order of falling ids.
     for tokens in pair:
         assert tokens[np.isin(tokens, SENTINELS)].tolist() == SENTINELS[:n].tolist()
@@ -83,7 +83,7 @@ def test_the_longest_text_fills_the_input(corruption, sizes, text, used):
 
 @BOTH
 def test_density_and_mean_span_are_as_published(corruption):
-    lengths = np.concatenate([spans_of(corrupted(np.arange(1000, 1512), corruption, i)) for i in range(300)])
+    lengths = np.concatenate([span_lengths(corrupted(np.arange(1000, 1512), corruption, i)) for i in range(300)])
     assert abs(lengths.sum() / (300 * 512) - 0.15) < 0.002
     assert abs(lengths.mean() - corruption.mean) < 0.03 * corruption.mean
     assert corruption.mean == (3.0 if corruption is GOOGLE else pytest.approx(4.4631, abs=1e-4))
@@ -107,7 +107,7 @@ def test_nemo_begins_and_ends_with_either():
     assert {pair.inputs[-1] in SENTINELS for pair in pairs} == {True, False}
 
 
-def observed(corruption, length, n=6000):
+def observed_patterns(corruption, length, n=6000):
     """How often each segmentation occurs."""
     text = np.arange(1000, 1000 + length)
     counts = Counter()
@@ -123,7 +123,7 @@ def test_every_segmentation_is_as_likely_as_in_the_published_code():
     expected = {}
     for a, b in itertools.product(range(1, 7), repeat=2):
         expected["." * a + "x" * b + "." * (7 - a) + "x" * (7 - b)] = 1 / 36
-    frequencies = observed(corruption, 14)
+    frequencies = observed_patterns(corruption, 14)
     assert set(frequencies) == set(expected)
     assert max(abs(frequencies[pattern] - share) for pattern, share in expected.items()) < 0.009
 
@@ -137,7 +137,7 @@ def test_nemo_draws_span_lengths_conditioned_on_their_sum():
     weights = {(a, 5 - a): chance[a] * chance[5 - a] for a in range(1, 5)}
     total = sum(weights.values())
     frequencies = Counter()
-    for pattern, share in observed(corruption, length).items():
+    for pattern, share in observed_patterns(corruption, length).items():
         frequencies[tuple(map(len, pattern.replace(".", " ").split()))] += share
     assert set(frequencies) == set(weights)
     assert max(abs(frequencies[pattern] - weight / total) for pattern, weight in weights.items()) < 0.025

@@ -184,7 +184,7 @@ def test_a_hub_file_is_downloaded_by_its_address(monkeypatch, tmp_path):
         local_file("hf://datasets/a/b/c.json")
 
 
-def names_of(questions):
+def entities_and_templates(questions):
     """Entities that a split's questions are about, and the question templates with the entity removed."""
     capital = [[w.strip("?:,") for w in q.question.split()[1:] if w[0].isupper()] for q in questions]
     split_entities = {" ".join(words) for words in capital}
@@ -198,7 +198,7 @@ def names_of(questions):
 def test_embedded_questions_are_valid_and_splits_do_not_overlap():
     splits = {name: read_content(make_squad(name, n), name).questions for name, n in (("train", 300), ("val", 60))}
     splits["test"] = read_content(make_squad("test", 60), "test").questions
-    entities, templates = zip(*map(names_of, splits.values()), strict=True)
+    entities, templates = zip(*map(entities_and_templates, splits.values()), strict=True)
     assert len(entities[0]) > 400
     assert not entities[0] & (entities[1] | entities[2])
     assert not entities[1] & entities[2]

@@ -45,18 +45,18 @@ def test_words_are_numbered_by_frequency_and_lines_end_in_eos(tmp_path):
 def test_tokens_are_synced_before_they_are_renamed(tmp_path, monkeypatch):
     done, sync, replace = [], os.fsync, os.replace
 
-    def synced(handle):
+    def record_sync(handle):
         sync(handle)
         done.append(os.fstat(handle).st_ino)
 
-    def replaced(source, target):
+    def record_rename(source, target):
         if Path(target).suffix == ".bin":
             assert os.stat(source).st_ino in done, target
             done.append(Path(target).name)
         replace(source, target)
 
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(os, "replace", replaced)
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(os, "replace", record_rename)
     prepared(corpus(tmp_path / "c"), tmp_path)
     assert [name for name in done if isinstance(name, str)] == ["train.bin", "val.bin", "test.bin"]
 

@@ -93,10 +93,10 @@ def test_a_folder_without_subwords_is_rejected_with_the_reason(tmp_path, name, c
 def test_a_failed_save_keeps_the_previous_vocabulary(tmp_path, monkeypatch):
     WordVocabulary(["<eos>", "a"]).save(tmp_path)
 
-    def full(*_):
+    def raise_disk_full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(os, "replace", raise_disk_full)
     with pytest.raises(OSError, match="no space"):
         WordVocabulary(["<eos>", "a", "b"]).save(tmp_path)
     assert load_vocabulary(tmp_path).words == ["<eos>", "a"]

@@ -38,7 +38,7 @@ def published_windows(n_context, room, stride):
     return result
 
 
-def published_best(windows, token):
+def window_with_max_context(windows, token):
     """The window in which a token has most context."""
     best, best_score = None, None
     for number, (start, length) in enumerate(windows):
@@ -61,7 +61,7 @@ def test_windows_and_max_context_are_as_published(seq_len, stride):
         assert list(zip(result.begin[here].tolist(), result.n_context[here].tolist(), strict=True)) == expected
         for index, window in enumerate(here.tolist()):
             start, length = expected[index]
-            best = [published_best(expected, token) == index for token in range(start, start + length)]
+            best = [window_with_max_context(expected, token) == index for token in range(start, start + length)]
             assert result.sees_best(window).tolist() == best
 
 

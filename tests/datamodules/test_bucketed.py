@@ -64,7 +64,7 @@ def files(tmp_path):
     return result
 
 
-def at(data, step, rank=0, size=1):
+def at_step(data, step, rank=0, size=1):
     kwargs = {"rank": rank, "num_replicas": size}
     data.trainer = SimpleNamespace(global_step=step, distributed_sampler_kwargs=kwargs)
     return data
@@ -115,11 +115,13 @@ def test_a_vocabulary_is_hashed_once_for_all_splits(files, tmp_path, monkeypatch
 
 
 def test_training_resumes_at_any_step_and_evaluation_reads_each_example_once(files, tmp_path):
-    straight = list(at(Lines(files, tmp_path / "cache"), 0).train_dataloader())
+    straight = list(at_step(Lines(files, tmp_path / "cache"), 0).train_dataloader())
     assert len(straight) == 5
-    assert list(at(Lines(files, tmp_path / "cache"), 2).train_dataloader()) == straight[2:]
+    assert list(at_step(Lines(files, tmp_path / "cache"), 2).train_dataloader()) == straight[2:]
     for size in (1, 3):
-        ranks = [list(at(Lines(files, tmp_path / "cache"), 0, rank, size).val_dataloader()) for rank in range(size)]
+        ranks = [
+            list(at_step(Lines(files, tmp_path / "cache"), 0, rank, size).val_dataloader()) for rank in range(size)
+        ]
         assert sorted(row for batches in ranks for rows in batches for row in rows) == list(range(11))
         assert len({len(batches) for batches in ranks}) == 1
 

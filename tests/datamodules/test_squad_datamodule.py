@@ -38,7 +38,7 @@ def module(files, tmp_path, **settings):
     return SquadDataModule(settings.pop("batch", PLAN), **files, cache_dir=str(tmp_path / "cache"), **settings)
 
 
-def at(data, step, rank=0, size=1):
+def at_step(data, step, rank=0, size=1):
     """The DataModule under a Trainer that has done this many steps."""
     kwargs = {"rank": rank, "num_replicas": size}
     data.trainer = SimpleNamespace(global_step=step, distributed_sampler_kwargs=kwargs)
@@ -130,25 +130,25 @@ def test_the_vocabulary_comes_from_a_run_a_file_or_training(files, tmp_path):
 @pytest.mark.slow
 def test_training_resumes_at_any_step_with_any_number_of_workers(files, tmp_path):
     data = module(files, tmp_path, batch=BatchPlan(global_batch_size=8, micro_batch_size=2, seq_len=64))
-    straight = list(at(data, 0).train_dataloader())
+    straight = list(at_step(data, 0).train_dataloader())
     n_steps = len(data.training_order()) // 4
     assert len(straight) == 4 * n_steps
     for step, workers in ((3, 0), (n_steps - 1, 2)):
         resumed = module(files, tmp_path, batch=data.batch_plan, num_workers=workers)
-        batches = list(at(resumed, step).train_dataloader())
+        batches = list(at_step(resumed, step).train_dataloader())
         assert len(batches) == len(straight) - 4 * step
         assert all(equal(a, b) for a, b in zip(batches, straight[4 * step :], strict=True))
-    other_epoch = next(iter(at(data, n_steps).train_dataloader()))
+    other_epoch = next(iter(at_step(data, n_steps).train_dataloader()))
     assert not equal(other_epoch.windows[None], straight[0].windows[None])
 
 
 def test_ranks_partition_every_step_and_every_evaluation(files, tmp_path):
     data = module(files, tmp_path)
-    whole = next(iter(at(data, 2).train_dataloader())).windows.tolist()
-    shares = [next(iter(at(data, 2, rank, 4).train_dataloader())).windows.tolist() for rank in range(4)]
+    whole = next(iter(at_step(data, 2).train_dataloader())).windows.tolist()
+    shares = [next(iter(at_step(data, 2, rank, 4).train_dataloader())).windows.tolist() for rank in range(4)]
     assert sorted(whole) == sorted(number for share in shares for number in share)
     for size in (1, 3):
-        per_rank = [list(at(data, 0, rank, size).val_dataloader()) for rank in range(size)]
+        per_rank = [list(at_step(data, 0, rank, size).val_dataloader()) for rank in range(size)]
         assert len({len(batches) for batches in per_rank}) == 1
         numbers = [n for batches in per_rank for batch in batches for n in batch.windows.tolist()]
         assert sorted(numbers) == list(range(len(data.prepared("val").pieces)))

@@ -127,11 +127,11 @@ def test_training_resumes_at_its_step(module):
     numbers = [number for batch in batches for number in batch.questions.tolist()]
     assert len(set(numbers)) == len(numbers) == 1200
 
-    class At:
+    class AtStep:
         distributed_sampler_kwargs = None
         global_rank, world_size, global_step = 0, 1, 100
 
-    data.trainer = At()
+    data.trainer = AtStep()
     rest = list(data.train_dataloader())
     assert [batch.questions.tolist() for batch in rest] == [batch.questions.tolist() for batch in batches[100:]]
 

@@ -5,7 +5,7 @@ import pytest
 from lmrecipes.loggers import RunCSVLogger
 
 
-@pytest.mark.parametrize("end", ["12,0,2.5", "1", ""], ids=["in the figures", "in the step", "before it"])
+@pytest.mark.parametrize("end", ["12,0,2.5", "1", ""], ids=["within the metrics", "within the step", "no line"])
 def test_an_incomplete_line_is_dropped(tmp_path, end):
     complete = "step,epoch,train/loss,val/loss\n10,0,2.75,\n11,0,2.625,2.5\n"
     (tmp_path / "metrics.csv").write_text(complete + end)

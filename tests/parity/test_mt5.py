@@ -4,7 +4,7 @@ import pytest
 import torch
 import transformers
 from naive_mt5 import naive_losses
-from small_mt5 import GOOGLE, SMALL, inputs_of, pair_batch, small_network
+from small_mt5 import GOOGLE, SMALL, network_inputs, pair_batch, small_network
 from transformers_mt5 import transformers_model
 
 from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
@@ -18,7 +18,7 @@ BATCH = pair_batch([[(40, 9)], [(25, 12)], [(7, 3)]])
 def test_google_family_losses_and_gradients_equal_transformers():
     network = small_network(**GOOGLE)
     model = transformers_model(network)
-    out = network(**inputs_of(BATCH))
+    out = network(**network_inputs(BATCH))
     out.loss.backward()
     theirs = model(
         input_ids=BATCH.input_ids,
@@ -56,7 +56,7 @@ def test_nemo_family_losses_equal_the_naive_reference():
     network = small_network()
     batch = pair_batch([[(20, 8), (11, 5)], [(33, 13)]])
     weights = {name: value.detach().double() for name, value in network.state_dict().items()}
-    losses = network(**inputs_of(batch)).losses
+    losses = network(**network_inputs(batch)).losses
     for row in range(2):
         for pair in (1, 2):
             input_mask, target_mask = batch.input_pairs[row] == pair, batch.target_pairs[row] == pair

@@ -32,7 +32,7 @@ def test_metrics_are_read_by_step(tmp_path):
         (METRICS + "3,0,four,\n", ["metrics.csv:5 is not a row of metrics"]),
         ("epoch,train/loss\n0,4.5\n", ["metrics.csv:2 is not a row of metrics"]),
     ],
-    ids=["none", "empty", "header only", "a word for a number", "no steps"],
+    ids=["none", "empty", "header only", "not a number", "no steps"],
 )
 def test_missing_metrics_are_reported_in_one_line(tmp_path, capsys, monkeypatch, metrics, parts):
     monkeypatch.chdir(tmp_path)

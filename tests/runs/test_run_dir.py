@@ -28,14 +28,14 @@ VARIABLES = (
 def process(monkeypatch):
     """Makes this process look like one with the given environment variables."""
 
-    def be(**variables):
+    def set_environment(**variables):
         for name in VARIABLES:
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
             monkeypatch.setenv(name, str(value))
 
-    yield be
-    be()
+    yield set_environment
+    set_environment()
 
 
 def test_all_tasks_of_a_slurm_step_agree_and_the_next_step_has_its_own(process, tmp_path):

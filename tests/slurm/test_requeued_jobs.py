@@ -37,11 +37,11 @@ def weights(run: Path) -> dict:
     return {**checkpoint["state_dict"], **{f"memory {i}": m for i, m in enumerate(checkpoint["stream_memory"])}}
 
 
-def same_run(one: Path, other: Path) -> None:
-    expected, got = weights(one), weights(other)
+def same_run(one: Path, mismatched: Path) -> None:
+    expected, got = weights(one), weights(mismatched)
     assert expected.keys() == got.keys()
     assert [name for name, tensor in expected.items() if not tensor.equal(got[name])] == []
-    with (other / "metrics.csv").open() as file:
+    with (mismatched / "metrics.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file) if row["train/loss"]] == [str(n + 1) for n in range(STEPS)]
 
 
@@ -188,15 +188,15 @@ def test_doctor_connects_all_tasks_of_a_job(cluster, tmp_path, variables):
     doctor = f"{variables['LMRECIPES_COMMAND']} doctor --config transformer_xl/tiny"
     srun = ["srun", "--job-name=doctor", "--nodes=2", "--ntasks-per-node=1", *doctor.split(), "--trainer.num_nodes=2"]
 
-    def say(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run_doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {**cluster.environment(), **variables, "HF_HUB_OFFLINE": "1"}
         return subprocess.run(
             [*srun, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=90
         )
 
-    well = say()
-    assert well.returncode == 0, well.stdout + well.stderr
-    assert "2 tasks met at 127.0.0.1:" in well.stdout
-    other = say("--trainer.devices=2")
-    assert other.returncode == 1
-    assert "fix: sbatch --ntasks-per-node=2 …, or --trainer.devices=1" in other.stdout
+    healthy = run_doctor()
+    assert healthy.returncode == 0, healthy.stdout + healthy.stderr
+    assert "2 tasks met at 127.0.0.1:" in healthy.stdout
+    mismatched = run_doctor("--trainer.devices=2")
+    assert mismatched.returncode == 1
+    assert "fix: sbatch --ntasks-per-node=2 …, or --trainer.devices=1" in mismatched.stdout

@@ -155,16 +155,16 @@ def test_every_file_is_synced_before_the_folder_is_renamed(group, tmp_path, monk
     path, done = tmp_path / "last-step=1.ckpt", []
     sync, replace = os.fsync, os.replace
 
-    def synced(handle):
+    def record_sync(handle):
         sync(handle if isinstance(handle, int) else handle.fileno())
         done.append(os.fstat(handle if isinstance(handle, int) else handle.fileno()).st_ino)
 
-    def replaced(source, target):
+    def record_rename(source, target):
         replace(source, target)
         done.append(target)
 
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(os, "replace", replaced)
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(os, "replace", record_rename)
     sharded_checkpoint.write({"state_dict.w": torch.arange(3.0)}, {"global_step": 1}, path, group)
     before = done[: done.index(path)]
     assert [file.name for file in (path, *path.iterdir()) if file.stat().st_ino not in before] == []
@@ -253,29 +253,34 @@ def test_the_replaced_checkpoint_stays_until_the_new_one_is_complete(group, tmp_
     assert done == ["arrived"]
 
 
-class Evil:
+class Malicious:
     def __reduce__(self):
         return (print, ("code was run",))
 
 
-def _text(value: str) -> bytes:
+def _push_string(value: str) -> bytes:
     return pickle.SHORT_BINUNICODE + bytes([len(value)]) + value.encode()
 
 
-def _found(module: str, name: str) -> bytes:
-    return _text(module) + _text(name) + pickle.STACK_GLOBAL
+def _push_global(module: str, name: str) -> bytes:
+    return _push_string(module) + _push_string(name) + pickle.STACK_GLOBAL
 
 
 # Pickle opcodes before an intact index: they would run when it is loaded. Dotted names walk through modules.
-TOUCH = _text("touch code-was-run") + pickle.TUPLE1 + pickle.REDUCE + pickle.POP
-MODULE = _found("torch.distributed.checkpoint.filesystem", "os")
+TOUCH = _push_string("touch code-was-run") + pickle.TUPLE1 + pickle.REDUCE + pickle.POP
+MODULE = _push_global("torch.distributed.checkpoint.filesystem", "os")
 CODE = {
-    "a dotted name": _found("pathlib", "os.system") + TOUCH,
-    "a module's neighbour": _found("torch.distributed.checkpoint.filesystem", "os.system") + TOUCH,
-    "getattr": _found("builtins", "getattr") + MODULE + _text("system") + pickle.TUPLE2 + pickle.REDUCE + TOUCH,
-    "getattr of a class": _found("builtins", "getattr")
-    + _found("torch.distributed.checkpoint.metadata", "Metadata")
-    + _text("__init__")
+    "a dotted name": _push_global("pathlib", "os.system") + TOUCH,
+    "a module's neighbour": _push_global("torch.distributed.checkpoint.filesystem", "os.system") + TOUCH,
+    "getattr": _push_global("builtins", "getattr")
+    + MODULE
+    + _push_string("system")
+    + pickle.TUPLE2
+    + pickle.REDUCE
+    + TOUCH,
+    "getattr of a class": _push_global("builtins", "getattr")
+    + _push_global("torch.distributed.checkpoint.metadata", "Metadata")
+    + _push_string("__init__")
     + pickle.TUPLE2
     + pickle.REDUCE
     + pickle.POP,
@@ -288,9 +293,9 @@ def test_a_sharded_checkpoint_with_code_is_rejected(where, single_process_checkp
     checkpoint = Path(shutil.copytree(single_process_checkpoint, tmp_path / "last-step=1.ckpt"))
     file = checkpoint / ("rest.pt" if where == "rest.pt" else ".metadata")
     if where == ".metadata":
-        file.write_bytes(pickle.dumps(Evil()))
+        file.write_bytes(pickle.dumps(Malicious()))
     elif where == "rest.pt":
-        torch.save({"state": Evil()}, file)
+        torch.save({"state": Malicious()}, file)
     else:
         sound = file.read_bytes()
         file.write_bytes(sound[:2] + CODE[where] + sound[2:])

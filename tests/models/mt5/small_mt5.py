@@ -46,7 +46,7 @@ def pair_batch(rows: list[list[tuple[int, int]]], seed: int = 0) -> TextPairBatc
     return TextPairBatch(ids, pairs, shifted, targets, target_pairs, torch.zeros_like(n), n)
 
 
-def inputs_of(batch: TextPairBatch) -> dict[str, torch.Tensor]:
+def network_inputs(batch: TextPairBatch) -> dict[str, torch.Tensor]:
     """The arguments that a network takes from a batch."""
     return {name: value for name, value in batch._asdict().items() if name not in ("languages", "questions")}
 

@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 
 import pytest
 import torch
-from small_mt5 import FAMILIES, GOOGLE, SMALL, inputs_of, pair_batch, single_pair, small_network
+from small_mt5 import FAMILIES, GOOGLE, SMALL, network_inputs, pair_batch, single_pair, small_network
 
 from lmrecipes.models.mt5 import MT5, MT5Config
 from lmrecipes.models.mt5.parallel import parallel_plan
@@ -15,7 +15,7 @@ PACKED = pair_batch([[(20, 8), (5, 9), (11, 2)], [(33, 13)], [(9, 4), (9, 9)]])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_packed_pairs_have_the_losses_and_gradients_of_single_pairs(family):
     network = small_network(**FAMILIES[family])
-    out = network(**inputs_of(PACKED))
+    out = network(**network_inputs(PACKED))
     out.loss.backward()
     packed = {name: p.grad.clone() for name, p in network.named_parameters()}
     network.zero_grad()
@@ -23,7 +23,7 @@ def test_packed_pairs_have_the_losses_and_gradients_of_single_pairs(family):
     total = torch.zeros(())
     for row in range(len(PACKED.input_ids)):
         for pair in range(1, int(PACKED.input_pairs[row].max()) + 1):
-            single = network(**inputs_of(single_pair(PACKED, row, pair)))
+            single = network(**network_inputs(single_pair(PACKED, row, pair)))
             there = PACKED.target_pairs[row] == pair
             torch.testing.assert_close(out.losses[row, there], single.losses[0], atol=1e-5, rtol=1e-4)
             total = total + single.loss * int(there.sum()) / n_targets
@@ -38,9 +38,9 @@ def test_packed_pairs_have_the_losses_and_gradients_of_single_pairs(family):
 def test_a_target_does_not_depend_on_later_ones(family):
     network = small_network(**FAMILIES[family])
     batch = pair_batch([[(12, 10)]])
-    before = network(**inputs_of(batch)).losses[0]
+    before = network(**network_inputs(batch)).losses[0]
     batch.decoder_input_ids[0, 6] = 7
-    after = network(**inputs_of(batch)).losses[0]
+    after = network(**network_inputs(batch)).losses[0]
     assert torch.equal(before[:6], after[:6])
     assert not torch.isclose(before[6:], after[6:]).any()
 
@@ -49,13 +49,13 @@ def test_a_target_does_not_depend_on_later_ones(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_padding_does_not_corrupt_gradients_under_dropout(family):
     network = small_network(dropout=0.2, **FAMILIES[family])
-    network(**inputs_of(pair_batch([[(20, 4)], [(8, 12)]]))).loss.backward()
+    network(**network_inputs(pair_batch([[(20, 4)], [(8, 12)]]))).loss.backward()
     assert [name for name, p in network.named_parameters() if not p.grad.isfinite().all()] == []
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_activation_checkpointing_changes_no_output(family):
-    batch = inputs_of(PACKED)
+    batch = network_inputs(PACKED)
     gradients = []
     for activation_checkpointing in (False, True):
         network = small_network(dropout=0.2, **FAMILIES[family])
@@ -74,7 +74,7 @@ def test_activation_checkpointing_saves_memory():
         network.activation_checkpointing = activation_checkpointing
         held = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t.numel()) or t, lambda t: t):  # noqa: B023
-            network(**inputs_of(PACKED))
+            network(**network_inputs(PACKED))
         kept.append(sum(held))
     assert kept[1] < kept[0] / 2
 
@@ -156,7 +156,7 @@ def test_every_setting_changes_the_output(name):
         with torch.no_grad():
             for parameter in (network.encoder.distances, network.decoder.distances) if base else ():
                 parameter.mul_(100)
-        seen.append((network(**inputs_of(batch)).loss.item(), tuple(p.shape for p in network.parameters())))
+        seen.append((network(**network_inputs(batch)).loss.item(), tuple(p.shape for p in network.parameters())))
     assert seen[0] != seen[1]
 
 
@@ -177,7 +177,7 @@ def test_invalid_sizes_are_rejected(settings, message):
 
 def test_rows_longer_than_the_position_embedding_are_rejected():
     with pytest.raises(ValueError, match=r"sequences of 65 tokens are longer than model\.config\.max_positions, 64"):
-        small_network()(**inputs_of(pair_batch([[(65, 3)]])))
+        small_network()(**network_inputs(pair_batch([[(65, 3)]])))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -194,5 +194,5 @@ def test_a_deep_network_starts_near_the_loss_of_uniform_guessing():
     for settings in ({}, GOOGLE):
         torch.manual_seed(0)
         network = MT5(MT5Config(**{**SMALL, "n_layers": 6, "d_model": 64, **settings}))
-        loss = network(**inputs_of(pair_batch([[(40, 30)]] * 4))).loss.item()
+        loss = network(**network_inputs(pair_batch([[(40, 30)]] * 4))).loss.item()
         assert abs(loss - 5.5) < 1.2, settings

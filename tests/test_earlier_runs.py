@@ -21,7 +21,7 @@ def run(request, tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("run", NAMES, indirect=True)
-def test_an_earlier_run_resumes_to_the_same_weights(run, command):
+def test_an_earlier_run_resumes_with_its_recorded_losses(run, command):
     done = command("fit", "--resume=run", "--trainer.max_steps=8")
     assert done.returncode == 0, done.stderr
     expected = json.loads((run / "expected.json").read_text())["val/loss"]

@@ -115,9 +115,9 @@ def test_files_added_to_a_new_run_meanwhile_stay(here, monkeypatch):
     (run_dir / "errors").mkdir()
     (run_dir / "errors/.said-x").touch()
     assert (run_dir / "hparams.yaml").is_file()
-    are_there = put_files(run_dir)
+    unchanged = put_files(run_dir)
     runs.discard_if_unused()
-    assert are_there()
+    assert unchanged()
     assert {path.name for path in run_dir.iterdir()} == {"notes.txt", "figures", ".hidden", "mine.part", "link"}
 
 
@@ -301,15 +301,15 @@ LIKE_LEFTOVERS = (".thesis step=3.ckpt.part", ".last-step=40.ckpt.part", ".best-
 def test_files_next_to_checkpoints_stay_when_these_are_replaced(subcommand, small, here):
     often = [f"--trainer.callbacks={json.dumps(_OFTEN)}", "--trainer.val_check_interval=2"]
     assert main([*subcommand, *small, *often, "--run_dir=a", "--trainer.max_steps=3"]) == 0
-    are_there = put_files(here / "a/checkpoints", *NAMES)
+    unchanged = put_files(here / "a/checkpoints", *NAMES)
     assert main([*subcommand, "--resume=a", "--trainer.max_steps=8"]) == 0
-    assert are_there()
+    assert unchanged()
     assert [path.name for path in (here / "a/checkpoints").glob("last-step=*")] == ["last-step=8.ckpt"]
 
 
 def test_only_leftover_checkpoint_files_are_removed_next_to_a_new_one(here):
     folder = here / "checkpoints"
-    are_there = put_files(folder, *NAMES, *LIKE_LEFTOVERS)
+    unchanged = put_files(folder, *NAMES, *LIKE_LEFTOVERS)
     leftovers = [".last-step=1.ckpt.part", ".epoch=0-step=2.ckpt.part", ".last-step=3.ckpt.former.part"]
     for name in leftovers[1:]:
         (folder / name).mkdir()
@@ -317,12 +317,12 @@ def test_only_leftover_checkpoint_files_are_removed_next_to_a_new_one(here):
     (folder / ".last-step=4.ckpt.part").symlink_to("link")
     listing.note(folder, [f"{name}.ckpt" for name in ("last-step=1", "epoch=0-step=2", "last-step=3", "last-step=4")])
     AtomicCheckpointIO().save_checkpoint({"state_dict": {}}, folder / "last-step=3.ckpt")
-    assert are_there()
+    assert unchanged()
     assert {path.name for path in folder.glob(".*step*")} == set(LIKE_LEFTOVERS)
 
 
 def test_a_link_in_place_of_a_checkpoint_is_not_followed(here):
-    are_there = put_files(here / "checkpoints")
+    unchanged = put_files(here / "checkpoints")
     one, other = (here / "checkpoints" / f"last-step={step}.ckpt" for step in (1, 2))
     listing.note(one.parent, [one.name])
     for replace in (
@@ -335,7 +335,7 @@ def test_a_link_in_place_of_a_checkpoint_is_not_followed(here):
         one.symlink_to("link")
         replace()
         assert not one.is_symlink()
-    assert are_there()
+    assert unchanged()
 
 
 OTHERS = ("last-step=2.ckpt/thesis.txt", "last-step=1.ckpt", "last-step=9.ckpt", "best-step=1.ckpt")
@@ -346,9 +346,9 @@ OTHERS = ("last-step=2.ckpt/thesis.txt", "last-step=1.ckpt", "last-step=9.ckpt",
 def test_checkpoints_that_the_run_did_not_write_stay_whatever_their_names(subcommand, small, here):
     often = ["--trainer.val_check_interval=2", "--trainer.callbacks=" + json.dumps(_OFTEN)]
     assert main([*subcommand, *small, *often, "--run_dir=a", "--trainer.max_steps=3"]) == 0
-    are_there = put_files(here / "a/checkpoints", *OTHERS)
+    unchanged = put_files(here / "a/checkpoints", *OTHERS)
     assert main([*subcommand, "--resume=a", "--trainer.max_steps=6"]) == 0
-    assert are_there()
+    assert unchanged()
     assert torch.load(here / "a/checkpoints/last-step=6.ckpt")["global_step"] == 6
     assert not (here / "a/checkpoints/last-step=3.ckpt").exists()
 
@@ -415,12 +415,12 @@ def test_a_variable_of_another_launcher_does_not_allow_writing_into_a_folder_wit
 
 @pytest.mark.slow
 def test_a_cache_in_a_folder_with_files_leaves_them(small, here):
-    are_there = put_files(here / "stuff", "notes.txt", "train.bin", "manifest.json", ".lock", "mine.part", "a/.lock")
+    unchanged = put_files(here / "stuff", "notes.txt", "train.bin", "manifest.json", ".lock", "mine.part", "a/.lock")
     words = [*small, "--trainer.max_steps=3", "--data.cache_dir=stuff"]
     assert main(["prepare", *small, "--data.cache_dir=stuff"]) == 0
     assert main(["fit", *words, "--run_dir=a"]) == 0
     assert main(["test", "--run=a"]) == 0
-    assert are_there()
+    assert unchanged()
 
 
 def test_a_lock_truncates_no_file(here):
@@ -453,11 +453,11 @@ def test_an_export_into_a_folder_with_files_is_rejected_before_it_starts(form, t
 def test_an_export_replaces_an_earlier_one_and_keeps_other_files(trained, here):
     words = ["export", f"--run={trained}", "--format=state_dict", "--output=new/exported"]
     assert main(words) == 0
-    are_there = put_files(here / "new/exported")
+    unchanged = put_files(here / "new/exported")
     (here / "new/exported/weights.pt").write_text("old")
     assert main(words) == 0
     assert torch.load(here / "new/exported/weights.pt", weights_only=True)
-    assert are_there()
+    assert unchanged()
 
 
 def export(form, fails="", **files):
@@ -471,14 +471,14 @@ def export(form, fails="", **files):
 
 def test_a_file_that_blocks_an_export_is_named_and_nothing_is_replaced(here):
     export("hf", a="1")
-    are_there = put_files(here / "exported", "weights.pt", "b/c")
+    unchanged = put_files(here / "exported", "weights.pt", "b/c")
     before = everything(here)
     for name in ("weights.pt", "b", "link/precious.txt", "link/new"):
         with pytest.raises(ValueError, match=rf"^exported/{name} belongs to no earlier export"):
             export("hf", **{"a": "2", name: "2"})
         assert everything(here) == before
     export("hf", a="2")
-    assert are_there()
+    assert unchanged()
 
 
 def test_an_export_replaces_only_files_of_its_format(here):
@@ -619,11 +619,11 @@ def test_answers_to_different_files_of_the_same_name_have_different_folders(here
     for name in ("q.json", "other/q.json", "q.jsonl"):
         (here / name).parent.mkdir(exist_ok=True)
         (here / name).touch()
-    are_there = put_files(here / "predict/q", "predictions.json")
+    unchanged = put_files(here / "predict/q", "predictions.json")
     for _ in range(2):
         folders = [answers_folder(here / "predict", name).name for name in ("q.json", "other/q.json", "q.jsonl")]
         assert folders == ["q-2", "q-3", "q-4"]
-    assert are_there()
+    assert unchanged()
 
 
 @pytest.mark.parametrize("name", ["train.bin", "state.part", "state.json", "manifest.part", "notes.txt"])
@@ -631,10 +631,10 @@ def test_a_cache_entry_that_was_not_prepared_is_rejected(name, small, here, caps
     assert main(["prepare", *small, "--data.cache_dir=cache"]) == 0
     (entry,) = (path for path in (here / "cache").iterdir() if path.is_dir())
     shutil.rmtree(entry)
-    are_there = put_files(entry, name)
+    unchanged = put_files(entry, name)
     message = error_line(capsys, ["prepare", *small, "--data.cache_dir=cache"])
     assert message.endswith(f"{entry.name} is not empty and holds no prepared data; move it away")
-    assert are_there()
+    assert unchanged()
 
 
 def test_an_unreadable_preparation_state_is_named(small, here, capsys):

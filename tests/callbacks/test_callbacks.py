@@ -177,17 +177,17 @@ def checkpoint_names(tmp_path):
 
 
 @pytest.mark.parametrize("accumulation", [1, 3])
-def test_the_last_checkpoint_is_of_the_last_multiple_of_every_n_steps(tmp_path, accumulation):
+def test_the_last_checkpoint_is_of_the_final_step(tmp_path, accumulation):
     train(tmp_path, [LastCheckpoint(every_n_steps=4)], accumulate_grad_batches=accumulation)
     assert checkpoint_names(tmp_path) == ["last-step=10.ckpt"]
 
 
 def test_checkpoints_are_saved_between_validations(tmp_path):
-    class Stop(LastCheckpoint):
+    class WithoutFinalSave(LastCheckpoint):
         def on_train_end(self, trainer, pl_module):
             pass
 
-    train(tmp_path, [Stop(every_n_steps=4)], limit_val_batches=0)
+    train(tmp_path, [WithoutFinalSave(every_n_steps=4)], limit_val_batches=0)
     assert checkpoint_names(tmp_path) == ["last-step=8.ckpt"]
 
 

@@ -66,7 +66,8 @@ def test_an_epoch_repeats_each_example_by_the_weight_of_its_source():
         assert set(times[10:16]) == {2, 3}
         assert sum(times[10:16]) == 15
         assert set(times[16:]) == {0, 1}
-    assert (np.bincount(first + second, minlength=24)[10:16] == 5).all()  # the rest in a later epoch
+    # Weight 2.5: two epochs together repeat each example exactly five times.
+    assert (np.bincount(first + second, minlength=24)[10:16] == 5).all()
     assert np.bincount(first + second, minlength=24)[16:].tolist() == [1] * 8
 
 

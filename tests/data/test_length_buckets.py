@@ -29,7 +29,7 @@ def test_global_batches_do_not_depend_on_world_size_or_accumulation():
         assert global_batches(2, world_size, accumulation) == expected
 
 
-def test_an_epoch_drops_few_sequences_and_others_in_the_next_epoch():
+def test_an_epoch_skips_few_sequences_and_the_next_epoch_skips_others():
     epochs = [np.concatenate([order().rows(e * 156 + k) for k in range(156)]) for e in range(2)]
     for rows in epochs:
         assert len(rows) == len(set(rows.tolist())) == 156 * 32

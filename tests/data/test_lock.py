@@ -45,7 +45,7 @@ def test_a_lock_is_released_only_when_its_holder_is_killed(tmp_path):
         assert acquired
 
 
-def test_a_waiting_claim_is_granted_and_survives_removal_of_its_folder(tmp_path):
+def test_a_waiting_claim_is_granted_unless_its_folder_is_removed(tmp_path):
     for removed in (False, True):
         folder = tmp_path / str(removed)
         result = []

@@ -119,8 +119,8 @@ def test_an_interrupted_preparation_continues_and_keeps_other_files(tmp_path, mo
         with pytest.raises(ZeroDivisionError):
             prepared(tmp_path)
     (folder,) = (tmp_path / "cache").iterdir()
-    are_there = put_files(folder, "notes.txt", "mine.part", "old.part/figures", "vocabulary/mine.json")
+    unchanged = put_files(folder, "notes.txt", "mine.part", "old.part/figures", "vocabulary/mine.json")
     (folder / "test.part").touch()
     assert prepared(tmp_path).folder == folder
-    assert are_there()
+    assert unchanged()
     assert sorted(path.name for path in folder.glob("*.part")) == ["mine.part", "old.part"]

@@ -198,7 +198,7 @@ def test_unrelated_files_next_to_the_parts_are_kept(tmp_path):
     assert result is not None
     assert find_prepared(folder)
     assert len(checks) == 2
-    assert all(are_there() for are_there in checks)
+    assert all(unchanged() for unchanged in checks)
     assert not [path for path in (folder / "parts").iterdir() if path.name.endswith((".tokens", ".claim", ".json"))]
 
 

@@ -71,7 +71,7 @@ def at_step(data, step, rank=0, size=1):
 
 
 def test_files_are_read_once_and_their_examples_reused_next_to_unrelated_files(files, tmp_path):
-    are_there = put_files(tmp_path / "cache")
+    unchanged = put_files(tmp_path / "cache")
     first = Lines(files, tmp_path / "cache")
     first.prepare(progress=False)
     # Once for the vocabulary and once for the examples.
@@ -81,7 +81,7 @@ def test_files_are_read_once_and_their_examples_reused_next_to_unrelated_files(f
     assert again.read == []
     assert again.examples("val").content == first.examples("val").content
     assert again.vocab_size == first.vocab_size
-    assert are_there()
+    assert unchanged()
     Path(files["val"]).write_text("the bridge")
     again = Lines(files, tmp_path / "cache")
     again.prepare(progress=False)

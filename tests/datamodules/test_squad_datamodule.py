@@ -98,7 +98,7 @@ def test_preparing_again_keeps_unrelated_files(files, tmp_path):
     again = module(files, tmp_path).prepared("val")
     assert again.folder == folder
     assert len(again.pieces)
-    assert all(are_there() for are_there in put)
+    assert all(unchanged() for unchanged in put)
     assert "notes.txt" not in again.manifest["bytes"]
 
 

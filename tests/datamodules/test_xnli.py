@@ -106,7 +106,7 @@ def test_a_missing_language_is_named(tmp_path, module):
 
 
 def test_pairs_are_prepared_next_to_unrelated_files(module, tmp_path):
-    are_there = put_files(tmp_path / "cache")
+    unchanged = put_files(tmp_path / "cache")
     data = module()
     assert data.vocab_size
     with pytest.MonkeyPatch.context() as patch:
@@ -115,7 +115,7 @@ def test_pairs_are_prepared_next_to_unrelated_files(module, tmp_path):
             data.pairs("val")
     # Incomplete files are overwritten.
     assert len(data.pairs("val"))
-    assert are_there()
+    assert unchanged()
     assert not list((tmp_path / "cache").glob(".xnli-*.part"))
 
 

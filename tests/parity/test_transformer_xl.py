@@ -98,7 +98,7 @@ def test_the_fused_gpu_kernel_gives_the_same_attention_and_gradients(same_length
         torch.testing.assert_close(x.grad, y.grad)
 
 
-def test_log_probs_sum_to_the_loss():
+def test_log_probs_are_normalized_and_match_the_loss():
     network = build(CONFIGS["narrower clusters"]).eval()
     ids = torch.randint(0, 17, (2, 6))
     targets = torch.randint(0, 17, (2, 6))

@@ -38,7 +38,7 @@ def test_a_leftover_temporary_file_is_replaced_and_a_link_in_its_place_is_not_fo
 
 
 def test_a_folder_appears_only_when_complete_and_other_files_stay(tmp_path):
-    are_there = put_files(tmp_path)
+    unchanged = put_files(tmp_path)
     before = {path.name for path in tmp_path.iterdir()}
 
     def write_half():
@@ -56,4 +56,4 @@ def test_a_folder_appears_only_when_complete_and_other_files_stay(tmp_path):
     assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["one", "two"]
     assert {path.read_text() for path in (tmp_path / "made").iterdir()} == {"whole"}
     assert {path.name for path in tmp_path.iterdir()} - before == {"made"}
-    assert are_there()
+    assert unchanged()

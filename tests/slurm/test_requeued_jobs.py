@@ -37,11 +37,11 @@ def weights(run: Path) -> dict:
     return {**checkpoint["state_dict"], **{f"memory {i}": m for i, m in enumerate(checkpoint["stream_memory"])}}
 
 
-def same_run(one: Path, mismatched: Path) -> None:
-    expected, got = weights(one), weights(mismatched)
+def same_run(one: Path, other: Path) -> None:
+    expected, got = weights(one), weights(other)
     assert expected.keys() == got.keys()
     assert [name for name, tensor in expected.items() if not tensor.equal(got[name])] == []
-    with (mismatched / "metrics.csv").open() as file:
+    with (other / "metrics.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file) if row["train/loss"]] == [str(n + 1) for n in range(STEPS)]
 
 

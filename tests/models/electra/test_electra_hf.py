@@ -72,7 +72,7 @@ def test_a_folder_of_another_size_is_rejected_with_the_field(network, tmp_path, 
         hf.load_reader(ElectraReader(ReaderConfig(**{**READER, **sizes})), str(tmp_path / "discriminator"))
 
 
-def test_a_folder_of_another_architecture_is_rejected_in_one_line(network, tmp_path):
+def test_swapped_or_missing_folders_are_rejected_in_one_line(network, tmp_path):
     paths = hf.write_pretraining(network, tmp_path, VOCABULARY)
     swapped = hf.Pretrained(discriminator=str(paths[1]), generator=str(paths[0]))
     with pytest.raises(ValueError, match=r"model.pretrained.generator .*hidden_size"):

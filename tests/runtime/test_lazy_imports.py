@@ -31,7 +31,7 @@ def run(*words, folder, **variables):
 @pytest.mark.slow
 def test_a_training_step_of_transformer_xl_imports_nothing_heavy(small, tmp_path):
     imported = tmp_path / "imported.json"
-    leave = "--trainer.callbacks+=import_recorder.LeaveAfterAStep"
+    leave = "--trainer.callbacks+=import_recorder.ExitAfterOneStep"
     run("-m", "lmrecipes", "fit", *small, leave, folder=tmp_path, IMPORTED=str(imported))
     assert not HEAVY & set(json.loads(imported.read_text()))
 

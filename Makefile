@@ -1,8 +1,8 @@
-# Everything a newcomer types. Each target sets up what it needs in .venv first.
+# Development commands. Each target first sets up what it needs in .venv.
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-# Tests at a time; many start several processes of their own.
+# Parallel test workers; many tests start several processes of their own.
 WORKERS ?= 2
 STAMP  := $(VENV)/.installed
 CHECKED := src tests benchmarks
@@ -29,22 +29,22 @@ demo: setup  ## train and test the tiny Transformer-XL on embedded text, about t
 
 PYTEST = $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist worksteal
 
-test: setup  ## run the tests, at one of each kind where one more proves nothing new; about a quarter of an hour on two cores
+test: setup  ## run a representative subset of the tests; about a quarter of an hour on two cores
 	$(PYTEST) -p no:randomly -m "not exhaustive" --durations 20
 
-test-fast: setup  ## run the tests that start no process, in two minutes: while writing
+test-fast: setup  ## run the tests that start no process, in two minutes: during development
 	$(PYTEST) -p no:randomly -m "not exhaustive and not slow"
 
-test-all: setup  ## run every test, in random order (pytest prints the seed; SEED=1 chooses it): before a release
+test-all: setup  ## run every test, in random order (pytest prints the seed; SEED=1 sets it): before a release
 	$(PYTEST) $(if $(SEED),--randomly-seed $(SEED)) --durations 20
 
-check: setup  ## formatting, lint, types, direction of imports
+check: setup  ## check formatting, lint, types, direction of imports
 	$(BIN)/ruff format --check $(CHECKED)
 	$(BIN)/ruff check $(CHECKED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-cache
 
-bench: setup  ## measure speed beside reference implementations in the same run
+bench: setup  ## measure speed next to reference implementations in the same run
 	$(BIN)/python benchmarks/transformer_xl_speed.py
 	$(BIN)/python benchmarks/transformer_xl_inference.py
 	$(BIN)/python benchmarks/electra_speed.py

@@ -1,6 +1,6 @@
-"""A Transformer-XL written the conventional way, to measure against: one table, slices, einsum, padded shift.
+"""A conventional Transformer-XL as a baseline: one embedding table, slices, einsum, padded shift.
 
-Same sizes, same mathematics; every step as the textbooks have it, in plain PyTorch.
+Same sizes and mathematics, every operation in plain PyTorch as in textbooks.
 """
 
 import torch

@@ -1,8 +1,8 @@
-"""Speed and memory of making masked-language-model examples of documents, and time per masked batch.
+"""Speed and memory of building masked-language-model examples from documents, and time per masked batch.
 
-Beside it, in the same run: a plain loop that only tokenizes the same documents with the same vocabulary by fast
-tokenizers of transformers, and transformers' own collator on the same examples. Speeds are per second of processor
-time, all threads counted, so that what else runs on the machine matters little.
+Baselines in the same run: a plain loop that only tokenizes the same documents with the same vocabulary by transformers'
+fast tokenizer, and transformers' own collator on the same examples. Speeds are per second of CPU time over all threads,
+so other load on the machine matters little.
 """
 
 import argparse
@@ -16,7 +16,7 @@ import tempfile
 import time
 from pathlib import Path
 
-# A core is measured.
+# Single-core speed is measured.
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import torch
@@ -49,7 +49,7 @@ print(json.dumps({"seconds": seconds, "gib": max(peaks) / 2**20}))
 
 
 def write_corpus(path, megabytes, texts):
-    """Documents as JSON lines, repeated; every copy has words of its own, as a larger text would."""
+    """Documents as JSON lines, repeated; every copy has some words of its own, as a larger text would."""
     with path.open("w", encoding="utf-8") as file:
         for copy in itertools.takewhile(lambda _: file.tell() < megabytes << 20, itertools.count()):
             for i, text in enumerate(texts):
@@ -57,14 +57,14 @@ def write_corpus(path, megabytes, texts):
     return path
 
 
-def processor_seconds(work, *arguments):
+def cpu_seconds(work, *arguments):
     began = time.process_time()
     work(*arguments)
     return time.process_time() - began
 
 
 def plain_loop(path, tokenizer):
-    """What a script does that tokenizes documents in batches and keeps the ids."""
+    """Tokenizes documents in batches and keeps the ids, as a simple script would."""
     tokens = 0
     with path.open(encoding="utf-8") as file:
         while lines := list(itertools.islice(file, 1000)):
@@ -79,13 +79,13 @@ def ours(path, vocabulary, folder):
     return prepare_examples(corpus, WordPieceSettings(), folder, vocabulary=vocabulary, objective=objective)
 
 
-def in_a_process(path, folder, vocabulary, workers):
+def in_new_process(path, folder, vocabulary, workers):
     command = [sys.executable, "-c", PREPARE, path, folder, vocabulary, str(workers)]
     return json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 
 def batch_times(data, vocabulary):
-    """Milliseconds of a masked batch: ours, and transformers' collator on the same examples."""
+    """Milliseconds per masked batch, ours and transformers' collator, on the same examples."""
     from transformers import DataCollatorForLanguageModeling
 
     collator = DataCollatorForLanguageModeling(vocabulary.fast, mlm_probability=0.15)
@@ -101,7 +101,7 @@ def batch_times(data, vocabulary):
     return statistics.median(ours) * 1e3, statistics.median(theirs) * 1e3
 
 
-def texts_of(path):
+def read_texts(path):
     if path is None:
         return ["\n".join(paragraphs) for _, paragraphs in PythonText().documents()]
     source = DocumentSource(name="text", path=str(path))
@@ -110,15 +110,15 @@ def texts_of(path):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--text", type=Path, help="documents to take instead of Python's own text")
-    parser.add_argument("--vocab", type=str, help="vocab.txt or folder; left out, 8,000 tokens are learned")
-    parser.add_argument("--speed_mb", type=int, default=20, help="text that is prepared for speed, in MiB")
-    parser.add_argument("--memory_mb", type=int, default=200, help="text that is prepared for peak memory, in MiB")
-    parser.add_argument("--repeats", type=int, default=3, help="times that each is measured, in turn")
+    parser.add_argument("--text", type=Path, help="documents; default: Python's own documentation")
+    parser.add_argument("--vocab", type=str, help="vocab.txt or folder; default: train 8,000 tokens")
+    parser.add_argument("--speed_mb", type=int, default=20, help="MiB of text to measure speed with")
+    parser.add_argument("--memory_mb", type=int, default=200, help="MiB of text to measure peak memory with")
+    parser.add_argument("--repeats", type=int, default=3, help="repetitions, alternating")
     parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    texts, rows = texts_of(options.text), {}
+    texts, rows = read_texts(options.text), {}
     vocabulary = load_wordpiece(options.vocab) if options.vocab else train_wordpiece(texts, 8000)
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
@@ -127,8 +127,8 @@ def main():
         megabytes = path.stat().st_size / 1e6
         times = {"plain loop, tokens only": [], "examples, all of it": []}
         for i in range(options.repeats):
-            times["plain loop, tokens only"].append(processor_seconds(plain_loop, path, vocabulary.fast))
-            times["examples, all of it"].append(processor_seconds(ours, path, vocabulary, root / f"examples{i}"))
+            times["plain loop, tokens only"].append(cpu_seconds(plain_loop, path, vocabulary.fast))
+            times["examples, all of it"].append(cpu_seconds(ours, path, vocabulary, root / f"examples{i}"))
         base = statistics.median(times["plain loop, tokens only"])
         for name, measured in times.items():
             speed, ratio = megabytes / statistics.median(measured), statistics.median(measured) / base
@@ -137,14 +137,14 @@ def main():
         large = write_corpus(root / "large.jsonl", options.memory_mb, texts)
         megabytes = large.stat().st_size / 1e6
         for workers in (1, len(os.sched_getaffinity(0))):
-            found = in_a_process(large, root / f"large{workers}", root / "vocabulary", workers)
-            speed = megabytes / found["seconds"]
-            rows[f"{workers} processes"] = {"mb_per_s": round(speed, 2), "peak_gib_of_one": round(found["gib"], 3)}
-            print(f"{f'{workers} processes':<28} {speed:>8.2f} MB/s   {found['gib']:.2f} GiB at most in one of them")
+            result = in_new_process(large, root / f"large{workers}", root / "vocabulary", workers)
+            speed = megabytes / result["seconds"]
+            rows[f"{workers} processes"] = {"mb_per_s": round(speed, 2), "peak_gib_of_one": round(result["gib"], 3)}
+            print(f"{f'{workers} processes':<28} {speed:>8.2f} MB/s   {result['gib']:.2f} GiB at most in one of them")
         plan = BatchPlan(global_batch_size=128, seq_len=128)
         source = DocumentSource(name="text", path=str(path))
-        how = WordPieceSettings(name=str(root / "vocabulary"))
-        data = DocumentsDataModule(plan, [source], wordpiece=how, cache_dir=str(root / "cache"))
+        settings = WordPieceSettings(name=str(root / "vocabulary"))
+        data = DocumentsDataModule(plan, [source], wordpiece=settings, cache_dir=str(root / "cache"))
         for name, milliseconds in zip(
             ("masked batch of 128 x 128", "the same by transformers"), batch_times(data, vocabulary), strict=True
         ):

@@ -1,4 +1,4 @@
-"""Speed and memory of preparing text, and time per training batch; beside a bare loop that reads, splits and counts."""
+"""Speed and memory of text preparation next to a loop that only reads, splits and counts; time per training batch."""
 
 import argparse
 import itertools
@@ -29,7 +29,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 
 
 def write_corpus(folder, megabytes, line_end="\n"):
-    """Text that comes with Python, repeated; every copy has some words of its own, as a larger text would."""
+    """Text from Python's own documentation, repeated; every copy has some words of its own, as a larger text would."""
     folder.mkdir()
     source = PythonText()
     text = "".join(source.blocks("train"))
@@ -81,10 +81,12 @@ def microseconds_per_batch(folder, cache, batches=2000):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--speed_mb", type=int, default=50, help="text that is prepared for speed, in MiB")
-    parser.add_argument("--memory_mb", type=int, default=500, help="text that is prepared for peak memory, in MiB")
-    parser.add_argument("--repeats", type=int, default=3, help="times that each is measured, in turn")
-    parser.add_argument("--step_ms", type=float, default=100.0, help="a training step to compare a batch with")
+    parser.add_argument("--speed_mb", type=int, default=50, help="MiB of text to measure speed with")
+    parser.add_argument("--memory_mb", type=int, default=500, help="MiB of text to measure peak memory with")
+    parser.add_argument("--repeats", type=int, default=3, help="repetitions, alternating")
+    parser.add_argument(
+        "--step_ms", type=float, default=100.0, help="length of a training step to compare a batch with"
+    )
     parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args()
     rows = {}

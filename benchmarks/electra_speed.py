@@ -1,4 +1,4 @@
-"""Pretraining speed of our ELECTRA beside a straightforward loop over transformers' two models, in turn in one process.
+"""Pretraining speed of our ELECTRA and of a simple loop over transformers' two models, alternating in one process.
 
 The loop computes the same losses: padded, the generator's head at every position, Gumbel noise for every masked one.
 """
@@ -21,7 +21,7 @@ V, MASK, N_PREDICTIONS = 30522, 103, {128: 19, 512: 79}
 
 
 def masked_batch(B, T, full):
-    """Random sequences of T tokens at most: a share of them is full, the rest ends anywhere, as examples do."""
+    """Random sequences of at most T tokens: a share `full` has full length, the rest any length."""
     lengths = torch.where(torch.rand(B) < full, T, torch.randint(T // 8, T + 1, (B,)))
     text = torch.randint(1000, V, (B, T)) * (torch.arange(T) < lengths[:, None])
     P = N_PREDICTIONS[T]
@@ -56,7 +56,7 @@ class Ours:
 
 
 class Straightforward:
-    """Begins with the weights of a network of ours."""
+    """Starts with the weights of our network."""
 
     def __init__(self, network, autocast):
         config = network.config
@@ -88,8 +88,8 @@ class Straightforward:
         shown[rows, places] = (logits + noise).argmax(-1)
         text = batch.input_ids.clone()
         text[rows, places] = originals
-        found = self.discriminator(input_ids=shown, labels=(shown != text).long(), **inputs)
-        return out.loss + 50 * found.loss
+        discriminated = self.discriminator(input_ids=shown, labels=(shown != text).long(), **inputs)
+        return out.loss + 50 * discriminated.loss
 
     def step(self, batch):
         self.optimizer.zero_grad()
@@ -102,27 +102,27 @@ class Straightforward:
 
 
 def losses_differ_by(ours, theirs, batch):
-    """How far the generators' losses are apart, which hang on no draw, without dropout."""
+    """Difference of the generators' losses without dropout; these do not depend on sampling."""
     with torch.no_grad():
         ours.network.eval()
         theirs.generator.eval()
-        own = ours.network(**batch._asdict()).generator_loss
+        our_loss = ours.network(**batch._asdict()).generator_loss
         chosen = batch.weights > 0
         rows = torch.arange(len(batch.lengths))[:, None].expand_as(batch.positions)[chosen]
         labels = torch.full_like(batch.input_ids, -100)
         labels[rows, batch.positions[chosen]] = batch.originals[chosen]
         real = (torch.arange(batch.input_ids.shape[1]) < batch.lengths[:, None]).long()
-        found = theirs.generator(
+        generated = theirs.generator(
             input_ids=batch.input_ids, labels=labels, attention_mask=real, token_type_ids=batch.token_type_ids
         )
     ours.network.train()
     theirs.generator.train()
-    return abs(own - found.loss).item()
+    return abs(our_loss - generated.loss).item()
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=8, help="measured steps of each")
+    parser.add_argument("--steps", type=int, default=8, help="measured steps per implementation")
     parser.add_argument("--batch_size", type=int, default=16)
     parser.add_argument("--seq_len", type=int, default=128, choices=sorted(N_PREDICTIONS))
     parser.add_argument("--full", type=float, default=0.75, help="share of sequences without padding")
@@ -143,7 +143,7 @@ def main():
         for name, run in runs.items():
             began = time.perf_counter()
             loss = run.step(batch)
-            if i >= 2:  # the first two warm up
+            if i >= 2:  # the first two are warm-up
                 times[name].append(time.perf_counter() - began)
                 losses[name].append(loss)
     rows = {}

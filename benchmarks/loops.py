@@ -1,6 +1,6 @@
-"""What a step costs under the Trainer and under Fabric beside a bare loop: rounds in turn in one process, by medians.
+"""Time per step under the Trainer, under Fabric and in a bare loop: alternating rounds in one process, medians.
 
-All three make the same steps of transformer_xl/tiny on the same batches, with clipping and the schedule. The bare loop
+All three run the same steps of transformer_xl/tiny on the same batches, with clipping and the schedule. The bare loop
 logs nothing; the others have the recipe's callbacks.
 """
 
@@ -29,14 +29,14 @@ BEGINS: list[float] = []
 
 
 class Clock(Callback):
-    """Takes the time at the beginning of every step."""
+    """Records the time at the start of every step."""
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         is_fresh_start().append(time.perf_counter())
 
 
 def is_fresh_start() -> list[float]:
-    """One list, whether this file is the script or was imported for the callback."""
+    """Start times, the same list whether this file runs as a script or is imported for the callback."""
     import loops
 
     return loops.BEGINS
@@ -50,7 +50,7 @@ def options(steps: int) -> list[str]:
 
 
 def bare(steps: int) -> None:
-    """The loop that anybody would write."""
+    """A minimal training loop."""
     cli = open_recipe(validate.COMMAND, options(steps), FabricCLI)
     module, data = cli.model, cli.datamodule
     data.prepare(progress=False)
@@ -101,9 +101,9 @@ if __name__ == "__main__":
     parser.add_argument("--steps", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--json", type=Path)
-    asked = parser.parse_args()
+    arguments = parser.parse_args()
     tune_process()
-    results = measure(asked.steps, asked.rounds)
+    results = measure(arguments.steps, arguments.rounds)
     for name, row in results.items():
         print(f"{name:<12}{row['ms']:8.2f} ms a step  {row['more_ms']:+6.2f} ms  x{row['ratio']:.3f}")
-    write_json(asked.json, results)
+    write_json(arguments.json, results)

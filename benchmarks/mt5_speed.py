@@ -1,4 +1,4 @@
-"""Training and writing speed of our mT5 beside transformers' MT5 in a plain padded loop.
+"""Training and generation speed of our mT5 and of transformers' MT5 in a plain padded loop.
 
 Both train on the same pairs in every step, from the same weights and with the same optimizer: ours packs them into
 rows, the loop pads each to the longest. Their losses must be equal.
@@ -32,14 +32,14 @@ AIMS = {"tokens_per_s": 2.0, "peak_mib": 0.6, "writing": 1.5}
 
 
 def documents(n, vocab_size):
-    """Lengths as web pages have them (median 200 tokens, a long tail), tokens by frequency."""
+    """Documents with lengths as of web pages (median 200 tokens, a long tail) and tokens sampled by frequency."""
     generator = np.random.default_rng(0)
     lengths = np.clip(np.exp(generator.normal(np.log(200), 0.9, n)), 16, 2000).astype(int)
     return [(generator.zipf(1.2, length) % (vocab_size - 200) + 3).astype(np.uint32) for length in lengths]
 
 
 def pairs_of(texts, vocab_size):
-    """Corrupted texts, none longer than a row has room for."""
+    """Corrupted texts, none longer than a row."""
     longest = CORRUPTION.longest_text(INPUT, TARGET)
     pieces = [text[i : i + longest] for text in texts for i in range(0, len(text), longest)]
     bounds = np.concatenate([[0], np.cumsum([len(piece) for piece in pieces])])
@@ -48,8 +48,8 @@ def pairs_of(texts, vocab_size):
     return corrupt_pieces(np.concatenate(pieces), bounds, CORRUPTION, numbers, sentinels=sentinels, eos_id=1)
 
 
-def packed(pairs, n_rows):
-    """Batches of so many rows: a pair goes into the first with room for it, and where there is none a batch begins."""
+def pack(pairs, n_rows):
+    """Batches of n_rows rows: a pair goes into the first row with room; if there is none, a new batch starts."""
     batches = [[[] for _ in range(n_rows)]]
     for pair in pairs:
         if not place(pair, batches[-1]):
@@ -79,16 +79,16 @@ class Ours:
 
     def batch(self, rows):
         numbers = np.zeros(len(rows))
-        found = pair_batch(rows, INPUT, TARGET, start_id=0, languages=numbers, questions=numbers)
+        by_name = pair_batch(rows, INPUT, TARGET, start_id=0, languages=numbers, questions=numbers)
         names = ("input_ids", "input_pairs", "decoder_input_ids", "targets", "target_pairs")
-        return {name: getattr(found, name) for name in names}
+        return {name: getattr(by_name, name) for name in names}
 
     def loss(self, batch):
         return self.model(**batch).loss
 
 
 class Transformers:
-    """A pair a row, padded to the longest of the batch."""
+    """One pair per row, padded to the longest of the batch."""
 
     def __init__(self, layers, vocab_size):
         ours = Ours(layers, vocab_size, "google").model
@@ -96,9 +96,9 @@ class Transformers:
         sizes = {"d_model": c.d_model, "d_kv": c.d_head, "d_ff": c.d_ff, "num_heads": c.n_heads, "num_layers": layers}
         config = transformers.MT5Config(vocab_size=vocab_size, dropout_rate=0.0, **sizes)
         self.model = transformers.MT5ForConditionalGeneration(config).train()
-        # Published mT5s have an output table of their own.
+        # Published mT5s have an untied output embedding.
         self.model.lm_head.weight = torch.nn.Parameter(torch.empty(0))
-        # The same numbers, not copies of them: one network is in memory.
+        # Shared storage, not copies: only one network is in memory.
         theirs, weights = dict(self.model.named_parameters()), dict(ours.named_parameters())
         for name, their_name in published_names(c):
             weight = weights.pop(name).data
@@ -129,17 +129,17 @@ def step(run, batch, bf16):
     return loss.item()
 
 
-def made(name, options):
+def build(name, options):
     sizes = (options.layers, options.vocab_size)
     return Transformers(*sizes) if name == "transformers" else Ours(*sizes, name.removeprefix("lmrecipes "))
 
 
 def train(name, options):
-    """Speed of one kind in this process, its losses, and its peak memory in MiB."""
+    """Speed of one implementation in this process, its losses, and its peak memory in MiB."""
     pairs = pairs_of(documents(15 * options.rows * (options.steps + 2), options.vocab_size), options.vocab_size)
-    run = made(name, options)
+    run = build(name, options)
     speeds, losses = [], []
-    for k, rows in enumerate(packed(pairs, options.rows)[: options.steps + 1]):
+    for k, rows in enumerate(pack(pairs, options.rows)[: options.steps + 1]):
         batch = run.batch(rows)
         began, used = time.perf_counter(), time.process_time()
         losses.append(step(run, batch, options.bf16))
@@ -154,16 +154,16 @@ def train(name, options):
     }
 
 
-def train_in_turn(options):
-    """What `train` finds of each kind: in processes of their own, so that only one is in memory, A B A B."""
-    found = {name: [] for name in options.kinds}
+def train_alternating(options):
+    """Results of `train` for each implementation, alternating in separate processes, so that only one is in memory."""
+    by_name = {name: [] for name in options.kinds}
     for _ in range(options.rounds):
         for name in options.kinds:
             words = [sys.executable, __file__, f"--only={name}", f"--steps={options.steps}", f"--rows={options.rows}"]
             words += [f"--layers={options.layers}", f"--vocab_size={options.vocab_size}"]
             words += ["--bf16"] if options.bf16 else []
             done = subprocess.run(words, stdout=subprocess.PIPE, text=True, check=True)
-            found[name].append(json.loads(done.stdout.splitlines()[-1]))
+            by_name[name].append(json.loads(done.stdout.splitlines()[-1]))
     return {
         name: {
             "tokens_per_s": round(statistics.median(wall for run in runs for wall, _ in run["speeds"]), 1),
@@ -172,12 +172,12 @@ def train_in_turn(options):
             "parameters": runs[0]["parameters"],
             "losses": [round(loss, 4) for loss in runs[0]["losses"]],
         }
-        for name, runs in found.items()
+        for name, runs in by_name.items()
     }
 
 
 def check_losses(training, bf16):
-    """How far the losses of Google's network are apart from transformers', from the first step to the last."""
+    """Largest difference between our losses of the google family and transformers', over all steps."""
     if not {"transformers", "lmrecipes google"} <= set(training):
         return None
     ours, theirs = (training[name]["losses"] for name in ("lmrecipes google", "transformers"))
@@ -187,11 +187,11 @@ def check_losses(training, bf16):
 
 
 @torch.no_grad()
-def write(options):
-    """Milliseconds to write 20 tokens for inputs of 60, as published, in turn; both write the same."""
-    ours, theirs = (made(name, options).model.eval() for name in ("lmrecipes google", "transformers"))
+def generate_texts(options):
+    """Milliseconds to generate 20 tokens for inputs of 60, as published, alternating; both generate the same."""
+    ours, theirs = (build(name, options).model.eval() for name in ("lmrecipes google", "transformers"))
     theirs.generation_config.eos_token_id = None
-    found = {}
+    by_name = {}
     for rows in options.write_rows:
         ids = torch.randint(3, options.vocab_size - 200, (rows, 60), generator=torch.Generator().manual_seed(rows))
         real = torch.ones_like(ids)
@@ -213,32 +213,32 @@ def write(options):
                     times[name].append(time.perf_counter() - began)
         same = (texts["lmrecipes google"] == texts["transformers"]).float().mean().item()
         assert options.bf16 or same == 1, f"of the tokens written only {same:.0%} are the same"
-        found[rows] = {name: round(1000 * statistics.median(seconds), 1) for name, seconds in times.items()}
-        found[rows] |= {"ratio": round(found[rows]["transformers"] / found[rows]["lmrecipes google"], 2)}
-        found[rows] |= {"share_of_equal_tokens": round(same, 3), "aim": AIMS["writing"]}
-    return found
+        by_name[rows] = {name: round(1000 * statistics.median(seconds), 1) for name, seconds in times.items()}
+        by_name[rows] |= {"ratio": round(by_name[rows]["transformers"] / by_name[rows]["lmrecipes google"], 2)}
+        by_name[rows] |= {"share_of_equal_tokens": round(same, 3), "aim": AIMS["writing"]}
+    return by_name
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=2, help="measured steps of each, in each round")
-    parser.add_argument("--rounds", type=int, default=2, help="times that each kind is trained, in turn")
-    parser.add_argument("--rows", type=int, default=4, help="packed rows of a batch")
-    parser.add_argument("--layers", type=int, default=2, help="layers of encoder and decoder; 8 are the 170M size")
-    parser.add_argument("--vocab_size", type=int, default=250112, help="tokens of the vocabulary")
-    parser.add_argument("--write_rows", type=int, nargs="*", default=[1, 8], help="texts written at once")
-    parser.add_argument("--write_times", type=int, default=7, help="times that each kind of text is written")
+    parser.add_argument("--steps", type=int, default=2, help="measured steps per implementation and round")
+    parser.add_argument("--rounds", type=int, default=2, help="rounds, alternating between implementations")
+    parser.add_argument("--rows", type=int, default=4, help="packed rows per batch")
+    parser.add_argument("--layers", type=int, default=2, help="layers of encoder and of decoder; the 170M size has 8")
+    parser.add_argument("--vocab_size", type=int, default=250112, help="vocabulary size")
+    parser.add_argument("--write_rows", type=int, nargs="*", default=[1, 8], help="batch sizes of generation")
+    parser.add_argument("--write_times", type=int, default=7, help="repetitions of each generation")
     parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16")
     kinds = ["transformers", "lmrecipes google", "lmrecipes nemo"]
     parser.add_argument("--kinds", nargs="*", default=kinds[:2], choices=kinds)
-    parser.add_argument("--only", choices=kinds, help="train this kind here, and print what was found")
+    parser.add_argument("--only", choices=kinds, help="train only this one in this process and print its results")
     parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args()
     tuned = tune_process()
     if options.only:
         print(json.dumps(train(options.only, options)))
         return
-    training = train_in_turn(options)
+    training = train_alternating(options)
     for name, figures in training.items():
         print(f"{name:<18} {figures}", flush=True)
     apart = check_losses(training, options.bf16)
@@ -249,9 +249,9 @@ def main():
             ratios[name] = {key: round(figures[key] / theirs[key], 2) for key in ("tokens_per_s", "peak_mib")}
             speed, memory = ratios[name].values()
             print(f"{name}: {speed} times the tokens/s of transformers, {memory} of its peak memory", flush=True)
-    writing = write(options)
-    for rows, found in writing.items():
-        print(f"{rows} texts of 20 tokens, ms: {found}", flush=True)
+    writing = generate_texts(options)
+    for rows, by_name in writing.items():
+        print(f"{rows} texts of 20 tokens, ms: {by_name}", flush=True)
     training_results = {"kinds": training, "ratios": ratios, "aims": AIMS, "losses_apart": apart}
     conditions = {name: getattr(options, name) for name in ("rows", "layers", "vocab_size", "steps", "rounds", "bf16")}
     results = {"training": training_results, "milliseconds_to_write_20_tokens": writing}

@@ -1,4 +1,4 @@
-"""What every benchmark's file of results says of its conditions."""
+"""Writes benchmark results with the conditions they were measured under."""
 
 import json
 import platform
@@ -10,7 +10,7 @@ import torch
 
 
 def write_json(path: Path | None, results: dict) -> None:
-    """Writes results with date, commit, device, threads and torch's version; nothing without a path."""
+    """Writes results with date, commit, device, threads and torch version; does nothing without a path."""
     if path is None:
         return
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()

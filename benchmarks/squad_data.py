@@ -1,4 +1,4 @@
-"""Questions for a benchmark, in a file."""
+"""Writes questions for a benchmark to a file."""
 
 import json
 import math
@@ -10,24 +10,24 @@ from pathlib import Path
 from lmrecipes.data.tasks.squad.files import Answer, Question
 from lmrecipes.data.tasks.squad.source import SquadSource
 
-# Of XQuAD's English contexts the middle one has 152 tokens, a twentieth under 86, a twentieth over 293; an invented
-# passage has 37. There are 5 questions on a context.
+# XQuAD's English contexts have a median of 152 tokens (5th percentile 86, 95th 293), an embedded passage has 37. There
+# are 5 questions per context.
 PASSAGES_OF_A_CONTEXT, SPREAD, QUESTIONS_ON_ONE = 4.1, 0.4, 5
 
 
 def read(source: str) -> list[Question]:
-    """The questions of a file; embedded ones on contexts as long as XQuAD's."""
+    """The questions of a file; embedded ones get contexts as long as XQuAD's."""
     questions = SquadSource(source).read().questions
-    return list(joined(questions) if source.startswith("embedded:") else questions)
+    return list(join_contexts(questions) if source.startswith("embedded:") else questions)
 
 
-def joined(questions: Iterable[Question]) -> Iterator[Question]:
-    """The same on longer contexts: several are put together to one, with some of their questions."""
+def join_contexts(questions: Iterable[Question]) -> Iterator[Question]:
+    """The same questions on longer contexts: several contexts are concatenated, with some of their questions."""
     chance = random.Random(0)
-    asked: dict[str, list[Question]] = {}
+    by_context: dict[str, list[Question]] = {}
     for question in questions:
-        asked.setdefault(question.context, []).append(question)
-    contexts = list(asked)
+        by_context.setdefault(question.context, []).append(question)
+    contexts = list(by_context)
     while contexts:
         n = max(1, round(chance.lognormvariate(math.log(PASSAGES_OF_A_CONTEXT), SPREAD)))
         parts, contexts = contexts[:n], contexts[n:]
@@ -39,7 +39,7 @@ def joined(questions: Iterable[Question]) -> Iterator[Question]:
                     context=" ".join(parts),
                     answers=tuple(Answer(text, begin + start) for text, start in question.answers),
                 )
-                for question in asked[part]
+                for question in by_context[part]
             ]
             begin += len(part) + 1
         yield from chance.sample(moved, min(QUESTIONS_ON_ONE, len(moved)))

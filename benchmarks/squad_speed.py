@@ -1,14 +1,14 @@
-"""Question answering of our ELECTRA beside a straightforward loop over transformers' own, in turn in one process.
+"""Question answering with our ELECTRA and with a simple loop over transformers' model, alternating in one process.
 
-Three measurements, on the same windows and from the same weights, without dropout: fine-tuning, inference, latency.
-Ours has the batches of SquadDataModule, of windows of about the same length, and computes little for padding. The
-straightforward loop has windows padded to 384 tokens beforehand, as transformers' example of question answering does.
-Windows of a long context begin 128 tokens apart.
+Three measurements on the same windows and from the same weights, without dropout: fine-tuning, inference, latency.
+Ours uses the batches of SquadDataModule, with windows of similar length, and computes little for padding. The simple
+loop pads windows to 384 tokens beforehand, as transformers' question answering example does. Windows of a long context
+start 128 tokens apart.
 
-Times include making batches; ours also finding the 20 best spans of each window, where the other hands over logits.
-Batches are evenly spread over those of an epoch, or of a pass over all windows; medians are over rounds.
-Percentiles of latency are true ones, of single calls, not means of the fastest calls as published tables have them.
-Without --data, contexts are several invented passages each, put together so that they are as long as XQuAD's.
+Times include building batches; ours also finding the 20 best spans of each window, where the other returns logits.
+Batches are evenly spread over an epoch or an evaluation; medians are over rounds. Latency percentiles are of single
+calls, not means of the fastest calls as in published tables. Without --data, several synthetic passages form a context,
+so that contexts are as long as XQuAD's.
 """
 
 import argparse
@@ -25,6 +25,7 @@ import transformers
 import squad_data
 from lmrecipes.batches import BatchPlan, EvalBatchPlan
 from lmrecipes.data.tasks.squad.best_spans import best_spans
+from lmrecipes.data.tasks.squad.windows import Windowing
 from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings
 from lmrecipes.datamodules import SquadDataModule
 from lmrecipes.models.electra import ElectraReader, ReaderConfig
@@ -33,15 +34,15 @@ from lmrecipes.runtime.allocator import tune_process
 from reporting import write_json
 
 SEQ_LEN, MAX_ANSWER_LEN = 384, 30
-# How many times as fast ours is to be.
+# Speed-up to reach.
 AIMS = {"fine-tuning": 2.5, "inference": 3.0}
 PERCENTILES = (50, 90, 95, 99)
-# What rounding may do to a loss, and to the score of a window's best span.
+# Rounding error allowed in a loss, and in the score of a window's best span.
 TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
 
 
 class Run:
-    """What both have in common; `rows` are always numbers of windows of a split."""
+    """Shared by both implementations; `rows` are always window numbers of a split."""
 
     def __init__(self, network, optimizer, data, device, autocast):
         self.network, self.optimizer, self.data, self.device = network, optimizer, data, device
@@ -69,7 +70,9 @@ class Ours(Run):
 
     def batch(self, split, rows):
         data = self.data
-        return data.collator.batch(data.prepared(split), rows, data.vocabulary, SEQ_LEN).to(self.device)
+        return data.collator.batch(data.prepared(split), rows, data.vocabulary, Windowing(seq_len=SEQ_LEN)).to(
+            self.device
+        )
 
     def out(self, batch):
         return self.network(**{name: x for name, x in batch._asdict().items() if name != "windows"})
@@ -83,12 +86,12 @@ class Ours(Run):
         with torch.inference_mode(), self.autocast():
             start, end = self.out(batch).logits
             batch = batch._replace(allowed=batch.allowed[:, : start.shape[1]])
-            found = best_spans(start, end, batch, max_answer_len=MAX_ANSWER_LEN)
-        return [x.cpu() for x in (found.starts, found.ends, found.start_scores, found.end_scores)]
+            result = best_spans(start, end, batch, max_answer_len=MAX_ANSWER_LEN)
+        return [x.cpu() for x in (result.starts, result.ends, result.start_scores, result.end_scores)]
 
 
 class Straightforward(Run):
-    """Begins with the weights of a network of ours."""
+    """Starts with the weights of our network."""
 
     def __init__(self, ours, data, device, autocast):
         network = transformers.ElectraForQuestionAnswering(ours.config.transformers()).to(device)
@@ -103,21 +106,21 @@ class Straightforward(Run):
         self.network.qa_outputs.load_state_dict(ours.head.outputs.state_dict())
 
     def batch(self, split, rows):
-        found = transformers.default_data_collator([self.features[split][row] for row in rows])
-        return {name: x.to(self.device, non_blocking=True) for name, x in found.items()}
+        result = transformers.default_data_collator([self.features[split][row] for row in rows])
+        return {name: x.to(self.device, non_blocking=True) for name, x in result.items()}
 
     def loss(self, rows):
         batch = self.batch("train", rows)
         starts, ends = batch.pop("start_positions"), batch.pop("end_positions")
         out = self.network(**batch)
-        # transformers' own loss lets an answer begin or end in the padding too.
+        # transformers' own loss allows answers to start or end in padding.
         padding = batch["attention_mask"] == 0
         start = out.start_logits.float().masked_fill(padding, -torch.inf)
         end = out.end_logits.float().masked_fill(padding, -torch.inf)
         return (F.cross_entropy(start, starts) + F.cross_entropy(end, ends)) / 2
 
     def read(self, rows):
-        """Logits of start and end."""
+        """Start and end logits."""
         batch = self.batch("test", rows)
         with torch.inference_mode(), self.autocast():
             out = self.network(**{name: x for name, x in batch.items() if "positions" not in name})
@@ -126,43 +129,43 @@ class Straightforward(Run):
 
 def features(data, split):
     """Windows as lists, padded to 384."""
-    windows, vocabulary = data.prepared(split).windows, data.vocabulary
-    places, found = windows.context_position(np.arange(len(windows))), []
-    for row, place in enumerate(places.tolist()):
+    windows, vocabulary = data.prepared(split).pieces, data.vocabulary
+    positions, result = windows.context_position(np.arange(len(windows))), []
+    for row, position in enumerate(positions.tolist()):
         ids = windows.ids(row, vocabulary.cls_id, vocabulary.sep_id).tolist()
         padding = [0] * (SEQ_LEN - len(ids))
-        found.append(
+        result.append(
             {
                 "input_ids": ids + padding,
                 "attention_mask": [1] * len(ids) + padding,
-                "token_type_ids": [0] * place + [1] * (len(ids) - place) + padding,
+                "token_type_ids": [0] * position + [1] * (len(ids) - position) + padding,
                 "start_positions": int(windows.start[row]),
                 "end_positions": int(windows.end[row]),
             }
         )
-    return found
+    return result
 
 
-def steps_of_all_lengths(data, number):
-    """Training batches of an epoch, as many short and long ones as the epoch has."""
+def steps_across_lengths(data, number):
+    """Training batches of an epoch, evenly spread over the lengths of its batches."""
     order = data.training_order()
     epoch = order.epoch(0)
     by_length = epoch[np.argsort(order.lengths[epoch].mean(axis=1))]
-    return by_length[of_all(len(by_length), number)]
+    return by_length[evenly_spread(len(by_length), number)]
 
 
-def of_all(n, number):
-    """So many evenly spread numbers below n."""
+def evenly_spread(n, number):
+    """`number` evenly spread integers below n."""
     return np.unique(((np.arange(number) + 0.5) * n / number).astype(int))
 
 
-def in_turn(runs, works, rounds):
-    """Seconds of each run for each of its works, medians over rounds; the runs in turn.
+def alternate(runs, works, rounds):
+    """Seconds per item of work for each run, medians over rounds, with the runs alternating.
 
     Args:
-        runs: what does a work, by name.
-        works: list of what each does, by name; lists may differ in length.
-        rounds: how many times all is done.
+        runs: functions that do one item of work, by name.
+        works: list of work items of each run, by name; lists may differ in length.
+        rounds: number of repetitions.
     """
     times = {name: [[] for _ in works[name]] for name in runs}
     results = {name: [[] for _ in works[name]] for name in runs}
@@ -173,35 +176,37 @@ def in_turn(runs, works, rounds):
                     began = time.perf_counter()
                     results[name][i].append(run(works[name][i]))
                     times[name][i].append(time.perf_counter() - began)
-    return {name: [statistics.median(taken) for taken in found] for name, found in times.items()}, results
+    return {name: [statistics.median(taken) for taken in result] for name, result in times.items()}, results
 
 
-def compared(what, lengths, times, say):
-    """Windows per second and their ratio, printed beside the aim."""
-    took = {name: sum(found) for name, found in times.items()}
+def compare(measurement, lengths, times, summary):
+    """Windows per second and their ratio, printed next to the target."""
+    took = {name: sum(result) for name, result in times.items()}
     ours, theirs = took.values()
     rows = {
         name: {"windows_per_s": round(len(lengths) / s, 2), "ratio": round(theirs / s, 2)} for name, s in took.items()
     }
     for name, row in rows.items():
-        print(f"{what:<12} {name:<16} {row['windows_per_s']:>9.2f} windows/s  x{row['ratio']:.2f}")
-    print(f"{what:<12} {say}; {len(lengths)} windows of {lengths.mean():.0f} tokens on average")
-    print(f"{what:<12} x{theirs / ours:.2f}, aim x{AIMS[what]:.1f}")
-    return rows | {"aim": AIMS[what], "windows": len(lengths), "mean_tokens": round(float(lengths.mean()), 1)}
+        print(f"{measurement:<12} {name:<16} {row['windows_per_s']:>9.2f} windows/s  x{row['ratio']:.2f}")
+    print(f"{measurement:<12} {summary}; {len(lengths)} windows of {lengths.mean():.0f} tokens on average")
+    print(f"{measurement:<12} x{theirs / ours:.2f}, aim x{AIMS[measurement]:.1f}")
+    return rows | {"aim": AIMS[measurement], "windows": len(lengths), "mean_tokens": round(float(lengths.mean()), 1)}
 
 
 def fine_tuning(runs, data, options, tolerance):
-    works = steps_of_all_lengths(data, options.steps)
+    works = steps_across_lengths(data, options.steps)
     for run in runs.values():
         run.network.train()
     first = {name: run.step(works[len(works) // 2]) for name, run in runs.items()}
-    apart = abs(first["lmrecipes"] - first["straightforward"])
-    assert apart < tolerance, f"the losses of the same windows and weights differ by {apart}"
-    times, losses = in_turn({name: run.step for name, run in runs.items()}, dict.fromkeys(runs, works), options.rounds)
+    difference = abs(first["lmrecipes"] - first["straightforward"])
+    assert difference < tolerance, f"the losses of the same windows and weights differ by {difference}"
+    times, losses = alternate(
+        {name: run.step for name, run in runs.items()}, dict.fromkeys(runs, works), options.rounds
+    )
     last = np.abs(np.subtract(*losses.values())).max()
-    say = f"losses {apart:.1e} apart at first (tolerance {tolerance:g}), {last:.1e} at most in later steps"
-    return compared("fine-tuning", data.prepared("train").windows.lengths[works.ravel()], times, say) | {
-        "losses_apart": apart
+    summary = f"losses {difference:.1e} apart at first (tolerance {tolerance:g}), {last:.1e} at most in later steps"
+    return compare("fine-tuning", data.prepared("train").pieces.lengths[works.ravel()], times, summary) | {
+        "losses_apart": difference
     }
 
 
@@ -211,51 +216,53 @@ def inference(runs, data, options, tolerance):
     for run in runs.values():
         run.network.eval()
     order = data.evaluation_order("test")
-    chosen = [order[i] for i in of_all(len(order), options.eval_batches)]
+    chosen = [order[i] for i in evenly_spread(len(order), options.eval_batches)]
     windows = np.random.default_rng(0).permutation(np.concatenate(chosen))
     by_number = np.array_split(windows, range(options.eval_batch_size, len(windows), options.eval_batch_size))
     works = {"lmrecipes": chosen, "straightforward": by_number}
     for name, run in runs.items():
         run.read(works[name][0])
-    times, results = in_turn({name: run.read for name, run in runs.items()}, works, options.rounds)
-    equal, apart = answers_agree(data, works, {name: [r[0] for r in found] for name, found in results.items()})
-    assert apart < tolerance, f"a window's best span scores {apart} less than the other network's"
-    say = f"best spans of {equal} of {len(windows)} windows are the same, others' scores at most {apart:.1e} apart"
-    return compared("inference", data.prepared("test").windows.lengths[windows], times, say) | {
+    times, results = alternate({name: run.read for name, run in runs.items()}, works, options.rounds)
+    equal, difference = answers_agree(data, works, {name: [r[0] for r in result] for name, result in results.items()})
+    assert difference < tolerance, f"a window's best span scores {difference} less than the other network's"
+    summary = (
+        f"best spans of {equal} of {len(windows)} windows are the same, others' scores at most {difference:.1e} apart"
+    )
+    return compare("inference", data.prepared("test").pieces.lengths[windows], times, summary) | {
         "best_spans_equal": equal
     }
 
 
 def answers_agree(data, works, results):
-    """In how many windows the best spans are the same, and how much worse by transformers' logits ours are elsewhere.
+    """Number of windows with equal best spans, and the largest loss in score elsewhere, by transformers' logits.
 
-    The best span by transformers' logits is found as its pipeline does: by the sum of every start and every end.
+    The best span by transformers' logits is found as in its pipeline: by the sum of every start and every end.
     """
-    windows = data.prepared("test").windows
+    windows = data.prepared("test").pieces
     spans = {}
     for rows, (starts, ends, _, _) in zip(works["lmrecipes"], results["lmrecipes"], strict=True):
         spans |= zip(rows.tolist(), zip(starts[:, 0].tolist(), ends[:, 0].tolist(), strict=True), strict=True)
-    equal, apart = 0, 0.0
+    equal, difference = 0, 0.0
     for rows, logits in zip(works["straightforward"], results["straightforward"], strict=True):
         for row, start, end in zip(rows.tolist(), *(x.numpy() for x in logits), strict=True):
             context = slice(int(windows.context_position(np.array(row))), int(windows.lengths[row]) - 1)
             sums = start[context, None] + end[None, context]
             allowed = np.tril(np.triu(np.ones_like(sums, dtype=bool)), MAX_ANSWER_LEN - 1)
             best = np.unravel_index(np.where(allowed, sums, -np.inf).argmax(), sums.shape)
-            own = spans[row][0] - context.start, spans[row][1] - context.start
-            assert allowed[own], f"window {row} has no span {own}"
-            equal += own == tuple(best)
-            apart = max(apart, float(sums[best] - sums[own]))
-    return equal, apart
+            span = spans[row][0] - context.start, spans[row][1] - context.start
+            assert allowed[span], f"window {row} has no span {span}"
+            equal += span == tuple(best)
+            difference = max(difference, float(sums[best] - sums[span]))
+    return equal, difference
 
 
 def latency(runs, data, batch_size, options):
-    n, chance = len(data.prepared("test").windows), np.random.default_rng(0)
+    n, chance = len(data.prepared("test").pieces), np.random.default_rng(0)
     works = [chance.choice(n, batch_size, replace=batch_size > n) for _ in range(options.repeats)]
     for run in runs.values():
         run.network.eval()
         run.read(works[0])
-    times, _ = in_turn({name: run.read for name, run in runs.items()}, dict.fromkeys(runs, works), 1)
+    times, _ = alternate({name: run.read for name, run in runs.items()}, dict.fromkeys(runs, works), 1)
     rows = {}
     for name, taken in times.items():
         cuts = statistics.quantiles(taken, n=100, method="inclusive")
@@ -270,20 +277,22 @@ def latency(runs, data, batch_size, options):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default="embedded:train", help="file in SQuAD format, such as XQuAD's or SQuAD's")
-    parser.add_argument("--steps", type=int, default=6, help="training steps of a round")
-    parser.add_argument("--rounds", type=int, default=3, help="of training steps and of inference; medians are taken")
-    parser.add_argument("--batch_size", type=int, default=8, help="windows of a training step")
-    parser.add_argument("--eval_batches", type=int, default=3, help="our batches of a round of inference")
-    parser.add_argument("--eval_batch_size", type=int, default=16, help="windows of a padded batch at inference")
-    parser.add_argument("--batch_sizes", type=int, nargs="*", default=[1, 8], help="for latency")
-    parser.add_argument("--repeats", type=int, default=20, help="calls of each for latency")
+    parser.add_argument("--steps", type=int, default=6, help="training steps per round")
+    parser.add_argument("--rounds", type=int, default=3, help="rounds of training and of inference")
+    parser.add_argument("--batch_size", type=int, default=8, help="windows per training step")
+    parser.add_argument("--eval_batches", type=int, default=3, help="our batches per round of inference")
+    parser.add_argument("--eval_batch_size", type=int, default=16, help="windows per padded batch at inference")
+    parser.add_argument(
+        "--batch_sizes", type=int, nargs="*", default=[1, 8], help="batch sizes to measure latency with"
+    )
+    parser.add_argument("--repeats", type=int, default=20, help="calls per implementation to measure latency with")
     parser.add_argument("--layers", type=int, default=12)
     parser.add_argument("--d_model", type=int, default=256)
     parser.add_argument("--heads", type=int, default=4)
     parser.add_argument(
-        "--vocab_size", type=int, default=30522, help="rows of the table; the vocabulary has these at most"
+        "--vocab_size", type=int, default=30522, help="rows of the embedding; also the largest vocabulary"
     )
-    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16; float32 otherwise")
+    parser.add_argument("--bf16", action="store_true", help="autocast to bfloat16 (default: float32)")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args()
@@ -314,7 +323,7 @@ def main():
         data.prepare(progress=False)
         ours = Ours(config, data, device, options.bf16)
         runs = {"lmrecipes": ours, "straightforward": Straightforward(ours.network, data, device, options.bf16)}
-        lengths = data.prepared("train").windows.lengths
+        lengths = data.prepared("train").pieces.lengths
         results = {
             "fine-tuning": fine_tuning(runs, data, options, TOLERANCE[precision]),
             "inference": inference(runs, data, options, TOLERANCE[precision]),

@@ -1,4 +1,4 @@
-"""How soon a command answers, beside importing torch and Lightning alone: medians of new processes, in turn."""
+"""Response time of commands, next to only importing torch and Lightning: medians of new processes, alternating."""
 
 import argparse
 import os
@@ -17,16 +17,16 @@ from reporting import write_json
 COMMAND = [sys.executable, "-m", "lmrecipes"]
 
 
-class LeaveAfterAStep(Callback):
-    """Says that the first step is done, and ends the process."""
+class ExitAfterOneStep(Callback):
+    """Prints that the first step is done and exits."""
 
     def on_train_batch_end(self, *_) -> None:
         print("done", flush=True)
         os._exit(0)
 
 
-def ways(recipe: str) -> dict[str, tuple[list[str], str]]:
-    """What is measured: a process, until it says this."""
+def cases(recipe: str) -> dict[str, tuple[list[str], str]]:
+    """Cases to measure: a command, and the output that ends the measurement."""
     fit = [*COMMAND, "fit", "--config", recipe]
     return {
         "torch and Lightning are imported": (
@@ -34,12 +34,12 @@ def ways(recipe: str) -> dict[str, tuple[list[str], str]]:
             "done",
         ),
         "a misspelt key is reported": ([*fit, "--model.config.n_layer", "2"], "error: unknown key"),
-        "the first step is done": ([*fit, "--trainer.callbacks+=startup.LeaveAfterAStep"], "done"),
+        "the first step is done": ([*fit, "--trainer.callbacks+=startup.ExitAfterOneStep"], "done"),
     }
 
 
 def measure(words: list[str], says: str, folder: Path) -> tuple[float, float]:
-    """Seconds until a process says something, and of all processors until it has ended."""
+    """Seconds until a process prints something, and CPU seconds until it exits."""
     path = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
     variables = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     together = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
@@ -54,18 +54,18 @@ def measure(words: list[str], says: str, folder: Path) -> tuple[float, float]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--recipe", default="transformer_xl/tiny", help="whose data is prepared first if it is not")
-    parser.add_argument("--repeats", type=int, default=5, help="times that each is measured, in turn")
+    parser.add_argument("--recipe", default="transformer_xl/tiny", help="recipe; its data is prepared first if needed")
+    parser.add_argument("--repeats", type=int, default=5, help="repetitions, alternating")
     parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args()
-    times: dict[str, list[tuple[float, float]]] = {name: [] for name in ways(options.recipe)}
+    times: dict[str, list[tuple[float, float]]] = {name: [] for name in cases(options.recipe)}
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         subprocess.run([*COMMAND, "prepare", "--config", options.recipe], cwd=folder, check=True)
         for i in range(options.repeats + 1):
-            for name, (words, says) in ways(options.recipe).items():
+            for name, (words, says) in cases(options.recipe).items():
                 took = measure(words, says, folder)
-                if i:  # the first reads from the disk
+                if i:  # the first reads from disk
                     times[name].append(took)
     rows = {}
     medians = {name: [statistics.median(column) for column in zip(*took, strict=True)] for name, took in times.items()}

@@ -1,6 +1,6 @@
-"""Tokens per second of one core through span corruption, packing and batching, and how much of the rows is padding.
+"""Tokens per second of one core through span corruption, packing and batching, and the share of padding in rows.
 
-Beside it a plain loop as tutorials write it: a text a row, padded to the row's end, spans drawn by `random`.
+Baseline: a plain loop as in tutorials, with one text per row, padded to its end, and spans drawn by `random`.
 """
 
 import argparse
@@ -30,24 +30,22 @@ SETTINGS = {
 
 
 def documents(path):
-    """Texts of JSON lines, or English that comes with Python."""
+    """Texts from JSON lines, or from Python's own documentation."""
     if path is not None:
         return [json.loads(line)["text"] for line in path.read_text("utf-8").splitlines()]
     return ["\n".join(paragraphs) for _, paragraphs in PythonText().documents()]
 
 
-def plain_loop(encoded, how, input_len, target_len, sentinels):
-    """Tokens of text that were read."""
+def plain_loop(encoded, corruption, input_len, target_len, sentinels):
+    """Returns the number of tokens read."""
     generator, read = random.Random(0), 0
-    longest = how.longest_text(input_len, target_len)
+    longest = corruption.longest_text(input_len, target_len)
     for tokens in encoded:
         for begin in range(0, len(tokens), longest):
             piece = tokens[begin : begin + longest]
-            (left_out,), (n,) = (x.tolist() for x in how.counts(np.array([len(piece)])))
-            sizes = np.diff([0, *sorted(generator.sample(range(1, left_out), n - 1)), left_out])
-            gaps = np.diff(
-                [0, *sorted(generator.sample(range(1, len(piece) - left_out), n - 1)), len(piece) - left_out]
-            )
+            (n_noise,), (n,) = (x.tolist() for x in corruption.counts(np.array([len(piece)])))
+            sizes = np.diff([0, *sorted(generator.sample(range(1, n_noise), n - 1)), n_noise])
+            gaps = np.diff([0, *sorted(generator.sample(range(1, len(piece) - n_noise), n - 1)), len(piece) - n_noise])
             inputs, targets, at = [], [], 0
             for i, (gap, size) in enumerate(zip(gaps, sizes, strict=True)):
                 inputs += [*piece[at : at + gap], sentinels[i]]
@@ -71,9 +69,9 @@ def tokens_per_s(work, *arguments):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--text", type=Path, help="JSON lines with a text each; left out, English from Python")
-    parser.add_argument("--vocab_size", type=int, default=8000, help="pieces that are learned from the text")
-    parser.add_argument("--repeats", type=int, default=3, help="times that each is measured, in turn")
+    parser.add_argument("--text", type=Path, help="JSON lines with one text each; default: Python's own documentation")
+    parser.add_argument("--vocab_size", type=int, default=8000, help="size of the vocabulary to train")
+    parser.add_argument("--repeats", type=int, default=3, help="repetitions, alternating")
     parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args()
     texts = [text for text in documents(options.text) if text.strip()]
@@ -83,10 +81,10 @@ def main():
     lengths = [len(tokens) for tokens in encoded]
     rows = {"tokenizing": {"tokens_per_cpu_s": round(sum(lengths) / (time.process_time() - began))}}
     print(f"{'tokenizing':<24} {rows['tokenizing']['tokens_per_cpu_s']:>12,} tokens per CPU second")
-    for name, (how, input_len, target_len) in SETTINGS.items():
+    for name, (corruption, input_len, target_len) in SETTINGS.items():
         with tempfile.TemporaryDirectory() as folder:
             starts = np.concatenate([[0], np.cumsum(lengths)])
-            packing = Packing(corruption=how, input_len=input_len, target_len=target_len)
+            packing = Packing(corruption=corruption, input_len=input_len, target_len=target_len)
             began = time.process_time()
             index = index_rows(Path(folder) / "rows", starts, [len(texts)], packing)
             indexing = sum(lengths) / (time.process_time() - began)
@@ -96,26 +94,26 @@ def main():
             speeds = {"packed": [], "plain loop": []}
             for _ in range(options.repeats):
                 speeds["packed"].append(tokens_per_s(ours, batches, index, max(len(index) // 8, 1)))
-                arguments = (encoded, how, input_len, target_len, vocabulary.sentinels.tolist())
+                arguments = (encoded, corruption, input_len, target_len, vocabulary.sentinels.tolist())
                 speeds["plain loop"].append(tokens_per_s(plain_loop, *arguments))
-        pieces = [piece for n in lengths for piece in _cut(n, how, packing)]
-        used = sum(map(np.sum, how.pair_lengths(np.array(pieces))))
+        pieces = [piece for n in lengths for piece in _cut(n, corruption, packing)]
+        used = sum(map(np.sum, corruption.pair_lengths(np.array(pieces))))
         waste = {
             "packed": index.filling.waste(index.packing),
             "plain loop": 1 - used / (len(pieces) * (input_len + target_len)),
         }
-        for way, measured in speeds.items():
+        for layout, measured in speeds.items():
             median = statistics.median(measured)
-            rows[f"{name} {way}"] = {"tokens_per_cpu_s": round(median), "waste": round(float(waste[way]), 4)}
-            print(f"{name + ', ' + way:<24} {median:>12,.0f} tokens per CPU second   {waste[way]:>6.1%} padding")
+            rows[f"{name} {layout}"] = {"tokens_per_cpu_s": round(median), "waste": round(float(waste[layout]), 4)}
+            print(f"{name + ', ' + layout:<24} {median:>12,.0f} tokens per CPU second   {waste[layout]:>6.1%} padding")
         rows[f"{name} indexing"] = {"tokens_per_cpu_s": round(indexing)}
         print(f"{name + ', row index':<24} {indexing:>12,.0f} tokens per CPU second")
     write_json(options.json, rows)
 
 
-def _cut(length, how, packing):
-    """A document as pieces that have room in a row each."""
-    longest = how.longest_text(packing.input_len, packing.target_len)
+def _cut(length, corruption, packing):
+    """Splits a document into pieces that fit into a row each."""
+    longest = corruption.longest_text(packing.input_len, packing.target_len)
     return [min(longest, length - begin) for begin in range(0, length, longest)]
 
 

@@ -1,4 +1,4 @@
-"""What training costs beside the model: its first step, our callbacks, saving, and a second process; by medians."""
+"""Cost of training beyond the model: first step, our callbacks, saving, and a second process; medians."""
 
 import argparse
 import json
@@ -30,7 +30,7 @@ HOOKS = [
 
 
 class Clock(Callback):
-    """Takes the time of the first step, of all steps, and of each of our callbacks within them."""
+    """Records the time of the first step, of all steps, and of each of our callbacks within them."""
 
     def __init__(self) -> None:
         self.first, self.begins, self.now, self.spent = 0.0, [], {}, []
@@ -43,7 +43,7 @@ class Clock(Callback):
 
     def timed(self, name, hook):
         def run(*arguments, **more):
-            # Of the processor: waiting for another rank, which has as much to do, is the step's own.
+            # CPU time: waiting for another rank, which has as much to do, belongs to the step.
             began = time.thread_time()
             hook(*arguments, **more)
             self.now[name] = self.now.get(name, 0.0) + time.thread_time() - began
@@ -62,14 +62,14 @@ class Clock(Callback):
         if trainer.is_global_zero:
             steps = [after - before for before, after in zip(self.begins, self.begins[1:], strict=False)]
             spent = self.spent[WARM_UP:]
-            # A callback does more at some steps than at others: its mean, not its median.
+            # A callback does more work at some steps than at others: its mean matters, not its median.
             callbacks = {name: statistics.mean(one.get(name, 0.0) for one in spent) for name in spent[-1]}
             times = {"first": self.first, "step": statistics.median(steps[WARM_UP:]), "callbacks": callbacks}
             Path(os.environ["TIMES"]).write_text(json.dumps(times))
 
 
 def fit(folder, steps, processes):
-    """Times of a run of the tiny recipe with the callbacks that every recipe has."""
+    """Times of a run of the tiny recipe with the default callbacks."""
     clock = json.dumps({"class_path": "training_overhead.Clock"})
     options = [*TINY, f"--trainer.max_steps={steps}", f"--trainer.devices={processes}", f"--run_dir={folder / 'run'}"]
     options += ["--trainer.strategy=ddp"] if processes > 1 else []
@@ -90,8 +90,8 @@ def free_port():
         return server.getsockname()[1]
 
 
-def save_in_turn(rank, port, width, layers, repeats, folder):
-    """Seconds for which a save keeps two processes from training: copies, agreements, and files if not meanwhile."""
+def alternate_saves(rank, port, width, layers, repeats, folder):
+    """Seconds that a save blocks training on two processes: copying, coordination, and writing if synchronous."""
     torch.set_num_threads(1)
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     dist.init_process_group("gloo", rank=rank, world_size=2)
@@ -114,7 +114,7 @@ def save_in_turn(rank, port, width, layers, repeats, folder):
             writer.write(tensors, {}, folder / f"{name}.ckpt")
             blocked = time.perf_counter() - began
             writer.finish()
-            if i:  # the first takes up memory
+            if i:  # the first allocates memory
                 times[name].append(blocked)
     if rank == 0:
         size = sum(value.numel() * value.element_size() for value in tensors.values())
@@ -127,17 +127,19 @@ def save_in_turn(rank, port, width, layers, repeats, folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=60, help="steps of each run of the tiny recipe")
-    parser.add_argument("--repeats", type=int, default=3, help="times that each is measured, in turn")
-    parser.add_argument("--saves", type=int, default=5, help="saves of each kind, in turn")
-    parser.add_argument("--width", type=int, default=2048, help="of the square layers that are saved")
-    parser.add_argument("--layers", type=int, default=10, help="how many of them")
-    parser.add_argument("--step_ms", type=float, default=100.0, help="a training step to compare callbacks with")
+    parser.add_argument("--repeats", type=int, default=3, help="repetitions, alternating")
+    parser.add_argument("--saves", type=int, default=5, help="saves of each kind, alternating")
+    parser.add_argument("--width", type=int, default=2048, help="width of the square layers that are saved")
+    parser.add_argument("--layers", type=int, default=10, help="number of these layers")
+    parser.add_argument(
+        "--step_ms", type=float, default=100.0, help="length of a training step to compare callbacks with"
+    )
     parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args()
     rows = {}
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
-        mp.spawn(save_in_turn, (free_port(), options.width, options.layers, options.saves, root), nprocs=2)
+        mp.spawn(alternate_saves, (free_port(), options.width, options.layers, options.saves, root), nprocs=2)
         saved = json.loads((root / "times.json").read_text())
         medians = {name: statistics.median(seconds) for name, seconds in saved["seconds"].items()}
         for name, median in medians.items():

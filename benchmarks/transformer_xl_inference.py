@@ -1,4 +1,4 @@
-"""Latency of scoring one segment with full memory: the network, its exported graph, its compiled program, in turn."""
+"""Latency of scoring one segment with full memory: network, exported graph, compiled program, alternating."""
 
 import argparse
 import statistics
@@ -21,7 +21,7 @@ VOCABULARY = 33278
 
 @torch.inference_mode()
 def latencies(runtimes, batch_size, repeats):
-    """Milliseconds of each call by runtime, the runtimes in turn."""
+    """Milliseconds of each call by runtime, with the runtimes alternating."""
     memory = [torch.randn(batch_size, PLAN.mem_len, SIZES["d_model"]) for _ in range(SIZES["n_layers"])]
     times = {name: [] for name in runtimes}
     for i in range(repeats + 2):
@@ -36,7 +36,7 @@ def latencies(runtimes, batch_size, repeats):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=40, help="measured calls of each")
+    parser.add_argument("--repeats", type=int, default=40, help="measured calls per runtime")
     parser.add_argument("--batch_sizes", type=int, nargs="+", default=[1, 4, 16])
     parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args()

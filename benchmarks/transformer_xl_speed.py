@@ -1,4 +1,4 @@
-"""Training speed of our Transformer-XL beside a conventional one, in turn in one process, by medians."""
+"""Training speed of our Transformer-XL and of a conventional one, alternating in one process, medians."""
 
 import argparse
 import statistics
@@ -60,7 +60,7 @@ class Conventional:
 
 
 def matrix_peak(dtype):
-    """Operations per second of one square product, by the faster of torch's two libraries."""
+    """FLOP/s of one square matrix product, by the faster of torch's two libraries."""
     a, b = (torch.randn(2048, 2048).to(dtype) for _ in range(2))
     times = []
     for multiply in (torch.matmul, product):
@@ -72,7 +72,7 @@ def matrix_peak(dtype):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--steps", type=int, default=8, help="measured steps of each")
+    parser.add_argument("--steps", type=int, default=8, help="measured steps per implementation")
     parser.add_argument("--json", type=Path, help="file for the results")
     options = parser.parse_args()
     tuned = tune_process()

@@ -1,4 +1,4 @@
-"""What several tests need: a small corpus, settings that make a recipe small, and the command as a process."""
+"""Shared fixtures: a small corpus, options that shrink a recipe, and the command as a process."""
 
 import os
 import random
@@ -11,9 +11,9 @@ from collections.abc import Callable
 from inspect import signature
 from pathlib import Path
 
-# Before torch is imported: sums are made in one order here and in the commands that tests start.
+# Before torch is imported: one thread makes sums reproducible, here and in the commands that tests start.
 os.environ["OMP_NUM_THREADS"] = "1"
-# And nothing is asked of the network.
+# No network access.
 os.environ["HF_HUB_OFFLINE"] = "1"
 
 import hypothesis
@@ -21,10 +21,10 @@ import pytest
 
 import warm
 
-# Commands that tests start listen to Ctrl-C, also where these tests run in the background.
+# Commands started by tests handle Ctrl-C even if the tests run in the background, where shells ignore it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
-# Busy machines are slow, not wrong.
+# Busy machines are slow; that is not an error.
 hypothesis.settings.register_profile("patient", deadline=None)
 hypothesis.settings.load_profile("patient")
 
@@ -35,10 +35,10 @@ def requires(condition: bool, reason: str):
 
 
 def wait_until(what: str, holds: Callable[[], object], seconds: float) -> None:
-    """Waits until something holds.
+    """Waits until a condition holds.
 
     Raises:
-        TimeoutError: saying what did not come.
+        TimeoutError: naming what did not happen.
     """
     end = time.monotonic() + seconds
     while not holds():
@@ -48,26 +48,26 @@ def wait_until(what: str, holds: Callable[[], object], seconds: float) -> None:
 
 
 def prepare_here(corpus) -> None:
-    """Prepares a corpus in this process alone: others would take seconds to start."""
+    """Prepares a corpus in this process alone: worker processes would take seconds to start."""
     alone = {"workers": 1} if "workers" in signature(corpus.prepare).parameters else {}
     corpus.prepare(progress=False, **alone)
 
 
-# What was started since a test began.
+# Processes started since the test began.
 _started: list[str] = []
 
 
-def _note_start(event: str, arguments: tuple) -> None:
+def _record_start(event: str, arguments: tuple) -> None:
     if event in ("subprocess.Popen", "os.fork", "os.forkpty"):
         _started.append(f"{event} {arguments[:2]}")
 
 
-sys.addaudithook(_note_start)
+sys.addaudithook(_record_start)
 
 
 @pytest.fixture(autouse=True)
 def only_slow_tests_start_processes(request):
-    """Keeps `make test-fast` fast: a test that starts a process is marked as slow."""
+    """Keeps `make test-fast` fast: a test that starts a process must be marked slow."""
     _started.clear()
     yield
     if _started and request.node.get_closest_marker("slow") is None:
@@ -75,7 +75,7 @@ def only_slow_tests_start_processes(request):
 
 
 def pytest_terminal_summary(terminalreporter) -> None:
-    """Adds up the time of tests, with what they set up, by folder."""
+    """Prints the time of tests and their fixtures by folder."""
     seconds: dict[str, float] = defaultdict(float)
     tests: dict[str, set[str]] = defaultdict(set)
     for reports in terminalreporter.stats.values():
@@ -91,8 +91,8 @@ def pytest_terminal_summary(terminalreporter) -> None:
 
 
 @pytest.fixture(autouse=True)
-def own_variables():
-    """What a test does to the environment's variables ends with it."""
+def restore_environment():
+    """Undoes a test's changes of environment variables."""
     before = dict(os.environ)
     yield
     os.environ.clear()
@@ -101,7 +101,7 @@ def own_variables():
 
 @pytest.fixture(scope="session")
 def small_corpus(tmp_path_factory) -> Path:
-    """A folder with a few thousand words of seeded text in three splits."""
+    """A folder with a few thousand words of seeded random text in three splits."""
     folder = tmp_path_factory.mktemp("corpus")
     generator = random.Random(0)
     words = [f"w{i}" for i in range(60)]
@@ -113,7 +113,7 @@ def small_corpus(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def small(small_corpus, tmp_path_factory) -> list[str]:
-    """Options that make transformer_xl/tiny train on the small corpus in a second."""
+    """Options that let transformer_xl/tiny train on the small corpus within a second."""
     return [
         *("--config", "transformer_xl/tiny", "--data", "text_folder", f"--data.path={small_corpus}"),
         f"--data.cache_dir={tmp_path_factory.mktemp('cache')}",
@@ -128,7 +128,7 @@ def small(small_corpus, tmp_path_factory) -> list[str]:
 
 @pytest.fixture(scope="session")
 def cluster():
-    """A SLURM of two nodes, the same for all tests."""
+    """A two-node SLURM cluster, shared by all tests."""
     from cluster import running_cluster
 
     with running_cluster() as running:
@@ -137,7 +137,7 @@ def cluster():
 
 @pytest.fixture
 def group():
-    """This process as a group of its own, over the CPU."""
+    """A process group of this process alone, on the CPU."""
     import torch.distributed as dist
 
     dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
@@ -146,7 +146,7 @@ def group():
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Variables of a process that runs the command: this code and the tests' own callbacks are found."""
+    """Environment of a process that runs the command; it finds this source and the tests' own callbacks."""
     path = os.pathsep.join(filter(None, (str(Path(__file__).parent), os.environ.get("PYTHONPATH"))))
     variables = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", **more}
     variables.pop("LMRECIPES_RUN_DIR", None)

@@ -8,7 +8,7 @@ CALLED = set()
 
 
 class HookRecorder(Callback):
-    """Records the hooks that are called, and has one that Fabric's loop never calls."""
+    """Records the hooks that are called; has one hook that Fabric's loop never calls."""
 
     def on_train_epoch_end(self, trainer, pl_module) -> None:
         CALLED.add("on_train_epoch_end")

@@ -1,4 +1,4 @@
-"""A callback of the tests that says what a run has imported by the end of its first step."""
+"""A callback that records which modules a run has imported by the end of its first step."""
 
 import json
 import os
@@ -8,8 +8,8 @@ from pathlib import Path
 from lightning.pytorch import Callback
 
 
-class LeaveAfterAStep(Callback):
-    """Writes the names of all modules to a file, and ends the process."""
+class ExitAfterOneStep(Callback):
+    """Writes the names of all imported modules to a file and exits."""
 
     def on_train_batch_end(self, *_):
         Path(os.environ["IMPORTED"]).write_text(json.dumps(sorted(sys.modules)))

@@ -1,4 +1,4 @@
-"""What cannot be used is said in one line that names it, with exit code 2, and leaves nothing behind."""
+"""Invalid input is reported in one line that names it, with exit code 2, and leaves no files behind."""
 
 import csv
 import json
@@ -26,7 +26,7 @@ def in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
-def refused(capsys, arguments):
+def error_line(capsys, arguments):
     assert main(arguments) == 2
     lines = capsys.readouterr().err.strip().splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
@@ -133,7 +133,7 @@ def refused(capsys, arguments):
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else None,
 )
 def test_bad_input_takes_one_line(arguments, parts, capsys, tmp_path):
-    message = refused(capsys, arguments)
+    message = error_line(capsys, arguments)
     for part in parts:
         assert part in message, message
     assert len(message) < 600, message
@@ -183,40 +183,40 @@ def test_bad_recipes_take_one_line(change, parts, capsys, tmp_path):
     recipe["trainer"].pop("callbacks")
     change(recipe)
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(recipe))
-    message = refused(capsys, ["fit", "--config", "mine.yaml"])
+    message = error_line(capsys, ["fit", "--config", "mine.yaml"])
     for part in parts:
         assert part in message, message
     assert not list(tmp_path.glob("runs/*/*"))
 
 
-def test_a_key_given_twice_is_named_with_its_line(tmp_path, capsys):
+def test_a_duplicate_key_is_named_with_its_line(tmp_path, capsys):
     recipe = catalog.recipe_paths()["transformer_xl/tiny"].read_text() + "  max_steps: 7\n"
     (tmp_path / "mine.yaml").write_text(recipe)
     number = len(recipe.splitlines())
-    message = refused(capsys, ["fit", "--config", "mine.yaml"])
+    message = error_line(capsys, ["fit", "--config", "mine.yaml"])
     assert f"mine.yaml:{number}:3: the key 'max_steps' is given twice, first in line " in message
     (tmp_path / "mine.yaml").write_text("trainer: {max_steps: 1, max_steps: 2}")
-    assert "mine.yaml:1:25: the key 'max_steps'" in refused(capsys, ["fit", "--config", "mine.yaml"])
+    assert "mine.yaml:1:25: the key 'max_steps'" in error_line(capsys, ["fit", "--config", "mine.yaml"])
 
 
-def test_a_folder_that_cannot_be_written_to_is_named_by_its_option(small, tmp_path, capsys):
+def test_an_unwritable_folder_is_named_by_its_option(small, tmp_path, capsys):
     (tmp_path / "file").touch()
-    message = refused(capsys, ["prepare", *small, "--data.cache_dir=file"])
+    message = error_line(capsys, ["prepare", *small, "--data.cache_dir=file"])
     assert "data.cache_dir file cannot be written to" in message
     assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
     for form in ("torch_export", "state_dict"):
-        message = refused(capsys, ["export", "--run=a", f"--format={form}", "--output=file"])
+        message = error_line(capsys, ["export", "--run=a", f"--format={form}", "--output=file"])
         assert "file cannot be written to" in message
         assert "--output" in message
 
 
-def test_what_is_wrong_with_the_text_is_said_and_no_run_is_left(small, small_corpus, tmp_path, capsys):
+def test_errors_in_the_text_are_reported_and_no_run_is_left(small, small_corpus, tmp_path, capsys):
     for options, part in (
         (["--model.config.cutoffs=[20,4000]"], "beyond the vocabulary of 62"),
         (["--batch.global_batch_size=4000"], "too few for 4000 parallel streams"),
         (["--model.config.vocab_size=99"], "model.config.vocab_size is 99, but the corpus has 62"),
     ):
-        assert part in refused(capsys, ["fit", *small, *options])
+        assert part in error_line(capsys, ["fit", *small, *options])
         assert not list(tmp_path.glob("runs/*/*/*"))
 
 
@@ -229,30 +229,30 @@ def test_what_is_wrong_with_the_text_is_said_and_no_run_is_left(small, small_cor
         ("lightning.pytorch.callbacks.EarlyStopping", {}),
     ],
 )
-def test_a_figure_that_is_never_logged_is_named(small, capsys, tmp_path, callback, settings, sanity_steps):
-    given = json.dumps([{"class_path": callback, "init_args": {"monitor": "val/lass", **settings}}])
-    options = [f"--trainer.callbacks={given}", f"--trainer.num_sanity_val_steps={sanity_steps}", "--run_dir=a"]
-    message = refused(capsys, ["fit", *small, *options])
+def test_a_monitored_metric_that_is_never_logged_is_named(small, capsys, tmp_path, callback, settings, sanity_steps):
+    callbacks = json.dumps([{"class_path": callback, "init_args": {"monitor": "val/lass", **settings}}])
+    options = [f"--trainer.callbacks={callbacks}", f"--trainer.num_sanity_val_steps={sanity_steps}", "--run_dir=a"]
+    message = error_line(capsys, ["fit", *small, *options])
     assert f"{callback.rsplit('.')[-1]}.monitor is 'val/lass', which is not logged; logged: " in message
     assert "val/loss" in message
     assert (tmp_path / "a").exists() == (sanity_steps == 0)
 
 
 @pytest.mark.parametrize("callback", ["ModelCheckpoint", "EarlyStopping"])
-def test_a_figure_that_training_never_logs_is_named(small, capsys, callback):
-    given = [{"class_path": f"lightning.pytorch.callbacks.{callback}", "init_args": {"monitor": "train/lass"}}]
-    message = refused(capsys, ["fit", *small, f"--trainer.callbacks={json.dumps(given)}"])
+def test_a_monitored_metric_that_training_never_logs_is_named(small, capsys, callback):
+    callbacks = [{"class_path": f"lightning.pytorch.callbacks.{callback}", "init_args": {"monitor": "train/lass"}}]
+    message = error_line(capsys, ["fit", *small, f"--trainer.callbacks={json.dumps(callbacks)}"])
     assert "'train/lass'" in message
     assert "train/loss" in message
 
 
-def test_a_figure_that_training_logs_can_be_watched(small):
-    given = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"monitor": "train/loss"}}
-    options = [f"--trainer.callbacks={json.dumps([given])}", "--trainer.num_sanity_val_steps=1"]
+def test_a_metric_that_training_logs_can_be_monitored(small):
+    callbacks = {"class_path": "lightning.pytorch.callbacks.ModelCheckpoint", "init_args": {"monitor": "train/loss"}}
+    options = [f"--trainer.callbacks={json.dumps([callbacks])}", "--trainer.num_sanity_val_steps=1"]
     assert main(["fit", *small, *options]) == 0
 
 
-def test_more_devices_than_there_are_is_said(monkeypatch):
+def test_more_devices_than_available_are_reported(monkeypatch):
     monkeypatch.setattr(CUDAAccelerator, "is_available", staticmethod(lambda: True))
     monkeypatch.setattr(CUDAAccelerator, "auto_device_count", staticmethod(lambda: 2))
     for fine in (1, 2, "2", "auto", -1, [0, 1], "0,1"):
@@ -263,17 +263,17 @@ def test_more_devices_than_there_are_is_said(monkeypatch):
 
 def test_no_run_is_overwritten(small, capsys):
     assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
-    assert "holds a run already" in refused(capsys, ["fit", *small, "--run_dir=a"])
+    assert "holds a run already" in error_line(capsys, ["fit", *small, "--run_dir=a"])
     assert main(["test", "--run=a", "--checkpoint=last"]) == 0
-    assert "--checkpoint x is not a checkpoint" in refused(capsys, ["test", "--run=a", "--checkpoint=x"])
+    assert "--checkpoint x is not a checkpoint" in error_line(capsys, ["test", "--run=a", "--checkpoint=x"])
 
 
 @pytest.mark.slow
-def test_weights_of_another_network_are_refused_by_name(small, capsys):
+def test_incompatible_weights_are_rejected_by_name(small, capsys):
     assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=3"]) == 0
     assert main(["fit", *small, "--run_dir=b", "--trainer.max_steps=3", "--init_from=a"]) == 0
-    assert "has shape" in refused(capsys, ["fit", *small, "--run_dir=c", "--init_from=a", "--model.config.d_ff=64"])
-    assert "a different architecture" in refused(
+    assert "has shape" in error_line(capsys, ["fit", *small, "--run_dir=c", "--init_from=a", "--model.config.d_ff=64"])
+    assert "a different architecture" in error_line(
         capsys, ["fit", *small, "--run_dir=d", "--init_from=a", "--model.config.n_layers=3"]
     )
 
@@ -300,10 +300,10 @@ def trained(small, in_an_empty_folder, tmp_path):
     ],
     ids=lambda value: " ".join(value)[-40:] if isinstance(value, list) else None,
 )
-def test_a_run_that_does_not_go_on_keeps_its_settings(trained, capsys, options, parts):
+def test_a_run_that_fails_to_resume_keeps_its_settings(trained, capsys, options, parts):
     before = (trained / "config.yaml").read_text()
     if parts:
-        message = refused(capsys, ["fit", "--resume=a", *options])
+        message = error_line(capsys, ["fit", "--resume=a", *options])
         for part in parts:
             assert part in message, message
     else:
@@ -312,22 +312,22 @@ def test_a_run_that_does_not_go_on_keeps_its_settings(trained, capsys, options, 
     assert not list(trained.glob("config.*.yaml"))
 
 
-def test_a_run_that_goes_on_keeps_both_settings(trained):
+def test_a_resumed_run_keeps_both_settings(trained):
     before = (trained / "config.yaml").read_text()
     assert main(["fit", "--resume=a", "--trainer.max_steps=4"]) == 0
     assert yaml.safe_load((trained / "config.yaml").read_text())["trainer"]["max_steps"] == 4
     assert (trained / "config.1.yaml").read_text() == before
 
 
-def test_a_run_goes_on_with_other_passes_and_a_shorter_memory(trained):
+def test_a_run_resumes_with_another_accumulation_and_a_shorter_memory(trained):
     options = ["--batch.micro_batch_size=2", "--batch.mem_len=4", "--trainer.max_steps=4"]
     kept = load_checkpoint(trained / "checkpoints/last-step=3.ckpt")["stream_memory"]
     assert {tuple(layer.shape) for layer in kept} == {(4, 8, 16)}
     lengths = []
-    hear = StreamMemory.read
+    original_read = StreamMemory.read
 
     def read(self, batch):
-        memory = hear(self, batch)
+        memory = original_read(self, batch)
         lengths.append(None if memory is None else [layer.shape[:2] for layer in memory])
         return memory
 
@@ -337,32 +337,32 @@ def test_a_run_goes_on_with_other_passes_and_a_shorter_memory(trained):
     assert lengths[:2] == [[(2, 4)] * len(kept)] * 2
 
 
-def test_sizes_that_the_checkpoint_has_not_are_named(trained, capsys):
+def test_sizes_that_differ_from_the_checkpoint_are_named(trained, capsys):
     for command in (["test"], ["validate"], ["score", "--text=w1 w2"]):
         for option, part in (("d_ff=64", "has shape"), ("n_layers=1", "a different architecture")):
-            message = refused(capsys, [*command, "--run=a", f"--model.config.{option}"])
+            message = error_line(capsys, [*command, "--run=a", f"--model.config.{option}"])
             assert message.startswith("error: --checkpoint a/checkpoints/last-step=3.ckpt"), message
             assert part in message
 
 
-def test_an_evaluation_of_nothing_is_refused(trained, capsys):
+def test_an_evaluation_without_batches_is_rejected(trained, capsys):
     for command, split in (("validate", "val"), ("test", "test")):
         for nothing in ("0", "0.0"):
-            message = refused(capsys, [command, "--run=a", f"--trainer.limit_{split}_batches={nothing}"])
+            message = error_line(capsys, [command, "--run=a", f"--trainer.limit_{split}_batches={nothing}"])
             assert f"trainer.limit_{split}_batches is 0" in message
 
 
-def test_the_speed_of_an_evaluation_is_that_of_what_it_evaluated(trained, monkeypatch):
-    # Two segments of 8 tokens in 4 streams, in as long as the whole takes.
+def test_the_throughput_of_an_evaluation_counts_only_its_own_tokens(trained, monkeypatch):
+    # Two segments of 8 tokens in 4 streams, in the time that the whole evaluation takes.
     monkeypatch.setattr("lmrecipes.commands.common.evaluation.time.perf_counter", iter([0.0, 2.0] * 9).__next__)
     assert main(["validate", "--run=a", "--trainer.limit_val_batches=3"]) == 0
     (result,) = json.loads((trained / "results.json").read_text())
     assert result["metrics"]["val/tokens_per_s"] == 2 * 8 * 4 / 2
 
 
-def test_a_text_without_tokens_is_refused(trained, capsys):
+def test_a_text_without_tokens_is_rejected(trained, capsys):
     for command in ("score", "predict"):
-        assert "the text is empty after tokenization" in refused(capsys, [command, "--run=a", "--text="])
+        assert "the text is empty after tokenization" in error_line(capsys, [command, "--run=a", "--text="])
 
 
 def test_a_run_shorter_than_its_logging_interval_ends_without_a_warning(small, capsys, tmp_path):
@@ -380,13 +380,13 @@ def test_the_rate_in_a_line_is_the_logged_one(small, capsys):
     assert shown[-4:] == logged
 
 
-def test_a_file_of_a_run_in_place_of_the_run_is_said(trained, capsys):
-    message = refused(capsys, ["fit", "--resume=a/checkpoints/last-step=3.ckpt"])
+def test_a_file_of_a_run_in_place_of_the_run_is_reported(trained, capsys):
+    message = error_line(capsys, ["fit", "--resume=a/checkpoints/last-step=3.ckpt"])
     assert message.endswith("last-step=3.ckpt is inside a run; give the run's directory: a")
 
 
 @pytest.mark.slow
-def test_the_list_imports_nothing_heavy():
+def test_list_imports_nothing_heavy():
     code = "import sys; from lmrecipes.__main__ import main; main(['list']); print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip().endswith("False")

@@ -1,4 +1,4 @@
-"""What commands, models and data promise one another, and that what breaks it is said in one line."""
+"""Protocols between commands, models and data, and the one-line errors when they are not met."""
 
 import ast
 import warnings
@@ -35,8 +35,8 @@ def small_plan(**more):
     return BatchPlan(global_batch_size=4, seq_len=64, **more)
 
 
-def built(kind):
-    """A model of these sizes, without a network."""
+def build_model(kind):
+    """A model of these sizes, without its network."""
     from lmrecipes.models.electra import ElectraConfig, ReaderConfig
     from lmrecipes.models.mt5 import MT5Config
     from lmrecipes.models.transformer_xl import TransformerXLConfig
@@ -55,27 +55,27 @@ def built(kind):
 def test_a_model_has_the_protocols_that_its_commands_need(kind):
     everyone = {"Parallelizable", "ReadsBatchPlan", "TypesBatches"}
     names = {name for name, value in vars(protocols).items() if getattr(value, "_is_protocol", False)} - {"Protocol"}
-    assert {name for name in names if isinstance(built(kind), getattr(protocols, name))} == HAS[kind] | everyone
+    assert {name for name in names if isinstance(build_model(kind), getattr(protocols, name))} == HAS[kind] | everyone
 
 
 def test_data_has_the_protocols_that_its_commands_need(tmp_path):
     for split in ("train", "valid", "test"):
         (tmp_path / f"{split}.txt").write_text("a b\n")
-    made = {
+    datamodules = {
         "text": TextFolder(small_plan(), path=str(tmp_path)),
         "documents": DocumentsDataModule(small_plan(), [DocumentSource(name="embedded")]),
         "mc4": MC4DataModule(small_plan(target_len=32), ["en"]),
         "squad": SquadDataModule(small_plan(), train="embedded:train", max_query_len=16),
         "xnli": XNLIDataModule(small_plan(), train="embedded:train"),
     }
-    for name, data in made.items():
+    for name, data in datamodules.items():
         assert isinstance(data, data_protocols.EvaluatesWith), name
         assert isinstance(data, data_protocols.Rehearses), name
         assert isinstance(data, data_protocols.AnswersQuestions) == (name == "squad"), name
         assert isinstance(data, data_protocols.PreparesInShards) == (name in ("mc4", "documents")), name
 
 
-def test_no_command_asks_a_model_or_its_data_what_it_has_but_by_protocol():
+def test_commands_check_models_and_data_only_by_protocol():
     for file in [*(SOURCE / "commands").rglob("*.py"), SOURCE / "cli.py"]:
         calls = [
             node.func.id
@@ -85,7 +85,7 @@ def test_no_command_asks_a_model_or_its_data_what_it_has_but_by_protocol():
         assert "hasattr" not in calls, file
 
 
-def test_what_recipes_share_knows_no_command_by_name():
+def test_shared_modules_name_no_command():
     tree = ast.parse((SOURCE / "cli.py").read_text())
     compared = {
         item.value
@@ -97,16 +97,14 @@ def test_what_recipes_share_knows_no_command_by_name():
     assert not compared & set(COMMANDS)
 
 
-def test_score_refuses_a_model_that_is_no_causal_language_model_before_anything_is_loaded(
-    tmp_path, monkeypatch, capsys
-):
+def test_score_rejects_a_model_that_is_not_causal_before_loading_anything(tmp_path, monkeypatch, capsys):
     run = Path(__file__).with_name("earlier_runs") / "mt5_squad"
     monkeypatch.chdir(tmp_path)
     assert main(["score", f"--run={run}", "--text=a b"]) == 2
     assert "score needs a causal language model; MT5Module is not one" in capsys.readouterr().err
 
 
-def test_predict_refuses_a_model_that_generates_nothing(tmp_path, monkeypatch, capsys):
+def test_predict_rejects_a_model_that_does_not_generate(tmp_path, monkeypatch, capsys):
     run = Path(__file__).with_name("earlier_runs") / "electra_pretrain"
     monkeypatch.chdir(tmp_path)
     assert main(["predict", f"--run={run}", "--text=a b"]) == 2
@@ -114,7 +112,7 @@ def test_predict_refuses_a_model_that_generates_nothing(tmp_path, monkeypatch, c
 
 
 @pytest.mark.parametrize("form", ["torch_export", "aot_inductor"])
-def test_export_names_the_forms_that_a_model_has(form, tmp_path, monkeypatch, capsys):
+def test_export_names_the_formats_that_a_model_supports(form, tmp_path, monkeypatch, capsys):
     run = Path(__file__).with_name("earlier_runs") / "mt5_mc4"
     monkeypatch.chdir(tmp_path)
     assert main(["export", f"--run={run}", f"--format={form}", "--output=out"]) == 2
@@ -123,7 +121,7 @@ def test_export_names_the_forms_that_a_model_has(form, tmp_path, monkeypatch, ca
 
 
 @pytest.mark.parametrize("command", ["validate", "test"])
-def test_exported_programs_are_refused_for_a_model_that_has_none(command, tmp_path, monkeypatch, capsys):
+def test_exported_programs_are_rejected_for_a_model_without_them(command, tmp_path, monkeypatch, capsys):
     run = Path(__file__).with_name("earlier_runs") / "mt5_mc4"
     monkeypatch.chdir(tmp_path)
     assert main([command, f"--run={run}", "--exported=somewhere"]) == 2
@@ -143,7 +141,7 @@ def test_exported_programs_are_refused_for_a_model_that_has_none(command, tmp_pa
         ("mt5/tiny_squad", "--batch.test.clamp_len=5", "batch.test.clamp_len is 5"),
     ],
 )
-def test_a_batch_field_that_nothing_reads_is_refused_by_name(recipe, option, field, tmp_path, monkeypatch, capsys):
+def test_a_batch_field_that_nothing_reads_is_rejected_by_name(recipe, option, field, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["fit", "--config", recipe, option]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
@@ -163,7 +161,7 @@ def test_a_batch_field_that_nothing_reads_is_refused_by_name(recipe, option, fie
         ("electra/tiny_squad", "embedded_squad_text", "TextPairBatch, but ElectraReaderModule reads SpanBatch"),
     ],
 )
-def test_data_of_another_kind_of_batch_is_refused(recipe, data, message, tmp_path, monkeypatch, capsys):
+def test_data_of_another_kind_of_batch_is_rejected(recipe, data, message, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     extra = ["--data.sentencepiece=null"] if recipe == "mt5/tiny_mc4" else []
     assert main(["fit", f"--config={recipe}", f"--data={data}", *extra]) == 2
@@ -171,7 +169,7 @@ def test_data_of_another_kind_of_batch_is_refused(recipe, data, message, tmp_pat
     assert not list(tmp_path.rglob("config.yaml"))
 
 
-def test_prepare_refuses_a_field_that_nothing_reads_and_a_missing_length(small, tmp_path, monkeypatch, capsys):
+def test_prepare_rejects_a_field_that_nothing_reads_and_a_missing_length(small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["prepare", *small, "--batch.target_len=9"]) == 2
     assert "batch.target_len is 9, but neither TransformerXLModule nor" in capsys.readouterr().err
@@ -179,7 +177,7 @@ def test_prepare_refuses_a_field_that_nothing_reads_and_a_missing_length(small, 
     assert "batch.seq_len is missing" in capsys.readouterr().err
 
 
-def test_data_without_a_sequence_length_needs_none_and_data_with_one_says_so():
+def test_seq_len_is_required_only_by_data_that_reads_it():
     plan = BatchPlan(global_batch_size=4, val=EvalBatchPlan(batch_size=2))
     plan.check_read({"Speech": frozenset()})
     assert (plan.accumulation(2), plan.segmenting("val").batch_size) == (1, 2)
@@ -194,7 +192,7 @@ def test_there_is_one_file_for_each_command_and_one_folder_for_each_model():
     assert [path.name for path in (SOURCE / "models").glob("*.py")] == ["__init__.py"]
 
 
-def test_a_run_of_another_model_gives_no_weights_and_both_are_named(small, tmp_path, capsys):
+def test_init_from_a_run_of_another_model_is_rejected_naming_both(small, tmp_path, capsys):
     run = Path(__file__).with_name("earlier_runs") / "electra_pretrain"
     assert main(["fit", *small, f"--run_dir={tmp_path}/new", f"--init_from={run}"]) == 2
     assert "is a run of ElectraModule, but model is TransformerXLModule" in capsys.readouterr().err
@@ -206,10 +204,10 @@ def test_fabric_explains_itself(capsys):
     assert "{fit,validate,test} --config RECIPE" in capsys.readouterr().out
 
 
-# An evaluation of nothing but warm-up.
+# An evaluation of nothing but warm-up segments.
 
 
-def test_a_test_that_scores_nothing_is_refused_and_a_validation_warned_of(small, tmp_path, monkeypatch, capsys):
+def test_a_test_that_scores_no_token_is_rejected_and_a_validation_warns(small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     one = ["--trainer.limit_val_batches=1", "--trainer.max_steps=6"]
     with warnings.catch_warnings():
@@ -225,7 +223,7 @@ def test_a_test_that_scores_nothing_is_refused_and_a_validation_warned_of(small,
     assert not (tmp_path / "run/results.json").exists()
 
 
-# Work that is done once.
+# Work that is done only once.
 
 
 def test_a_start_prepares_and_hashes_its_data_once(small, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Runs that the version before the packages were named anew has made: resumed and evaluated by today's."""
+"""Runs of an earlier version, whose packages had other names, resume and evaluate in this one."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ def run(request, tmp_path, monkeypatch) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("run", NAMES, indirect=True)
-def test_an_earlier_run_goes_on_as_it_would_have(run, command):
+def test_an_earlier_run_resumes_with_its_recorded_losses(run, command):
     done = command("fit", "--resume=run", "--trainer.max_steps=8")
     assert done.returncode == 0, done.stderr
     expected = json.loads((run / "expected.json").read_text())["val/loss"]
@@ -32,14 +32,14 @@ def test_an_earlier_run_goes_on_as_it_would_have(run, command):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("run", NAMES, indirect=True)
-def test_an_earlier_run_is_evaluated_with_the_figure_that_it_had(run, command):
+def test_an_earlier_run_has_its_recorded_test_loss(run, command):
     done = command("test", "--run=run", "--checkpoint=last")
     assert done.returncode == 0, done.stderr
     measured = json.loads((run / "results.json").read_text())[-1]["metrics"]["test/loss"]
     assert measured == pytest.approx(json.loads((run / "expected.json").read_text())["test/loss"], rel=1e-5)
 
 
-def test_paths_of_earlier_versions_are_those_of_today_wherever_they_stand():
+def test_class_paths_of_earlier_versions_are_translated_everywhere():
     collator = "lmrecipes.data.squad_batches.TextCollator"
     content = {"data": {"init_args": {"collators": [{"class_path": collator}]}}, "note": collator}
     (renewed,) = with_current_paths(content)["data"]["init_args"]["collators"]
@@ -50,7 +50,7 @@ def test_paths_of_earlier_versions_are_those_of_today_wherever_they_stand():
         assert current_path(f"{earlier}.TextCollator") == "lmrecipes.datamodules.TextCollator"
 
 
-def test_every_path_of_an_earlier_version_leads_to_a_module_that_is_there():
+def test_every_class_path_of_an_earlier_version_maps_to_an_existing_module():
     from importlib import import_module
 
     from lmrecipes.config import moved

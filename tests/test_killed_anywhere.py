@@ -1,4 +1,4 @@
-"""A training that is killed at many moments, and continued each time, ends as one that was left alone."""
+"""A training that is killed at many moments, and resumed each time, ends like an uninterrupted one."""
 
 import json
 import random
@@ -18,13 +18,14 @@ CALLBACKS = [
     {"class_path": "lmrecipes.callbacks.BestCheckpoint"},
     {"class_path": "lmrecipes.callbacks.LastCheckpoint", "init_args": {"every_n_steps": 2}},
     {"class_path": "lmrecipes.callbacks.LossGuard"},
-    {"class_path": "restarter.Killed"},
+    {"class_path": "fork_and_kill.Killed"},
 ]
-# What may be going on, and at which of its times (from, to) to kill; a step has two passes, and every second is saved.
+# Moments to kill at, and the range of occurrences (from, to) to choose from; a step has two micro-batches, and every
+# second step is saved.
 WITHIN_A_STEP = {
     "forward done": (6, 13),
     "backward": (12, 26),
-    "between passes": (3, 7),
+    "between micro-batches": (3, 7),
     "batch begins": (3, 7),
     "before the optimizer": (3, 7),
     "after the optimizer": (3, 7),
@@ -40,7 +41,7 @@ WITHIN_VALIDATION = {"validation": (1, 3), "validation ends": (1, 1)}
 
 
 def moments(generator: random.Random) -> list[list]:
-    """Nineteen, in any order."""
+    """Nineteen moments in random order."""
     kinds = [
         *WITHIN_A_STEP.items(),
         *3 * [*BETWEEN_STEPS.items()],
@@ -54,10 +55,10 @@ def moments(generator: random.Random) -> list[list]:
 
 
 def attempts(folder: Path, plan: list[dict], seconds: float = 300) -> list[list[int]]:
-    """Makes them one after the other; gives the exit codes of all ranks of each."""
+    """Runs the attempts one after the other; returns the exit codes of all ranks of each."""
     path, log = folder / "plan.json", folder / "log.txt"
     path.write_text(json.dumps(plan))
-    script = Path(__file__).with_name("restarter.py")
+    script = Path(__file__).with_name("fork_and_kill.py")
     done = subprocess.run(
         [warm.python(), script, path, log],
         cwd=folder,
@@ -73,23 +74,23 @@ def attempts(folder: Path, plan: list[dict], seconds: float = 300) -> list[list[
 
 
 def state(run: Path, step: int) -> dict:
-    """All that training goes on from, in plain tensors by name."""
+    """Everything that training resumes from, as plain tensors by name."""
     checkpoint = load_checkpoint(run / f"checkpoints/last-step={step}.ckpt")
     assert checkpoint["global_step"] == step
-    found: dict = {f"memory {i}": m for i, m in enumerate(checkpoint["stream_memory"])}
-    flatten({key: checkpoint[key] for key in ("state_dict", "optimizer_states", "lr_schedulers")}, "", found)
-    return found
+    tensors: dict = {f"memory {i}": m for i, m in enumerate(checkpoint["stream_memory"])}
+    flatten({key: checkpoint[key] for key in ("state_dict", "optimizer_states", "lr_schedulers")}, "", tensors)
+    return tensors
 
 
-def flatten(value, name: str, found: dict) -> None:
+def flatten(value, name: str, tensors: dict) -> None:
     if isinstance(value, dict | list | tuple):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            flatten(inner, f"{name}.{key}", found)
+            flatten(inner, f"{name}.{key}", tensors)
     else:
-        found[name] = value
+        tensors[name] = value
 
 
-def same(one: Path, other: Path, step: int) -> None:
+def assert_same_state(one: Path, other: Path, step: int) -> None:
     expected, got = state(one, step), state(other, step)
     assert expected.keys() == got.keys()
     equal = {k: torch.equal(v, got[k]) if isinstance(v, torch.Tensor) else v == got[k] for k, v in expected.items()}
@@ -102,7 +103,7 @@ def same(one: Path, other: Path, step: int) -> None:
 
 
 @pytest.mark.slow
-def test_a_training_killed_twenty_times_ends_as_one_left_alone(small, tmp_path):
+def test_a_training_killed_twenty_times_ends_like_an_uninterrupted_one(small, tmp_path):
     steps = 90
     options = [
         *("fit", *small, "--batch.seq_len=40", "--batch.micro_batch_size=2", "--model.config.dropout=0.1"),
@@ -110,17 +111,17 @@ def test_a_training_killed_twenty_times_ends_as_one_left_alone(small, tmp_path):
         f"--trainer.callbacks={json.dumps(CALLBACKS)}",
     ]
     plan = [{"arguments": [*options, "--run_dir=a"]}]
-    # When there are checkpoints, but before the step that was saved last is logged.
+    # After there are checkpoints, but before the last saved step is logged.
     plan.append({"arguments": [*options, "--run_dir=b"], "moment": ["after the rename", 2]})
     for i, moment in enumerate([*moments(random.Random(7)), None]):
         plan.append({"arguments": ["fit", "--resume=b", f"--data.num_workers={2 * (i % 2)}"], "moment": moment})
     codes = attempts(tmp_path, plan)
     assert codes == [[0], *[[-signal.SIGKILL]] * 20, [0]]
-    same(tmp_path / "a", tmp_path / "b", steps)
+    assert_same_state(tmp_path / "a", tmp_path / "b", steps)
 
 
 @pytest.mark.slow
-def test_two_killed_ranks_whose_checkpoints_are_written_meanwhile_end_as_if_left_alone(small, tmp_path):
+def test_two_ranks_killed_during_background_saves_end_like_an_uninterrupted_run(small, tmp_path):
     steps = 24
     options = [
         *("fit", *small, "--batch.seq_len=40", "--batch.micro_batch_size=1", "--model.config.dropout=0.1"),
@@ -128,8 +129,8 @@ def test_two_killed_ranks_whose_checkpoints_are_written_meanwhile_end_as_if_left
         *(f"--trainer.max_steps={steps}", "--trainer.val_check_interval=8"),
         f"--trainer.callbacks={json.dumps(CALLBACKS)}",
     ]
-    # Of the files of a save, the ranks' own are written out first, then the rest, then the list of all; the third of
-    # each moment tells the rank that is killed, and the other follows at once.
+    # A save writes the ranks' shards first, then the rest, then the manifest. The third entry of each moment is the
+    # rank that is killed; the other follows at once.
     kills = [["not on disk yet", 3, 1], ["half written", 2, 0], ["before the optimizer", 5, 1], ["removal", 1, 0]]
     plan = [{"arguments": [*options, "--run_dir=a"], "ranks": 2}]
     for i, moment in enumerate([*kills, None]):
@@ -137,4 +138,4 @@ def test_two_killed_ranks_whose_checkpoints_are_written_meanwhile_end_as_if_left
         plan.append({"arguments": begin, "moment": moment, "ranks": 2})
     codes = attempts(tmp_path, plan)
     assert codes == [[0, 0], *[[-signal.SIGKILL, -signal.SIGKILL]] * 4, [0, 0]]
-    same(tmp_path / "a", tmp_path / "b", steps)
+    assert_same_state(tmp_path / "a", tmp_path / "b", steps)

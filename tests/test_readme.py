@@ -1,4 +1,4 @@
-"""What README.md and docs/ tell to type works, and what they link to exists."""
+"""Commands in README.md and docs/ work, and their links, paths and option names exist."""
 
 import json
 import random
@@ -27,7 +27,7 @@ MAKEFILE = (ROOT / "Makefile").read_text() if (ROOT / "Makefile").is_file() else
 README = (ROOT / "README.md").read_text()
 DOCS = {path.relative_to(ROOT).as_posix(): path.read_text() for path in sorted((ROOT / "docs").glob("*.md"))}
 PAGES = {"README.md": README, **DOCS}
-# Programs of commands that neither run nor are parsed here, and why.
+# Programs whose commands are neither run nor parsed here, and why.
 NOT_RUN = {
     "sbatch": "needs a SLURM controller; tests/slurm runs the scripts, and here their recipes are parsed",
     "srun": "needs a SLURM controller; the command behind it is parsed",
@@ -36,9 +36,9 @@ NOT_RUN = {
     "wandb": "needs wandb's server; tests/sweeps runs agents without it",
     "tensorboard": "is a server",
 }
-# Values that stand for the reader's own.
+# Placeholders for the reader's own values.
 PLACEHOLDERS = {"RECIPE": "transformer_xl/tiny", "FOLDER": "folder", "FILE": "file", "NAME": "name"}
-# Commands with one of these in a word are only parsed, not run in small:
+# Commands with one of these in a word are only parsed, not run at toy size:
 PARSED_ONLY = {
     "electra/base_phase": "needs Wikipedia; tests/recipes trains it at toy size",
     "electra/squad11_base": "needs SQuAD; tests/recipes trains it at toy size",
@@ -46,7 +46,7 @@ PARSED_ONLY = {
     "mt5/squad_ptuning_390m": "needs SQuAD and a run of mt5/390m",
     "wandb": "starts wandb's service; tests/loggers runs it",
 }
-# What makes any recipe train two steps on a small text.
+# Options that make any recipe train two steps on a small text.
 OVERLAYS = ["--config", "overlays/debug", "--config", "overlays/cpu"]
 SHORT = ["--trainer.max_steps=2", "--trainer.val_check_interval=1"]
 SMALL = [
@@ -57,7 +57,7 @@ SMALL = [
 
 
 def lines(page):
-    """The lines of a page's `sh` fences as words, in order, continued lines joined and comments dropped."""
+    """The lines of a page's `sh` fences as words, in order, with continued lines joined and comments dropped."""
     for fence in re.findall(r"^```sh\n(.*?)^```", PAGES[page], re.DOTALL | re.MULTILINE):
         for line in fence.replace("\\\n", " ").splitlines():
             if words := shlex.split(line, comments=True):
@@ -65,12 +65,12 @@ def lines(page):
 
 
 def commands(pages=PAGES):
-    """Every `lmrecipes` and `make` command of the fences."""
+    """Every `lmrecipes` and `make` command in the fences."""
     return [words for page in pages for words in lines(page) if words[0] in ("make", "lmrecipes")]
 
 
 def inline(page):
-    """The words of complete commands within sentences: those with options."""
+    """The words of complete commands (those with options) within sentences."""
     prose = re.sub(r"^```.*?^```", "", PAGES[page], flags=re.DOTALL | re.MULTILINE)
     for code in re.findall(r"`([^`]+)`", prose):
         words = shlex.split(code)
@@ -93,7 +93,7 @@ def unwrapped(words):
 
 
 class ParsedCLI(RecipeCLI):
-    """Parses a command line; makes no run and builds nothing."""
+    """Parses a command line; creates no run and instantiates nothing."""
 
     def before_instantiate_classes(self):
         """Nothing."""
@@ -102,29 +102,29 @@ class ParsedCLI(RecipeCLI):
         """Nothing."""
 
 
-class ParsedRest(Exception):  # noqa: N818
-    """What a command without a model leaves of its command line to the recipe."""
+class RecipeArguments(Exception):  # noqa: N818
+    """Raised with the arguments that a command without a model of its own passes on to the recipe."""
 
 
 def parsed(words):
     """Options known to the parser of a command, which has accepted these words.
 
     Raises:
-        ValueError: by the command's parser, for what it does not take.
+        ValueError: from the command's parser, for words it does not accept.
     """
     name, rest = words[1], [PLACEHOLDERS.get(word, word).replace("<time>", "now") for word in words[2:]]
     module = import_module(f"lmrecipes.commands.{name if name != 'fabric' else rest.pop(0)}")
     if not hasattr(module, "COMMAND") or name in ("doctor", "rehearse"):
         try:
             module.run(rest)
-        except ParsedRest as left:
+        except RecipeArguments as left:
             rest = left.args[0]
         if not rest or not hasattr(module, "COMMAND"):
             assert not rest, f"{name} takes no {rest[0]}"
             return set()
     command = module.COMMAND
     if "--run" in rest or "--resume" in rest:
-        # Its configuration is that of the recipe.
+        # The other options are those of the recipe.
         option = "--run" if "--run" in rest else "--resume"
         at = rest.index(option)
         recipe = re.sub(r"^runs/|/now$", "", rest[at + 1])
@@ -136,10 +136,10 @@ def parsed(words):
 
 @pytest.fixture
 def parsing_only(monkeypatch, tmp_path):
-    """Commands without a model end once their options are parsed."""
+    """Stops commands without a model once their options are parsed."""
 
     def parse_known_args(self, args=None, namespace=None):
-        raise ParsedRest(parse(self, args, namespace)[1])
+        raise RecipeArguments(parse(self, args, namespace)[1])
 
     parse = Arguments.parse_known_args
     monkeypatch.setattr(Arguments, "parse_known_args", parse_known_args)
@@ -147,7 +147,7 @@ def parsing_only(monkeypatch, tmp_path):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_command_of_a_page_is_understood_by_its_parser(page, parsing_only):
+def test_every_command_on_a_page_parses(page, parsing_only):
     for words in [*lines(page), *inline(page)]:
         if words[0] == "make":
             assert re.search(rf"^{words[1]}:", MAKEFILE, re.MULTILINE) or not MAKEFILE, words
@@ -163,9 +163,9 @@ def test_every_command_of_a_page_is_understood_by_its_parser(page, parsing_only)
 
 @pytest.mark.slow
 @pytest.mark.parametrize("recipe", catalog.recipe_paths())
-def test_every_command_of_a_recipes_header_is_understood_by_its_parser(recipe, parsing_only):
+def test_every_command_in_a_recipes_header_parses(recipe, parsing_only):
     header = "\n".join(re.findall(r"^#(.*)", catalog.recipe_paths()[recipe].read_text(), re.MULTILINE))
-    # What follows at a distance explains the command.
+    # Text after two spaces explains the command.
     for line in re.findall(r"^ {3}(lmrecipes .*)", re.sub(r"\\\n *", "", header), re.MULTILINE):
         try:
             parsed(shlex.split(line.split("    ")[0]))
@@ -173,7 +173,7 @@ def test_every_command_of_a_recipes_header_is_understood_by_its_parser(recipe, p
             pytest.fail(f"{recipe}: {line}: {error}")
 
 
-def test_a_misspelt_option_or_value_is_found(parsing_only):
+def test_a_misspelt_option_or_value_is_detected(parsing_only):
     for words in (
         "lmrecipes fit --config transformer_xl/tiny --model.config.n_layer 4",
         "lmrecipes fit --config transformer_xl/tiny --trainer.max_step 4",
@@ -187,14 +187,14 @@ def test_a_misspelt_option_or_value_is_found(parsing_only):
             parsed(words.split())
 
 
-def test_every_option_that_a_sentence_names_exists(parsing_only):
-    # Of sbatch, and of parsers without a configuration.
+def test_every_option_named_in_a_sentence_exists(parsing_only):
+    # Options of sbatch, and of parsers without a configuration.
     known = {"nodes", "ntasks-per-node", "config", "data", "group_timeout_minutes"}
     for recipe in ("transformer_xl/tiny", "electra/tiny_squad", "electra/google_base", "mt5/tiny_mc4"):
         known |= parsed(["lmrecipes", "fit", "--config", recipe])
     for name in ("test", "predict", "prepare", "export"):
         known |= parsed(["lmrecipes", name, "--config", "transformer_xl/tiny"])
-    # Groups that a recipe leaves out are known once one of their values is given.
+    # Groups that a recipe leaves unset are known once one of their values is given.
     extra = "--trainer.logger wandb", "--data text_folder --data.tokenizing.kind char", "--data xquad"
     for options in extra:
         known |= parsed(["lmrecipes", "fit", "--config", "transformer_xl/tiny", *options.split()])
@@ -207,7 +207,7 @@ def test_every_option_that_a_sentence_names_exists(parsing_only):
                 assert re.sub(r"^data\.paths\.\w+$", "data.paths", option) in known, f"{page}: --{option}"
 
 
-def test_the_pages_fences_are_of_a_kind_that_is_checked():
+def test_all_fences_are_of_a_checked_kind():
     for page, text in PAGES.items():
         kinds = re.findall(r"^```(\w*)\n.*?^```$", text, re.DOTALL | re.MULTILINE)
         assert set(kinds) <= {"sh", "text", "python", "yaml"}, page
@@ -216,12 +216,12 @@ def test_the_pages_fences_are_of_a_kind_that_is_checked():
     assert ["make", "demo"] in commands()
 
 
-def test_every_launcher_that_is_not_run_is_used():
+def test_every_unchecked_program_is_used_on_a_page():
     assert {words[0] for page in PAGES for words in lines(page)} - {"make", "lmrecipes"} == set(NOT_RUN)
 
 
 @requires(bool(MAKEFILE), "the Makefile is not here")
-def test_every_target_that_the_readme_names_is_there():
+def test_every_make_target_in_the_readme_exists():
     named = set(re.findall(r"`(?:\w+=\S+ )*make (\w+)`", README)) | {w[1] for w in commands() if w[0] == "make"}
     assert named >= {"demo", "bench"}
     assert named <= set(re.findall(r"^(\w+):", MAKEFILE, re.MULTILINE))
@@ -234,13 +234,13 @@ GUIDES += ["src/lmrecipes/models/README.md"]
 
 
 def anchors(text):
-    """Anchors of a page's headings, as GitHub makes them."""
+    """Anchors of a page's headings, as GitHub generates them."""
     titles = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", title.lower()).replace(" ", "-") for title in titles}
 
 
 @pytest.mark.parametrize("page", [*PAGES, *GUIDES])
-def test_every_link_of_a_page_leads_somewhere(page):
+def test_every_link_on_a_page_has_a_target(page):
     text = (ROOT / page).read_text()
     for link in re.findall(r"\]\(([^)\s]+)\)", text):
         if link.startswith(("http://", "https://")):
@@ -252,7 +252,7 @@ def test_every_link_of_a_page_leads_somewhere(page):
 
 
 @pytest.mark.parametrize("page", [*PAGES, *GUIDES])
-def test_every_path_that_a_page_names_exists(page):
+def test_every_path_on_a_page_exists(page):
     for code in re.findall(r"`([^`\n]+)`", (ROOT / page).read_text()):
         if re.fullmatch(
             r"(src|recipes|slurm|tests|benchmarks|callbacks|loggers|datamodules|docs|models)/[\w./-]+", code
@@ -261,7 +261,7 @@ def test_every_path_that_a_page_names_exists(page):
 
 
 @pytest.mark.parametrize("page", PAGES)
-def test_every_recipe_and_preset_that_a_page_names_ships(page):
+def test_every_recipe_and_preset_on_a_page_ships(page):
     names = set(catalog.recipe_paths())
     folders = {name.partition("/")[0] for name in names}
     for code in re.findall(r"`([^`\n]+)`", PAGES[page]):
@@ -272,7 +272,7 @@ def test_every_recipe_and_preset_that_a_page_names_ships(page):
         assert name in data, f"{page}: --data {name}"
 
 
-def test_every_recipe_of_the_readmes_table_ships():
+def test_every_recipe_in_the_readmes_table_ships():
     table = README.partition("## Recipes")[2].partition("## Commands")[0]
     listed = set()
     for row in table.splitlines():
@@ -293,17 +293,17 @@ def packages(folder):
 
 
 def rows(text):
-    """What the first cells of a page's tables name, in order."""
+    """The names in the first cells of a page's tables, in order."""
     return re.findall(r"^\| `([\w./]+)`", text, re.MULTILINE)
 
 
-def test_every_package_has_its_line_in_the_map_of_the_source():
+def test_every_package_has_a_row_in_the_source_readme():
     inside = {f"data/{name}" for name in packages(SOURCE / "data")}
     modules = {f"datamodules/{name}" for name in packages(SOURCE / "datamodules")}
     assert set(rows((SOURCE / "README.md").read_text())) == packages(SOURCE) | inside | modules
 
 
-def test_the_map_of_the_source_is_in_the_order_of_the_import_contracts():
+def test_the_source_readme_is_in_the_order_of_the_import_contracts():
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
     whole, data = (contract["layers"] for contract in contracts if contract["type"] == "layers")
     named = [name.removesuffix(".py") for name in rows((SOURCE / "README.md").read_text())]
@@ -314,7 +314,7 @@ def test_the_map_of_the_source_is_in_the_order_of_the_import_contracts():
         assert len(depths) == len(levels)
 
 
-def test_every_file_of_a_model_has_its_line_in_the_map_of_the_models():
+def test_every_file_of_a_model_has_a_row_in_the_models_readme():
     text = (SOURCE / "models" / "README.md").read_text()
     named = {name for name in rows(text) if name.endswith(".py")}
     common = {f"common/{path.name}" for path in (SOURCE / "models/common").glob("*.py")} - {"common/__init__.py"}
@@ -324,7 +324,7 @@ def test_every_file_of_a_model_has_its_line_in_the_map_of_the_models():
     assert named == common | models
 
 
-def test_every_protocol_of_a_model_is_in_the_map_of_the_models():
+def test_every_protocol_of_a_model_is_in_the_models_readme():
     text = (SOURCE / "models" / "README.md").read_text()
     named = {name for name in rows(text) if name[0].isupper()}
     assert named == {name for name, kind in vars(protocols).items() if getattr(kind, "_is_protocol", False)} - {
@@ -354,16 +354,16 @@ def test_the_model_of_the_models_guide_trains_resumes_and_is_tested(tmp_path, mo
     assert main(["fit", "--config=gru.yaml", *options[:-1], "--run_dir=other", "--batch.target_len=3"]) == 2
 
 
-# What is really run.
+# Commands that are really run.
 
 
-def of_make(target):
-    """The `lmrecipes` commands of a target."""
+def make_commands(target):
+    """The `lmrecipes` commands of a make target."""
     (body,) = re.findall(rf"^{target}:.*\n((?:\t.*\n)*)", MAKEFILE, re.MULTILINE)
     return [shlex.split(line.split("lmrecipes", 1)[1]) for line in body.splitlines() if "/lmrecipes " in line]
 
 
-def made_small(arguments, corpus, folder):
+def shrink(arguments, corpus, folder):
     """The same command, trained for two steps on the small corpus."""
     words: list[str] = []
     for word in arguments:
@@ -374,7 +374,7 @@ def made_small(arguments, corpus, folder):
         else:
             words.append(str(corpus) if word == "FOLDER" else word)
     if words[:1] == ["fabric"]:
-        return ["fabric", *made_small(words[1:], corpus, folder)]
+        return ["fabric", *shrink(words[1:], corpus, folder)]
     if "--config" not in words:
         return words
     recipe = words.index("--config") + 2
@@ -387,7 +387,7 @@ def made_small(arguments, corpus, folder):
 
 
 def write_files(folder):
-    """The files that commands of the pages name: documents in two languages, questions, predictions."""
+    """Writes the files that commands on the pages name: documents in two languages, questions, predictions."""
     generator = random.Random(0)
     for language in ("de", "en"):
         texts = [" ".join(f"w{generator.randrange(60)}" for _ in range(60)) for _ in range(4000)]
@@ -395,39 +395,39 @@ def write_files(folder):
         (folder / "corpus" / language / "texts.jsonl").write_text("\n".join(json.dumps({"text": x}) for x in texts))
     questions = make_squad("val", 3)
     (folder / "dev.json").write_text(json.dumps(questions))
-    asked = [qa["id"] for article in questions["data"] for part in article["paragraphs"] for qa in part["qas"]]
-    (folder / "predictions.json").write_text(json.dumps(dict.fromkeys(asked, "Red Hill")))
+    ids = [qa["id"] for article in questions["data"] for part in article["paragraphs"] for qa in part["qas"]]
+    (folder / "predictions.json").write_text(json.dumps(dict.fromkeys(ids, "Red Hill")))
 
 
 @pytest.mark.slow
 @requires(bool(MAKEFILE), "the Makefile is not here")
-def test_the_commands_of_the_pages_run(command, small_corpus, tmp_path, monkeypatch, capsys):
+def test_the_commands_on_the_pages_run(command, small_corpus, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_files(tmp_path)
     seen = []
     for words in commands():
-        # A page's commands on the newest run of a recipe mean that page's run; only tiny runs are made twice.
+        # `--run RECIPE` on a page means that page's run; only tiny runs occur twice.
         again = words in seen and not {"fit", "transformer_xl/tiny"} <= set(words)
         if again or any(part in word for part in PARSED_ONLY for word in words):
             continue
         seen.append(words)
-        for arguments in of_make(words[1]) if words[0] == "make" else [words[1:]]:
-            small = made_small(arguments, small_corpus, tmp_path)
+        for arguments in make_commands(words[1]) if words[0] == "make" else [words[1:]]:
+            small = shrink(arguments, small_corpus, tmp_path)
             if "--trainer.devices" in small:
-                # Leaves with its other processes.
+                # Exits together with its child processes.
                 assert command(*small).returncode == 0, arguments
             else:
                 assert main(small) == 0, (arguments, capsys.readouterr().err)
                 assert capsys.readouterr().out, arguments
 
 
-def test_what_is_only_parsed_is_still_there():
+def test_every_only_parsed_pattern_is_still_used():
     words = [word for line in commands() for word in line]
     assert all(any(part in word for word in words) for part in PARSED_ONLY)
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_the_pythons_of_the_pages_run(small_corpus, tmp_path, monkeypatch):
+def test_the_python_examples_on_the_pages_run(small_corpus, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LMRECIPES_CACHE", str(tmp_path / "cache"))
     shutil.copytree(small_corpus, tmp_path / "my_text")

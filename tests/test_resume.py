@@ -1,4 +1,4 @@
-"""A run that was killed and continued ends with the weights of one that was left alone."""
+"""A killed and resumed run ends with the weights of an uninterrupted one."""
 
 import csv
 import json
@@ -12,7 +12,7 @@ from lmrecipes.__main__ import main
 
 KEEP_EVERY_5 = '{"class_path": "lmrecipes.callbacks.LastCheckpoint", "init_args": {"every_n_steps": 5}}'
 BEST = '{"class_path": "lmrecipes.callbacks.BestCheckpoint"}'
-KILL_AT_8 = '{"class_path": "killer.KillAt", "init_args": {"step": 8}}'
+KILL_AT_8 = '{"class_path": "kill_callbacks.KillAt", "init_args": {"step": 8}}'
 
 
 def weights(run: Path) -> dict:
@@ -28,8 +28,8 @@ def weights(run: Path) -> dict:
     [[], ["--batch.micro_batch_size=2", "--data.num_workers=2"], ["--batch.seq_len=150", "--batch.mem_len=60"]],
     ids=["from the best checkpoint", "accumulation and workers", "across an epoch's end"],
 )
-def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(command, small, tmp_path, settings):
-    # The first continues from what validation saved at step 6, the others from step 5.
+def test_a_killed_run_ends_with_the_weights_of_an_uninterrupted_one(command, small, tmp_path, settings):
+    # The first resumes from the checkpoint of the validation at step 6, the others from step 5.
     best = "" if settings else f"{BEST}, "
     options = [*small, *settings, f"--trainer.callbacks=[{best}{KEEP_EVERY_5}, {KILL_AT_8}]"]
     undisturbed = command("fit", *options, "--run_dir=a")
@@ -45,7 +45,7 @@ def test_a_killed_run_ends_with_the_weights_of_an_undisturbed_one(command, small
 
 
 @pytest.mark.slow
-def test_settings_of_the_user_win_over_those_of_the_checkpoint(command, small, tmp_path):
+def test_the_users_settings_override_those_of_the_checkpoint(command, small, tmp_path):
     assert command("fit", *small, "--run_dir=a", "--trainer.max_steps=4").returncode == 0
     changed = command("fit", "--resume=a", "--model.optimizer.lr=0.5", "--trainer.max_steps=6")
     assert changed.returncode == 0, changed.stderr
@@ -61,8 +61,8 @@ def rows(run: Path, name: str) -> list[tuple[str, str]]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("during", ["validation", "step"])
-def test_a_killed_run_logs_what_an_undisturbed_one_does(command, small, tmp_path, during):
-    kill = {"class_path": "killer.KillAt", "init_args": {"step": 6, "validation": during == "validation"}}
+def test_a_killed_run_logs_the_same_as_an_uninterrupted_one(command, small, tmp_path, during):
+    kill = {"class_path": "kill_callbacks.KillAt", "init_args": {"step": 6, "validation": during == "validation"}}
     every_3 = KEEP_EVERY_5.replace("5", "3")
     options = [*small, "--trainer.val_check_interval=3", f"--trainer.callbacks=[{BEST}, {every_3}, {json.dumps(kill)}]"]
     assert command("fit", *options, "--run_dir=a").returncode == 0
@@ -74,7 +74,7 @@ def test_a_killed_run_logs_what_an_undisturbed_one_does(command, small, tmp_path
     assert [step for step, _ in rows(tmp_path / "b", "val/loss")] == ["3", "6", "9", "12"]
     assert [step for step, _ in rows(tmp_path / "b", "train/loss")] == [str(n) for n in range(1, 13)]
     assert {epoch for _, epoch in rows(tmp_path / "b", "epoch")} == {"0"}
-    # And one that ended is gone on with under the right steps.
+    # A finished run that is extended also logs the right steps.
     further = command("fit", "--resume", "b", "--trainer.max_steps=15")
     assert further.returncode == 0, further.stderr
     assert [step for step, _ in rows(tmp_path / "b", "val/loss")] == ["3", "6", "9", "12", "15"]
@@ -87,7 +87,7 @@ def test_a_killed_run_logs_what_an_undisturbed_one_does(command, small, tmp_path
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("stops", [(4, 14), (10, 14), (20, 24), (23, 26)])
-def test_a_run_that_ended_and_is_gone_on_with_counts_its_epochs_right(small, tmp_path, monkeypatch, stops):
+def test_a_finished_run_that_is_extended_counts_its_epochs_correctly(small, tmp_path, monkeypatch, stops):
     monkeypatch.chdir(tmp_path)
     first, last = stops
     assert main(["fit", *small, "--batch.seq_len=100", "--run_dir=b", f"--trainer.max_steps={first}"]) == 0
@@ -100,7 +100,7 @@ def test_a_run_that_ended_and_is_gone_on_with_counts_its_epochs_right(small, tmp
 
 
 @pytest.mark.slow
-def test_a_moved_run_is_tested_and_continued_with_its_best_checkpoint(command, small, tmp_path):
+def test_a_moved_run_is_tested_and_resumed_with_its_best_checkpoint(command, small, tmp_path):
     from lmrecipes.checkpoints.io import load_checkpoint
 
     keep = f"--trainer.callbacks=[{BEST}, {KEEP_EVERY_5}]"
@@ -108,7 +108,7 @@ def test_a_moved_run_is_tested_and_continued_with_its_best_checkpoint(command, s
     shutil.move(tmp_path / "a", tmp_path / "elsewhere")
     tested = command("test", "--run=elsewhere")
     assert tested.returncode == 0, tested.stderr
-    # So high a rate that nothing after it is better than what was best.
+    # With so high a learning rate nothing improves on the best checkpoint.
     resumed = command("fit", "--resume=elsewhere", "--trainer.max_steps=18", "--model.optimizer.lr=100")
     assert resumed.returncode == 0, resumed.stderr
     assert "dirpath" not in resumed.stderr

@@ -1,4 +1,4 @@
-"""The wheel carries the collection: what is installed finds its recipes by name and trains."""
+"""The wheel contains the recipes: an installed package finds them by name and trains."""
 
 import importlib.util
 import subprocess
@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory) -> Path:
-    """A folder with nothing but what the wheel installs."""
+    """A folder with only what the wheel installs."""
     built, folder = tmp_path_factory.mktemp("built"), tmp_path_factory.mktemp("installed")
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(built)]
     done = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, timeout=120)
@@ -40,7 +40,7 @@ def run(installed, folder, *arguments):
 
 @pytest.mark.slow
 @requires(importlib.util.find_spec("hatchling") is not None, "building a wheel needs hatchling")
-def test_what_is_installed_finds_its_recipes_and_trains(installed, small, tmp_path):
+def test_the_installed_package_finds_its_recipes_and_trains(installed, small, tmp_path):
     listed = run(installed, tmp_path, "-m", "lmrecipes", "list")
     assert listed.returncode == 0, listed.stderr
     names = {line.split()[0] for line in listed.stdout.splitlines()[1:]}

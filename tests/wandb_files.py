@@ -1,4 +1,4 @@
-"""What a run logged offline: wandb's own records, of every part of a run that was continued."""
+"""Reads what a run logged offline, from wandb's own records of every part of a resumed run."""
 
 import json
 import struct
@@ -34,23 +34,23 @@ class Part:
                 self.exit_code = record.exit.exit_code
 
     def _config(self, record: Any) -> None:
-        found = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.update}
-        found.pop("_wandb", None)
-        if found:
-            self.configs.append(found)
+        config = {item.key or item.nested_key[0]: json.loads(item.value_json) for item in record.update}
+        config.pop("_wandb", None)
+        if config:
+            self.configs.append(config)
 
-    def figures(self, name: str) -> dict[int, float]:
-        """A figure by its step."""
+    def metric(self, name: str) -> dict[int, float]:
+        """Values of a metric by step."""
         return {row["_step"]: row[name] for row in self.history if name in row}
 
 
 def parts(run: Path) -> list[Part]:
-    """The parts of a run, in the order of time."""
+    """The parts of a run in the order of time."""
     return [Part(path) for path in sorted(run.glob("wandb/offline-run-*/run-*.wandb"))]
 
 
 def _records(path: Path) -> Iterator[Any]:
-    """Records of LevelDB's log format, after a header of seven bytes."""
+    """Records in LevelDB's log format, after a header of seven bytes."""
     data = path.read_bytes()
     assert data[:4] == b":W&B"
     at, payload = 7, b""

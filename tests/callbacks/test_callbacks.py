@@ -1,4 +1,4 @@
-"""Callbacks log, keep and seed what they promise, under a real Trainer."""
+"""Callbacks under a real Trainer: throughput, seeding, checkpoints, log lines and plots."""
 
 import csv
 import errno
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 class Toy(LightningModule):
-    """Counts ten tokens per batch, and notes the random numbers that it sees."""
+    """Counts ten tokens per batch and records the random numbers it draws."""
 
     def __init__(self):
         super().__init__()
@@ -60,7 +60,7 @@ def train(tmp_path, callbacks, steps=10, module=None, data=None, **settings):
 
 
 class Clock:
-    """Each look costs a tenth of a second."""
+    """Every reading advances the time by a tenth of a second."""
 
     def __init__(self):
         self.now = 0.0
@@ -70,23 +70,23 @@ class Clock:
         return self.now
 
 
-@pytest.mark.parametrize("passes", [1, 4])
-def test_throughput_counts_all_tokens_of_all_passes(tmp_path, passes):
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_throughput_counts_the_tokens_of_all_micro_batches(tmp_path, accumulation):
     callback = Throughput(peak_tflops=1.0)
     callback.clock = Clock()
-    _, trainer = train(tmp_path, [callback], accumulate_grad_batches=passes, limit_val_batches=0)
-    figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    # A pass ends at a look at the clock (0.1 s) after the next batch came (0.1 s).
-    assert figures["train/tokens"] == 10 * passes * 10
-    assert figures["throughput/step_time_ms"] == pytest.approx(200 * passes, rel=1e-3)
-    assert figures["throughput/data_wait_ms"] == pytest.approx(100 * passes, rel=1e-3)
-    assert figures["throughput/tokens_per_s"] == pytest.approx(50, rel=1e-3)
-    assert figures["throughput/sequences_per_s"] == pytest.approx(10, rel=1e-3)
-    assert figures["throughput/mfu"] == pytest.approx(50 * 5e9 / 1e12, rel=1e-3)
+    _, trainer = train(tmp_path, [callback], accumulate_grad_batches=accumulation, limit_val_batches=0)
+    metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    # A micro-batch ends one clock reading (0.1 s) after its data arrived, which took another reading (0.1 s).
+    assert metrics["train/tokens"] == 10 * accumulation * 10
+    assert metrics["throughput/step_time_ms"] == pytest.approx(200 * accumulation, rel=1e-3)
+    assert metrics["throughput/data_wait_ms"] == pytest.approx(100 * accumulation, rel=1e-3)
+    assert metrics["throughput/tokens_per_s"] == pytest.approx(50, rel=1e-3)
+    assert metrics["throughput/sequences_per_s"] == pytest.approx(10, rel=1e-3)
+    assert metrics["throughput/mfu"] == pytest.approx(50 * 5e9 / 1e12, rel=1e-3)
 
 
 class SlowCheckpoint(LastCheckpoint):
-    """Takes a thousand seconds for every checkpoint; validating takes as long."""
+    """Every checkpoint takes 1000 s, and so does validation."""
 
     def __init__(self, clock):
         super().__init__(every_n_steps=2)
@@ -103,7 +103,7 @@ class SlowCheckpoint(LastCheckpoint):
         self.slow.now += 1000
 
 
-def test_validation_and_checkpoints_are_no_waiting_for_data(tmp_path):
+def test_validation_and_checkpoints_do_not_count_as_data_wait(tmp_path):
     callback = Throughput()
     callback.clock = clock = Clock()
     _, trainer = train(tmp_path, [callback, SlowCheckpoint(clock)], steps=11, val_check_interval=3)
@@ -124,46 +124,46 @@ class SlowData(torch.utils.data.Dataset):
         return torch.zeros(1)
 
 
-def test_slow_data_is_waited_for(tmp_path):
+def test_slow_data_counts_as_data_wait(tmp_path):
     callback = Throughput()
     callback.clock = clock = Clock()
     _, trainer = train(tmp_path, [callback], data=SlowData(clock))
     assert float(trainer.callback_metrics["throughput/data_wait_ms"]) == pytest.approx(5100, rel=1e-3)
 
 
-class Many(Toy):
-    """Batches of so many tokens that a float cannot tell two neighbours apart, more of them on higher ranks."""
+class LargeCounts(Toy):
+    """Token counts too large for exact floats, and larger on higher ranks."""
 
     def count(self, batch):
         return 1, 2**24 + 1 + self.global_rank
 
 
-def test_tokens_are_counted_to_the_last_digit_and_further_after_a_resume(tmp_path):
+def test_token_counts_are_exact_and_continue_after_a_resume(tmp_path):
     logger = RunCSVLogger(tmp_path)
-    train(tmp_path, [Throughput(), LastCheckpoint()], steps=3, module=Many(), logger=logger)
+    train(tmp_path, [Throughput(), LastCheckpoint()], steps=3, module=LargeCounts(), logger=logger)
     path = next((tmp_path / "checkpoints").glob("*.ckpt"))
-    train(tmp_path, [Throughput(), LastCheckpoint()], steps=4, module=Many(), logger=logger, ckpt_path=path)
+    train(tmp_path, [Throughput(), LastCheckpoint()], steps=4, module=LargeCounts(), logger=logger, ckpt_path=path)
     with (tmp_path / "metrics.csv").open() as file:
         counted = [float(row["train/tokens"]) for row in csv.DictReader(file) if row["train/tokens"]]
     assert counted == [n * (2**24 + 1) for n in (1, 2, 3, 4)]
 
 
 @pytest.mark.slow
-def test_ranks_count_their_own_tokens(tmp_path):
+def test_every_rank_counts_its_own_tokens(tmp_path):
     callback = Throughput()
     _, trainer = train(
-        tmp_path, [callback], steps=3, module=Many(), strategy="ddp_fork", devices=2, limit_val_batches=0
+        tmp_path, [callback], steps=3, module=LargeCounts(), strategy="ddp_fork", devices=2, limit_val_batches=0
     )
     assert int(trainer.callback_metrics["train/tokens"]) == 3 * (2**25 + 3)
 
 
-def test_utilization_is_left_out_where_the_peak_is_not_known(tmp_path):
+def test_mfu_is_omitted_if_the_peak_is_unknown(tmp_path):
     _, trainer = train(tmp_path, [Throughput()])
     assert "throughput/tokens_per_s" in trainer.callback_metrics
     assert "throughput/mfu" not in trainer.callback_metrics
 
 
-def test_randomness_depends_on_the_step_and_not_on_what_came_before(tmp_path):
+def test_random_state_depends_only_on_the_step(tmp_path):
     often, _ = train(tmp_path, [StepSeed(1)], val_check_interval=2)
     never, _ = train(tmp_path, [StepSeed(1)], limit_val_batches=0)
     other, _ = train(tmp_path, [StepSeed(2)], limit_val_batches=0)
@@ -172,31 +172,31 @@ def test_randomness_depends_on_the_step_and_not_on_what_came_before(tmp_path):
     assert not set(other.drawn) & set(never.drawn)
 
 
-def names(tmp_path):
+def checkpoint_names(tmp_path):
     return sorted(path.name for path in (tmp_path / "checkpoints").glob("*.ckpt"))
 
 
-@pytest.mark.parametrize("passes", [1, 3])
-def test_the_last_state_is_always_the_one_on_disk(tmp_path, passes):
-    train(tmp_path, [LastCheckpoint(every_n_steps=4)], accumulate_grad_batches=passes)
-    assert names(tmp_path) == ["last-step=10.ckpt"]
+@pytest.mark.parametrize("accumulation", [1, 3])
+def test_the_last_checkpoint_is_of_the_final_step(tmp_path, accumulation):
+    train(tmp_path, [LastCheckpoint(every_n_steps=4)], accumulate_grad_batches=accumulation)
+    assert checkpoint_names(tmp_path) == ["last-step=10.ckpt"]
 
 
-def test_steps_are_kept_without_waiting_for_a_validation(tmp_path):
-    class Stop(LastCheckpoint):
+def test_checkpoints_are_saved_between_validations(tmp_path):
+    class WithoutFinalSave(LastCheckpoint):
         def on_train_end(self, trainer, pl_module):
             pass
 
-    train(tmp_path, [Stop(every_n_steps=4)], limit_val_batches=0)
-    assert names(tmp_path) == ["last-step=8.ckpt"]
+    train(tmp_path, [WithoutFinalSave(every_n_steps=4)], limit_val_batches=0)
+    assert checkpoint_names(tmp_path) == ["last-step=8.ckpt"]
 
 
-def test_the_best_state_is_kept_by_validation(tmp_path):
+def test_the_best_checkpoint_is_chosen_by_the_validation_metric(tmp_path):
     train(tmp_path, [BestCheckpoint()], val_check_interval=3)
-    assert names(tmp_path) == ["best-step=9.ckpt"]
+    assert checkpoint_names(tmp_path) == ["best-step=9.ckpt"]
 
 
-def test_a_log_is_plain_and_short(tmp_path, capsys):
+def test_log_lines_are_plain_and_short(tmp_path, capsys):
     train(tmp_path, [ConsoleLog(), Throughput()], steps=20, val_check_interval=10)
     out = capsys.readouterr().out
     assert len(out.splitlines()) <= 40
@@ -208,7 +208,7 @@ def test_a_log_is_plain_and_short(tmp_path, capsys):
     assert "eval at step 10" in out
 
 
-def test_the_run_is_drawn_and_its_log_continues(tmp_path):
+def test_the_plot_is_drawn_and_the_log_continues_after_a_resume(tmp_path):
     for steps in (4, 8):
         logger = RunCSVLogger(tmp_path)
         if steps == 8:
@@ -222,14 +222,14 @@ def test_the_run_is_drawn_and_its_log_continues(tmp_path):
 
 
 class Improving(Toy):
-    """Validates better at every step, down to 0."""
+    """The validation metric improves with every step, down to 0."""
 
     def validation_step(self, batch, batch_idx):
         self.log("val/loss", 1.0 / (1 + self.global_step))
 
 
-class Disk:
-    """Is full at the saves whose numbers are given."""
+class FailingDisk:
+    """The disk is full at the saves with the given numbers."""
 
     def __init__(self, monkeypatch, full_at):
         self.saves, self.full_at, self.save = 0, full_at, torch.save
@@ -244,26 +244,26 @@ class Disk:
 
 
 @pytest.mark.parametrize(
-    ("full_at", "kept"), [([], "best-step=6.ckpt"), ([3], "best-step=4.ckpt"), ([2, 3], "best-step=2.ckpt")]
+    ("full_at", "expected"), [([], "best-step=6.ckpt"), ([3], "best-step=4.ckpt"), ([2, 3], "best-step=2.ckpt")]
 )
-def test_a_full_disk_leaves_the_best_checkpoint_there_was(tmp_path, monkeypatch, full_at, kept):
-    Disk(monkeypatch, full_at)
+def test_a_full_disk_keeps_the_previous_best_checkpoint(tmp_path, monkeypatch, full_at, expected):
+    FailingDisk(monkeypatch, full_at)
     best = BestCheckpoint()
     train(tmp_path, [best], steps=6, val_check_interval=2, plugins=[AtomicCheckpointIO()], module=Improving())
-    assert names(tmp_path) == [kept]
-    assert Path(best.best_model_path).name == kept
-    assert best.best_model_score == pytest.approx(1 / (1 + int(kept[10])))
+    assert checkpoint_names(tmp_path) == [expected]
+    assert Path(best.best_model_path).name == expected
+    assert best.best_model_score == pytest.approx(1 / (1 + int(expected[10])))
 
 
-def test_after_a_full_disk_the_next_better_state_is_kept(tmp_path, monkeypatch):
-    Disk(monkeypatch, [2])
+def test_after_a_full_disk_the_next_better_checkpoint_is_saved(tmp_path, monkeypatch):
+    FailingDisk(monkeypatch, [2])
     train(
         tmp_path, [BestCheckpoint()], steps=6, val_check_interval=2, plugins=[AtomicCheckpointIO()], module=Improving()
     )
-    assert names(tmp_path) == ["best-step=6.ckpt"]
+    assert checkpoint_names(tmp_path) == ["best-step=6.ckpt"]
 
 
-def test_a_full_disk_leaves_the_last_checkpoint_there_was(tmp_path, monkeypatch):
-    Disk(monkeypatch, [2, 3])
+def test_a_full_disk_keeps_the_previous_last_checkpoint(tmp_path, monkeypatch):
+    FailingDisk(monkeypatch, [2, 3])
     train(tmp_path, [LastCheckpoint(every_n_steps=4)], plugins=[AtomicCheckpointIO()], limit_val_batches=0)
-    assert names(tmp_path) == ["last-step=4.ckpt"]
+    assert checkpoint_names(tmp_path) == ["last-step=4.ckpt"]

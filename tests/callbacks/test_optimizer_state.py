@@ -1,4 +1,4 @@
-"""What a user sets for the optimizer wins over what a checkpoint holds, aloud, and nothing else changes."""
+"""Optimizer settings of the user override those of a checkpoint, with a warning, and change nothing else."""
 
 import pytest
 import torch
@@ -24,7 +24,9 @@ def groups(tmp_path, step):
         ("lr", "0.5", "initial_lr", 0.5),
     ],
 )
-def test_a_changed_setting_wins_and_is_said(small, tmp_path, monkeypatch, capsys, option, value, key, expected):
+def test_a_changed_setting_overrides_the_checkpoint_and_is_reported(
+    small, tmp_path, monkeypatch, capsys, option, value, key, expected
+):
     monkeypatch.chdir(tmp_path)
     optimizer = [
         "--model.optimizer=torch.optim.AdamW",
@@ -46,7 +48,7 @@ def test_a_changed_setting_wins_and_is_said(small, tmp_path, monkeypatch, capsys
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_without_a_change_the_settings_of_the_run_stay(small, tmp_path, monkeypatch, capsys):
+def test_unchanged_settings_are_kept_silently(small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["fit", *small, "--model.optimizer.betas=[0.8,0.9]", "--run_dir=a", "--trainer.max_steps=4"]) == 0
     assert main(["fit", "--resume=a", "--trainer.max_steps=6"]) == 0
@@ -55,7 +57,7 @@ def test_without_a_change_the_settings_of_the_run_stay(small, tmp_path, monkeypa
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_another_optimizer_is_refused(small, tmp_path, monkeypatch, capsys):
+def test_a_different_optimizer_is_rejected(small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["fit", *small, "--run_dir=a", "--trainer.max_steps=4"]) == 0
     capsys.readouterr()
@@ -63,5 +65,5 @@ def test_another_optimizer_is_refused(small, tmp_path, monkeypatch, capsys):
     (error,) = (line for line in capsys.readouterr().err.splitlines() if line.startswith("error: "))
     assert "the optimizer states of torch.optim.Adam and torch.optim.SGD are incompatible" in error
     assert "--init_from a" in error
-    # Nothing was changed by asking.
+    # The run still resumes with its own optimizer.
     assert main(["fit", "--resume=a", "--trainer.max_steps=6"]) == 0

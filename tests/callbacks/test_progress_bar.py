@@ -1,4 +1,4 @@
-"""On a terminal, a bar says how far the run is."""
+"""The progress bar counts optimizer steps."""
 
 import os
 import pty
@@ -11,8 +11,8 @@ import warm
 from conftest import environment
 
 
-def on_a_terminal(arguments, folder):
-    """What `lmrecipes ...` shows on a terminal 160 columns wide, without colours, as one text per redrawn line."""
+def terminal_lines(arguments, folder):
+    """Output of `lmrecipes ...` on a terminal 160 columns wide, without colours: one text per redrawn line."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
         [warm.python(), "-m", "lmrecipes", *arguments],
@@ -27,7 +27,7 @@ def on_a_terminal(arguments, folder):
     try:
         while chunk := os.read(ours, 65536):
             shown += chunk
-    except OSError:  # The other end closed.
+    except OSError:  # The child closed its end.
         pass
     assert process.wait(timeout=60) == 0, shown.decode()
     return re.split(r"[\r\n]+", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.decode()))
@@ -35,7 +35,7 @@ def on_a_terminal(arguments, folder):
 
 @pytest.mark.slow
 def test_the_bar_counts_optimizer_steps_of_the_whole_run(small, tmp_path):
-    lines = on_a_terminal(["fit", *small, "--batch.micro_batch_size=1", "--run_dir=a"], tmp_path)
+    lines = terminal_lines(["fit", *small, "--batch.micro_batch_size=1", "--run_dir=a"], tmp_path)
     bar = [line for line in lines if line.startswith("Training")]
     done = [int(n) for line in bar for n in re.findall(r" (\d+)/12 ", line)]
     assert done == sorted(done)
@@ -44,8 +44,8 @@ def test_the_bar_counts_optimizer_steps_of_the_whole_run(small, tmp_path):
     assert "epoch 0" in bar[-1]
     assert re.search(r"train/loss: \d\.\d\d\d", bar[-1])
     assert re.search(r"val/loss: \d\.\d\d\d", bar[-1])
-    # A continued run goes on where it stopped.
-    lines = on_a_terminal(["fit", "--resume=a", "--trainer.max_steps=20"], tmp_path)
+    # A resumed run continues at its step.
+    lines = terminal_lines(["fit", "--resume=a", "--trainer.max_steps=20"], tmp_path)
     done = [int(n) for line in lines if line.startswith("Training") for n in re.findall(r" (\d+)/20 ", line)]
     assert min(done) >= 12
     assert done[-1] == 20

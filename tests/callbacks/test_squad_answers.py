@@ -1,11 +1,11 @@
-"""SquadAnswers gives the official figures and files, the same on any number of ranks, in time for checkpoints."""
+"""SquadAnswers logs and writes the official metrics, for any number of ranks, before checkpoints are chosen."""
 
 import json
 import subprocess
 from pathlib import Path
 
 import pytest
-from answering import Scrambled, data_of, evaluate_on, trainer_of
+from random_answers import RandomAnswers, cpu_trainer, evaluate_on, squad_data
 
 import warm
 from conftest import environment
@@ -29,28 +29,28 @@ def file(tmp_path):
     return str(tmp_path / "dev.json")
 
 
-def evaluated(capsys, *arguments):
+def run_evaluate(capsys, *arguments):
     capsys.readouterr()
     assert main(["evaluate", "squad", *arguments]) == 0
     return json.loads(capsys.readouterr().out)
 
 
-def test_logged_figures_are_those_of_the_written_files(file, tmp_path, capsys):
-    data = data_of(file, str(tmp_path / "cache"))
-    (logged,) = trainer_of(str(tmp_path)).test(Scrambled(), data, verbose=False)
+def test_logged_metrics_match_the_written_files(file, tmp_path, capsys):
+    data = squad_data(file, str(tmp_path / "cache"))
+    (logged,) = cpu_trainer(str(tmp_path)).test(RandomAnswers(), data, verbose=False)
     assert len(data.prepared("test").pieces) > 1.5 * len(data.questions("test"))
     folder = tmp_path / "answers/test"
-    official = evaluated(capsys, "--data", file, "--predictions", str(folder / "predictions.json"))
+    official = run_evaluate(capsys, "--data", file, "--predictions", str(folder / "predictions.json"))
     assert 0 < official["HasAns_f1"] < 100
     assert 0 < official["NoAns_exact"] < 100
     expected = {name: value for name, value in official.items() if not name.endswith("total")}
     expected["exact_match"] = expected.pop("exact")
     odds = ("--null-odds", str(folder / "null_odds.json"))
-    best = evaluated(capsys, "--data", file, "--predictions", str(folder / "unthresholded_predictions.json"), *odds)
+    best = run_evaluate(capsys, "--data", file, "--predictions", str(folder / "unthresholded_predictions.json"), *odds)
     expected |= {name: value for name, value in best.items() if name.startswith("best_")}
     assert logged == pytest.approx({f"squad/{name}": value for name, value in expected.items()}, rel=1e-6)
     assert best["best_f1"] > official["f1"] - 1e-9
-    # Answers are parts of their contexts, and the best of n.
+    # Answers are spans of their contexts, and the best of the n best.
     answers, nbest = (json.loads((folder / name).read_text()) for name in NAMES[:2])
     assert list(answers) == [q.id for q in data.questions("test")]
     for question in data.questions("test"):
@@ -61,9 +61,9 @@ def test_logged_figures_are_those_of_the_written_files(file, tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_one_rank_and_three_give_the_same_figures_and_files(file, tmp_path, monkeypatch):
+def test_one_rank_and_three_give_the_same_metrics_and_files(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    program = Path(__file__).with_name("answering.py")
+    program = Path(__file__).with_name("random_answers.py")
     done = subprocess.run(
         [warm.python(), program, file, "cache3", "ranks3", "3"],
         cwd=tmp_path,
@@ -74,17 +74,19 @@ def test_one_rank_and_three_give_the_same_figures_and_files(file, tmp_path, monk
     )
     assert done.returncode == 0, done.stderr
     evaluate_on(file, "cache1", str(tmp_path / "ranks1"), 1)
-    figures = [tmp_path / place for place in ("ranks1/rank0", "ranks3/rank0", "ranks3/rank1", "ranks3/rank2")]
-    assert len({path.with_suffix(".json").read_text() for path in figures}) == 1
+    metrics = [
+        tmp_path / rank_folder for rank_folder in ("ranks1/rank0", "ranks3/rank0", "ranks3/rank1", "ranks3/rank2")
+    ]
+    assert len({path.with_suffix(".json").read_text() for path in metrics}) == 1
     for name in NAMES:
         one, three = (tmp_path / f"ranks{devices}/answers/val/{name}" for devices in "13")
         assert one.read_bytes() == three.read_bytes(), name
 
 
-def test_the_best_checkpoint_may_be_that_of_the_best_f1(file, tmp_path):
+def test_the_best_checkpoint_can_be_chosen_by_f1(file, tmp_path):
     best = BestCheckpoint("squad/f1", "max")
     best.dirpath = str(tmp_path)
-    trainer = trainer_of(
+    trainer = cpu_trainer(
         str(tmp_path),
         callbacks=[best, SquadAnswers()],
         max_steps=4,
@@ -92,43 +94,43 @@ def test_the_best_checkpoint_may_be_that_of_the_best_f1(file, tmp_path):
         check_val_every_n_epoch=None,
         num_sanity_val_steps=1,
     )
-    figures = []
-    module = Scrambled()
-    module.on_validation_end = lambda: figures.append(float(trainer.callback_metrics["squad/f1"]))
-    trainer.fit(module, data_of(file, str(tmp_path / "cache")))
-    figures = figures[1:]  # the first is of the check before training
-    assert len(figures) == 4
-    assert len(set(figures)) > 1
-    assert float(best.best_model_score) == pytest.approx(max(figures))
-    assert Path(best.best_model_path).name == f"best-step={1 + figures.index(max(figures))}.ckpt"
+    metrics = []
+    module = RandomAnswers()
+    module.on_validation_end = lambda: metrics.append(float(trainer.callback_metrics["squad/f1"]))
+    trainer.fit(module, squad_data(file, str(tmp_path / "cache")))
+    metrics = metrics[1:]  # the first is of the sanity check before training
+    assert len(metrics) == 4
+    assert len(set(metrics)) > 1
+    assert float(best.best_model_score) == pytest.approx(max(metrics))
+    assert Path(best.best_model_path).name == f"best-step={1 + metrics.index(max(metrics))}.ckpt"
 
 
-def test_a_loop_of_fabric_gives_the_same_figures(file, tmp_path):
+def test_fabric_gives_the_same_metrics(file, tmp_path):
     from types import SimpleNamespace
 
     from lmrecipes.fabric.loop import Loop
 
-    data = data_of(file, str(tmp_path / "cache"))
-    (expected,) = trainer_of(str(tmp_path)).test(Scrambled(), data, verbose=False)
+    data = squad_data(file, str(tmp_path / "cache"))
+    (expected,) = cpu_trainer(str(tmp_path)).test(RandomAnswers(), data, verbose=False)
     settings = SimpleNamespace(limit_test_batches=1.0, max_steps=1, log_every_n_steps=1, precision="32-true")
     loop = Loop(data, settings, [SquadAnswers()], tmp_path / "loop", accelerator="cpu", devices=1)
-    assert loop.measure(Scrambled(), None, "test") == pytest.approx(expected)
+    assert loop.measure(RandomAnswers(), None, "test") == pytest.approx(expected)
     for name in NAMES:
         assert (tmp_path / "loop/answers/test" / name).read_bytes() == (tmp_path / "answers/test" / name).read_bytes()
 
 
-def test_questions_that_are_asked_are_answered(file, tmp_path):
-    data = data_of(file, str(tmp_path / "cache"))
+def test_predict_answers_questions(file, tmp_path):
+    data = squad_data(file, str(tmp_path / "cache"))
     data.ask([Question("mine", "Who is the mayor?", "The mayor is Ada Holt. " * 5)])
     callback = SquadAnswers()
-    trainer_of(str(tmp_path), callbacks=[callback]).predict(Scrambled(), data, return_predictions=False)
+    cpu_trainer(str(tmp_path), callbacks=[callback]).predict(RandomAnswers(), data, return_predictions=False)
     assert list(callback.answered) == ["mine"]
     assert not (tmp_path / "answers").exists()
     assert callback.answered["mine"].best in data.questions("predict")[0].context
 
 
 class Quoting:
-    """A DataModule of questions that a model answers with texts of its own."""
+    """A DataModule whose questions are answered with free text."""
 
     def __init__(self, inner) -> None:
         self._inner = inner
@@ -145,12 +147,12 @@ class Quoting:
         return {"q": Evidence((Candidate(output, 0.0, 0.0),))}
 
 
-def test_any_model_may_answer_and_the_best_gold_answer_counts(tmp_path):
+def test_any_answering_model_works_and_the_best_gold_answer_counts(tmp_path):
     from types import SimpleNamespace
 
     logged = {}
     trainer = SimpleNamespace(datamodule=Quoting(None), default_root_dir=str(tmp_path), is_global_zero=True)
-    module = SimpleNamespace(log_dict=lambda figures, batch_size: logged.update(figures))
+    module = SimpleNamespace(log_dict=lambda metrics, batch_size: logged.update(metrics))
     callback = SquadAnswers()
     callback.on_validation_epoch_start(trainer, module)
     callback.on_validation_batch_end(trainer, module, "the 10th.", None, 0)

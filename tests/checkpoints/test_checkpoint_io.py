@@ -1,4 +1,4 @@
-"""A checkpoint is whole or not there, and reading one runs no code."""
+"""A checkpoint is complete or absent, and loading one executes no code."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ def content(step=1):
     return {"state_dict": {"w": torch.ones(3)}, "global_step": step}
 
 
-def test_what_was_saved_is_read(tmp_path):
+def test_a_saved_checkpoint_loads_unchanged(tmp_path):
     AtomicCheckpointIO().save_checkpoint(content(), tmp_path / "a" / "last-step=1.ckpt")
     assert load_checkpoint(tmp_path / "a" / "last-step=1.ckpt")["global_step"] == 1
     assert {*os.listdir(tmp_path / "a")} == {"last-step=1.ckpt", listing.FILE}
@@ -40,7 +40,7 @@ io.save_checkpoint({"state_dict": {}, "global_step": 2}, path)
 
 
 @pytest.mark.slow
-def test_a_kill_in_the_middle_of_a_save_leaves_the_earlier_one(tmp_path):
+def test_a_kill_during_a_save_keeps_the_previous_checkpoint(tmp_path):
     path = tmp_path / "last-step=1.ckpt"
     killed = subprocess.run([warm.python(), "-c", KILLED, path])
     assert killed.returncode == -signal.SIGKILL
@@ -49,40 +49,40 @@ def test_a_kill_in_the_middle_of_a_save_leaves_the_earlier_one(tmp_path):
     assert {p.name for p in tmp_path.iterdir()} == {path.name, listing.FILE}
 
 
-def test_a_checkpoint_is_on_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+def test_a_checkpoint_is_synced_before_it_is_renamed(tmp_path, monkeypatch):
     path, done = tmp_path / "last-step=1.ckpt", []
     sync, replace = os.fsync, os.replace
 
-    def synced(handle):
+    def record_sync(handle):
         done.append(("synced", os.fstat(handle).st_ino))
         sync(handle)
 
-    def replaced(source, target):
+    def record_rename(source, target):
         done.append(("replaced", os.stat(source).st_ino))
         replace(source, target)
 
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(os, "replace", replaced)
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(os, "replace", record_rename)
     AtomicCheckpointIO().save_checkpoint(content(), path)
     file, folder = path.stat().st_ino, tmp_path.stat().st_ino
-    # What comes before is the list of checkpoints.
+    # The entry before is the list of checkpoints.
     assert done[-3:] == [("synced", file), ("replaced", file), ("synced", folder)]
 
 
-def test_a_full_disk_does_not_end_training(tmp_path, monkeypatch):
+def test_a_full_disk_does_not_stop_training(tmp_path, monkeypatch):
     path = tmp_path / "last-step=1.ckpt"
     AtomicCheckpointIO().save_checkpoint(content(1), path)
 
-    def full(*_):
+    def raise_disk_full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(torch, "save", full)
+    monkeypatch.setattr(torch, "save", raise_disk_full)
     with pytest.warns(UserWarning, match="is full; training goes on"):
         AtomicCheckpointIO().save_checkpoint(content(2), path)
     assert load_checkpoint(path)["global_step"] == 1
 
 
-def test_the_newest_that_can_be_read_is_taken(tmp_path):
+def test_the_newest_readable_checkpoint_is_used(tmp_path):
     for step in (5, 40, 300):
         AtomicCheckpointIO().save_checkpoint(content(step), tmp_path / f"last-step={step}.ckpt")
     assert newest_readable(tmp_path).name == "last-step=300.ckpt"
@@ -93,16 +93,16 @@ def test_the_newest_that_can_be_read_is_taken(tmp_path):
     assert newest_readable(tmp_path / "nowhere") is None
 
 
-class Code:
+class Malicious:
     def __reduce__(self):
         return (os.system, ("touch /tmp/lmrecipes-was-here",))
 
 
 @pytest.mark.parametrize("case", ["code", "empty", "absent", "other"])
-def test_what_cannot_be_trusted_is_refused(tmp_path, case):
+def test_untrusted_checkpoints_are_rejected(tmp_path, case):
     path = tmp_path / "x.ckpt"
     if case == "code":
-        torch.save({"state_dict": {}, "x": Code()}, path)
+        torch.save({"state_dict": {}, "x": Malicious()}, path)
     elif case == "empty":
         path.touch()
     elif case == "other":
@@ -117,7 +117,7 @@ def test_what_cannot_be_trusted_is_refused(tmp_path, case):
         load_checkpoint(path)
 
 
-def test_a_damaged_byte_is_noticed(tmp_path):
+def test_a_damaged_byte_is_detected(tmp_path):
     path = tmp_path / "last-step=1.ckpt"
     AtomicCheckpointIO().save_checkpoint({"state_dict": {"w": torch.ones(10_000)}, "global_step": 1}, path)
     damaged = bytearray(path.read_bytes())

@@ -1,4 +1,4 @@
-"""One fix per problem, and none on a machine without problems."""
+"""`lmrecipes doctor` suggests one fix per problem, and reports none on a healthy machine."""
 
 import os
 
@@ -7,7 +7,7 @@ import pytest
 from lmrecipes.__main__ import main
 from lmrecipes.diagnostics import machine, slurm
 
-# What a job of two nodes with four tasks each looks like to its first task.
+# Environment of the first task of a job with two nodes and four tasks each.
 JOB = {
     **{"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "lm", "SLURM_STEP_ID": "0", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"},
     **{"SLURM_NODEID": "0", "SLURM_NNODES": "2", "SLURM_NTASKS": "8", "SLURM_NTASKS_PER_NODE": "4"},
@@ -17,10 +17,10 @@ JOB = {
 
 @pytest.fixture
 def problems(monkeypatch, tmp_path):
-    """What is wrong in a job with changed variables (None removes one)."""
+    """Problems found in a job with changed variables (None removes one)."""
     (tmp_path / "scontrol").touch(mode=0o755)
 
-    def of(nodes, devices, **changed):
+    def find_problems(nodes, devices, **changed):
         for name in [name for name in os.environ if name.startswith("SLURM_")]:
             monkeypatch.delenv(name)
         monkeypatch.setenv("PATH", str(tmp_path))
@@ -29,16 +29,16 @@ def problems(monkeypatch, tmp_path):
                 monkeypatch.setenv(name, value)
         return {finding.what: finding.fix for finding in slurm.job(nodes, devices) if finding.fix}
 
-    return of
+    return find_problems
 
 
-def test_a_job_that_fits_its_recipe_has_no_problem(problems):
+def test_a_job_that_matches_its_recipe_has_no_problems(problems):
     assert problems(nodes=2, devices=4) == {}
     assert problems(nodes=2, devices=None) == {}
     assert problems(nodes=None, devices=None) == {}
 
 
-def test_what_does_not_fit_is_said_with_a_fix(problems):
+def test_every_mismatch_is_reported_with_a_fix(problems):
     assert problems(nodes=3, devices=8) == {
         "nodes": "sbatch --nodes=3 …, or --trainer.num_nodes=2",
         "tasks per node": "sbatch --ntasks-per-node=8 …, or --trainer.devices=4",
@@ -58,7 +58,7 @@ def test_a_full_disk_and_little_shared_memory_are_problems(monkeypatch, tmp_path
 
 
 @pytest.mark.slow
-def test_doctor_looks_at_a_recipe(command):
+def test_doctor_checks_a_recipe(command):
     well = command("doctor", "--config", "transformer_xl/tiny", HF_HUB_OFFLINE="1")
     assert (well.returncode, well.stderr) == (0, "")
     assert well.stdout.splitlines()[-1] == "no problems"
@@ -69,7 +69,7 @@ def test_doctor_looks_at_a_recipe(command):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--trainer.strategy=fsdp2_tp", "--trainer.devices=3", "--batch.global_batch_size=3"], "n_heads is 4"),
         (["--trainer.strategy=ddp_spawn"], "ddp works"),
@@ -77,18 +77,18 @@ def test_doctor_looks_at_a_recipe(command):
         (["--trainer.devices=3"], "batch.global_batch_size is 16 and is not divisible by 3 devices"),
     ],
 )
-def test_doctor_finds_what_training_would_be_refused_for(options, said, capsys, tmp_path, monkeypatch):
+def test_doctor_finds_what_fit_would_reject(options, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     assert main(["doctor", "--config", "transformer_xl/tiny", "--no_runtime_tuning", *options]) == 1
     out = capsys.readouterr().out
-    assert said in out
+    assert message in out
     assert out.splitlines()[-1] == "1 problem"
     assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.slow
-def test_tasks_that_do_not_come_are_waited_for_in_vain_and_not_for_long(command):
+def test_missing_tasks_are_reported_after_a_short_wait(command):
     job = {**JOB, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "29871", "HF_HUB_OFFLINE": "1"}
     alone = command("doctor", "--timeout_s=2", **job)
     assert alone.returncode == 1

@@ -1,4 +1,4 @@
-"""`lmrecipes evaluate squad` prints what the official scripts print, at once, and refuses what it cannot read."""
+"""`lmrecipes evaluate squad` prints the output of the official scripts, fast, and rejects unreadable input."""
 
 import gzip
 import json
@@ -18,17 +18,17 @@ real_data = requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
 
 
 def data(*questions, version="1.1"):
-    """Questions as (id, answers); with version 2.0 each says whether it is impossible."""
-    asked = [
+    """Questions as (id, answers); in version 2.0 each says whether it is unanswerable."""
+    qas = [
         {"id": id, "question": "?", "answers": [{"text": text, "answer_start": 0} for text in answers]}
         | ({"is_impossible": not answers} if version == "2.0" else {})
         for id, answers in questions
     ]
-    return {"version": version, "data": [{"title": "T", "paragraphs": [{"context": "c", "qas": asked}]}]}
+    return {"version": version, "data": [{"title": "T", "paragraphs": [{"context": "c", "qas": qas}]}]}
 
 
 @pytest.fixture
-def written(tmp_path):
+def write_json(tmp_path):
     def write(name, content):
         path = tmp_path / name
         text = content if isinstance(content, bytes) else json.dumps(content).encode()
@@ -42,37 +42,37 @@ def evaluate(*arguments):
     return main(["evaluate", "squad", *arguments])
 
 
-def test_version_11_prints_one_line_and_warns_of_what_is_missing(written, capsys):
-    file = written("d.json.gz", data(("a", ["The cat"]), ("b", ["dog"])))
-    assert evaluate("--data", file, "--predictions", written("p.json", {"a": "cat!"})) == 0
+def test_squad_11_prints_one_line_and_warns_of_missing_predictions(write_json, capsys):
+    file = write_json("d.json.gz", data(("a", ["The cat"]), ("b", ["dog"])))
+    assert evaluate("--data", file, "--predictions", write_json("p.json", {"a": "cat!"})) == 0
     out, errors = capsys.readouterr()
     assert out == '{"exact_match": 50.0, "f1": 50.0}\n'
     assert errors == "warning: no prediction for 1 of 2 questions, which will receive score 0: b\n"
-    assert evaluate("--data", file, "--predictions", written("p.json", {"z": "cat!"})) == 2
+    assert evaluate("--data", file, "--predictions", write_json("p.json", {"z": "cat!"})) == 2
     assert "answers no question of" in capsys.readouterr().err
 
 
-def test_version_20_prints_the_official_figures(written, tmp_path, capsys):
+def test_squad_20_prints_the_official_metrics(write_json, tmp_path, capsys):
     questions = [("a", ["cat"]), ("b", []), ("c", ["a dog", "dogs"])]
-    file = written("d.json", data(*questions, version="2.0"))
+    file = write_json("d.json", data(*questions, version="2.0"))
     predictions, odds = {"a": "cat", "b": "x", "c": "the dog barks"}, {"c": -3, "b": 0.5, "a": 1.5}
-    options = ("--data", file, "--predictions", written("p.json", predictions))
+    options = ("--data", file, "--predictions", write_json("p.json", predictions))
     assert evaluate(*options) == 0
     out, _ = capsys.readouterr()
-    assert out == json.dumps(naive.twenty(questions, predictions), indent=2) + "\n"
-    more = ("--null-odds", written("o.json", odds), "--na-threshold", "0", "--output", str(tmp_path / "out.json"))
+    assert out == json.dumps(naive.squad_20(questions, predictions), indent=2) + "\n"
+    more = ("--null-odds", write_json("o.json", odds), "--na-threshold", "0", "--output", str(tmp_path / "out.json"))
     assert evaluate(*options, *more) == 0
     out, _ = capsys.readouterr()
-    assert out == json.dumps(naive.twenty(questions, predictions, odds, 0.0), indent=2) + "\n"
+    assert out == json.dumps(naive.squad_20(questions, predictions, odds, 0.0), indent=2) + "\n"
     assert (tmp_path / "out.json").read_text() == out
 
 
-def test_a_language_normalizes_as_in_mlqa(written, capsys):
+def test_answers_are_normalized_by_language_as_in_mlqa(write_json, capsys):
     options = (
         "--data",
-        written("d.json", data(("a", ["Der Rhein"]))),
+        write_json("d.json", data(("a", ["Der Rhein"]))),
         "--predictions",
-        written("p.json", {"a": "Rhein"}),
+        write_json("p.json", {"a": "Rhein"}),
     )
     assert evaluate(*options) == 0
     assert json.loads(capsys.readouterr().out)["exact_match"] == 0
@@ -97,12 +97,10 @@ def test_a_language_normalizes_as_in_mlqa(written, capsys):
         ({}, ("--data", "nowhere.json"), "nowhere.json cannot be read: No such file"),
     ],
 )
-def test_what_cannot_be_evaluated_is_refused_in_one_line(
-    written, tmp_path, monkeypatch, capsys, files, options, message
-):
+def test_invalid_input_is_rejected_in_one_line(write_json, tmp_path, monkeypatch, capsys, files, options, message):
     monkeypatch.chdir(tmp_path)
     for name, content in {"d.json": data(("a", ["cat"])), "p.json": {"a": "cat"}, **files}.items():
-        written(name, content)
+        write_json(name, content)
     assert evaluate("--data", "d.json", "--predictions", "p.json", *options) == 2
     out, errors = capsys.readouterr()
     assert out == ""
@@ -112,8 +110,8 @@ def test_what_cannot_be_evaluated_is_refused_in_one_line(
 
 
 @pytest.mark.slow
-def test_it_starts_without_torch(written):
-    file, predictions = written("d.json", data(("a", ["cat"]))), written("p.json", {"a": "cat"})
+def test_it_starts_without_torch(write_json):
+    file, predictions = write_json("d.json", data(("a", ["cat"]))), write_json("p.json", {"a": "cat"})
     program = (
         "import sys; from lmrecipes.__main__ import main; "
         f"code = main(['evaluate', 'squad', '--data', {file!r}, '--predictions', {predictions!r}]); "
@@ -124,12 +122,12 @@ def test_it_starts_without_torch(written):
 
 
 @real_data
-def test_real_questions_answered_by_their_own_answers_are_right(written, capsys):
+def test_gold_answers_score_100_on_real_questions(write_json, capsys):
     file = REAL / "squad/dev-v2.0.part.json"
-    asked = [qa for a in json.loads(file.read_text())["data"] for p in a["paragraphs"] for qa in p["qas"]]
-    predictions = {qa["id"]: qa["answers"][-1]["text"] if qa["answers"] else "" for qa in asked}
-    for qa in asked[::3]:
+    qas = [qa for a in json.loads(file.read_text())["data"] for p in a["paragraphs"] for qa in p["qas"]]
+    predictions = {qa["id"]: qa["answers"][-1]["text"] if qa["answers"] else "" for qa in qas}
+    for qa in qas[::3]:
         predictions[qa["id"]] = qa["question"]
-    assert evaluate("--data", str(file), "--predictions", written("p.json", predictions)) == 0
-    questions = [(qa["id"], [a["text"] for a in qa["answers"]]) for qa in asked]
-    assert json.loads(capsys.readouterr().out) == naive.twenty(questions, predictions)
+    assert evaluate("--data", str(file), "--predictions", write_json("p.json", predictions)) == 0
+    questions = [(qa["id"], [a["text"] for a in qa["answers"]]) for qa in qas]
+    assert json.loads(capsys.readouterr().out) == naive.squad_20(questions, predictions)

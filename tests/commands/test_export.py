@@ -1,4 +1,4 @@
-"""A run's network leaves as files, and evaluates from them as it does itself."""
+"""A run's network is exported to files, and evaluating these gives the run's own results."""
 
 import json
 import re
@@ -27,17 +27,17 @@ def trained(small, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def programs(trained, tmp_path_factory):
-    """The folder of the run's programs of a form, exported when it is first asked for."""
-    made = {}
+def exported_programs(trained, tmp_path_factory):
+    """Folder of the run's exported programs in a format; exported on first use."""
+    folders = {}
 
-    def of(form):
-        if form not in made:
-            made[form] = tmp_path_factory.mktemp("exported") / form
-            assert main(["export", f"--run={trained}", f"--format={form}", f"--output={made[form]}"]) == 0
-        return made[form]
+    def export(form):
+        if form not in folders:
+            folders[form] = tmp_path_factory.mktemp("exported") / form
+            assert main(["export", f"--run={trained}", f"--format={form}", f"--output={folders[form]}"]) == 0
+        return folders[form]
 
-    return of
+    return export
 
 
 def losses(run):
@@ -49,13 +49,13 @@ def losses(run):
     "form",
     ["torch_export", pytest.param("aot_inductor", marks=[pytest.mark.exhaustive, COMPILER])],
 )
-def test_programs_give_the_loss_of_the_network(form, trained, programs, capsys):
-    runtime_option = f"--exported={programs(form)}"
+def test_exported_programs_give_the_loss_of_the_network(form, trained, exported_programs, capsys):
+    runtime_option = f"--exported={exported_programs(form)}"
     (trained / "results.json").unlink(missing_ok=True)
     for runtime in ([], [runtime_option]):
         assert main(["test", f"--run={trained}", *runtime]) == 0, capsys.readouterr().err
-    own, exported = losses(trained)
-    assert exported == pytest.approx(own, rel=1e-5)
+    network, exported = losses(trained)
+    assert exported == pytest.approx(network, rel=1e-5)
     scores = []
     for runtime in ([], [runtime_option]):
         capsys.readouterr()
@@ -65,20 +65,20 @@ def test_programs_give_the_loss_of_the_network(form, trained, programs, capsys):
 
 
 @pytest.mark.slow
-def test_programs_refuse_settings_they_were_not_made_for(trained, programs, capsys):
-    folder = programs("torch_export")
+def test_programs_reject_settings_they_were_not_exported_for(trained, exported_programs, capsys):
+    folder = exported_programs("torch_export")
     assert main(["score", f"--run={trained}", *TEXT, f"--exported={folder}", "--batch.test.mem_len=12"]) == 2
     assert f"batch.test.mem_len is 12, but {folder} was exported for 16" in capsys.readouterr().err
     assert main(["validate", f"--run={trained}", f"--exported={folder}", "--batch.val.mem_len=12"]) == 2
     assert f"batch.val.mem_len is 12, but {folder} was exported for 16" in capsys.readouterr().err
 
 
-def test_a_folder_without_programs_is_refused(trained, tmp_path, capsys):
+def test_a_folder_without_programs_is_rejected(trained, tmp_path, capsys):
     assert main(["score", f"--run={trained}", *TEXT, f"--exported={tmp_path}"]) == 2
     assert f"{tmp_path} holds no exported programs" in capsys.readouterr().err
 
 
-def test_plain_weights_load_into_the_network_without_lightning(trained, tmp_path):
+def test_a_state_dict_loads_into_the_network_without_lightning(trained, tmp_path):
     assert main(["export", f"--run={trained}", "--format=state_dict", f"--output={tmp_path}"]) == 0
     weights = torch.load(tmp_path / "weights.pt", weights_only=True)
     sizes = yaml.safe_load((trained / "config.yaml").read_text())["model"]["init_args"]["config"]
@@ -86,14 +86,14 @@ def test_plain_weights_load_into_the_network_without_lightning(trained, tmp_path
     TransformerXL(TransformerXLConfig(**sizes)).load_state_dict(weights)
 
 
-def test_plain_weights_that_compute_something_else_are_refused(trained, tmp_path, monkeypatch, capsys):
+def test_a_state_dict_that_gives_other_outputs_is_rejected(trained, tmp_path, monkeypatch, capsys):
     another = RecipeCLI.another_model
 
-    def of_other_layers(cli):
+    def build_with_other_layers(cli):
         model = another(cli)
         model.config = replace(model.config, pre_norm=not model.config.pre_norm)
         return model
 
-    monkeypatch.setattr(RecipeCLI, "another_model", of_other_layers)
+    monkeypatch.setattr(RecipeCLI, "another_model", build_with_other_layers)
     assert main(["export", f"--run={trained}", "--format=state_dict", f"--output={tmp_path}"]) == 2
     assert "does not compute what the run's does" in capsys.readouterr().err

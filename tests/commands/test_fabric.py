@@ -1,4 +1,4 @@
-"""Under Fabric a recipe trains as under the Trainer, and their checkpoints are each other's."""
+"""Fabric trains a recipe as the Trainer does, and each resumes the other's checkpoints."""
 
 import csv
 import json
@@ -24,14 +24,14 @@ from lmrecipes.fabric.loop import HOOKS
 FIGURES = ("train/loss", "train/perplexity", "train/tokens", "val/loss", "val/perplexity")
 WAYS = {
     "one process": [],
-    "two ranks, two passes": [
+    "two ranks, two micro-batches": [
         *("--trainer.accelerator=cpu", "--trainer.strategy=ddp", "--trainer.devices=2", "--batch.micro_batch_size=1"),
     ],
 }
 CLIPPED = ["--trainer.gradient_clip_algorithm=value", "--trainer.gradient_clip_val=0.001"]
 
 
-def figures(run: Path) -> dict[tuple[str, str], float]:
+def metrics(run: Path) -> dict[tuple[str, str], float]:
     with (run / "metrics.csv").open() as file:
         return {(r["step"], k): float(r[k]) for r in csv.DictReader(file) for k in FIGURES if r.get(k)}
 
@@ -50,14 +50,14 @@ def assert_equal(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
-def test_losses_are_those_of_the_trainer_step_by_step(way, command, small, tmp_path):
+@pytest.mark.parametrize("setup", WAYS)
+def test_losses_equal_those_of_the_trainer_at_every_step(setup, command, small, tmp_path):
     for words, run in ((["fit"], "trainer"), (["fabric", "fit"], "fabric")):
-        done = command(*words, *small, *WAYS[way], f"--run_dir={run}")
+        done = command(*words, *small, *WAYS[setup], f"--run_dir={run}")
         assert (done.returncode, done.stderr) == (0, "")
-    ours = figures(tmp_path / "fabric")
+    ours = metrics(tmp_path / "fabric")
     assert sum(name == "train/loss" for _, name in ours) == 12
-    assert ours == figures(tmp_path / "trainer")
+    assert ours == metrics(tmp_path / "trainer")
     assert_equal(state(tmp_path / "fabric"), state(tmp_path / "trainer"))
     assert {p.name for p in (tmp_path / "fabric/checkpoints").glob("*.ckpt")} == {
         p.name for p in (tmp_path / "trainer/checkpoints").glob("*.ckpt")
@@ -71,17 +71,17 @@ def test_losses_are_those_of_the_trainer_step_by_step(way, command, small, tmp_p
 
 
 @pytest.mark.slow
-def test_gradients_are_clipped_by_value_as_by_the_trainer(command, small, tmp_path):
+def test_gradients_are_clipped_by_value_as_in_the_trainer(command, small, tmp_path):
     for words, run in ((["fit"], "trainer"), (["fabric", "fit"], "fabric")):
         done = command(*words, *small, *CLIPPED, f"--run_dir={run}")
         assert (done.returncode, done.stderr) == (0, "")
-    assert figures(tmp_path / "fabric") == figures(tmp_path / "trainer")
+    assert metrics(tmp_path / "fabric") == metrics(tmp_path / "trainer")
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("first", "then"), [("fit", "fabric fit"), ("fabric fit", "fit")])
-def test_a_run_begun_by_one_is_ended_by_the_other(first, then, command, small, tmp_path):
-    signalled = {"class_path": "signaller.SignalAt", "init_args": {"step": 6, "name": "SIGTERM"}}
+def test_fabric_and_the_trainer_resume_each_others_runs(first, then, command, small, tmp_path):
+    signalled = {"class_path": "kill_callbacks.SignalAt", "init_args": {"step": 6, "name": "SIGTERM"}}
     callbacks = [{"class_path": f"lmrecipes.callbacks.{name}"} for name in ("BestCheckpoint", "LastCheckpoint")]
     options = [*small, "--batch.micro_batch_size=2", f"--trainer.callbacks={json.dumps([*callbacks, signalled])}"]
     assert command("fit", *options, "--run_dir=alone").returncode == 0
@@ -90,7 +90,7 @@ def test_a_run_begun_by_one_is_ended_by_the_other(first, then, command, small, t
     resumed = command(*then.split(), "--resume=run")
     assert resumed.returncode == 0, resumed.stderr
     assert_equal(state(tmp_path / "run"), state(tmp_path / "alone"))
-    again, alone = figures(tmp_path / "run"), figures(tmp_path / "alone")
+    again, alone = metrics(tmp_path / "run"), metrics(tmp_path / "alone")
     assert {k: v for k, v in again.items() if k[1] == "val/loss"} == {
         k: v for k, v in alone.items() if k[1] == "val/loss"
     }
@@ -104,14 +104,14 @@ def free_port() -> int:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", ["torchrun", "fabric run"])
-def test_two_nodes_train_as_one_process(launcher, command, small, tmp_path):
+def test_two_nodes_train_like_one_process(launcher, command, small, tmp_path):
     assert command("fit", *small, "--run_dir=alone", "--model.config.dropout=0").returncode == 0
     script, port = lmrecipes.fabric.__main__.__file__, str(free_port())
     words = ["fit", *small, "--run_dir=run", "--trainer.accelerator=cpu", "--model.config.dropout=0"]
     nodes = []
     for rank in ("0", "1"):
         if launcher == "torchrun":
-            begin = [
+            launch = [
                 warm.python(),
                 "-m",
                 "torch.distributed.run",
@@ -119,21 +119,34 @@ def test_two_nodes_train_as_one_process(launcher, command, small, tmp_path):
                 "--nproc-per-node=1",
                 f"--node-rank={rank}",
             ]
-            begin += ["--master-addr=127.0.0.1", f"--master-port={port}", "--rdzv-id=test", "-m", "lmrecipes", "fabric"]
+            launch += [
+                "--master-addr=127.0.0.1",
+                f"--master-port={port}",
+                "--rdzv-id=test",
+                "-m",
+                "lmrecipes",
+                "fabric",
+            ]
             more = ["--trainer.num_nodes=2", "--trainer.strategy=ddp"]
         else:
-            begin = [
+            launch = [
                 str(Path(sys.executable).with_name("fabric")),
                 "run",
                 "--accelerator=cpu",
                 "--strategy=ddp",
                 "--devices=1",
             ]
-            begin += ["--num-nodes=2", f"--node-rank={rank}", "--main-address=127.0.0.1", f"--main-port={port}", script]
+            launch += [
+                "--num-nodes=2",
+                f"--node-rank={rank}",
+                "--main-address=127.0.0.1",
+                f"--main-port={port}",
+                script,
+            ]
             more = []
         nodes.append(
             subprocess.Popen(
-                [*begin, *words, *more],
+                [*launch, *words, *more],
                 cwd=tmp_path,
                 env=environment(),
                 stdout=subprocess.PIPE,
@@ -141,9 +154,9 @@ def test_two_nodes_train_as_one_process(launcher, command, small, tmp_path):
                 text=True,
             )
         )
-    said = [node.communicate(timeout=240)[0] for node in nodes]
-    assert [node.returncode for node in nodes] == [0, 0], said
-    assert "done at step 12" in said[0]
+    output = [node.communicate(timeout=240)[0] for node in nodes]
+    assert [node.returncode for node in nodes] == [0, 0], output
+    assert "done at step 12" in output[0]
     alone = state(tmp_path / "alone")
     for name, value in state(tmp_path / "run").items():
         torch.testing.assert_close(value, alone[name], atol=1e-4, rtol=0, msg=name)
@@ -157,17 +170,17 @@ def callbacks(*more: dict) -> str:
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize(("first", "then"), [(["fit"], ["fabric", "fit"]), (["fabric", "fit"], ["fit"])])
-def test_a_better_checkpoint_from_before_the_change_stays_the_best(first, then, small, tmp_path, monkeypatch):
+def test_a_better_checkpoint_from_before_the_switch_stays_the_best(first, then, small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main([*first, *small, callbacks(), "--run_dir=run", "--trainer.max_steps=6"]) == 0
     assert [path.name for path in Path("run/checkpoints").glob("best-*")] == ["best-step=6.ckpt"]
-    # From here on it can only get worse.
+    # From here on the metric can only get worse.
     assert main([*then, "--resume=run", "--model.optimizer.lr=50", "--trainer.max_steps=12"]) == 0
     assert [path.name for path in Path("run/checkpoints").glob("best-*")] == ["best-step=6.ckpt"]
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_changed_setting_wins_over_the_checkpoints(small, tmp_path, monkeypatch, capsys):
+def test_a_changed_setting_overrides_the_checkpoint(small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     optimizer = ["--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=1e-3"]
     assert main(["fit", *small, *optimizer, callbacks(), "--run_dir=run", "--trainer.max_steps=4"]) == 0
@@ -181,8 +194,8 @@ def test_a_changed_setting_wins_over_the_checkpoints(small, tmp_path, monkeypatc
 
 
 @pytest.mark.slow
-def test_a_sharded_checkpoint_goes_on_under_fabric(command, small, tmp_path):
-    signalled = {"class_path": "signaller.SignalAt", "init_args": {"step": 5, "name": "SIGTERM"}}
+def test_fabric_resumes_a_sharded_checkpoint(command, small, tmp_path):
+    signalled = {"class_path": "kill_callbacks.SignalAt", "init_args": {"step": 5, "name": "SIGTERM"}}
     options = [*small, callbacks(signalled), "--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=1e-3"]
     options += ["--model.optimizer.eps=1e-4", "--model.config.dropout=0"]
     sharded = ["--trainer.accelerator=cpu", "--trainer.strategy=fsdp2", "--trainer.devices=2"]
@@ -198,10 +211,10 @@ def test_a_sharded_checkpoint_goes_on_under_fabric(command, small, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("way", WAYS)
-def test_a_loss_that_is_not_finite_ends_the_run_with_one_line(way, command, small):
-    nan = {"class_path": "faults.Fault", "init_args": {"kind": "nan", "step": 7}}
-    done = command("fabric", "fit", *small, *WAYS[way], callbacks(nan), "--run_dir=run")
+@pytest.mark.parametrize("setup", WAYS)
+def test_a_non_finite_loss_stops_the_run_with_one_line(setup, command, small):
+    nan = {"class_path": "fault_callbacks.Fault", "init_args": {"kind": "nan", "step": 7}}
+    done = command("fabric", "fit", *small, *WAYS[setup], callbacks(nan), "--run_dir=run")
     assert done.returncode == 3, done.stderr
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: stopped by LossGuard at step 8: the loss is nan; best-step=6 is the last good")
@@ -209,9 +222,9 @@ def test_a_loss_that_is_not_finite_ends_the_run_with_one_line(way, command, smal
 
 
 @pytest.mark.slow
-def test_a_rank_that_fails_ends_the_other_with_one_line(command, small, tmp_path):
-    fault = {"class_path": "faults.Fault", "init_args": {"kind": "raise", "step": 7, "rank": 1}}
-    done = command("fabric", "fit", *small, *WAYS["two ranks, two passes"], callbacks(fault), "--run_dir=run")
+def test_a_failing_rank_stops_the_other_with_one_line(command, small, tmp_path):
+    fault = {"class_path": "fault_callbacks.Fault", "init_args": {"kind": "raise", "step": 7, "rank": 1}}
+    done = command("fabric", "fit", *small, *WAYS["two ranks, two micro-batches"], callbacks(fault), "--run_dir=run")
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert line.startswith("error: rank 1 on ")
@@ -220,14 +233,14 @@ def test_a_rank_that_fails_ends_the_other_with_one_line(command, small, tmp_path
 
 
 @pytest.mark.slow
-def test_loggers_of_the_recipe_log(command, small, tmp_path):
+def test_the_recipes_loggers_are_used(command, small, tmp_path):
     done = command("fabric", "fit", *small, "--trainer.logger=loggers/tensorboard.yaml", "--run_dir=run")
     assert done.returncode == 0, done.stderr
     assert list((tmp_path / "run").rglob("events.out.tfevents.*"))
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_results_are_kept_beside_the_published_ones(small, tmp_path, monkeypatch, capsys):
+def test_results_are_written_next_to_the_published_ones(small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     target = "--published=[{metric: test/perplexity, value: 24.0, source: a paper}]"
     assert main(["fabric", "fit", *small, target, callbacks(), "--run_dir=run"]) == 0
@@ -264,7 +277,7 @@ def test_results_are_kept_beside_the_published_ones(small, tmp_path, monkeypatch
         ),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(words, message, capsys, tmp_path, monkeypatch):
+def test_unsupported_options_are_rejected_in_one_line(words, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["fabric", *words]) == 2
     assert message in capsys.readouterr().err
@@ -272,7 +285,7 @@ def test_what_cannot_be_is_refused_in_one_line(words, message, capsys, tmp_path,
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_broken_checkpoint_is_replaced_when_its_step_is_made_again(small, tmp_path, monkeypatch):
+def test_a_broken_checkpoint_is_replaced_when_its_step_is_repeated(small, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["fabric", "fit", *small, callbacks(), "--run_dir=run", "--trainer.max_steps=6"]) == 0
     saved = Path("run/checkpoints")
@@ -288,24 +301,24 @@ def test_a_broken_checkpoint_is_replaced_when_its_step_is_made_again(small, tmp_
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_callbacks_that_need_the_trainer_are_left_out_and_named(small, tmp_path, monkeypatch, capsys):
+def test_callbacks_that_need_the_trainer_are_skipped_and_named(small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     of_lightning = [{"class_path": name} for name in ("LearningRateMonitor", "ModelCheckpoint", "ModelSummary")]
     stopping = {"class_path": "EarlyStopping", "init_args": {"monitor": "val/loss"}}
-    given = callbacks(*of_lightning, stopping, {"class_path": "hook_recorder.HookRecorder"})
-    assert main(["fabric", "fit", *small, given, "--run_dir=run"]) == 0
+    extra = callbacks(*of_lightning, stopping, {"class_path": "hook_recorder.HookRecorder"})
+    assert main(["fabric", "fit", *small, extra, "--run_dir=run"]) == 0
     left_out = "LearningRateMonitor, ModelCheckpoint, ModelSummary, EarlyStopping, HookRecorder.on_train_epoch_end"
     assert f"not under Fabric: {left_out}\n" in capsys.readouterr().out
-    # Of all that is said to be told, a training tells what is not for a test, an end by an error, or a resume.
+    # Training calls every advertised hook except those of a test, an exception and a resume.
     assert {hook for hook in HOOKS if "test" not in hook} - {
         *("on_exception", "state_dict", "load_state_dict", "on_load_checkpoint"),
     } == hook_recorder.CALLED
 
 
-def left_in_a_validation(command, options: list[str], rank: int) -> None:
+def interrupt_during_validation(command, options: list[str], rank: int) -> None:
     signalled = {"step": 6, "name": "SIGUSR1", "batch": 1, "rank": rank}
-    given = callbacks({"class_path": "signaller.SignalAt", "init_args": signalled})
-    stopped = command("fabric", "fit", *options, given, "--run_dir=run", SEND="1")
+    extra = callbacks({"class_path": "kill_callbacks.SignalAt", "init_args": signalled})
+    stopped = command("fabric", "fit", *options, extra, "--run_dir=run", SEND="1")
     assert stopped.returncode == 128 + signal.SIGUSR1, stopped.stderr
     assert "stopped by SIGUSR1 at step 6; last-step=6 is saved" in stopped.stdout
     assert "eval at step 6" not in stopped.stdout
@@ -313,24 +326,24 @@ def left_in_a_validation(command, options: list[str], rank: int) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_validation_is_left_and_made_again(command, small, tmp_path, monkeypatch, capsys):
+def test_an_interrupted_validation_is_repeated(command, small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(["fabric", "fit", *small, callbacks(), "--run_dir=alone"]) == 0
-    left_in_a_validation(command, small, rank=0)
-    # By the loop, and by the Trainer.
+    interrupt_during_validation(command, small, rank=0)
+    # Once by Fabric's loop, once by the Trainer.
     shutil.copytree("run", "other")
     for words, run in ((["fabric", "fit"], "run"), (["fit"], "other")):
         capsys.readouterr()
         assert main([*words, f"--resume={run}"]) == 0
         assert "eval at step 6" in capsys.readouterr().out
         assert_equal(state(Path(run)), state(Path("alone")))
-        assert figures(Path(run)) == figures(Path("alone"))
+        assert metrics(Path(run)) == metrics(Path("alone"))
 
 
 @pytest.mark.slow
-def test_two_ranks_leave_a_validation_together(command, small):
-    ranks = WAYS["two ranks, two passes"]
-    left_in_a_validation(command, [*small, *ranks], rank=1)
+def test_two_ranks_interrupt_a_validation_together(command, small):
+    ranks = WAYS["two ranks, two micro-batches"]
+    interrupt_during_validation(command, [*small, *ranks], rank=1)
     resumed = command("fabric", "fit", "--resume=run")
     assert resumed.returncode == 0, resumed.stderr
     assert "eval at step 6" in resumed.stdout

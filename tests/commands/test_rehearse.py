@@ -1,4 +1,4 @@
-"""A rehearsal passes for every recipe, says what fails, and leaves nothing behind."""
+"""`lmrecipes rehearse` passes for every recipe, names the stage that fails, and leaves no files behind."""
 
 import os
 import tempfile
@@ -20,8 +20,8 @@ STAGES = [
 FSDP2 = ["--trainer.strategy=fsdp2", "--trainer.devices=4", "--batch.micro_batch_size=2"]
 
 
-def rehearsed():
-    """All recipes; `make test` takes the first of every kind: what they differ in beyond sizes and text."""
+def recipes_to_rehearse():
+    """All recipes; `make test` runs the first of every kind, as the others differ only in sizes and text."""
     first, names = {}, []
     for name, path in catalog.recipe_paths().items():
         if not name.startswith("overlays/"):
@@ -39,7 +39,7 @@ def rehearsed():
 
 @pytest.fixture
 def rehearse(command, tmp_path):
-    """Rehearses with temporary files in a folder of their own; gives the process and its table."""
+    """Rehearses with temporary files in a separate folder; returns the process and its table."""
 
     def run(*arguments):
         (tmp_path / "temporary").mkdir(exist_ok=True)
@@ -56,25 +56,25 @@ def rehearse(command, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", rehearsed())
+@pytest.mark.parametrize("name", recipes_to_rehearse())
 def test_a_recipe_passes_its_rehearsal(name, rehearse, tmp_path):
     done, rows = rehearse("--config", name)
     assert (done.returncode, set(rows.values())) == (0, {"ok"}), done.stdout + done.stderr
     assert done.stdout.splitlines()[-1].startswith("8 of 8 stages passed")
-    # Not even an empty runs/ is left, nor the temporary files; torch keeps what it compiled.
+    # Neither an empty runs/ nor temporary files remain, except torch's compile cache.
     left = [path for path in tmp_path.rglob("*") if "/torchinductor_" not in str(path)]
     assert left == [tmp_path / "temporary"]
 
 
 @pytest.mark.slow
-def test_any_strategy_is_rehearsed_by_an_override(rehearse):
+def test_any_strategy_can_be_rehearsed_by_an_override(rehearse):
     done, rows = rehearse("--config", "transformer_xl/tiny", *FSDP2)
     assert (done.returncode, set(rows.values())) == (0, {"ok"}), done.stdout + done.stderr
     assert "fsdp2 over 2 of 4 processes, 32-true, accumulating 2 of 2 micro-batches" in done.stdout
 
 
 @pytest.mark.slow
-def test_a_recipe_that_cannot_train_fails_in_that_stage_and_its_files_are_kept(rehearse, tmp_path):
+def test_a_failing_stage_is_named_and_its_files_are_kept(rehearse, tmp_path):
     recipe = yaml.safe_load(catalog.recipe_paths()["transformer_xl/tiny"].read_text())
     recipe["data"] = {"class_path": "lmrecipes.datamodules.EmbeddedText"}
     recipe["trainer"]["callbacks"] = [
@@ -100,7 +100,7 @@ def test_a_recipe_that_cannot_train_fails_in_that_stage_and_its_files_are_kept(r
         *("--model.config.n_heads=9 --trainer.strategy=fsdp2_tp", "--data.path=nowhere"),
     ],
 )
-def test_what_fails_only_in_full_size_is_found(option, tmp_path, monkeypatch, capsys):
+def test_errors_of_the_full_size_recipe_are_found(option, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     assert main(["rehearse", "--config", "transformer_xl/wt103_base", *option.split()]) == 1
@@ -111,7 +111,7 @@ def test_what_fails_only_in_full_size_is_found(option, tmp_path, monkeypatch, ca
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_what_cannot_be_read_is_one_line(tmp_path, monkeypatch, capsys):
+def test_an_unreadable_recipe_is_rejected_in_one_line(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     for arguments in (
         [],
@@ -125,7 +125,7 @@ def test_what_cannot_be_read_is_one_line(tmp_path, monkeypatch, capsys):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_stage_that_fails_stops_those_after_it(capsys):
+def test_a_failing_stage_skips_the_later_ones(capsys):
     def fail():
         raise StageError("why\nhow")
 
@@ -145,7 +145,7 @@ def test_a_stage_that_fails_stops_those_after_it(capsys):
 
 
 @pytest.mark.slow
-def test_a_stage_that_hangs_is_ended(monkeypatch, tmp_path):
+def test_a_hanging_stage_is_killed(monkeypatch, tmp_path):
     python = tmp_path / "python"
     python.write_text("#!/bin/sh\necho started\nsleep 60\n")
     python.chmod(0o755)
@@ -154,7 +154,7 @@ def test_a_stage_that_hangs_is_ended(monkeypatch, tmp_path):
         Stages(0.5).command("fit")
 
 
-def test_a_stage_is_no_part_of_a_job(monkeypatch):
+def test_a_stage_does_not_inherit_the_slurm_job(monkeypatch):
     for name in ("SLURM_JOB_ID", "RANK", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "LMRECIPES_RUN_DIR"):
         monkeypatch.setenv(name, "1")
     monkeypatch.setenv("MINE", "1")

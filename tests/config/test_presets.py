@@ -1,4 +1,4 @@
-"""List presets build on one another."""
+"""Presets that are lists can include one another."""
 
 import pytest
 import yaml
@@ -16,12 +16,12 @@ def flat(entries):
     return with_lists_flattened({"trainer": {"callbacks": entries}})["trainer"]["callbacks"]
 
 
-def test_a_list_file_in_a_list_stands_for_its_entries():
+def test_a_list_file_in_a_list_is_replaced_by_its_entries():
     default = yaml.safe_load(catalog.preset_paths("callbacks")["default"].read_text())
     assert flat(["default.yaml", {"class_path": "A"}]) == [*default, {"class_path": "A"}]
 
 
-def test_an_entry_of_the_same_class_takes_the_place_of_an_inherited_one_and_keeps_its_arguments(tmp_path):
+def test_an_entry_of_the_same_class_overrides_the_inherited_one_and_keeps_its_arguments(tmp_path):
     first = tmp_path / "first.yaml"
     first.write_text("- {class_path: A, init_args: {x: 1, y: 2}}\n- {class_path: B}\n")
     assert flat([str(first), {"class_path": "A", "init_args": {"y": 3}}, {"class_path": "B"}, {"class_path": "B"}]) == [
@@ -31,7 +31,7 @@ def test_an_entry_of_the_same_class_takes_the_place_of_an_inherited_one_and_keep
     ]
 
 
-def test_a_list_file_names_others_by_their_place_beside_it(tmp_path):
+def test_paths_in_a_list_file_are_relative_to_it(tmp_path):
     (tmp_path / "one.yaml").write_text("- two.yaml\n- {class_path: A}\n")
     (tmp_path / "two.yaml").write_text("- {class_path: B}\n")
     assert flat([str(tmp_path / "one.yaml")]) == [{"class_path": "B"}, {"class_path": "A"}]
@@ -45,14 +45,14 @@ def test_a_list_file_names_others_by_their_place_beside_it(tmp_path):
         ("- nowhere.yaml\n", "nowhere"),
     ],
 )
-def test_a_list_file_that_does_not_work_is_named(text, message, tmp_path):
+def test_an_invalid_list_file_is_named(text, message, tmp_path):
     (tmp_path / "one.yaml").write_text(text)
     with pytest.raises(ValueError, match=message):
         flat([str(tmp_path / "one.yaml")])
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("content", "message"),
     [
         ("- class_path: [\n", r"one.yaml:2:1 is not valid YAML"),
         ("- class_path: A\n  class_path: B\n", r"one.yaml:2:3: the key 'class_path' is given twice"),
@@ -64,10 +64,10 @@ def test_a_list_file_that_does_not_work_is_named(text, message, tmp_path):
         ),
     ],
 )
-@pytest.mark.parametrize("how", ["option", "in a list", "recipe"])
-def test_an_error_in_a_list_file_is_reported_with_its_place(given, message, how, tmp_path):
+@pytest.mark.parametrize("source", ["option", "in a list", "recipe"])
+def test_an_error_in_a_list_file_is_reported_with_file_and_line(content, message, source, tmp_path):
     path = tmp_path / "one.yaml"
-    path.write_text(given)
+    path.write_text(content)
     overlay = tmp_path / "overlay.yaml"
     overlay.write_text("trainer: {callbacks: one.yaml}\n")
     words = {
@@ -76,10 +76,10 @@ def test_an_error_in_a_list_file_is_reported_with_its_place(given, message, how,
         "recipe": ["--config", str(overlay)],
     }
     with pytest.raises(ValueError, match=message):
-        _settings(["--config", "transformer_xl/tiny", *words[how]])
+        _settings(["--config", "transformer_xl/tiny", *words[source]])
 
 
-def test_of_two_list_files_with_one_class_the_later_one_wins(tmp_path):
+def test_the_later_of_two_list_files_overrides_the_same_class(tmp_path):
     for name, steps in (("one", 1), ("two", 2)):
         text = f"- {{class_path: A, init_args: {{{name}: {steps}, n: {steps}}}}}\n"
         (tmp_path / f"{name}.yaml").write_text(text)
@@ -88,7 +88,7 @@ def test_of_two_list_files_with_one_class_the_later_one_wins(tmp_path):
     ]
 
 
-def test_two_callbacks_with_one_state_are_refused(small):
+def test_two_callbacks_with_the_same_state_key_are_rejected(small):
     twice = "[{class_path: lmrecipes.callbacks.Throughput}, {class_path: lmrecipes.callbacks.Throughput}]"
     with pytest.raises(ValueError, match=r"trainer.callbacks has 2 Throughput with the same settings"):
         open_recipe(test_command.COMMAND, [*small, "--no_runtime_tuning", "--trainer.callbacks", twice])
@@ -110,12 +110,12 @@ def test_task_presets_add_to_the_default_callbacks(recipe, first, monitor):
     assert callbacks[names.index("BestCheckpoint")]["init_args"]["monitor"] == monitor
 
 
-def test_a_list_in_an_overlay_and_on_the_command_line_may_name_list_files(tmp_path):
+def test_overlays_and_the_command_line_can_name_list_files(tmp_path):
     overlay = tmp_path / "mine.yaml"
     overlay.write_text("trainer: {callbacks: [default.yaml, {class_path: lightning.pytorch.callbacks.Timer}]}\n")
-    written = "[default.yaml, {class_path: lightning.pytorch.callbacks.Timer}]"
+    inline = "[default.yaml, {class_path: lightning.pytorch.callbacks.Timer}]"
     recipe = ["--config", "transformer_xl/tiny"]
-    for words in (["--config", str(overlay)], ["--trainer.callbacks", written]):
+    for words in (["--config", str(overlay)], ["--trainer.callbacks", inline]):
         callbacks = yaml.safe_load(_settings([*recipe, *words]))["trainer"]["callbacks"]
         assert callbacks[0]["class_path"] == THROUGHPUT
         assert callbacks[-1]["class_path"].endswith("Timer")
@@ -127,7 +127,7 @@ def _settings(words):
     return open_recipe(COMMAND, [*words, "--no_runtime_tuning"]).settings()
 
 
-def test_validation_counts_steps_of_the_whole_training_unless_it_is_a_share_of_an_epoch(small):
+def test_the_validation_interval_counts_steps_of_the_run_unless_it_is_a_fraction_of_an_epoch(small):
     built = open_recipe(test_command.COMMAND, [*small, "--no_runtime_tuning"])
     assert (built.trainer.check_val_every_n_epoch, built.trainer.val_check_interval) == (None, 6)
     built = open_recipe(test_command.COMMAND, [*small, "--no_runtime_tuning", "--trainer.val_check_interval=0.5"])

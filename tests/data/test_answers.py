@@ -1,4 +1,4 @@
-"""Spans of windows become one answer per question, in whatever order they come, and files in the official formats."""
+"""Spans from all windows give one answer per question, in any order, and files in the official formats."""
 
 import itertools
 import json
@@ -31,21 +31,21 @@ CONTEXT = "W0  w1, w2 w3 w4 w5 w6 w7 w8 w9"
 
 
 def prepared(seq_len=13, stride=3):
-    """Positions in a window: [CLS], where, is, [SEP], then the context."""
-    how = Windowing(seq_len=seq_len, max_query_len=2, doc_stride=stride)
+    """Windows of one question; positions in a window: [CLS], where, is, [SEP], then the context."""
+    windowing = Windowing(seq_len=seq_len, max_query_len=2, doc_stride=stride)
     questions = [Question("a", "where is", CONTEXT), Question("b", "where is", "w1 w2")]
-    return prepare_questions(questions, WORDS, how)
+    return prepare_questions(questions, WORDS, windowing)
 
 
 def scores(rows, null, *, null_is_odds=False):
-    """Of each row its window's number and its spans with start and end scores."""
+    """One row per window: its number, and its spans with start and end scores."""
     width = max(len(spans) for _, spans in rows)
     spans = [[*spans, *[(0, 0, -math.inf, 0.0)] * (width - len(spans))] for _, spans in rows]
     starts, ends, a, b = (torch.tensor([[span[i] for span in row] for row in spans]) for i in range(4))
     return SpanScores(torch.tensor([w for w, _ in rows]), starts, ends, a, b, torch.tensor(null), null_is_odds)
 
 
-def test_candidates_are_exact_texts_and_what_is_no_answer_is_dropped():
+def test_candidates_are_exact_texts_and_invalid_spans_are_dropped():
     data = prepared(seq_len=30)
     spans = [
         (4, 5, 1.0, 1.0),  # W0  w1
@@ -57,23 +57,23 @@ def test_candidates_are_exact_texts_and_what_is_no_answer_is_dropped():
         (7, 7, -math.inf, 0.0),
         (6, 6, 3.0, 0.5),
     ]
-    found = evidence_of(scores([(0, spans)], [0.0]), data.pieces, data.questions, max_answer_len=5)
-    assert [c.text for c in found["a"].candidates] == [",", "W0  w1"]
-    assert found["a"].candidates[0][1:3] == (3.0, 0.5)
+    result = evidence_of(scores([(0, spans)], [0.0]), data.pieces, data.questions, max_answer_len=5)
+    assert [c.text for c in result["a"].candidates] == [",", "W0  w1"]
+    assert result["a"].candidates[0][1:3] == (3.0, 0.5)
 
 
-def test_a_start_counts_only_in_the_window_that_sees_it_best():
+def test_a_start_counts_only_in_the_window_with_most_context():
     data = prepared()
     assert data.pieces.begin.tolist() == [0, 3, 0]
-    # w2 (token 3) is the first of the second window, and in the middle of the first.
+    # w2 (token 3) is the first token of the second window and in the middle of the first.
     token = 3
     first, second = (4 + token, 4 + token, 1.0, 1.0), (4 + token - 3, 4 + token - 3, 5.0, 5.0)
-    found = evidence_of(scores([(0, [first]), (1, [second])], [0.0, -1.0]), data.pieces, data.questions)
-    assert [(c.text, c.score) for c in found["a"].candidates] == [("w2", 2.0)]
-    assert found["a"].null == -1.0
+    result = evidence_of(scores([(0, [first]), (1, [second])], [0.0, -1.0]), data.pieces, data.questions)
+    assert [(c.text, c.score) for c in result["a"].candidates] == [("w2", 2.0)]
+    assert result["a"].null == -1.0
 
 
-def test_evidence_is_the_same_in_any_order_and_twice_is_once():
+def test_merging_results_ignores_order_and_duplicates():
     chance = np.random.default_rng(0)
     data = prepared()
     parts = []
@@ -88,26 +88,26 @@ def test_evidence_is_the_same_in_any_order_and_twice_is_once():
         assert merged([merged(order[:2], 4), merged(order[2:], 4), *order], 4) == everything
 
 
-def test_windows_that_only_fill_up_say_nothing():
+def test_padding_windows_are_ignored():
     data = prepared()
     rows = scores([(-1, [(4, 4, 9.0, 9.0)]), (2, [(4, 5, 1.0, 1.0)])], [0.0, 0.0])
-    found = evidence_of(rows, data.pieces, data.questions)
-    assert list(found) == ["b"]
-    assert found["b"].candidates[0].text == "w1 w2"
+    result = evidence_of(rows, data.pieces, data.questions)
+    assert list(result) == ["b"]
+    assert result["b"].candidates[0].text == "w1 w2"
 
 
-def test_null_odds_are_null_less_the_best_span_or_the_classifiers_own():
+def test_null_odds_are_the_null_score_minus_the_best_span_or_the_classifiers_own():
     spans = (Candidate("x", 2.0, 1.0), Candidate("y", 0.0, 1.0))
     compared = Evidence(spans, null=2.5)
     assert answer(compared).null_odds == -0.5
     assert answer(compared, 0.0).text == "x"
     assert answer(compared, -0.6).text == ""
     assert answer(compared, -0.6).best == "x"
-    own = Evidence(spans, null=2.5, null_is_odds=True)
-    assert answer(own, 2.5).text == "x"
-    assert answer(own, 2.4).text == ""
+    separate = Evidence(spans, null=2.5, null_is_odds=True)
+    assert answer(separate, 2.5).text == "x"
+    assert answer(separate, 2.4).text == ""
     # Without a threshold every question is answered.
-    assert answer(own).text == "x"
+    assert answer(separate).text == "x"
     assert answer(Evidence((), null=0.0), 5.0).text == ""
     assert math.isfinite(answer(Evidence((), null=0.0)).null_odds)
     assert answer(Evidence((Candidate("", 0.0, 0.0),))).null_odds is None
@@ -128,33 +128,33 @@ def test_probabilities_are_a_softmax_of_scores_and_sum_to_one():
     assert sum(row["probability"] for row in rows) == pytest.approx(1)
 
 
-def test_of_a_text_found_twice_the_better_counts():
-    found = best_candidates([Candidate("x", 0, 1, (1,)), Candidate("y", 0, 2), Candidate("x", 2, 2, (2,))], 2)
-    assert [(c.text, c.score) for c in found] == [("x", 4), ("y", 2)]
+def test_a_text_found_twice_keeps_its_better_score():
+    result = best_candidates([Candidate("x", 0, 1, (1,)), Candidate("y", 0, 2), Candidate("x", 2, 2, (2,))], 2)
+    assert [(c.text, c.score) for c in result] == [("x", 4), ("y", 2)]
 
 
-def test_best_spans_are_the_best_of_all_spans():
+def test_best_spans_equal_exhaustive_search():
     data = prepared(seq_len=30)
     batch = SpanCollator().batch(data, np.array([0, 1]), WORDS, WHOLE)
     assert batch.allowed.sum(1).tolist() == [12, 3]
     assert batch.input_ids.shape == (2, 16)
     generator = torch.Generator().manual_seed(0)
     start, end = torch.randn(2, 2, 16, generator=generator).unbind()
-    found = best_spans(start, end, batch, n_best=8, max_answer_len=4)
+    result = best_spans(start, end, batch, n_best=8, max_answer_len=4)
     for row, (first, last) in enumerate([(4, 14), (4, 5)]):
         every = sorted(
             ((start[row, s] + end[row, e]).item(), s, e)
             for s in range(first, last + 1)
             for e in range(s, min(s + 4, last + 1))
         )[::-1][:8]
-        real = torch.isfinite(found.start_scores[row] + found.end_scores[row])
-        sums = (found.start_scores + found.end_scores)[row, real].tolist()
-        spans = list(zip(sums, found.starts[row, real].tolist(), found.ends[row, real].tolist(), strict=True))
+        real = torch.isfinite(result.start_scores[row] + result.end_scores[row])
+        sums = (result.start_scores + result.end_scores)[row, real].tolist()
+        spans = list(zip(sums, result.starts[row, real].tolist(), result.ends[row, real].tolist(), strict=True))
         assert spans == [(pytest.approx(score), s, e) for score, s, e in every]
-    assert found.null.tolist() == (start[:, 0] + end[:, 0]).tolist()
+    assert result.null.tolist() == (start[:, 0] + end[:, 0]).tolist()
 
 
-def test_a_batch_marks_the_context_and_labels(tmp_path):
+def test_a_batch_has_context_mask_and_labels(tmp_path):
     data = prepared(seq_len=30)
     batch = SpanCollator().batch(data, np.array([1, 0]), WORDS, WHOLE)
     assert batch.lengths.tolist() == [7, 16]
@@ -166,7 +166,7 @@ def test_a_batch_marks_the_context_and_labels(tmp_path):
     assert empty.windows.tolist() == [-1]
 
 
-def test_files_are_in_the_official_formats(tmp_path):
+def test_written_files_have_the_official_formats(tmp_path):
     spans = (Candidate("é", 2.0, 1.0),)
     answered = {"q": answer(Evidence(spans, null=9.0), 0.0, may_lack=True)}
     write_answers(tmp_path, answered, may_lack=True)

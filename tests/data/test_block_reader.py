@@ -1,4 +1,4 @@
-"""Text is read in bounded blocks that lose nothing, and preparing it takes no more memory for more text."""
+"""Text is read losslessly in bounded blocks, and preparing longer text needs no more memory."""
 
 import io
 import subprocess
@@ -15,7 +15,7 @@ from lmrecipes.data.prepared.tokenize_text import prepare
 
 
 @given(text=st.text(alphabet="ab \néß日🙂", max_size=60), size=st.integers(8, 20))
-def test_blocks_are_bounded_whole_characters_and_give_the_text_back(text, size):
+def test_blocks_are_bounded_and_concatenate_to_the_text(text, size):
     blocks = list(text_blocks(io.BytesIO(text.encode()), size))
     assert "".join(block.decode() for block in blocks) == text
     assert all(0 < len(block) <= 3 * size for block in blocks)
@@ -29,7 +29,7 @@ short_words = st.sampled_from(["a", "bé", "日", " ", "\t"])
 
 @settings(max_examples=60)
 @given(lines=st.lists(st.lists(short_words, max_size=20).map(" ".join), max_size=6), line_end=st.booleans())
-def test_words_and_characters_do_not_depend_on_where_blocks_end(lines, line_end, tmp_path_factory):
+def test_tokens_do_not_depend_on_block_boundaries(lines, line_end, tmp_path_factory):
     folder = tmp_path_factory.mktemp("corpus")
     text = "\n".join(["ab a", *lines]) + "\n" * line_end
     for split in ("train", "valid"):
@@ -42,9 +42,9 @@ def test_words_and_characters_do_not_depend_on_where_blocks_end(lines, line_end,
             for block in text_blocks(io.BytesIO(text.encode()), 8):
                 yield block.decode()
 
-    found = prepare(Small(folder), Tokenizing(), folder / "words")
+    result = prepare(Small(folder), Tokenizing(), folder / "words")
     for split in ("train", "val"):
-        assert [found.vocabulary.words[i] for i in found.tokens(split)] == words
+        assert [result.vocabulary.words[i] for i in result.tokens(split)] == words
     characters = prepare(Small(folder), Tokenizing(kind="char"), folder / "characters")
     statistics = characters.statistics("val")
     assert (statistics.characters, statistics.words) == (len(text), len(words))

@@ -1,4 +1,4 @@
-"""Random numbers by arithmetic are uniform, and permutations are permutations."""
+"""Counter-based random numbers are uniform, and permutations are bijective."""
 
 import numpy as np
 import pytest
@@ -8,29 +8,29 @@ from lmrecipes.data.sampling.mixture import Mixture
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 7, 10, 16, 17, 100, 1000, 4097, 65_537])
-def test_every_place_is_met_once(size):
+def test_a_permutation_visits_every_index_once(size):
     for seed in range(5):
-        found = permuted(np.arange(size), size, keys(seed))
-        assert np.array_equal(np.sort(found), np.arange(size))
+        result = permuted(np.arange(size), size, keys(seed))
+        assert np.array_equal(np.sort(result), np.arange(size))
 
 
-def test_parts_of_a_permutation_are_those_of_the_whole():
+def test_a_slice_of_a_permutation_equals_the_slice_of_the_whole():
     size, key = 100_003, keys(7, 3)
-    whole = permuted(np.arange(size), size, key)
-    places = np.random.default_rng(0).integers(0, size, 1000)
-    assert np.array_equal(permuted(places, size, key), whole[places])
+    all_indices = permuted(np.arange(size), size, key)
+    indices = np.random.default_rng(0).integers(0, size, 1000)
+    assert np.array_equal(permuted(indices, size, key), all_indices[indices])
 
 
 @pytest.mark.parametrize("size", [4, 10, 37])
-def test_every_place_goes_everywhere_equally_often(size):
+def test_every_index_is_mapped_to_every_index_equally_often(size):
     n = 4000
-    found = np.stack([permuted(np.arange(size), size, keys(1, i)) for i in range(n)])
-    for place in (0, size // 2, size - 1):
-        counts = np.bincount(found[:, place], minlength=size)
-        assert ((counts - n / size) ** 2 / (n / size)).sum() < 2.5 * size + 15  # chi squared
+    result = np.stack([permuted(np.arange(size), size, keys(1, i)) for i in range(n)])
+    for index in (0, size // 2, size - 1):
+        counts = np.bincount(result[:, index], minlength=size)
+        assert ((counts - n / size) ** 2 / (n / size)).sum() < 2.5 * size + 15  # chi-squared test
 
 
-def test_neighbours_are_torn_apart_and_epochs_differ():
+def test_neighbours_are_scattered_and_epochs_differ():
     size = 1_000_000
     one, other = (permuted(np.arange(size), size, keys(1, epoch)) for epoch in (0, 1))
     assert abs(np.corrcoef(one[:-1], one[1:])[0, 1]) < 0.005
@@ -38,7 +38,7 @@ def test_neighbours_are_torn_apart_and_epochs_differ():
     assert (one == other).sum() < 20
 
 
-def test_uniforms_are_uniform_and_depend_on_every_number():
+def test_uniforms_are_uniform_and_depend_on_every_counter():
     numbers = uniforms(keys(3, 1, np.arange(1000)), 100)
     assert numbers.min() >= 0
     assert numbers.max() < 1
@@ -50,11 +50,11 @@ def test_uniforms_are_uniform_and_depend_on_every_number():
         assert not np.isclose(uniforms(other, 1)[:, 0], numbers[:, 0]).any()
 
 
-def test_one_example_has_the_numbers_that_it_has_among_others():
+def test_an_examples_random_numbers_do_not_depend_on_its_batch():
     assert np.array_equal(uniforms(keys(3, 1, np.array([5])), 7)[0], uniforms(keys(3, 1, np.arange(10)), 7)[5])
 
 
-def test_an_epoch_has_each_example_as_often_as_its_source_weighs():
+def test_an_epoch_repeats_each_example_by_the_weight_of_its_source():
     counts, weights = [10, 6, 8], [1.0, 2.5, 0.5]
     mixture = Mixture(counts, weights, seed=5)
     assert len(mixture) == 10 + 15 + 4
@@ -66,12 +66,13 @@ def test_an_epoch_has_each_example_as_often_as_its_source_weighs():
         assert set(times[10:16]) == {2, 3}
         assert sum(times[10:16]) == 15
         assert set(times[16:]) == {0, 1}
-    assert (np.bincount(first + second, minlength=24)[10:16] == 5).all()  # the other half has its third time later
+    # Weight 2.5: two epochs together repeat each example exactly five times.
+    assert (np.bincount(first + second, minlength=24)[10:16] == 5).all()
     assert np.bincount(first + second, minlength=24)[16:].tolist() == [1] * 8
 
 
-def test_places_are_drawn_alone_as_together():
+def test_indices_can_be_computed_one_at_a_time():
     mixture = Mixture([1000, 300], [1.0, 1.5], seed=5)
-    whole = mixture.draw(3, np.arange(len(mixture)))
-    assert np.array_equal(mixture.draw(3, np.array([900, 7])), whole[[900, 7]])
-    assert not np.array_equal(Mixture([1000, 300], [1.0, 1.5], seed=6).draw(3, np.arange(len(mixture))), whole)
+    all_indices = mixture.draw(3, np.arange(len(mixture)))
+    assert np.array_equal(mixture.draw(3, np.array([900, 7])), all_indices[[900, 7]])
+    assert not np.array_equal(Mixture([1000, 300], [1.0, 1.5], seed=6).draw(3, np.arange(len(mixture))), all_indices)

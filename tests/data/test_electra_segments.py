@@ -1,4 +1,4 @@
-"""Segments are those of the published rules, followed step by step, and keep to every limit."""
+"""Segment pairs follow the published algorithm exactly and respect every limit."""
 
 import random
 from itertools import chain
@@ -9,7 +9,7 @@ from lmrecipes.data.objectives.electra_segments import build_segments, with_spec
 
 
 class Published:
-    """The rules as they are told, a sentence at a time."""
+    """The published algorithm, one sentence at a time."""
 
     def __init__(self, longest, generator):
         self.longest, self.generator = longest, generator
@@ -54,25 +54,25 @@ def published(document, longest, generator):
 
 
 def documents(n, generator):
-    """Documents of sentences whose tokens are numbered through."""
+    """Documents whose tokens are numbered consecutively."""
     for _ in range(n):
-        place, document = 0, []
+        position, document = 0, []
         for _ in range(generator.randint(1, 60)):
             length = generator.choice([1, 5, 12, 20, 30, 200])
-            document.append(list(range(place, place + length)))
-            place += length
+            document.append(list(range(position, position + length)))
+            position += length
         yield document
 
 
 @pytest.mark.parametrize("longest", [8, 64, 128, 512])
-def test_examples_are_those_of_the_published_rules(longest):
+def test_examples_equal_those_of_the_published_algorithm(longest):
     for seed, document in enumerate(documents(200, random.Random(longest))):
-        made = list(build_segments(document, longest, random.Random(seed)))
+        built = list(build_segments(document, longest, random.Random(seed)))
         expected = published(document, longest, random.Random(seed))
-        assert [(example.first, example.second) for example in made] == expected
+        assert [(example.first, example.second) for example in built] == expected
 
 
-def test_every_example_keeps_to_the_length_and_to_the_order_of_the_text():
+def test_every_example_respects_the_length_limit_and_text_order():
     generator = random.Random(1)
     for document in documents(300, generator):
         last = -1
@@ -86,23 +86,23 @@ def test_every_example_keeps_to_the_length_and_to_the_order_of_the_text():
             text = [token for token in tokens if token >= 0]
             assert sorted(example.first) == example.first
             assert sorted(example.second) == example.second
-            assert min(text) > last  # nothing twice, nothing back
+            assert min(text) > last  # no token repeated, none out of order
             last = max(text)
 
 
-def test_one_example_in_ten_is_a_single_segment_and_one_in_twenty_short():
+def test_a_tenth_of_examples_have_one_segment_and_a_twentieth_are_short():
     generator = random.Random(2)
     document = [[1] * 10 for _ in range(200_000)]
-    made = list(build_segments(document, 128, generator))
-    single = sum(not example.second for example in made) / len(made)
-    short = sum(len(example.first) + len(example.second) < 100 for example in made) / len(made)
+    built = list(build_segments(document, 128, generator))
+    single = sum(not example.second for example in built) / len(built)
+    short = sum(len(example.first) + len(example.second) < 100 for example in built) / len(built)
     assert 0.095 < single < 0.12  # some short ones have a single sentence
     assert 0.03 < short < 0.05
-    halves = [len(example.first) for example in made if example.second]
+    halves = [len(example.first) for example in built if example.second]
     assert 55 < sum(halves) / len(halves) < 65
 
 
-def test_a_document_goes_into_no_example_of_another_and_is_kept_whole_up_to_trimming():
+def test_examples_never_mix_documents_and_lose_only_trimmed_tokens():
     document = [[1, 2, 3], [], [4], [5, 6]]
     (example,) = build_segments(document, 128, random.Random(3))
     assert list(chain(*example)) == [1, 2, 3, 4, 5, 6]

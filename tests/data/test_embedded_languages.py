@@ -1,4 +1,4 @@
-"""Sentences of 24 languages are always the same, all different, and in their own scripts."""
+"""Sentences in 24 languages are deterministic, distinct, and in the right script."""
 
 import unicodedata
 
@@ -21,19 +21,19 @@ def test_the_languages_are_those_of_the_recipe():
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
-def test_sentences_are_whole_and_in_their_own_script(language):
+def test_sentences_are_complete_and_in_the_languages_script(language):
     sentences = sentences_of(language)
     assert len(set(sentences)) == len(sentences) == SENTENCES
     assert not any(mark in sentence for sentence in sentences for mark in "{}\n")
     assert all(sentence[-1] in ".?;।。？" or sentence.endswith("다.") for sentence in sentences)
     letters = "".join(character for sentence in sentences for character in sentence if character.isalpha())
     names = SCRIPTS.get(language, "LATIN").split("|")
-    own = sum(any(name in unicodedata.name(letter) for name in names) for letter in letters)
-    assert own == len(letters)
+    script = sum(any(name in unicodedata.name(letter) for name in names) for letter in letters)
+    assert script == len(letters)
     sentences_of.cache_clear()
     assert sentences_of(language) == sentences
 
 
-def test_another_language_is_refused_with_those_there_are():
+def test_an_unknown_language_is_rejected_with_the_known_ones():
     with pytest.raises(ValueError, match="embedded:xx does not exist; embedded are cs da"):
         sentences_of("xx")

@@ -1,4 +1,4 @@
-"""One process at a time holds a lock, and a process that is gone holds none."""
+"""A lock has one holder at a time, and a dead process holds none."""
 
 import subprocess
 import threading
@@ -20,13 +20,13 @@ with locked(Path(sys.argv[1])):
 
 
 @pytest.mark.slow
-def test_a_lock_is_free_when_its_holder_is_killed_and_not_before(tmp_path):
+def test_a_lock_is_released_only_when_its_holder_is_killed(tmp_path):
     command = [warm.python(), "-c", HOLDER, tmp_path / "lock"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment()) as holder:
         try:
             assert holder.stdout.readline() == "held\n"
-            with claimed(tmp_path / "lock", wait=False) as own:
-                assert not own
+            with claimed(tmp_path / "lock", wait=False) as acquired:
+                assert not acquired
             waited = []
 
             def wait():
@@ -41,29 +41,29 @@ def test_a_lock_is_free_when_its_holder_is_killed_and_not_before(tmp_path):
             holder.kill()
         waiting.join(30)
     assert len(waited) == 1
-    with claimed(tmp_path / "lock", wait=False) as own:
-        assert own
+    with claimed(tmp_path / "lock", wait=False) as acquired:
+        assert acquired
 
 
-def test_who_waits_for_a_claim_gets_it_and_goes_on_where_its_folder_is_removed(tmp_path):
+def test_a_waiting_claim_is_granted_unless_its_folder_is_removed(tmp_path):
     for removed in (False, True):
         folder = tmp_path / str(removed)
-        found = []
+        result = []
 
-        def wait(folder=folder, found=found):
-            with claimed(folder / "claim", wait=True) as own:
-                found.append(own)
+        def wait(folder=folder, result=result):
+            with claimed(folder / "claim", wait=True) as acquired:
+                result.append(acquired)
 
         waiting = threading.Thread(target=wait)
-        with claimed(folder / "claim", wait=False) as own:
-            assert own
+        with claimed(folder / "claim", wait=False) as acquired:
+            assert acquired
             waiting.start()
             waiting.join(0.3)
-            assert not found
+            assert not result
             if removed:
                 (folder / "claim").unlink()
                 folder.rmdir()
-                wait_until("end of the wait", lambda found=found: found, 30)
+                wait_until("end of the wait", lambda result=result: result, 30)
         waiting.join(30)
-        assert found == [not removed]
+        assert result == [not removed]
         assert folder.exists() != removed

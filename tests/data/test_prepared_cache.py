@@ -1,15 +1,15 @@
-"""Prepared data is used while text and tokenizer are the same or gone, and made anew when they change."""
+"""Prepared data is reused while text and tokenizer are unchanged or absent, and rebuilt when they change."""
 
 import shutil
 
 import pytest
 
-from foreign_files import put_files
 from lmrecipes.batches import BatchPlan
 from lmrecipes.data import Tokenizing
 from lmrecipes.data.prepared.tokenize_text import _Writer
 from lmrecipes.data.tokenizers.bpe import train_bpe
 from lmrecipes.datamodules import TextFolder
+from unrelated_files import put_files
 
 PLAN = BatchPlan(global_batch_size=2, seq_len=2)
 
@@ -30,7 +30,7 @@ def words(tmp_path):
     return prepared(tmp_path).vocabulary.words
 
 
-def test_training_needs_no_text_any_more_but_notices_that_it_changed(tmp_path):
+def test_prepared_data_works_without_its_text_and_notices_changed_text(tmp_path):
     write(tmp_path / "text")
     first = prepared(tmp_path).folder
     shutil.move(tmp_path / "text", tmp_path / "elsewhere")
@@ -43,10 +43,10 @@ def test_training_needs_no_text_any_more_but_notices_that_it_changed(tmp_path):
     shutil.move(tmp_path / "elsewhere", tmp_path / "text")
     assert prepared(tmp_path).folder == first
     shutil.rmtree(tmp_path / "text")
-    assert prepared(tmp_path).folder == first  # what was used last
+    assert prepared(tmp_path).folder == first  # the most recently used
 
 
-def test_missing_text_that_was_never_prepared_is_refused(tmp_path):
+def test_missing_text_that_was_never_prepared_is_rejected(tmp_path):
     write(tmp_path / "text")
     prepared(tmp_path)
     shutil.rmtree(tmp_path / "text")
@@ -54,38 +54,38 @@ def test_missing_text_that_was_never_prepared_is_refused(tmp_path):
         prepared(tmp_path, tokenizing=Tokenizing(kind="char"))
 
 
-def test_a_vocabulary_file_edited_in_place_is_read_anew_and_may_be_gone(tmp_path):
+def test_an_edited_vocabulary_file_is_reread_and_a_deleted_one_is_not_needed(tmp_path):
     write(tmp_path / "text")
     file = tmp_path / "words"
     file.write_text("a\nb\nc\n")
-    how = Tokenizing(vocab_file=str(file))
-    first = prepared(tmp_path, tokenizing=how)
-    file.write_text("c\nb\na\n")  # as long as before
-    second = prepared(tmp_path, tokenizing=how)
+    tokenizing = Tokenizing(vocab_file=str(file))
+    first = prepared(tmp_path, tokenizing=tokenizing)
+    file.write_text("c\nb\na\n")  # same length as before
+    second = prepared(tmp_path, tokenizing=tokenizing)
     assert (first.vocabulary.words, second.vocabulary.words) == (["<eos>", "a", "b", "c"], ["<eos>", "c", "b", "a"])
     file.unlink()
-    assert prepared(tmp_path, tokenizing=how).folder == second.folder
+    assert prepared(tmp_path, tokenizing=tokenizing).folder == second.folder
     write(tmp_path / "text", "a a a\n")
     with pytest.raises(ValueError, match=r"data.tokenizing.vocab_file .*words is not a file"):
-        prepared(tmp_path, tokenizing=how)
+        prepared(tmp_path, tokenizing=tokenizing)
 
 
 @pytest.mark.parametrize("in_folder", [True, False])
-def test_a_tokenizer_edited_in_place_is_read_anew_and_may_be_gone(tmp_path, in_folder):
+def test_an_edited_tokenizer_is_reread_and_a_deleted_one_is_not_needed(tmp_path, in_folder):
     write(tmp_path / "text")
     file = tmp_path / "tokenizer.json"
-    how = Tokenizing(kind="pretrained", name=str(tmp_path if in_folder else file))
+    tokenizing = Tokenizing(kind="pretrained", name=str(tmp_path if in_folder else file))
     file.write_text(train_bpe(iter(["a b c\n" * 9]), 300)._json)
-    first = prepared(tmp_path, tokenizing=how)
+    first = prepared(tmp_path, tokenizing=tokenizing)
     file.write_text(train_bpe(iter(["e e e\n" * 9]), 300)._json)
-    second = prepared(tmp_path, tokenizing=how)
+    second = prepared(tmp_path, tokenizing=tokenizing)
     assert first.folder != second.folder
     assert first.vocabulary.digest() != second.vocabulary.digest()
     file.unlink()
-    assert prepared(tmp_path, tokenizing=how).folder == second.folder
+    assert prepared(tmp_path, tokenizing=tokenizing).folder == second.folder
 
 
-def test_text_that_changes_while_it_is_prepared_is_not_kept(tmp_path, monkeypatch):
+def test_text_that_changes_during_preparation_is_not_cached(tmp_path, monkeypatch):
     write(tmp_path / "text")
     data = TextFolder(PLAN, path=str(tmp_path / "text"), cache_dir=str(tmp_path / "cache"))
     source = data.source()
@@ -103,7 +103,7 @@ def test_text_that_changes_while_it_is_prepared_is_not_kept(tmp_path, monkeypatc
     assert "more" in words(tmp_path)
 
 
-def test_a_manifest_that_cannot_be_read_is_named(tmp_path):
+def test_an_unreadable_manifest_is_named(tmp_path):
     write(tmp_path / "text")
     (prepared(tmp_path).folder / "manifest.json").write_text('{"splits": ')
     with pytest.raises(
@@ -112,15 +112,15 @@ def test_a_manifest_that_cannot_be_read_is_named(tmp_path):
         prepared(tmp_path)
 
 
-def test_a_preparation_that_was_cut_off_goes_on_and_leaves_other_files(tmp_path, monkeypatch):
+def test_an_interrupted_preparation_continues_and_keeps_other_files(tmp_path, monkeypatch):
     write(tmp_path / "text")
     with monkeypatch.context() as patch:
         patch.setattr(_Writer, "write", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             prepared(tmp_path)
     (folder,) = (tmp_path / "cache").iterdir()
-    are_there = put_files(folder, "notes.txt", "mine.part", "old.part/figures", "vocabulary/mine.json")
+    unchanged = put_files(folder, "notes.txt", "mine.part", "old.part/figures", "vocabulary/mine.json")
     (folder / "test.part").touch()
     assert prepared(tmp_path).folder == folder
-    assert are_there()
+    assert unchanged()
     assert sorted(path.name for path in folder.glob("*.part")) == ["mine.part", "old.part"]

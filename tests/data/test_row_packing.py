@@ -1,4 +1,4 @@
-"""Texts are packed into rows with little waste, nothing is left out, and rows say which pair a token belongs to."""
+"""Texts are packed into rows with little padding, none is lost, and rows record which pair each token belongs to."""
 
 import json
 import os
@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_helpers import restore
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inverses import restored
 
 from conftest import requires
 from lmrecipes.data.objectives.row_packing import Filling, Packing, index_rows, row_starts
@@ -26,29 +26,29 @@ PIECES = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), *((f"▁{i}", -1.0) for
 VOCABULARY = SentencePiece(model_of(PIECES))
 
 
-def packing(input_len=64, target_len=32, how=GOOGLE, packed=True):
-    return Packing(corruption=how, input_len=input_len, target_len=target_len, packed=packed)
+def packing(input_len=64, target_len=32, corruption=GOOGLE, packed=True):
+    return Packing(corruption=corruption, input_len=input_len, target_len=target_len, packed=packed)
 
 
-def corpus(lengths, path, how, documents=None):
-    """Documents of running numbers, and their rows."""
+def corpus(lengths, path, config, documents=None):
+    """Documents of consecutive numbers, and their rows."""
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    rows = index_rows(path / "rows", starts, documents or [len(lengths)], how)
+    rows = index_rows(path / "rows", starts, documents or [len(lengths)], config)
     tokens = (np.arange(starts[-1]) % 5000 + 3).astype(np.uint32)
     return SpanCorrupter(tokens, starts, rows, VOCABULARY, seed=1), tokens, starts
 
 
-def texts_of(batch, row):
-    """The texts of a row, put together again from what the batch says of pairs."""
-    found = []
+def texts_in_row(batch, row):
+    """The texts of a row, reconstructed from the batch's pair numbers."""
+    result = []
     for pair in range(1, int(batch.input_pairs[row].max()) + 1):
         inputs = batch.input_ids[row][batch.input_pairs[row] == pair].tolist()
         targets = batch.targets[row][batch.target_pairs[row] == pair].tolist()
         before = batch.decoder_input_ids[row][batch.target_pairs[row] == pair].tolist()
         assert before == [0, *targets[:-1]]
         assert targets[-1] == 1
-        found.append(restored(inputs, targets, VOCABULARY.sentinels.tolist(), 1))
-    return found
+        result.append(restore(inputs, targets, VOCABULARY.sentinels.tolist(), 1))
+    return result
 
 
 @settings(max_examples=60, deadline=None)
@@ -58,15 +58,15 @@ def texts_of(batch, row):
     packed=st.booleans(),
     data=st.data(),
 )
-def test_every_token_is_in_one_row_that_has_room(lengths, nemo, packed, data, tmp_path_factory):
+def test_every_token_is_in_exactly_one_row_within_its_length(lengths, nemo, packed, data, tmp_path_factory):
     half = data.draw(st.integers(0, len(lengths)))
-    how = packing(how=NEMO if nemo else GOOGLE, packed=packed)
-    corrupter, tokens, starts = corpus(lengths, tmp_path_factory.mktemp("rows"), how, [half, len(lengths) - half])
+    config = packing(corruption=NEMO if nemo else GOOGLE, packed=packed)
+    corrupter, tokens, starts = corpus(lengths, tmp_path_factory.mktemp("rows"), config, [half, len(lengths) - half])
     n = len(corrupter)
     batch = corrupter.batch(np.arange(n), 0, np.arange(n))
-    read = [text for row in range(n) for text in texts_of(batch, row)]
+    read = [text for row in range(n) for text in texts_in_row(batch, row)]
     assert [token for text in read for token in text] == tokens.tolist()
-    # No text goes beyond a document, and no row beyond a source.
+    # No text crosses a document boundary, and no row a source boundary.
     ends = set(np.cumsum([0, *(len(text) for text in read)]).tolist())
     assert set(starts.tolist()) <= ends
     assert int(starts[half]) in corrupter.rows.bounds.tolist()
@@ -81,7 +81,7 @@ def test_every_token_is_in_one_row_that_has_room(lengths, nemo, packed, data, tm
         assert int(batch.input_pairs.max()) == 1
 
 
-def test_rows_are_settled_once(tmp_path):
+def test_rows_are_computed_once(tmp_path):
     corpus([50, 70, 20], tmp_path, packing())
     before = {file.name: file.stat().st_mtime_ns for file in tmp_path.iterdir()}
     again, tokens, _ = corpus([50, 70, 20], tmp_path, packing())
@@ -89,7 +89,7 @@ def test_rows_are_settled_once(tmp_path):
     assert again.rows.bounds[-1] == len(tokens)
 
 
-def test_lengths_are_read_as_they_are_needed():
+def test_lengths_are_read_lazily():
     taken = []
 
     def lengths():
@@ -103,50 +103,50 @@ def test_lengths_are_read_as_they_are_needed():
     assert len(taken) < 15
 
 
-def test_short_documents_fill_rows_too(tmp_path):
+def test_short_documents_are_packed_too(tmp_path):
     generator = np.random.default_rng(0)
     corrupter, *_ = corpus(generator.integers(60, 120, 400), tmp_path, packing(512, 256, NEMO))
     assert corrupter.rows.filling.waste(corrupter.rows.packing) < 0.03
 
 
-@pytest.mark.parametrize("how", [packing(1024, 256, GOOGLE), packing(512, 128, NEMO)], ids=["google", "nemo"])
+@pytest.mark.parametrize("config", [packing(1024, 256, GOOGLE), packing(512, 128, NEMO)], ids=["google", "nemo"])
 @requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
-def test_less_than_three_percent_of_real_text_is_waste(how, tmp_path):
+def test_padding_of_real_text_is_below_three_percent(config, tmp_path):
     lines = (REAL / "web/c4_300_documents.jsonl").read_text("utf-8").splitlines()
     texts = [json.loads(line)["text"] for line in lines]
     lengths = [len(ids) for ids in SentencePiece(learn_pieces(texts[:60], 3000, 0.999)).encode_batch(texts)]
     filling = Filling()
     starts = np.concatenate([[0], np.cumsum(lengths)])
-    rows = index_rows(tmp_path / "rows", starts, [len(texts)], how)
+    rows = index_rows(tmp_path / "rows", starts, [len(texts)], config)
     assert rows.filling.waste(rows.packing) < 0.03
-    assert rows.filling.inputs / (len(rows) * how.input_len) > 0.97
+    assert rows.filling.inputs / (len(rows) * config.input_len) > 0.97
     list(row_starts(lengths, rows.packing, filling))
     assert filling == rows.filling
 
 
-def test_every_row_is_drawn_once_before_any_is_drawn_again():
+def test_every_row_is_drawn_once_before_any_repeats():
     counts, shares = [60, 7, 400], [0.3, 0.2, 0.5]
     order = Interleaving(counts, shares, seed=5)
-    # In pieces of any size, over the ends of blocks.
+    # In requests of any size, across block boundaries.
     drawn = np.concatenate([order.draw(np.arange(k, min(k + 37, 5000))) for k in range(0, 5000, 37)])
     assert np.array_equal(drawn, Interleaving(counts, shares, seed=5).draw(np.arange(5000)))
     for source, (n, share) in enumerate(zip(counts, shares, strict=True)):
         first = sum(counts[:source])
-        own = drawn[(drawn >= first) & (drawn < first + n)]
-        assert abs(len(own) - share * 5000) < 60
-        turns = [own[turn * n : (turn + 1) * n].tolist() for turn in range(len(own) // n)]
+        draws = drawn[(drawn >= first) & (drawn < first + n)]
+        assert abs(len(draws) - share * 5000) < 60
+        turns = [draws[turn * n : (turn + 1) * n].tolist() for turn in range(len(draws) // n)]
         assert all(len(set(turn)) == n for turn in turns)
         assert turns[0] != turns[1]
 
 
-def test_a_source_that_is_hardly_ever_drawn_is_drawn_in_its_share():
+def test_a_rare_source_is_drawn_by_its_weight():
     order = Interleaving([5, 1000], [0.0002, 0.9998], seed=1)
     drawn = order.draw(np.arange(200_000))
     assert abs(int((drawn < 5).sum()) - 40) <= 4
 
 
 @pytest.mark.parametrize(("world_size", "n_chunks"), [(1, 4), (2, 2), (4, 1)])
-def test_a_step_has_the_same_rows_however_it_is_spread(world_size, n_chunks, tmp_path):
+def test_a_step_has_the_same_rows_for_any_world_size_and_accumulation(world_size, n_chunks, tmp_path):
     corrupter, *_ = corpus([40] * 90, tmp_path, packing())
     order = Interleaving(corrupter.rows.counts, [1.0], seed=5)
 
@@ -166,16 +166,16 @@ def test_a_step_has_the_same_rows_however_it_is_spread(world_size, n_chunks, tmp
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_evaluation_reads_every_text_once_on_one_of_the_ranks(world_size, tmp_path):
+def test_evaluation_reads_every_text_on_exactly_one_rank(world_size, tmp_path):
     corrupter, *_ = corpus([40, 7, 90] * 11, tmp_path, packing(packed=False))
-    found, numbers = [], set()
+    result, numbers = [], set()
     for rank in range(world_size):
         batches = PairEvaluationBatches(corrupter, batch_size=6, place=DataRank(rank, world_size), seed=1)
         numbers.add(len(batches))
         for k in range(len(batches)):
             batch = batches.batch(k)
-            found += batch.questions.tolist()
+            result += batch.questions.tolist()
             assert batch.input_ids.shape[1] % 8 == 0
             assert int(batch.input_pairs[:, -8:].sum()) > 0
-    assert sorted(found) == list(range(len(corrupter)))
+    assert sorted(result) == list(range(len(corrupter)))
     assert len(numbers) == 1

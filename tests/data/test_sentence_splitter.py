@@ -1,4 +1,4 @@
-"""Sentences end where a reader would end them, and nothing but white space is lost."""
+"""Sentences end where a reader would end them, and only white space is lost."""
 
 import os
 import re
@@ -38,13 +38,13 @@ CASES = [
 @pytest.mark.parametrize("case", CASES)
 def test_sentences_end_where_a_reader_would_end_them(case):
     expected = [sentence.strip() for sentence in case.split("|")]
-    text = re.sub(r" ?\| ?", lambda found: found.group().replace("|", "").replace("  ", " "), case)
+    text = re.sub(r" ?\| ?", lambda result: result.group().replace("|", "").replace("  ", " "), case)
     assert split_sentences(text) == expected
 
 
 @given(st.text(alphabet=st.sampled_from(list("aAbB1 .!?…\"')(“”。！」\n\u00a0")), max_size=60))
 @settings(max_examples=300, deadline=None)
-def test_nothing_but_white_space_is_lost(text):
+def test_only_white_space_is_lost(text):
     sentences = split_sentences(text)
     assert "".join("".join(sentences).split()) == "".join(text.split())
     assert all(sentence == sentence.strip() != "" for sentence in sentences)
@@ -54,8 +54,8 @@ def test_nothing_but_white_space_is_lost(text):
 @pytest.mark.parametrize(
     ("language", "share"), [("en", 0.94), ("fr", 0.95), ("es", 0.96), ("ru", 0.88), ("hi", 0.95), ("ja", 0.93)]
 )
-def test_sentences_of_real_text_joined_are_found_again(language, share):
+def test_joined_sentences_of_real_text_are_split_again(language, share):
     lines = (REAL / "languages" / f"{language}.txt").read_text(encoding="utf-8").splitlines()
     ended = [line.strip() for line in lines if line.strip()[-1:] in set(".!?。！？।")]
-    found = set(split_sentences(("" if language == "ja" else " ").join(ended)))
-    assert sum(line in found for line in ended) > share * len(ended)
+    result = set(split_sentences(("" if language == "ja" else " ").join(ended)))
+    assert sum(line in result for line in ended) > share * len(ended)

@@ -1,4 +1,4 @@
-"""SentencePiece vocabularies are read as they are published, learned from text, and numbered as mT5's are."""
+"""SentencePiece vocabularies: published ones load, new ones are trained, and ids follow mT5's numbering."""
 
 import io
 import json
@@ -47,8 +47,8 @@ def published(tmp_path):
     return path
 
 
-def by_the_library(texts, size=400, **options):
-    """The bytes of a model that SentencePiece's own trainer makes, with mT5's conventions."""
+def train_with_sentencepiece(texts, size=400, **options):
+    """Serialized model of SentencePiece's own trainer, with mT5's conventions."""
     written = io.BytesIO()
     SentencePieceTrainer.train(
         sentence_iterator=iter(texts), model_writer=written, vocab_size=size, hard_vocab_limit=False, pad_id=0,
@@ -57,15 +57,15 @@ def by_the_library(texts, size=400, **options):
     return written.getvalue()
 
 
-def with_sentinels(model):
-    """The model with sentinels that SentencePiece would find in a text."""
+def add_sentinels(model):
+    """The model with sentinels as user-defined symbols, which SentencePiece recognizes in text."""
     proto = ModelProto.FromString(model)
     for piece, score in SENTINELS:
         proto.pieces.add(piece=piece, score=score, type=USER_DEFINED)
     return proto.SerializeToString()
 
 
-def test_a_published_model_is_read_with_its_ids(published):
+def test_a_published_model_keeps_its_ids(published):
     vocabulary = load_sentencepiece(str(published))
     n = 3 + 256 + len(PIECES)
     assert (vocabulary.n_pieces, vocabulary.n_sentinels, vocabulary.size) == (n, 100, 384)
@@ -86,7 +86,7 @@ def test_mt5_is_padded_to_250112():
 
 
 @pytest.mark.parametrize("kind", ["normal", "user defined"])
-def test_text_that_looks_like_a_mark_stays_text(published, kind):
+def test_text_that_looks_like_a_special_token_stays_text(published, kind):
     if kind == "user defined":
         proto = ModelProto.FromString(published.read_bytes())
         for piece in [*proto.pieces[:2], *proto.pieces[-100:]]:
@@ -101,32 +101,32 @@ def test_text_that_looks_like_a_mark_stays_text(published, kind):
 
 
 @pytest.mark.parametrize("byte_fallback", [True, False])
-def test_it_encodes_as_sentencepiece_itself(tmp_path, byte_fallback):
-    model = by_the_library(TEXTS, byte_fallback=byte_fallback)
-    (tmp_path / "spiece.model").write_bytes(with_sentinels(model))
+def test_encoding_equals_sentencepiece(tmp_path, byte_fallback):
+    model = train_with_sentencepiece(TEXTS, byte_fallback=byte_fallback)
+    (tmp_path / "spiece.model").write_bytes(add_sentinels(model))
     ours, theirs = load_sentencepiece(str(tmp_path)), SentencePieceProcessor(model_proto=model)
     texts = [*TEXTS, *ODD]
     assert ours.encode_batch(texts) == [ours.encode(text) for text in texts] == theirs.encode(texts)
 
 
 @requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
-def test_it_encodes_real_text_as_sentencepiece_itself(tmp_path):
+def test_encoding_of_real_text_equals_sentencepiece(tmp_path):
     lines = [
         line for file in sorted((REAL / "languages").glob("*.txt")) for line in file.read_text("utf-8").split("\n")
     ]
-    model = by_the_library(lines[::10], 4000, byte_fallback=True, character_coverage=0.9995)
-    (tmp_path / "spiece.model").write_bytes(with_sentinels(model))
+    model = train_with_sentencepiece(lines[::10], 4000, byte_fallback=True, character_coverage=0.9995)
+    (tmp_path / "spiece.model").write_bytes(add_sentinels(model))
     assert load_sentencepiece(str(tmp_path)).encode_batch(lines) == SentencePieceProcessor(model_proto=model).encode(
         lines
     )
 
 
-def test_a_folder_of_transformers_is_read(tmp_path):
+def test_a_transformers_folder_is_read(tmp_path):
     from transformers import T5Tokenizer
 
     for name in ("published", "transformers"):
         (tmp_path / name).mkdir()
-    (tmp_path / "published" / "spiece.model").write_bytes(by_the_library(TEXTS))
+    (tmp_path / "published" / "spiece.model").write_bytes(train_with_sentencepiece(TEXTS))
     theirs = T5Tokenizer.from_pretrained(tmp_path / "published")
     theirs.save_pretrained(tmp_path / "transformers")
     assert not (tmp_path / "transformers" / "spiece.model").exists()
@@ -136,8 +136,8 @@ def test_a_folder_of_transformers_is_read(tmp_path):
     assert [theirs.convert_ids_to_tokens(int(i)) for i in ours.sentinels[:2]] == ["<extra_id_0>", "<extra_id_1>"]
 
 
-def test_bytes_of_a_tokenizer_that_forgot_them_are_read_and_not_written(tmp_path):
-    # What transformers makes of mT5 says byte_fallback false.
+def test_byte_pieces_are_read_if_byte_fallback_is_false_and_are_not_written(tmp_path):
+    # transformers' conversion of mT5 sets byte_fallback to false.
     model = {"type": "Unigram", "unk_id": 2, "vocab": [*SPECIAL, *BYTES, *PIECES], "byte_fallback": False}
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": model, "added_tokens": [], "normalizer": None}))
     vocabulary = load_sentencepiece(str(tmp_path))
@@ -145,10 +145,10 @@ def test_bytes_of_a_tokenizer_that_forgot_them_are_read_and_not_written(tmp_path
     assert vocabulary.decode([3 + 0xC3, 3 + 0xA9]) == "é"
 
 
-def test_transformers_reads_what_is_written_for_it(tmp_path):
+def test_transformers_reads_our_exported_tokenizer(tmp_path):
     from transformers import AutoTokenizer
 
-    ours = SentencePiece(by_the_library(TEXTS, byte_fallback=True))
+    ours = SentencePiece(train_with_sentencepiece(TEXTS, byte_fallback=True))
     ours.write_published(tmp_path)
     theirs = AutoTokenizer.from_pretrained(tmp_path)
     for text in (*TEXTS, "red dogs"):
@@ -157,7 +157,7 @@ def test_transformers_reads_what_is_written_for_it(tmp_path):
     assert load_sentencepiece(str(tmp_path)).encode("birds ω") == ours.encode("birds ω")
 
 
-def test_what_is_no_such_vocabulary_is_refused_in_a_line(published, tmp_path):
+def test_invalid_vocabularies_are_rejected_in_one_line(published, tmp_path):
     def refused(match):
         return pytest.raises(ValueError, match=match)
 
@@ -168,7 +168,7 @@ def test_what_is_no_such_vocabulary_is_refused_in_a_line(published, tmp_path):
     with refused(r"made.model holds no SentencePiece vocabulary: it is not a SentencePiece model, or is truncated"):
         load(published.read_bytes()[:-20])
     with refused("must be a unigram model"):
-        load(by_the_library(TEXTS, 100, model_type="bpe"))
+        load(train_with_sentencepiece(TEXTS, 100, model_type="bpe"))
     with refused("must be <pad>, </s> and <unk>"):
         load(model_of([("<unk>", 0.0), ("<s>", 0.0), *SPECIAL, *PIECES]))
     with refused("<extra_id_0> must be the last piece"):
@@ -182,11 +182,11 @@ def test_what_is_no_such_vocabulary_is_refused_in_a_line(published, tmp_path):
         SentencePieceSettings(vocab_size=10)
 
 
-def test_one_is_learned_saved_and_loaded(tmp_path):
+def test_a_vocabulary_is_trained_saved_and_loaded(tmp_path):
     vocabulary = SentencePiece(learn_pieces([*TEXTS, "ω"], 320, 0.99))
     assert vocabulary.n_pieces <= 320
     assert [vocabulary.piece(i) for i in (0, 1, 2, 3, 258)] == ["<pad>", "</s>", "<unk>", "<0x00>", "<0xFF>"]
-    # The rare letter is spelled in bytes.
+    # The rare letter is encoded as bytes.
     assert [vocabulary.piece(i) for i in vocabulary.encode("ω")] == ["▁", "<0xCF>", "<0x89>"]
     assert len(vocabulary.encode(TEXTS[0])) < len(TEXTS[0])
     vocabulary.save(tmp_path / "saved")
@@ -199,7 +199,7 @@ def test_one_is_learned_saved_and_loaded(tmp_path):
 
 
 EARLIER_IDS = {
-    # By the version that saved the folders.
+    # Recorded with the version that saved the folders.
     "mt5_mc4": [
         [
             463,
@@ -345,7 +345,7 @@ EARLIER_IDS = {
 
 
 @pytest.mark.parametrize("run", EARLIER_IDS)
-def test_a_folder_of_an_earlier_version_keeps_its_tokens_its_digest_and_its_form(run, tmp_path):
+def test_a_folder_of_an_earlier_version_keeps_its_tokens_digest_and_form(run, tmp_path):
     vocabulary = load_vocabulary(EARLIER / run / "vocabulary")
     text = "Anna drinks 11 cups of tea. उत्\u200dसाही ～ <extra_id_0> 日本 \u064e\u0651\u0651\u064e"
     assert [vocabulary.encode(text), vocabulary.digest()] == EARLIER_IDS[run]
@@ -365,21 +365,21 @@ print(hashlib.sha256(learn_pieces(open(sys.argv[1], encoding="utf-8").read().spl
 
 
 @pytest.mark.slow
-def test_learning_gives_the_same_bytes_in_every_process_and_says_nothing(tmp_path):
+def test_training_is_deterministic_across_processes_and_silent(tmp_path):
     texts = [f"{text}, {n} of {n % 7} 日本の{n}冊の本。" for n in range(100) for text in TEXTS]
     (tmp_path / "text").write_text("\n".join(texts), encoding="utf-8")
-    learned = [
+    trained = [
         subprocess.run(
             [warm.python(), "-c", LEARN, tmp_path / "text"],
             capture_output=True, text=True, check=True, env={**environment(), "PYTHONHASHSEED": seed},
         )
         for seed in ("1", "2")
     ]  # fmt: skip
-    assert learned[0].stdout == learned[1].stdout
-    assert [one.stderr for one in learned] == ["", ""]
+    assert trained[0].stdout == trained[1].stdout
+    assert [one.stderr for one in trained] == ["", ""]
 
 
-def test_a_size_too_small_for_the_characters_says_what_would_do():
+def test_a_size_below_the_character_count_is_rejected_with_the_minimum():
     text = "".join(map(chr, range(0x4E00, 0x4E80)))
     with pytest.raises(
         ValueError, match=r"vocab_size is 300, but the text has 128 different characters; it must be 388 or more"
@@ -388,7 +388,7 @@ def test_a_size_too_small_for_the_characters_says_what_would_do():
     assert SentencePiece(learn_pieces([text], 388, 1.0)).n_pieces == 388
 
 
-def test_coverage_takes_the_most_frequent_characters():
+def test_character_coverage_keeps_the_most_frequent_characters():
     def characters(coverage):
         vocabulary = SentencePiece(learn_pieces(["a" * 60 + "b" * 39 + " c"] * 10, 300, coverage))
         return {c for i in range(259, vocabulary.n_pieces) for c in vocabulary.piece(i)} - {"▁"}
@@ -398,7 +398,7 @@ def test_coverage_takes_the_most_frequent_characters():
 
 
 @requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
-def test_every_language_comes_back_as_it_was():
+def test_every_language_round_trips():
     from sentencepiece import SentencePieceNormalizer
 
     lines = [
@@ -412,7 +412,7 @@ def test_every_language_comes_back_as_it_was():
         assert vocabulary.decode(ids) == normal.normalize(line).replace("▁", " ").removeprefix(" ")
 
 
-def test_frequent_words_are_pieces_and_none_mixes_letters_digits_and_signs():
+def test_frequent_words_are_pieces_and_no_piece_mixes_letters_digits_and_punctuation():
     towns = ("Mill Bridge", "Oak Haven")
     texts = [f"{town} of old has {n} boats, and sells {n + 7} of them." for town in towns for n in range(100, 300)]
     vocabulary = SentencePiece(learn_pieces(texts, 400, 1.0))
@@ -423,6 +423,6 @@ def test_frequent_words_are_pieces_and_none_mixes_letters_digits_and_signs():
         assert not word or word.isalpha() or word.isdigit() or not any(c.isalnum() for c in word)
 
 
-def test_a_text_longer_than_the_librarys_limit_is_learned_from():
+def test_texts_longer_than_the_librarys_limit_are_used_in_training():
     vocabulary = SentencePiece(learn_pieces(["日本語の本を読む" * 2000 + "犬"], 300, 1.0))
     assert {"日", "犬"} <= {vocabulary.piece(i) for i in range(259, vocabulary.n_pieces)}

@@ -1,4 +1,4 @@
-"""Corrupted texts can be put together again, lose as much as is published, and have the lengths that were promised."""
+"""Corrupted texts can be restore, and have the published noise density and lengths."""
 
 import itertools
 import math
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from data_helpers import corrupt, restore
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from inverses import corrupt, restored
 
 from conftest import requires
 from lmrecipes.data.objectives.span_corruption import SpanCorruption
@@ -19,15 +19,15 @@ REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
 SENTINELS = np.arange(250_099, 249_999, -1)
 EOS = 1
 GOOGLE, NEMO = SpanCorruption(), SpanCorruption(spans="nemo", input_eos=False)
-BOTH = pytest.mark.parametrize("how", [GOOGLE, NEMO], ids=["google", "nemo"])
+BOTH = pytest.mark.parametrize("corruption", [GOOGLE, NEMO], ids=["google", "nemo"])
 
 
-def corrupted(tokens, how, number=0, seed=1):
-    return corrupt(np.asarray(tokens), how, seed=seed, number=number, sentinels=SENTINELS, eos_id=EOS)
+def corrupted(tokens, corruption, number=0, seed=1):
+    return corrupt(np.asarray(tokens), corruption, seed=seed, number=number, sentinels=SENTINELS, eos_id=EOS)
 
 
-def spans_of(pair):
-    """Lengths of the spans, as the target has them."""
+def span_lengths(pair):
+    """Lengths of the spans, read from the target."""
     marks = np.flatnonzero(np.isin(pair.targets, SENTINELS) | (pair.targets == EOS))
     return np.diff(marks) - 1
 
@@ -35,34 +35,34 @@ def spans_of(pair):
 @BOTH
 @settings(max_examples=150, deadline=None)
 @given(length=st.integers(1, 560), number=st.integers(0, 2**40), seed=st.integers(0, 2**31))
-def test_input_and_target_rebuild_the_text(how, length, number, seed):
+def test_input_and_target_restore_the_text(corruption, length, number, seed):
     text = np.arange(1000, 1000 + length)
-    pair = corrupted(text, how, number, seed)
-    assert restored(pair.inputs, pair.targets, SENTINELS, EOS) == text.tolist()
-    n = len(spans_of(pair))
-    # Both have the first n sentinels, each once, in order: falling ids.
+    pair = corrupted(text, corruption, number, seed)
+    assert restore(pair.inputs, pair.targets, SENTINELS, EOS) == text.tolist()
+    n = len(span_lengths(pair))
+    # Both have the first n sentinels, each once, in order of falling ids.
     for tokens in pair:
         assert tokens[np.isin(tokens, SENTINELS)].tolist() == SENTINELS[:n].tolist()
     assert pair.targets[0] == SENTINELS[0]
     assert pair.targets[-1] == EOS
-    assert (pair.inputs[-1] == EOS) == how.input_eos
-    promised = [int(x[0]) for x in how.pair_lengths(np.array([length]))]
+    assert (pair.inputs[-1] == EOS) == corruption.input_eos
+    promised = [int(x[0]) for x in corruption.pair_lengths(np.array([length]))]
     assert [len(pair.inputs), len(pair.targets)] == promised
     if length > 1:
-        assert len(pair.inputs) - n - how.input_eos > 0
+        assert len(pair.inputs) - n - corruption.input_eos > 0
 
 
 @BOTH
-def test_the_same_seed_and_number_leave_out_the_same(how):
+def test_the_same_seed_and_number_give_the_same_corruption(corruption):
     text = np.arange(500)
-    once, again, other = corrupted(text, how, 7), corrupted(text, how, 7), corrupted(text, how, 8)
+    once, again, other = corrupted(text, corruption, 7), corrupted(text, corruption, 7), corrupted(text, corruption, 8)
     assert np.array_equal(once.inputs, again.inputs)
     assert not np.array_equal(once.inputs, other.inputs)
-    assert not np.array_equal(once.inputs, corrupted(text, how, 7, seed=2).inputs)
+    assert not np.array_equal(once.inputs, corrupted(text, corruption, 7, seed=2).inputs)
 
 
 @pytest.mark.parametrize(
-    ("how", "sizes", "text", "used"),
+    ("corruption", "sizes", "text", "used"),
     [
         # As published for T5: 568 tokens give 512 and 114.
         (GOOGLE, (512, 128), 568, (512, 114)),
@@ -71,9 +71,9 @@ def test_the_same_seed_and_number_leave_out_the_same(how):
         (GOOGLE, (512, 64), 316, None),
     ],
 )
-def test_the_longest_text_fills_the_input(how, sizes, text, used):
-    assert how.longest_text(*sizes) == text
-    inputs, targets = how.pair_lengths(np.array([text, text + 1]))
+def test_the_longest_text_fills_the_input(corruption, sizes, text, used):
+    assert corruption.longest_text(*sizes) == text
+    inputs, targets = corruption.pair_lengths(np.array([text, text + 1]))
     assert inputs[0] <= sizes[0]
     assert targets[0] <= sizes[1]
     assert inputs[1] > sizes[0] or targets[1] > sizes[1]
@@ -82,19 +82,19 @@ def test_the_longest_text_fills_the_input(how, sizes, text, used):
 
 
 @BOTH
-def test_density_and_mean_span_are_as_published(how):
-    lengths = np.concatenate([spans_of(corrupted(np.arange(1000, 1512), how, i)) for i in range(300)])
+def test_density_and_mean_span_are_as_published(corruption):
+    lengths = np.concatenate([span_lengths(corrupted(np.arange(1000, 1512), corruption, i)) for i in range(300)])
     assert abs(lengths.sum() / (300 * 512) - 0.15) < 0.002
-    assert abs(lengths.mean() - how.mean) < 0.03 * how.mean
-    assert how.mean == (3.0 if how is GOOGLE else pytest.approx(4.4631, abs=1e-4))
-    if how is NEMO:
-        # Geometric with p = 0.2, clipped at 10, given their sum: nearly as without that.
+    assert abs(lengths.mean() - corruption.mean) < 0.03 * corruption.mean
+    assert corruption.mean == (3.0 if corruption is GOOGLE else pytest.approx(4.4631, abs=1e-4))
+    if corruption is NEMO:
+        # Geometric with p = 0.2, clipped at 10; conditioning on the sum changes it little.
         shares = np.bincount(lengths, minlength=11)[1:] / len(lengths)
         published = [0.2 * 0.8**i for i in range(9)] + [0.8**9]
         assert np.abs(shares - published).max() < 0.02
 
 
-def test_google_begins_outside_a_span_and_ends_within_one():
+def test_google_begins_outside_a_span_and_ends_inside_one():
     for number in range(50):
         pair = corrupted(np.arange(1000, 1100), GOOGLE, number)
         assert pair.inputs[0] == 1000
@@ -107,43 +107,43 @@ def test_nemo_begins_and_ends_with_either():
     assert {pair.inputs[-1] in SENTINELS for pair in pairs} == {True, False}
 
 
-def observed(how, length, n=6000):
-    """How often each way of leaving out comes up."""
+def observed_patterns(corruption, length, n=6000):
+    """How often each segmentation occurs."""
     text = np.arange(1000, 1000 + length)
     counts = Counter()
     for number in range(n):
-        kept = set(corrupted(text, how, number).inputs.tolist())
-        counts["".join("." if token in kept else "x" for token in text.tolist())] += 1
-    return {way: count / n for way, count in counts.items()}
+        remaining = set(corrupted(text, corruption, number).inputs.tolist())
+        counts["".join("." if token in remaining else "x" for token in text.tolist())] += 1
+    return {pattern: count / n for pattern, count in counts.items()}
 
 
-def test_every_way_of_cutting_is_as_likely_as_in_the_published_code():
-    # 14 tokens at half of them: 7 left out in 2 spans; 6 ways for the spans times 6 for what is between them.
-    how = SpanCorruption(density=0.5, mean_span=3.5)
-    ways = {}
+def test_every_segmentation_is_as_likely_as_in_the_published_code():
+    # 14 tokens at density 0.5: 7 noise tokens in 2 spans; 6 segmentations of the noise times 6 of the rest.
+    corruption = SpanCorruption(density=0.5, mean_span=3.5)
+    expected = {}
     for a, b in itertools.product(range(1, 7), repeat=2):
-        ways["." * a + "x" * b + "." * (7 - a) + "x" * (7 - b)] = 1 / 36
-    found = observed(how, 14)
-    assert set(found) == set(ways)
-    assert max(abs(found[way] - share) for way, share in ways.items()) < 0.009
+        expected["." * a + "x" * b + "." * (7 - a) + "x" * (7 - b)] = 1 / 36
+    frequencies = observed_patterns(corruption, 14)
+    assert set(frequencies) == set(expected)
+    assert max(abs(frequencies[pattern] - share) for pattern, share in expected.items()) < 0.009
 
 
-def test_nemo_draws_lengths_given_their_sum():
-    # Lengths by hand: all pairs of 1 to 4 tokens whose sum is 5, weighted by the clipped geometric.
-    how = SpanCorruption(spans="nemo", density=0.25, geometric_p=0.3, longest_span=4, input_eos=False)
+def test_nemo_draws_span_lengths_conditioned_on_their_sum():
+    # Expected by hand: all pairs of 1 to 4 tokens whose sum is 5, weighted by the clipped geometric distribution.
+    corruption = SpanCorruption(spans="nemo", density=0.25, geometric_p=0.3, longest_span=4, input_eos=False)
     length, left_out = 20, 5
-    assert [int(x[0]) for x in how.counts(np.array([length]))] == [left_out, 2]
+    assert [int(x[0]) for x in corruption.counts(np.array([length]))] == [left_out, 2]
     chance = {1: 0.3, 2: 0.21, 3: 0.147, 4: 0.343}
     weights = {(a, 5 - a): chance[a] * chance[5 - a] for a in range(1, 5)}
     total = sum(weights.values())
-    found = Counter()
-    for way, share in observed(how, length).items():
-        found[tuple(map(len, way.replace(".", " ").split()))] += share
-    assert set(found) == set(weights)
-    assert max(abs(found[way] - weight / total) for way, weight in weights.items()) < 0.025
+    frequencies = Counter()
+    for pattern, share in observed_patterns(corruption, length).items():
+        frequencies[tuple(map(len, pattern.replace(".", " ").split()))] += share
+    assert set(frequencies) == set(weights)
+    assert max(abs(frequencies[pattern] - weight / total) for pattern, weight in weights.items()) < 0.025
 
 
-def test_settings_that_cannot_be_are_refused():
+def test_invalid_span_settings_are_rejected():
     with pytest.raises(ValueError, match=r"data.corruption.density is 0.9; it must be 0.01 to 0.5"):
         SpanCorruption(density=0.9)
     with pytest.raises(
@@ -153,25 +153,30 @@ def test_settings_that_cannot_be_are_refused():
         GOOGLE.longest_text(2, 2)
 
 
-def test_all_lengths_have_as_many_spans_as_fit():
-    for how in (GOOGLE, NEMO, SpanCorruption(density=0.5, mean_span=1), SpanCorruption(spans="nemo", density=0.5)):
+def test_every_length_has_as_many_spans_as_fit():
+    for corruption in (
+        GOOGLE,
+        NEMO,
+        SpanCorruption(density=0.5, mean_span=1),
+        SpanCorruption(spans="nemo", density=0.5),
+    ):
         lengths = np.arange(1, 1200)
-        left_out, n = how.counts(lengths)
+        left_out, n = corruption.counts(lengths)
         assert (n >= 1).all()
         assert (left_out >= n).all()
         assert (lengths[1:] - left_out[1:] >= 1).all()
-        inputs, targets = how.pair_lengths(lengths)
+        inputs, targets = corruption.pair_lengths(lengths)
         assert (np.diff(inputs) >= 0).all()
         assert (np.diff(targets) >= 0).all()
-        assert math.isclose(left_out[-1] / lengths[-1], how.density, rel_tol=0.01)
+        assert math.isclose(left_out[-1] / lengths[-1], corruption.density, rel_tol=0.01)
 
 
 @requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
 @BOTH
-def test_real_sentences_come_back(how):
+def test_real_sentences_are_restored(corruption):
     for file in sorted((REAL / "languages").glob("*.txt")):
         for number, line in enumerate(file.read_text("utf-8").split("\n")[:20]):
             text = np.array([ord(character) + 3 for character in line])
             if len(text):
-                pair = corrupted(text, how, number)
-                assert restored(pair.inputs, pair.targets, SENTINELS, EOS) == text.tolist()
+                pair = corrupted(text, corruption, number)
+                assert restore(pair.inputs, pair.targets, SENTINELS, EOS) == text.tolist()

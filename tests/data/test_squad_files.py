@@ -1,4 +1,4 @@
-"""Files in SQuAD format are read whole, and what cannot be right is named by file and question."""
+"""Files in SQuAD format are read completely; malformed data is named by file and question."""
 
 import copy
 import gzip
@@ -24,8 +24,8 @@ def content(*questions, context=CONTEXT):
     return {"version": "v2.0", "data": [{"title": "T", "paragraphs": [{"context": context, "qas": list(questions)}]}]}
 
 
-def changed(**changes):
-    """A question of which something is changed; ... leaves it out."""
+def malformed(**changes):
+    """A question with some fields replaced; ... removes a field."""
     return {key: value for key, value in {**copy.deepcopy(GOOD), "id": "bad", **changes}.items() if value is not ...}
 
 
@@ -38,7 +38,7 @@ def test_questions_are_read_from_json_gz_and_parquet_alike(tmp_path):
     import pyarrow
     from pyarrow import parquet
 
-    impossible = changed(id="none", answers=[], is_impossible=True)
+    impossible = malformed(id="none", answers=[], is_impossible=True)
     file = write(tmp_path / "a.json", content(GOOD, impossible))
     packed = tmp_path / "a.json.gz"
     packed.write_bytes(gzip.compress(file.read_bytes()))
@@ -57,21 +57,21 @@ def test_questions_are_read_from_json_gz_and_parquet_alike(tmp_path):
 
 
 WRONG = {
-    "missing key": changed(question=...),
-    "wrong type": changed(answers="Bonn"),
-    "answer not at answer_start": changed(answers=[{"text": "Bonn", "answer_start": 3}]),
-    "empty question": changed(question=" "),
-    "empty text": changed(answers=[{"text": "", "answer_start": 0}]),
-    "no answer": changed(answers=[]),
-    "impossible with answers": changed(is_impossible=True),
-    "duplicate id": changed(id="good"),
+    "missing key": malformed(question=...),
+    "wrong type": malformed(answers="Bonn"),
+    "answer not at answer_start": malformed(answers=[{"text": "Bonn", "answer_start": 3}]),
+    "empty question": malformed(question=" "),
+    "empty text": malformed(answers=[{"text": "", "answer_start": 0}]),
+    "no answer": malformed(answers=[]),
+    "impossible with answers": malformed(is_impossible=True),
+    "duplicate id": malformed(id="good"),
 }
 
 
 @pytest.mark.parametrize("kind", WRONG)
-def test_a_malformed_question_is_refused_by_its_id_or_skipped_and_counted(tmp_path, kind):
+def test_a_malformed_question_is_rejected_by_id_or_skipped_and_counted(tmp_path, kind):
     wrong = WRONG[kind]
-    file = write(tmp_path / "a.json", content(GOOD, wrong, changed(id="last")))
+    file = write(tmp_path / "a.json", content(GOOD, wrong, malformed(id="last")))
     with pytest.raises(ValueError, match=rf"a\.json: question {wrong['id']}: ") as refused:
         read_squad(file)
     assert "\n" not in str(refused.value)
@@ -82,38 +82,46 @@ def test_a_malformed_question_is_refused_by_its_id_or_skipped_and_counted(tmp_pa
 
 
 @pytest.mark.parametrize(
-    ("wrong", "place", "kind"),
+    ("wrong", "position", "kind"),
     [
-        (changed(id=...), r"data\[0\]\.paragraphs\[0\]\.qas\[1\]: it has no id", "missing key"),
-        (changed(id=7), r"data\[0\]\.paragraphs\[0\]\.qas\[1\]: id is 7, not a string", "wrong type"),
+        (malformed(id=...), r"data\[0\]\.paragraphs\[0\]\.qas\[1\]: it has no id", "missing key"),
+        (malformed(id=7), r"data\[0\]\.paragraphs\[0\]\.qas\[1\]: id is 7, not a string", "wrong type"),
         ("text", r"qas\[1\]: question is \"text\", not an object", "wrong type"),
-        (changed(answers=[{"text": "Bonn"}]), 'question bad: the answer "Bonn" has no answer_start', "missing key"),
-        (changed(answers=[{"text": "Bonn", "answer_start": "21"}]), 'question bad: answer_start is "21"', "wrong type"),
-        (changed(answers=[{"text": "Köln", "answer_start": -31}]), "at answer_start -31", "answer not at answer_start"),
+        (malformed(answers=[{"text": "Bonn"}]), 'question bad: the answer "Bonn" has no answer_start', "missing key"),
+        (
+            malformed(answers=[{"text": "Bonn", "answer_start": "21"}]),
+            'question bad: answer_start is "21"',
+            "wrong type",
+        ),
+        (
+            malformed(answers=[{"text": "Köln", "answer_start": -31}]),
+            "at answer_start -31",
+            "answer not at answer_start",
+        ),
     ],
 )
-def test_what_has_no_id_is_named_by_its_place(tmp_path, wrong, place, kind):
+def test_questions_without_an_id_are_named_by_position(tmp_path, wrong, position, kind):
     file = write(tmp_path / "a.json", content(GOOD, wrong))
-    with pytest.raises(ValueError, match=place):
+    with pytest.raises(ValueError, match=position):
         read_squad(file)
     assert read_squad(file, "skip").skipped == {kind: 1}
 
 
-def test_paragraphs_without_a_context_count_by_their_questions(tmp_path):
+def test_paragraphs_without_a_context_count_each_of_their_questions(tmp_path):
     value = content(GOOD)
-    value["data"][0]["paragraphs"] += [{"qas": [changed(id="x"), changed(id="y")]}, {"context": "c"}, 3]
+    value["data"][0]["paragraphs"] += [{"qas": [malformed(id="x"), malformed(id="y")]}, {"context": "c"}, 3]
     value["data"].append({"title": "no paragraphs"})
-    value["data"].append({"paragraphs": [{"context": " ", "qas": [changed(id="z")]}]})
+    value["data"].append({"paragraphs": [{"context": " ", "qas": [malformed(id="z")]}]})
     file = write(tmp_path / "a.json", value)
     with pytest.raises(ValueError, match="question x: its paragraph has no context"):
         read_squad(file)
     assert read_squad(file, "skip").skipped == {"missing key": 4, "wrong type": 1, "empty context": 1}
 
 
-def test_repair_moves_answers_to_the_nearest_place_and_numbers_duplicates(tmp_path):
-    moved = changed(id="moved", answers=[{"text": "n", "answer_start": 22}])
-    gone = changed(id="gone", answers=[{"text": "Mainz", "answer_start": 0}])
-    file = write(tmp_path / "a.json", content(GOOD, changed(id="good"), moved, gone))
+def test_repair_moves_answers_to_the_nearest_match_and_numbers_duplicates(tmp_path):
+    moved = malformed(id="moved", answers=[{"text": "n", "answer_start": 22}])
+    missing = malformed(id="gone", answers=[{"text": "Mainz", "answer_start": 0}])
+    file = write(tmp_path / "a.json", content(GOOD, malformed(id="good"), moved, missing))
     read = read_squad(file, "repair")
     assert [q.id for q in read.questions] == ["good", "good#2", "moved"]
     assert read.questions[2].answers == (Answer("n", 23),)
@@ -130,14 +138,14 @@ def test_repair_moves_answers_to_the_nearest_place_and_numbers_duplicates(tmp_pa
         (b'{"data": []}', "has no question"),
     ],
 )
-def test_what_is_no_squad_file_is_refused_under_every_option(tmp_path, text, message):
+def test_a_file_not_in_squad_format_is_rejected_under_every_option(tmp_path, text, message):
     (tmp_path / "a.json").write_bytes(text)
     for option in ("refuse", "skip", "repair"):
         with pytest.raises(ValueError, match=message):
             read_squad(tmp_path / "a.json", option)
 
 
-def test_damaged_files_are_refused(tmp_path):
+def test_damaged_files_are_rejected(tmp_path):
     whole = gzip.compress(json.dumps(content(GOOD)).encode())
     (tmp_path / "a.json.gz").write_bytes(whole[:-10])
     with pytest.raises(ValueError, match="damaged or truncated"):
@@ -147,7 +155,7 @@ def test_damaged_files_are_refused(tmp_path):
         read_squad(tmp_path / "a.parquet")
 
 
-def test_questions_to_be_answered_need_no_answers(tmp_path):
+def test_questions_for_prediction_need_no_answers(tmp_path):
     file = write(tmp_path / "a.json", content({"id": "q", "question": "Where?"}))
     with pytest.raises(ValueError, match="question q: it has no answers"):
         read_squad(file)
@@ -155,17 +163,17 @@ def test_questions_to_be_answered_need_no_answers(tmp_path):
     assert question == Question("q", "Where?", CONTEXT, title="T")
 
 
-def test_a_file_on_the_hub_is_downloaded_by_its_address(monkeypatch, tmp_path):
-    asked = []
+def test_a_hub_file_is_downloaded_by_its_address(monkeypatch, tmp_path):
+    requests = []
 
     def download(repository, file, *, repo_type, revision):
-        asked.append((repository, file, repo_type, revision))
+        requests.append((repository, file, repo_type, revision))
         return str(tmp_path / "there")
 
     monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
     assert local_file("hf://datasets/google/xquad/xquad.de/validation.parquet") == tmp_path / "there"
     assert local_file("hf://datasets/a/b@v1/c.json") == tmp_path / "there"
-    assert asked == [
+    assert requests == [
         ("google/xquad", "xquad.de/validation.parquet", "dataset", None),
         ("a/b", "c.json", "dataset", "v1"),
     ]
@@ -176,28 +184,29 @@ def test_a_file_on_the_hub_is_downloaded_by_its_address(monkeypatch, tmp_path):
         local_file("hf://datasets/a/b/c.json")
 
 
-def names_of(questions):
-    """What the questions of a split are about, and how they are asked: the same with the name taken out."""
+def entities_and_templates(questions):
+    """Entities that a split's questions are about, and the question templates with the entity removed."""
     capital = [[w.strip("?:,") for w in q.question.split()[1:] if w[0].isupper()] for q in questions]
-    about = {" ".join(words) for words in capital}
-    ways = {
+    split_entities = {" ".join(words) for words in capital}
+    templates = {
         " ".join("_" if word.strip("?:,") in names else word for word in q.question.split())
         for q, names in zip(questions, capital, strict=True)
     }
-    return about, ways
+    return split_entities, templates
 
 
-def test_embedded_questions_are_sound_and_those_of_a_split_are_in_no_other():
+def test_embedded_questions_are_valid_and_splits_do_not_overlap():
     splits = {name: read_content(make_squad(name, n), name).questions for name, n in (("train", 300), ("val", 60))}
     splits["test"] = read_content(make_squad("test", 60), "test").questions
-    entities, ways = zip(*map(names_of, splits.values()), strict=True)
+    entities, templates = zip(*map(entities_and_templates, splits.values()), strict=True)
     assert len(entities[0]) > 400
     assert not entities[0] & (entities[1] | entities[2])
     assert not entities[1] & entities[2]
-    assert not ways[0] & (ways[1] | ways[2])
+    assert not templates[0] & (templates[1] | templates[2])
     for questions in splits.values():
         assert 0.2 < sum(q.is_impossible for q in questions) / len(questions) < 0.4
-        # Of another entity of the passage the same is often told: what is asked for does not give the answer away.
+        # Distractors: the passage often states the same attribute of another entity, so the question type alone
+        # does not give the answer away.
         assert len({q.context for q in questions}) >= 60
     assert make_squad("val", 5) == make_squad("val", 5)
     assert make_squad("val", 5) != make_squad("val", 5, seed=2)
@@ -211,7 +220,7 @@ def test_embedded_questions_are_sound_and_those_of_a_split_are_in_no_other():
 
 
 @real_data
-def test_real_files_are_read_whole(tmp_path):
+def test_real_files_are_read_completely(tmp_path):
     for language in ("en", "de", "es", "zh", "hi"):
         assert len(read_squad(REAL / f"xquad/xquad.{language}.json").questions) == 1190
     two = read_squad(REAL / "squad/dev-v2.0.part.json").questions

@@ -1,4 +1,4 @@
-"""Streams cover a text once per epoch, for any number of ranks and passes."""
+"""Streams cover a text once per epoch, for any world size and accumulation."""
 
 import numpy as np
 import pytest
@@ -14,16 +14,16 @@ def epoch(streams, number=0):
 
 
 @settings(max_examples=60, deadline=None)
-@given(n=st.integers(30, 400), columns=st.sampled_from([2, 4, 8]), seq_len=st.integers(1, 50), rolled=st.booleans())
-def test_every_column_is_predicted_once_and_in_order(n, columns, seq_len, rolled):
+@given(n=st.integers(30, 400), n_streams=st.sampled_from([2, 4, 8]), seq_len=st.integers(1, 50), rolled=st.booleans())
+def test_every_token_of_a_stream_is_predicted_once_and_in_order(n, n_streams, seq_len, rolled):
     tokens = np.arange(n)
-    streams = Streams(tokens, n_columns=columns, seq_len=seq_len, roll_seed=3 if rolled else None)
+    streams = Streams(tokens, n_columns=n_streams, seq_len=seq_len, roll_seed=3 if rolled else None)
     batches = epoch(streams, 1)
     inputs = torch.cat([b.input_ids for b in batches], dim=1)
     targets = torch.cat([b.targets for b in batches], dim=1)
-    steps = n // columns
-    assert inputs.shape == (columns, steps - 1)
-    for c in range(columns):
+    steps = n // n_streams
+    assert inputs.shape == (n_streams, steps - 1)
+    for c in range(n_streams):
         column = tokens[c * steps : (c + 1) * steps].tolist()
         start = column.index(inputs[c, 0].item())
         turned = column[start:] + column[:start]
@@ -33,7 +33,7 @@ def test_every_column_is_predicted_once_and_in_order(n, columns, seq_len, rolled
 
 
 @pytest.mark.parametrize(("world_size", "n_chunks"), [(1, 4), (2, 1), (2, 2), (4, 1)])
-def test_ranks_and_passes_share_the_columns_of_one(world_size, n_chunks):
+def test_ranks_and_micro_batches_partition_the_streams(world_size, n_chunks):
     tokens = np.arange(1003)
     whole = epoch(Streams(tokens, n_columns=8, seq_len=7, roll_seed=1))
     parts = [
@@ -46,7 +46,7 @@ def test_ranks_and_passes_share_the_columns_of_one(world_size, n_chunks):
         assert [parts[0][i * n_chunks + c].chunk for c in range(n_chunks)] == list(range(n_chunks))
 
 
-def test_columns_are_turned_by_amounts_of_their_own_that_the_seed_decides():
+def test_streams_are_rolled_by_different_amounts_given_by_the_seed():
     def first(seed, number):
         return epoch(Streams(np.arange(800), n_columns=4, seq_len=10, roll_seed=seed), number)[0].input_ids[:, 0]
 
@@ -56,7 +56,7 @@ def test_columns_are_turned_by_amounts_of_their_own_that_the_seed_decides():
     assert len({int(x) % 200 for x in first(1, 2)}) > 1
 
 
-def test_memory_begins_anew_where_it_should():
+def test_memory_restarts_at_epochs_unless_carried():
     def restarts(carry):
         streams = Streams(np.arange(100), n_columns=4, seq_len=10, n_chunks=2, carry_memory=carry)
         return [[b.restart for b in epoch(streams, e)] for e in (0, 1)]
@@ -65,7 +65,7 @@ def test_memory_begins_anew_where_it_should():
     assert restarts(False) == [[True, True, *[False] * 4]] * 2
 
 
-def test_warm_up_reads_the_text_before_each_column_without_scoring_it():
+def test_warm_up_reads_the_text_before_each_stream_without_scoring_it():
     tokens = np.arange(100)
     batches = epoch(Streams(tokens, n_columns=4, seq_len=10, warm_up=12))
     assert [b.scored for b in batches] == [False, False, True, True, True]
@@ -84,6 +84,6 @@ def test_warm_up_reads_the_text_before_each_column_without_scoring_it():
         ({"n_columns": 80}, "too few for 80 parallel streams, which need 160; at most 50 would fit"),
     ],
 )
-def test_impossible_layouts_say_what_would_work(arguments, message):
+def test_invalid_layouts_are_rejected_with_what_would_work(arguments, message):
     with pytest.raises(ValueError, match=message):
         Streams(np.arange(100), seq_len=5, **arguments)

@@ -1,4 +1,4 @@
-"""Text is read from whatever files hold it, and what cannot be read is named."""
+"""Text is read from any supported files, and unreadable input is named."""
 
 import csv
 import gzip
@@ -55,7 +55,7 @@ def write_csv(folder, split, lines):
 
 
 @pytest.mark.parametrize("write", [write_parquet, write_json, write_array, write_csv, write_text, write_gzip])
-def test_all_kinds_of_files_give_the_same_tokens(tmp_path, write):
+def test_all_file_formats_give_the_same_tokens(tmp_path, write):
     folder = tmp_path / "corpus"
     folder.mkdir()
     for split, lines in TEXTS.items():
@@ -66,7 +66,7 @@ def test_all_kinds_of_files_give_the_same_tokens(tmp_path, write):
         assert data.vocabulary.decode(data.prepared.tokens(split).tolist()) == text
 
 
-def test_a_missing_split_is_named_and_a_missing_test_is_no_matter_until_it_is_needed(tmp_path):
+def test_a_missing_split_is_named_and_a_missing_test_split_only_when_needed(tmp_path):
     for number, write in enumerate((write_parquet, write_text)):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -90,7 +90,7 @@ def test_a_damaged_gzip_file_is_named(tmp_path, damage):
         prepare(Folder(tmp_path), Tokenizing(), tmp_path / "prepared")
 
 
-def test_rows_that_cannot_be_read_take_one_line(tmp_path):
+def test_unreadable_rows_are_reported_in_one_line(tmp_path):
     damaged, other = tmp_path / "damaged", tmp_path / "other"
     damaged.mkdir()
     other.mkdir()
@@ -104,7 +104,7 @@ def test_rows_that_cannot_be_read_take_one_line(tmp_path):
         HubRepository("Salesforce/wikitext", "wikitext-2-v1").has("train")
 
 
-def test_strings_of_tables_stay_as_they_are_written(tmp_path):
+def test_strings_of_tables_are_not_interpreted(tmp_path):
     strings = ["NA", "None", "null", "0.10", "2020-01-01", "01", "true", "", 'a, "b"\n c']
     with (tmp_path / "train.csv").open("w", newline="") as file:
         csv.writer(file).writerows([["text"], *([string] for string in strings), ["#"]])
@@ -117,26 +117,26 @@ def test_strings_of_tables_stay_as_they_are_written(tmp_path):
     assert not source.has("test")
 
 
-def test_a_row_that_is_no_text_is_named_by_file_and_line(tmp_path):
+def test_a_row_that_is_not_text_is_named_by_file_and_line(tmp_path):
     for split in ("train", "validation"):
         (tmp_path / f"{split}.jsonl").write_text('{"text": 1}\n{"text": 2}\n')
     with pytest.raises(ValueError, match=r"train.jsonl:1 has text 1, which is not a string"):
         list(TableFolder(tmp_path).blocks("train"))
 
 
-def test_a_mark_at_the_beginning_of_a_file_is_no_text(tmp_path):
+def test_a_byte_order_mark_is_not_text(tmp_path):
     (tmp_path / "train.txt").write_text("a b\n", encoding="utf-8-sig")
     assert list(Folder(tmp_path).blocks("train")) == ["a b\n"]
 
 
-def test_a_missing_split_beside_other_files_is_answered_with_all_that_would_do(tmp_path):
+def test_a_missing_split_is_reported_with_all_accepted_file_names(tmp_path):
     write_text(tmp_path, "train", ["a"])
     write_json(tmp_path, "valid", ["a"])
     with pytest.raises(ValueError, match=r"has no val text \(looked for valid.txt.*or all splits as .parquet, .jsonl"):
         Folder(tmp_path).require("val")
 
 
-def test_reading_rows_prints_nothing_where_nobody_watches(tmp_path, capfd):
+def test_reading_rows_prints_no_progress_without_a_terminal(tmp_path, capfd):
     import datasets
 
     datasets.enable_progress_bars()
@@ -145,11 +145,11 @@ def test_reading_rows_prints_nothing_where_nobody_watches(tmp_path, capfd):
     assert capfd.readouterr().err == ""
 
 
-def test_the_hubs_commit_is_loaded_and_recorded(tmp_path, monkeypatch):
-    asked = []
+def test_the_hub_commit_is_pinned_and_recorded(tmp_path, monkeypatch):
+    requests = []
 
     def load_dataset(repository, config, revision):
-        asked.append((repository, config, revision))
+        requests.append((repository, config, revision))
         return real(str(tmp_path))
 
     import datasets
@@ -159,16 +159,16 @@ def test_the_hubs_commit_is_loaded_and_recorded(tmp_path, monkeypatch):
     for split, lines in TEXTS.items():
         write_parquet(tmp_path, split, lines)
     info = DatasetInfo(id="x", sha="0123abcd", private=False, downloads=0, likes=0, tags=[])
-    monkeypatch.setattr(HfApi, "dataset_info", lambda self, name, revision: asked.append((name, revision)) or info)
+    monkeypatch.setattr(HfApi, "dataset_info", lambda self, name, revision: requests.append((name, revision)) or info)
     monkeypatch.setattr(datasets, "load_dataset", load_dataset)
     source = WikiText2(PLAN, revision="v2").source()
-    found = prepare(source, Tokenizing(), tmp_path / "prepared")
-    assert asked == [("Salesforce/wikitext", "v2"), ("Salesforce/wikitext", "wikitext-2-v1", "0123abcd")]
-    assert found.manifest["resolved"] == {"commit": "0123abcd"}
+    prepared = prepare(source, Tokenizing(), tmp_path / "prepared")
+    assert requests == [("Salesforce/wikitext", "v2"), ("Salesforce/wikitext", "wikitext-2-v1", "0123abcd")]
+    assert prepared.manifest["resolved"] == {"commit": "0123abcd"}
     assert source.describe() != WikiText2(PLAN).source().describe()
 
 
-def test_a_revision_of_local_text_is_refused(tmp_path):
+def test_a_revision_of_local_text_is_rejected(tmp_path):
     with pytest.raises(ValueError, match=r"data.revision is v2, but this text does not come from the hub"):
         WikiText2(PLAN, path=str(tmp_path), revision="v2").source()
 

@@ -1,4 +1,4 @@
-"""Preparation follows the published vocabulary rule, survives interruption, and refuses what it cannot read."""
+"""Preparation follows the published vocabulary rules, survives interruption, and rejects unreadable text."""
 
 import os
 import subprocess
@@ -27,101 +27,101 @@ def corpus(folder, train="a b a\n\nc b a\n", valid="a c\n", test="b\n"):
 
 
 def prepared(folder, cache, **tokenizing):
-    source, how = Folder(folder), Tokenizing(**tokenizing)
-    return prepare(source, how, folder_for(source, how, "test", cache))
+    source, settings = Folder(folder), Tokenizing(**tokenizing)
+    return prepare(source, settings, folder_for(source, settings, "test", cache))
 
 
 def test_words_are_numbered_by_frequency_and_lines_end_in_eos(tmp_path):
     text = "the cat saw the dog\n\n  a dog  saw a cat and a bird \nunseen\n"
-    found = prepared(corpus(tmp_path / "c", train=text, valid="the cat\n"), tmp_path)
+    result = prepared(corpus(tmp_path / "c", train=text, valid="the cat\n"), tmp_path)
     counted = Counter(word for line in text.splitlines() for word in [*line.split(), "<eos>"])
     expected = ["<eos>", "<unk>"] + [word for word, _ in counted.most_common() if word != "<eos>"]
-    assert found.vocabulary.words == expected
-    decoded = [expected[i] for i in found.tokens("train")]
+    assert result.vocabulary.words == expected
+    decoded = [expected[i] for i in result.tokens("train")]
     assert decoded == [word for line in text.splitlines() for word in [*line.split(), "<eos>"]]
-    assert found.tokens("train").dtype == np.uint16
+    assert result.tokens("train").dtype == np.uint16
 
 
-def test_tokens_are_on_disk_before_they_take_their_place(tmp_path, monkeypatch):
+def test_tokens_are_synced_before_they_are_renamed(tmp_path, monkeypatch):
     done, sync, replace = [], os.fsync, os.replace
 
-    def synced(handle):
+    def record_sync(handle):
         sync(handle)
         done.append(os.fstat(handle).st_ino)
 
-    def replaced(source, target):
+    def record_rename(source, target):
         if Path(target).suffix == ".bin":
             assert os.stat(source).st_ino in done, target
             done.append(Path(target).name)
         replace(source, target)
 
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(os, "replace", replaced)
+    monkeypatch.setattr(os, "fsync", record_sync)
+    monkeypatch.setattr(os, "replace", record_rename)
     prepared(corpus(tmp_path / "c"), tmp_path)
     assert [name for name in done if isinstance(name, str)] == ["train.bin", "val.bin", "test.bin"]
 
 
 def test_rare_and_unseen_words_become_unk(tmp_path):
-    found = prepared(corpus(tmp_path / "c", valid="a nowhere\n"), tmp_path, min_freq=2)
-    assert found.vocabulary.words == ["<eos>", "<unk>", "a", "b"]
-    assert found.vocabulary.decode(found.tokens("val").tolist()) == "a <unk>"
+    result = prepared(corpus(tmp_path / "c", valid="a nowhere\n"), tmp_path, min_freq=2)
+    assert result.vocabulary.words == ["<eos>", "<unk>", "a", "b"]
+    assert result.vocabulary.decode(result.tokens("val").tolist()) == "a <unk>"
 
 
 @pytest.mark.parametrize("sentence_marks", [False, True])
 def test_rare_words_never_become_line_ends(tmp_path, sentence_marks):
     folder = corpus(tmp_path / "c", train="a a b <unk>\n", valid="a nowhere\n", test="a\n")
-    found = prepared(folder, tmp_path, min_freq=2, sentence_marks=sentence_marks)
-    unknown = found.vocabulary.words.index("<unk>")
-    assert found.tokens("train").tolist().count(unknown) == 2
-    assert found.tokens("val").tolist().count(unknown) == 1
+    result = prepared(folder, tmp_path, min_freq=2, sentence_marks=sentence_marks)
+    unknown = result.vocabulary.words.index("<unk>")
+    assert result.tokens("train").tolist().count(unknown) == 2
+    assert result.tokens("val").tolist().count(unknown) == 1
 
 
-def test_sentences_of_one_billion_word_stand_between_two_marks(tmp_path):
-    found = prepared(corpus(tmp_path / "c", train="a b\nb\n", valid="a\nb\n"), tmp_path, sentence_marks=True)
-    vocabulary = found.vocabulary
-    # <S> a b <S> <S> b <S> as published, in a circle
-    assert [vocabulary.words[i] for i in found.tokens("train")] == ["a", "b", "<S>", "<S>", "b", "<S>", "<S>"]
+def test_sentences_of_one_billion_word_are_enclosed_in_two_marks(tmp_path):
+    result = prepared(corpus(tmp_path / "c", train="a b\nb\n", valid="a\nb\n"), tmp_path, sentence_marks=True)
+    vocabulary = result.vocabulary
+    # <S> a b <S> <S> b <S> as published, rotated
+    assert [vocabulary.words[i] for i in result.tokens("train")] == ["a", "b", "<S>", "<S>", "b", "<S>", "<S>"]
     assert [vocabulary.words[i] for i in vocabulary.encode("a\nb")] == ["<S>", "a", "<S>", "<S>", "b"]
-    assert vocabulary.decode(found.tokens("train").tolist()) == "a b\nb"
+    assert vocabulary.decode(result.tokens("train").tolist()) == "a b\nb"
 
 
 @real_data
 def test_wikitext_2_has_the_published_size(tmp_path):
-    found = prepared(REAL / "wikitext-2", tmp_path)
-    assert found.vocabulary.size == 33_278
-    assert found.statistics("train").tokens == 2_088_628
-    assert found.statistics("val").tokens == 217_646
+    result = prepared(REAL / "wikitext-2", tmp_path)
+    assert result.vocabulary.size == 33_278
+    assert result.statistics("train").tokens == 2_088_628
+    assert result.statistics("val").tokens == 217_646
 
 
 @pytest.mark.parametrize("tokenizing", [{"kind": "char"}, {"kind": "byte"}, {"kind": "bpe", "vocab_size": 300}])
-def test_spelling_vocabularies_give_the_text_back(tmp_path, tokenizing):
+def test_lossless_vocabularies_decode_to_the_text(tmp_path, tokenizing):
     text = "héllo wörld, 日本\nsecond line\n" * 3
-    found = prepared(corpus(tmp_path / "c", train=text, valid=text, test=text), tmp_path, **tokenizing)
-    assert found.vocabulary.decode(found.tokens("val").tolist()) == text
-    assert found.statistics("val").characters == len(text.encode() if tokenizing["kind"] == "byte" else text)
+    result = prepared(corpus(tmp_path / "c", train=text, valid=text, test=text), tmp_path, **tokenizing)
+    assert result.vocabulary.decode(result.tokens("val").tolist()) == text
+    assert result.statistics("val").characters == len(text.encode() if tokenizing["kind"] == "byte" else text)
 
 
 @real_data
-def test_gpt2_tokens_are_those_of_transformers(tmp_path):
+def test_gpt2_tokens_equal_those_of_transformers(tmp_path):
     from transformers import GPT2Tokenizer
 
     text = "Hello world, it's 3,000 times well-known.\n\nA second line\n"
     folder = REAL / "vocab" / "gpt2"
-    found = prepared(corpus(tmp_path / "c", valid=text), tmp_path, kind="pretrained", name=str(folder))
+    result = prepared(corpus(tmp_path / "c", valid=text), tmp_path, kind="pretrained", name=str(folder))
     reference = GPT2Tokenizer(str(folder / "vocab.json"), str(folder / "merges.txt"))
     lines = [reference(line)["input_ids"] for line in text.splitlines(keepends=True)]
-    assert found.tokens("val").tolist() == [i for line in lines for i in line]
-    assert found.vocabulary.size == 50_264  # 50,257 rounded up to a multiple of 8
+    assert result.tokens("val").tolist() == [i for line in lines for i in line]
+    assert result.vocabulary.size == 50_264  # 50,257 rounded up to a multiple of 8
 
 
-def test_a_saved_vocabulary_is_the_same_again(tmp_path):
+def test_a_saved_vocabulary_loads_unchanged(tmp_path):
     vocabulary = prepared(corpus(tmp_path / "c"), tmp_path).vocabulary
     vocabulary.save(tmp_path / "v")
     assert load_vocabulary(tmp_path / "v").digest() == vocabulary.digest()
     assert load_vocabulary(tmp_path / "v").encode("a b nowhere") == vocabulary.encode("a b nowhere")
 
 
-def test_changed_text_is_prepared_anew_and_damaged_files_are_refused(tmp_path):
+def test_changed_text_is_prepared_again_and_damaged_files_are_rejected(tmp_path):
     folder = corpus(tmp_path / "c")
     first = prepared(folder, tmp_path)
     assert prepared(folder, tmp_path).folder == first.folder
@@ -164,17 +164,17 @@ def start(folder, cache, mode="go"):
 
 
 @pytest.mark.slow
-def test_two_at_once_share_the_work_and_a_killed_one_is_continued(tmp_path):
+def test_concurrent_preparations_share_the_work_and_a_killed_one_continues(tmp_path):
     folder = corpus(tmp_path / "c", train="a b c d\n" * 200_000, valid="a b\n" * 1000)
     killed = start(folder, tmp_path / "cache", "stop")
     killed.communicate()
     assert killed.returncode == -9
-    (place,) = (tmp_path / "cache").iterdir()
-    assert not (place / "manifest.json").exists()
+    (entry,) = (tmp_path / "cache").iterdir()
+    assert not (entry / "manifest.json").exists()
     both = [start(folder, tmp_path / "cache") for _ in range(2)]
     outputs = [process.communicate()[0].split() for process in both]
     assert [process.returncode for process in both] == [0, 0]
     worked = [output for output in outputs if output]
     assert len(worked) == 1
-    assert "train" not in worked[0]  # what the killed one finished is not done again
-    assert find_prepared(place).statistics("train").tokens == 5 * 200_000
+    assert "train" not in worked[0]  # what the killed one finished is not repeated
+    assert find_prepared(entry).statistics("train").tokens == 5 * 200_000

@@ -1,4 +1,4 @@
-"""Vocabularies are saved whole or not at all, cut lines only at newlines, and know what they can spell."""
+"""Vocabularies are saved completely or not at all, split lines only at newlines, and know if they are lossless."""
 
 import json
 import os
@@ -17,7 +17,7 @@ REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
 
 
 def test_only_newlines_end_a_line():
-    # A run of what Python also takes for line ends becomes longer tokens only where it is not cut.
+    # Python also splits at other characters; a run of them becomes longer tokens only if it is not split.
     text = "".join(f"x{end * 4}x\n" for end in "\x0b\x0c\x1c\x1e\x85\u2028\r") * 50
     vocabulary = train_bpe(iter([text]), 400)
     tokens = [vocabulary.decode([i]) for i in vocabulary.encode_block(text)]
@@ -28,12 +28,12 @@ def test_only_newlines_end_a_line():
 def subwords(model, normalizer=None):
     from tokenizers import Tokenizer, decoders, pre_tokenizers
 
-    made = Tokenizer(model)
-    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = decoders.ByteLevel()
+    tokenizer = Tokenizer(model)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
     if normalizer is not None:
-        made.normalizer = normalizer
-    return SubwordVocabulary(made.to_str())
+        tokenizer.normalizer = normalizer
+    return SubwordVocabulary(tokenizer.to_str())
 
 
 def byte_level():
@@ -43,7 +43,7 @@ def byte_level():
     return models.BPE(vocab=alphabet, merges=[])
 
 
-def test_bytes_spell_every_text_and_what_hides_some_does_not():
+def test_byte_level_is_lossless_unless_the_normalizer_drops_characters():
     from tokenizers import normalizers
 
     assert train_bpe(iter(["some text\n"]), 300).spells
@@ -53,7 +53,7 @@ def test_bytes_spell_every_text_and_what_hides_some_does_not():
 
 
 @requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
-def test_words_of_bert_do_not_spell_and_gpt2s_do():
+def test_bert_is_lossy_and_gpt2_is_lossless():
     from tokenizers import BertWordPieceTokenizer
 
     assert load_subwords(str(REAL / "vocab" / "gpt2")).spells
@@ -65,14 +65,14 @@ def test_a_folder_a_file_and_a_runs_vocabulary_give_the_same_subwords(tmp_path):
     vocabulary = train_bpe(iter(["some text, some more text\n"] * 20), 300)
     vocabulary.save(tmp_path / "run")
     (tmp_path / "tokenizer.json").write_text(vocabulary._json, encoding="utf-8")
-    made = tmp_path / "gpt2"
-    made.mkdir()
+    tokenizer = tmp_path / "gpt2"
+    tokenizer.mkdir()
     model = json.loads(vocabulary._json)["model"]
-    (made / "vocab.json").write_text(json.dumps(model["vocab"]))
-    (made / "merges.txt").write_text("\n".join(" ".join(pair) for pair in model["merges"]))
+    (tokenizer / "vocab.json").write_text(json.dumps(model["vocab"]))
+    (tokenizer / "merges.txt").write_text("\n".join(" ".join(pair) for pair in model["merges"]))
     for where in (tmp_path, tmp_path / "tokenizer.json", tmp_path / "run"):
         assert load_subwords(str(where)).digest() == vocabulary.digest()
-    assert load_subwords(str(made)).encode("more text") == vocabulary.encode("more text")
+    assert load_subwords(str(tokenizer)).encode("more text") == vocabulary.encode("more text")
 
 
 @pytest.mark.parametrize(
@@ -84,19 +84,19 @@ def test_a_folder_a_file_and_a_runs_vocabulary_give_the_same_subwords(tmp_path):
         ("vocabulary.json", '{"kind": "char", "symbols": [97]}', "is of kind char, not subword"),
     ],
 )
-def test_a_folder_without_subwords_is_refused_with_what_is_wrong(tmp_path, name, content, message):
+def test_a_folder_without_subwords_is_rejected_with_the_reason(tmp_path, name, content, message):
     (tmp_path / name).write_text(content)
     with pytest.raises(ValueError, match=rf"^data.tokenizing.name: .*{message}"):
         load_subwords(str(tmp_path))
 
 
-def test_a_vocabulary_that_could_not_be_written_leaves_the_earlier_one(tmp_path, monkeypatch):
+def test_a_failed_save_keeps_the_previous_vocabulary(tmp_path, monkeypatch):
     WordVocabulary(["<eos>", "a"]).save(tmp_path)
 
-    def full(*_):
+    def raise_disk_full(*_):
         raise OSError("no space left")
 
-    monkeypatch.setattr(os, "replace", full)
+    monkeypatch.setattr(os, "replace", raise_disk_full)
     with pytest.raises(OSError, match="no space"):
         WordVocabulary(["<eos>", "a", "b"]).save(tmp_path)
     assert load_vocabulary(tmp_path).words == ["<eos>", "a"]
@@ -106,5 +106,5 @@ def test_a_vocabulary_that_could_not_be_written_leaves_the_earlier_one(tmp_path,
 def test_a_prepared_corpus_reads_its_vocabulary_once(tmp_path):
     for split in ("train", "valid"):
         (tmp_path / f"{split}.txt").write_text("a b\n")
-    found = prepare(Folder(tmp_path), Tokenizing(), tmp_path / "prepared")
-    assert found.vocabulary is found.vocabulary
+    prepared = prepare(Folder(tmp_path), Tokenizing(), tmp_path / "prepared")
+    assert prepared.vocabulary is prepared.vocabulary

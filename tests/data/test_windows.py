@@ -1,4 +1,4 @@
-"""Windows are those of the published loop, labelled by either rule, and lead back to the very characters."""
+"""Windows equal those of the published loop, are labelled by either rule, and map back to exact characters."""
 
 import os
 from pathlib import Path
@@ -27,64 +27,64 @@ def question(n_context, answer=None, number=0):
 
 
 def published_windows(n_context, room, stride):
-    """Begin and length of each window, by the loop of BERT's reader."""
-    found, begin = [], 0
-    while begin < n_context:
-        length = min(n_context - begin, room)
-        found.append((begin, length))
-        if begin + length == n_context:
+    """Start and length of each window, by the loop of BERT's SQuAD reader."""
+    result, start = [], 0
+    while start < n_context:
+        length = min(n_context - start, room)
+        result.append((start, length))
+        if start + length == n_context:
             break
-        begin += min(length, stride)
-    return found
+        start += min(length, stride)
+    return result
 
 
-def published_best(windows, token):
-    """Which window sees a token with most context."""
+def window_with_max_context(windows, token):
+    """The window in which a token has most context."""
     best, best_score = None, None
-    for number, (begin, length) in enumerate(windows):
-        if begin <= token < begin + length:
-            score = min(token - begin, begin + length - 1 - token) + 0.01 * length
+    for number, (start, length) in enumerate(windows):
+        if start <= token < start + length:
+            score = min(token - start, start + length - 1 - token) + 0.01 * length
             if best_score is None or score > best_score:
                 best, best_score = number, score
     return best
 
 
 @pytest.mark.parametrize(("seq_len", "stride"), [(16, 4), (16, 9), (12, 100), (20, 1), (64, 16)])
-def test_windows_and_most_context_are_as_published(seq_len, stride):
+def test_windows_and_max_context_are_as_published(seq_len, stride):
     questions = [question(n, number=n) for n in (1, 5, 9, 10, 11, 25, 40, 97)]
-    found = cut(questions, WORDS, Windowing(seq_len=seq_len, max_query_len=6, doc_stride=stride))
-    for number, asked in enumerate(questions):
-        here = np.flatnonzero(found.question == number)
-        n_query = found.query_bounds[number + 1] - found.query_bounds[number]
-        n_context = len(asked.context.split())
+    result = cut(questions, WORDS, Windowing(seq_len=seq_len, max_query_len=6, doc_stride=stride))
+    for number, query in enumerate(questions):
+        here = np.flatnonzero(result.question == number)
+        n_query = result.query_bounds[number + 1] - result.query_bounds[number]
+        n_context = len(query.context.split())
         expected = published_windows(n_context, seq_len - n_query - 3, stride)
-        assert list(zip(found.begin[here].tolist(), found.n_context[here].tolist(), strict=True)) == expected
-        for place, window in enumerate(here.tolist()):
-            begin, length = expected[place]
-            best = [published_best(expected, token) == place for token in range(begin, begin + length)]
-            assert found.sees_best(window).tolist() == best
+        assert list(zip(result.begin[here].tolist(), result.n_context[here].tolist(), strict=True)) == expected
+        for index, window in enumerate(here.tolist()):
+            start, length = expected[index]
+            best = [window_with_max_context(expected, token) == index for token in range(start, start + length)]
+            assert result.sees_best(window).tolist() == best
 
 
-def test_a_window_reads_marks_question_and_context():
-    asked = question(12, (7, 8))
-    found = cut([asked], WORDS, Windowing(seq_len=12, max_query_len=2, doc_stride=5))
-    texts = [WORDS.decode(found.ids(window, WORDS.cls_id, WORDS.sep_id)) for window in range(len(found))]
+def test_a_window_holds_special_tokens_question_and_context():
+    query = question(12, (7, 8))
+    result = cut([query], WORDS, Windowing(seq_len=12, max_query_len=2, doc_stride=5))
+    texts = [WORDS.decode(result.ids(window, WORDS.cls_id, WORDS.sep_id)) for window in range(len(result))]
     assert texts == [
         "[CLS] where is [SEP] w0 w1 w2 w3 w4 w5 w6 [SEP]",
         "[CLS] where is [SEP] w5 w6 w7 w8 w9 w10 w11 [SEP]",
     ]
-    assert found.lengths.tolist() == [12, 12]
+    assert result.lengths.tolist() == [12, 12]
 
 
 @pytest.mark.parametrize(("rule", "impossible"), [("google", [0, 0, 0, 1, 1, 1]), ("nvidia", [1, 0, 1, 1, 1, 1])])
-def test_windows_without_the_answer_follow_the_rule(rule, impossible):
+def test_windows_without_the_answer_follow_the_chosen_rule(rule, impossible):
     questions = [question(17, (5, 7)), question(17)]
-    found = cut(questions, WORDS, Windowing(seq_len=12, max_query_len=4, doc_stride=5, rule=rule))
-    assert found.begin.tolist() == [0, 5, 10, 0, 5, 10]
-    # The first window has w0 to w6, which ends within the answer; the second begins with it, behind four other tokens.
-    assert found.start.tolist() == [0, 4, 0, 0, 0, 0]
-    assert found.end.tolist() == [0, 6, 0, 0, 0, 0]
-    assert found.impossible.astype(int).tolist() == impossible
+    result = cut(questions, WORDS, Windowing(seq_len=12, max_query_len=4, doc_stride=5, rule=rule))
+    assert result.begin.tolist() == [0, 5, 10, 0, 5, 10]
+    # The first window has w0 to w6 and ends inside the answer; the second begins four tokens before it.
+    assert result.start.tolist() == [0, 4, 0, 0, 0, 0]
+    assert result.end.tolist() == [0, 6, 0, 0, 0, 0]
+    assert result.impossible.astype(int).tolist() == impossible
 
 
 @pytest.mark.parametrize(
@@ -100,26 +100,26 @@ def test_windows_without_the_answer_follow_the_rule(rule, impossible):
         ("tab\tand\u202fnarrow", "and\u202fnarrow"),
     ],
 )
-def test_a_span_leads_back_to_the_very_characters(context, answer):
+def test_a_span_maps_back_to_exact_characters(context, answer):
     letters = sorted({c.lower() for c in context if not c.isspace()} | set("abcdefghijklmnopqrstuvwxyz"))
     tokens = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *letters, *(f"##{c}" for c in letters)]
     vocabulary = WordPiece([t for i, t in enumerate(tokens) if t not in tokens[:i]])
-    asked = Question("q", "x", context, (Answer(answer, context.index(answer)),))
-    found = cut([asked], vocabulary, Windowing(seq_len=100))
-    begin, end = found.characters(0, found.start[:1], found.end[:1])
-    assert context[begin[0] : end[0]] == answer
+    query = Question("q", "x", context, (Answer(answer, context.index(answer)),))
+    result = cut([query], vocabulary, Windowing(seq_len=100))
+    start, end = result.characters(0, result.start[:1], result.end[:1])
+    assert context[start[0] : end[0]] == answer
 
 
-def test_windows_are_the_same_from_disk(tmp_path):
-    found = cut([question(40, (30, 31)), question(12)], WORDS, Windowing(seq_len=20, max_query_len=8, doc_stride=3))
-    found.save(tmp_path)
+def test_windows_load_unchanged_from_disk(tmp_path):
+    result = cut([question(40, (30, 31)), question(12)], WORDS, Windowing(seq_len=20, max_query_len=8, doc_stride=3))
+    result.save(tmp_path)
     again = Windows.load(tmp_path)
     assert isinstance(again.context_ids, np.memmap)
     for name in vars(Windows(*[np.zeros(0)] * 12)):
-        np.testing.assert_array_equal(getattr(again, name), getattr(found, name))
+        np.testing.assert_array_equal(getattr(again, name), getattr(result, name))
 
 
-def test_sizes_that_leave_no_room_are_refused():
+def test_sizes_without_room_for_context_are_rejected():
     with pytest.raises(ValueError, match=r"batch\.seq_len is 60, .* 68 or more would"):
         Windowing(seq_len=60)
     with pytest.raises(ValueError, match=r"data\.doc_stride is 0"):
@@ -127,20 +127,20 @@ def test_sizes_that_leave_no_room_are_refused():
 
 
 def test_a_context_without_a_token_still_has_a_window():
-    found = cut([Question("q", "where", "\u200b\u200b", is_impossible=True)], WORDS, Windowing(seq_len=100))
-    assert (len(found), found.n_context.tolist(), found.lengths.tolist()) == (1, [0], [4])
+    result = cut([Question("q", "where", "\u200b\u200b", is_impossible=True)], WORDS, Windowing(seq_len=100))
+    assert (len(result), result.n_context.tolist(), result.lengths.tolist()) == (1, [0], [4])
 
 
 @real_data
 @pytest.mark.parametrize(("language", "least"), [("de", 1189), ("zh", 1190), ("hi", 1184)])
-def test_gold_answers_come_back_byte_by_byte_through_windows(language, least):
+def test_gold_answers_survive_windows_byte_for_byte(language, least):
     vocabulary = load_wordpiece(str(REAL / "vocab/bert-base-uncased-vocab.txt"))
     questions = read_squad(REAL / f"xquad/xquad.{language}.json").questions
-    found = cut(questions, vocabulary, Windowing(seq_len=160, doc_stride=64))
+    result = cut(questions, vocabulary, Windowing(seq_len=160, doc_stride=64))
     texts = {}
-    for window in np.flatnonzero(found.start).tolist():
-        begin, end = found.characters(window, found.start[[window]], found.end[[window]])
-        asked = questions[found.question[window]]
-        texts.setdefault(asked.id, set()).add(asked.context[begin[0] : end[0]])
+    for window in np.flatnonzero(result.start).tolist():
+        start, end = result.characters(window, result.start[[window]], result.end[[window]])
+        query = questions[result.question[window]]
+        texts.setdefault(query.id, set()).add(query.context[start[0] : end[0]])
     # The others begin or end within a word.
     assert sum(texts.get(q.id) == {q.answers[0].text} for q in questions) >= least

@@ -1,4 +1,4 @@
-"""A WordPiece vocabulary is transformers' own, however it is given, and learning one is repeatable."""
+"""WordPiece vocabularies equal those of transformers in every form, and training one is deterministic."""
 
 import json
 import os
@@ -22,7 +22,7 @@ TOKENS = [*SPECIAL, "un", "##aff", "##able", "hello", ",", "world", "é"]
 
 
 @real_data
-def test_ids_are_those_of_transformers(tmp_path):
+def test_wordpiece_ids_equal_those_of_transformers(tmp_path):
     from transformers import ElectraTokenizerFast
 
     ours, theirs = load_wordpiece(str(BERT)), ElectraTokenizerFast(str(BERT))
@@ -41,7 +41,7 @@ def test_ids_are_those_of_transformers(tmp_path):
 
 @pytest.mark.parametrize("lower_case", [True, False])
 @pytest.mark.parametrize("form", ["vocab.txt", "vocabulary.json", "tokenizer.json", "folder"])
-def test_every_form_that_it_is_saved_in_gives_it_back(tmp_path, form, lower_case):
+def test_every_saved_form_loads_unchanged(tmp_path, form, lower_case):
     first = WordPiece(TOKENS, lower_case=lower_case, strip_accents=False)
     if form == "vocab.txt":
         (tmp_path / form).write_text("\n".join(TOKENS) + "\n", encoding="utf-8")
@@ -62,17 +62,17 @@ def test_every_form_that_it_is_saved_in_gives_it_back(tmp_path, form, lower_case
     assert first.encode(text) == first.fast.encode(text, add_special_tokens=False)
 
 
-def test_text_that_spells_a_special_token_stays_text():
+def test_text_equal_to_a_special_token_stays_text():
     vocabulary = WordPiece([*TOKENS, "[", "]", "mask"])
     assert vocabulary.mask_id not in vocabulary.encode("hello [MASK]")
     assert vocabulary.unk_id not in vocabulary.encode("hello [MASK]")
 
 
-def test_pairs_carry_types_and_offsets():
-    found = WordPiece(TOKENS).fast("hello", "Unaffable world", return_offsets_mapping=True)
-    assert found["input_ids"] == [2, 8, 3, 5, 6, 7, 10, 3]
-    assert found["token_type_ids"] == [0, 0, 0, 1, 1, 1, 1, 1]
-    assert found["offset_mapping"][3:7] == [(0, 2), (2, 5), (5, 9), (10, 15)]
+def test_pairs_have_token_types_and_offsets():
+    result = WordPiece(TOKENS).fast("hello", "Unaffable world", return_offsets_mapping=True)
+    assert result["input_ids"] == [2, 8, 3, 5, 6, 7, 10, 3]
+    assert result["token_type_ids"] == [0, 0, 0, 1, 1, 1, 1, 1]
+    assert result["offset_mapping"][3:7] == [(0, 2), (2, 5), (5, 9), (10, 15)]
 
 
 LEARN = """
@@ -84,17 +84,17 @@ print(train_wordpiece(text.split("\\n"), 600).digest())
 
 
 @pytest.mark.slow
-def test_learning_is_repeatable_and_begins_with_the_special_tokens(tmp_path):
+def test_training_is_deterministic_and_special_tokens_come_first(tmp_path):
     words = " ".join(f"{a}{b}{c}" for a in "bdfg" for b in ("an", "éo", "ui") for c in ("ing", "ed", "er", "!?"))
     (tmp_path / "text").write_text("\n".join([words, words.upper(), "日本 hapax"] * 30), encoding="utf-8")
-    learned = [
+    vocabularies = [
         subprocess.run(
             [warm.python(), "-c", LEARN, tmp_path / "text"],
             capture_output=True, text=True, check=True, env=environment(),
         ).stdout
         for _ in range(2)
     ]  # fmt: skip
-    assert len(set(learned)) == 1
+    assert len(set(vocabularies)) == 1
     vocabulary = train_wordpiece((tmp_path / "text").read_text(encoding="utf-8").split("\n"), 600)
     assert tuple(vocabulary.tokens[:5]) == SPECIAL
     assert vocabulary.pad_id == 0
@@ -102,7 +102,7 @@ def test_learning_is_repeatable_and_begins_with_the_special_tokens(tmp_path):
     assert len(vocabulary.encode("baning banED")) == 2
 
 
-def test_a_small_text_gives_few_tokens_and_too_small_a_size_is_refused():
+def test_a_small_text_gives_few_tokens_and_too_small_a_size_is_rejected():
     assert train_wordpiece(["a b a b ab ab"], 500).size < 20
     with pytest.raises(ValueError, match=r"data.wordpiece.vocab_size is 8, but the characters alone are 9 tokens"):
         train_wordpiece(["a b ab ab"], 8)
@@ -122,7 +122,7 @@ def test_a_bad_file_is_named(tmp_path, content, message):
         load_wordpiece(str(tmp_path / "v.txt"))
 
 
-def test_what_is_no_wordpiece_is_refused(tmp_path):
+def test_files_that_are_not_wordpiece_are_rejected(tmp_path):
     with pytest.raises(ValueError, match=r"has no vocabulary: no tokenizer.json, vocab.txt or vocabulary.json"):
         load_wordpiece(str(tmp_path))
     (tmp_path / "tokenizer.json").write_text(json.dumps({"model": {"type": "BPE"}}))

@@ -1,4 +1,4 @@
-"""Words split once give the ids that the tokenizer gives to the whole text."""
+"""Splitting each distinct word once gives the same ids as tokenizing the whole text."""
 
 import os
 from pathlib import Path
@@ -36,13 +36,13 @@ def test_any_text_has_the_tokenizers_ids(pair, text):
         assert words.encode(text) == vocabulary.encode(text)
 
 
-def test_a_word_too_long_is_unknown_as_a_whole(pair):
+def test_an_overlong_word_is_one_unknown_token(pair):
     vocabulary, words = pair
     assert words.encode("ab " + "ab" * 60) == vocabulary.encode("ab " + "ab" * 60)
     assert words.encode("ab" * 60) == [vocabulary.unk_id]
 
 
-def test_memory_is_bounded(pair, monkeypatch):
+def test_the_cache_is_bounded(pair, monkeypatch):
     monkeypatch.setattr(wordpiece_cache, "_MAX_WORDS", 10)
     vocabulary, _ = pair
     words = WordCache(vocabulary)

@@ -1,4 +1,4 @@
-"""A DataModule of labelled examples says what is its own; the rest, BucketedDataModule does."""
+"""BucketedDataModule prepares, batches and resumes for a subclass that only describes its examples."""
 
 import json
 import threading
@@ -8,17 +8,17 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from foreign_files import put_files
 from lmrecipes.batches import BatchPlan, EvalBatchPlan
 from lmrecipes.data.tokenizers.wordpiece import WordPiece
 from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings
 from lmrecipes.datamodules.bucketed import PREDICT, BucketedDataModule, SplitExamples
+from unrelated_files import put_files
 
 PLAN = BatchPlan(global_batch_size=8, seq_len=16, val=EvalBatchPlan(batch_size=4), test=EvalBatchPlan(batch_size=4))
 
 
 class Lines(BucketedDataModule):
-    """A line of a file is an example: the smallest subclass."""
+    """The smallest subclass: every line of a file is an example."""
 
     cache_name, unit, file_format = "lines", "lines", "a file of lines"
 
@@ -57,38 +57,38 @@ class Lines(BucketedDataModule):
 @pytest.fixture
 def files(tmp_path):
     words = ["where", "the", "mill", "stands", "by", "the", "river", "and", "the", "bridge", "is", "long"]
-    found = {"test": None}
+    result = {"test": None}
     for split, n in (("train", 40), ("val", 11)):
-        found[split] = str(tmp_path / f"{split}.txt")
-        Path(found[split]).write_text("\n".join(" ".join(words[: 1 + i % 12]) for i in range(n)))
-    return found
+        result[split] = str(tmp_path / f"{split}.txt")
+        Path(result[split]).write_text("\n".join(" ".join(words[: 1 + i % 12]) for i in range(n)))
+    return result
 
 
-def at(data, step, rank=0, size=1):
+def at_step(data, step, rank=0, size=1):
     kwargs = {"rank": rank, "num_replicas": size}
     data.trainer = SimpleNamespace(global_step=step, distributed_sampler_kwargs=kwargs)
     return data
 
 
-def test_files_are_read_once_and_their_examples_found_again_beside_other_files(files, tmp_path):
-    are_there = put_files(tmp_path / "cache")
+def test_files_are_read_once_and_their_examples_reused_next_to_unrelated_files(files, tmp_path):
+    unchanged = put_files(tmp_path / "cache")
     first = Lines(files, tmp_path / "cache")
     first.prepare(progress=False)
-    # Once for the vocabulary, and once for itself.
+    # Once for the vocabulary and once for the examples.
     assert sorted(first.read) == ["train", "train", "val"]
     again = Lines(files, tmp_path / "cache")
     again.prepare(progress=False)
     assert again.read == []
     assert again.examples("val").content == first.examples("val").content
     assert again.vocab_size == first.vocab_size
-    assert are_there()
+    assert unchanged()
     Path(files["val"]).write_text("the bridge")
     again = Lines(files, tmp_path / "cache")
     again.prepare(progress=False)
     assert again.read == ["val"]
 
 
-def test_a_vocabulary_is_learned_by_one_of_those_that_start_at_once(files, tmp_path):
+def test_a_vocabulary_is_trained_by_one_of_several_concurrent_processes(files, tmp_path):
     modules = [Lines(files, tmp_path / "cache") for _ in range(3)]
     threads = [threading.Thread(target=lambda data=data: data.vocabulary) for data in modules]
     for thread in threads:
@@ -99,11 +99,11 @@ def test_a_vocabulary_is_learned_by_one_of_those_that_start_at_once(files, tmp_p
     assert len({data.vocabulary.digest() for data in modules}) == 1
 
 
-def test_a_vocabulary_that_was_cut_off_is_learned_anew(files, tmp_path):
-    learned = Lines(files, tmp_path / "cache").vocabulary
+def test_an_incomplete_vocabulary_is_trained_again(files, tmp_path):
+    trained = Lines(files, tmp_path / "cache").vocabulary
     (file,) = (tmp_path / "cache").glob("lines-vocabulary-*/vocabulary.json")
     file.unlink()
-    assert Lines(files, tmp_path / "cache").vocabulary.tokens == learned.tokens
+    assert Lines(files, tmp_path / "cache").vocabulary.tokens == trained.tokens
 
 
 def test_a_vocabulary_is_hashed_once_for_all_splits(files, tmp_path, monkeypatch):
@@ -114,17 +114,19 @@ def test_a_vocabulary_is_hashed_once_for_all_splits(files, tmp_path, monkeypatch
     assert len(hashed) == 1
 
 
-def test_training_goes_on_at_any_step_and_evaluation_reads_each_example_once(files, tmp_path):
-    straight = list(at(Lines(files, tmp_path / "cache"), 0).train_dataloader())
+def test_training_resumes_at_any_step_and_evaluation_reads_each_example_once(files, tmp_path):
+    straight = list(at_step(Lines(files, tmp_path / "cache"), 0).train_dataloader())
     assert len(straight) == 5
-    assert list(at(Lines(files, tmp_path / "cache"), 2).train_dataloader()) == straight[2:]
+    assert list(at_step(Lines(files, tmp_path / "cache"), 2).train_dataloader()) == straight[2:]
     for size in (1, 3):
-        ranks = [list(at(Lines(files, tmp_path / "cache"), 0, rank, size).val_dataloader()) for rank in range(size)]
+        ranks = [
+            list(at_step(Lines(files, tmp_path / "cache"), 0, rank, size).val_dataloader()) for rank in range(size)
+        ]
         assert sorted(row for batches in ranks for rows in batches for row in rows) == list(range(11))
         assert len({len(batches) for batches in ranks}) == 1
 
 
-def test_what_is_not_there_is_said(files, tmp_path):
+def test_missing_files_are_reported(files, tmp_path):
     data = Lines(files, tmp_path / "cache")
     with pytest.raises(ValueError, match=r"data\.test is not given; name a file of lines"):
         data.test_dataloader()
@@ -134,7 +136,7 @@ def test_what_is_not_there_is_said(files, tmp_path):
         data.evaluate_with(SimpleNamespace(kind="word"), "test")
 
 
-def test_what_is_predicted_needs_no_file(files, tmp_path):
+def test_predict_needs_no_files(files, tmp_path):
     data = Lines({}, tmp_path / "cache")
     data.evaluate_with(Lines(files, tmp_path / "cache").vocabulary, PREDICT)
     data._examples[PREDICT] = SplitExamples([[1, 2]], np.array([2]), lambda rows: rows.tolist())
@@ -142,7 +144,7 @@ def test_what_is_predicted_needs_no_file(files, tmp_path):
     assert list(data.predict_dataloader()) == [[0]]
 
 
-def test_complaints_are_repeated_when_what_is_prepared_is_found(files, tmp_path):
+def test_warnings_are_repeated_when_prepared_data_is_reused(files, tmp_path):
     Path(files["val"]).write_text("the bridge\n\nthe mill")
     for _ in range(2):
         with pytest.warns(UserWarning, match="1 line is empty"):

@@ -1,4 +1,4 @@
-"""Masked batches: exact resume anywhere, the same steps on any number of ranks, fixed masks in evaluation."""
+"""Masked batches: exact resume at any step, the same steps for any world size, fixed masks in evaluation."""
 
 import json
 import os
@@ -35,16 +35,16 @@ WORDS = [a + b for a in "bdfgklmn" for b in ("a", "e", "io", "u")]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """A hundred documents of a few sentences, as JSON lines; a second source of twenty as text."""
-    place, generator = tmp_path_factory.mktemp("documents"), random.Random(0)
+    """A hundred documents of a few sentences as JSON lines; a second source of twenty as text."""
+    path, generator = tmp_path_factory.mktemp("documents"), random.Random(0)
 
     def document():
         sentences = (" ".join(generator.choices(WORDS, k=generator.randint(4, 12))) for _ in range(12))
         return " ".join(f"{sentence.capitalize()}." for sentence in sentences)
 
-    (place / "a.jsonl").write_text("".join(json.dumps({"text": document()}) + "\n" for _ in range(100)))
-    (place / "b.txt").write_text("\n\n".join(document() for _ in range(20)))
-    return place
+    (path / "a.jsonl").write_text("".join(json.dumps({"text": document()}) + "\n" for _ in range(100)))
+    (path / "b.txt").write_text("\n\n".join(document() for _ in range(20)))
+    return path
 
 
 def module(folder, cache, batch=8, micro=None, weights=(1.0, 1.0), eval_batch=16, **arguments):
@@ -55,16 +55,16 @@ def module(folder, cache, batch=8, micro=None, weights=(1.0, 1.0), eval_batch=16
         DocumentSource(name="a", path=str(folder / "a.jsonl"), weight=weights[0]),
         DocumentSource(name="b", path=str(folder / "b.txt"), weight=weights[1]),
     ]
-    how = {"wordpiece": WordPieceSettings(vocab_size=200), "held_out": 0.1, **arguments}
-    return DocumentsDataModule(plan, sources, cache_dir=str(cache), **how)
+    options = {"wordpiece": WordPieceSettings(vocab_size=200), "held_out": 0.1, **arguments}
+    return DocumentsDataModule(plan, sources, cache_dir=str(cache), **options)
 
 
 @pytest.fixture(scope="module")
 def cache(folder, tmp_path_factory):
-    """Has the corpus prepared already."""
-    place = tmp_path_factory.mktemp("cache")
-    prepare_here(module(folder, place))
-    return place
+    """Prepares the corpus."""
+    path = tmp_path_factory.mktemp("cache")
+    prepare_here(module(folder, path))
+    return path
 
 
 def on_rank(data, rank, size):
@@ -74,13 +74,13 @@ def on_rank(data, rank, size):
     return data
 
 
-def joined(batches):
-    """Batches one under the other, field by field."""
+def concatenate(batches):
+    """Concatenates batches field by field."""
     return MaskedBatch(*(torch.cat(parts).tolist() for parts in zip(*batches, strict=True)))
 
 
 class Reader(LightningModule):
-    """Notes what it reads."""
+    """Records the batches it trains on."""
 
     def __init__(self):
         super().__init__()
@@ -116,7 +116,7 @@ def read(folder, cache, tmp_path, steps, micro, workers=0, start=None):
 @pytest.mark.slow
 @pytest.mark.parametrize(("micro", "workers"), [(40, 0), (20, 2), (10, 3)])
 @pytest.mark.parametrize("shift", [-1, 0, 1])
-def test_a_resumed_training_reads_on_where_it_stopped(folder, cache, tmp_path, micro, workers, shift):
+def test_a_resumed_training_continues_at_the_next_batch(folder, cache, tmp_path, micro, workers, shift):
     _, per_epoch = read(folder, cache, tmp_path, 1, micro)
     n_chunks = 40 // micro
     stop, steps = per_epoch // n_chunks + shift, 2 * per_epoch // n_chunks + 2
@@ -125,18 +125,18 @@ def test_a_resumed_training_reads_on_where_it_stopped(folder, cache, tmp_path, m
     rest, _ = read(folder, cache, tmp_path, steps, micro, workers, tmp_path / f"{stop}.ckpt")
     assert first + rest == straight
     assert len(straight) == steps * n_chunks
-    assert len({str(batch) for batch in straight}) == len(straight)  # order and masks of every epoch are its own
+    assert len({str(batch) for batch in straight}) == len(straight)  # every epoch has its own order and masks
 
 
 @pytest.mark.parametrize(("size", "micro"), [(1, 2), (2, 4), (4, 1), (8, 1)])
-def test_a_step_has_the_same_sequences_on_any_number_of_ranks(folder, cache, size, micro):
+def test_a_step_has_the_same_sequences_for_any_world_size(folder, cache, size, micro):
     alone = list(module(folder, cache).train_dataloader())
     n_chunks = 8 // size // micro
     ranks = [list(on_rank(module(folder, cache, micro=micro), r, size).train_dataloader()) for r in range(size)]
     assert {len(batches) for batches in ranks} == {len(alone) * n_chunks}
     for step, whole in enumerate(alone):
         parts = [batch for batches in ranks for batch in batches[step * n_chunks : (step + 1) * n_chunks]]
-        assert joined(parts) == joined([whole])
+        assert concatenate(parts) == concatenate([whole])
 
 
 def test_training_batches_have_one_length_and_an_epoch_has_every_example_once(folder, cache):
@@ -157,7 +157,7 @@ def test_training_batches_have_one_length_and_an_epoch_has_every_example_once(fo
     assert len(restored) == n
 
 
-def test_weights_say_how_often_a_source_is_drawn(folder, cache):
+def test_weights_set_how_often_a_source_is_repeated(folder, cache):
     plain, weighted = module(folder, cache), module(folder, cache, weights=(0.5, 3.0))
     a, b = plain.prepared.manifest["splits"]["train"]["examples"]
     assert weighted.prepared.folder == plain.prepared.folder
@@ -166,7 +166,7 @@ def test_weights_say_how_often_a_source_is_drawn(folder, cache):
 
 
 @pytest.mark.parametrize("split", ["val", "test"])
-def test_evaluation_has_every_example_once_on_any_number_of_ranks_with_the_same_masks(folder, cache, split):
+def test_evaluation_has_every_example_once_with_the_same_masks_for_any_world_size(folder, cache, split):
     def batches(data):
         return list(data.val_dataloader() if split == "val" else data.test_dataloader())
 
@@ -198,7 +198,7 @@ def test_evaluation_has_every_example_once_on_any_number_of_ranks_with_the_same_
         assert rows([batch for of_rank in ranks for batch in of_rank]) == rows(alone)
 
 
-def test_another_seed_and_share_give_other_masks(folder, cache):
+def test_another_seed_and_probability_give_other_masks(folder, cache):
     first = next(iter(module(folder, cache).val_dataloader()))
     more = next(iter(module(folder, cache, objective=MaskedLM(Masking(mask_prob=0.25))).val_dataloader()))
     assert torch.equal(first.lengths, more.lengths)
@@ -207,19 +207,19 @@ def test_another_seed_and_share_give_other_masks(folder, cache):
 
 
 @pytest.mark.slow
-def test_training_needs_no_text_any_more_and_a_run_keeps_its_vocabulary(folder, tmp_path):
-    place = tmp_path / "text"
-    shutil.copytree(folder, place)
-    first = module(place, tmp_path / "cache")
+def test_prepared_documents_work_without_their_text_and_a_run_keeps_its_vocabulary(folder, tmp_path):
+    path = tmp_path / "text"
+    shutil.copytree(folder, path)
+    first = module(path, tmp_path / "cache")
     first.prepare(progress=False)
     first.vocabulary.save(tmp_path / "saved")
-    shutil.move(place, tmp_path / "elsewhere")
-    again = module(place, tmp_path / "cache")
+    shutil.move(path, tmp_path / "elsewhere")
+    again = module(path, tmp_path / "cache")
     assert again.prepared.folder == first.prepared.folder
     assert again.vocab_size == first.vocab_size
     with pytest.raises(ValueError, match=r"source a: .*a.jsonl is not a file, folder or pattern"):
-        module(place, tmp_path / "cache", held_out=0.2).prepare(progress=False)
-    # Other text is read with the vocabulary of the run; the same text as it was prepared.
+        module(path, tmp_path / "cache", held_out=0.2).prepare(progress=False)
+    # Other text is tokenized with the run's vocabulary; unchanged text is used as prepared.
     saved = load_vocabulary(tmp_path / "saved")
     again.evaluate_with(saved, "test")
     again.prepare(progress=False)
@@ -236,20 +236,20 @@ def test_training_needs_no_text_any_more_and_a_run_keeps_its_vocabulary(folder, 
 
 
 @pytest.mark.slow
-def test_a_vocabulary_that_is_given_is_used_and_an_edited_one_read_anew(folder, tmp_path):
+def test_a_given_vocabulary_is_used_and_reread_after_an_edit(folder, tmp_path):
     vocabulary = WordPiece([*SPECIAL, *"abdefgiklmnou.", *(f"##{c}" for c in "aeiou")])
     vocabulary.save(tmp_path / "v")
-    how = {"wordpiece": WordPieceSettings(name=str(tmp_path / "v"))}
-    first = module(folder, tmp_path / "cache", **how)
+    options = {"wordpiece": WordPieceSettings(name=str(tmp_path / "v"))}
+    first = module(folder, tmp_path / "cache", **options)
     assert first.vocabulary.digest() == vocabulary.digest()
     WordPiece([*vocabulary.tokens, "ba"]).save(tmp_path / "v")
-    second = module(folder, tmp_path / "cache", **how)
+    second = module(folder, tmp_path / "cache", **options)
     assert second.prepared.folder != first.prepared.folder
     shutil.rmtree(tmp_path / "v")
-    assert module(folder, tmp_path / "cache", **how).prepared.folder == second.prepared.folder
+    assert module(folder, tmp_path / "cache", **options).prepared.folder == second.prepared.folder
 
 
-def test_settings_that_cannot_be_are_refused(folder, cache, tmp_path):
+def test_invalid_settings_of_documents_are_rejected(folder, cache, tmp_path):
     with pytest.raises(ValueError, match=r"data.sentencepiece is .*needs a WordPiece vocab.* give data.wordpiece"):
         module(folder, cache, sentencepiece=SentencePieceSettings())
     with pytest.raises(ValueError, match=r"data.wordpiece is .*needs a SentencePiece vocab.* give data.sentencepiece"):
@@ -289,7 +289,7 @@ PRESETS = {"wikipedia", "wikipedia_bookcorpus", "documents_folder", "embedded_do
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", sorted(PRESETS))
-def test_presets_take_local_files_in_place_of_every_source(name, folder, tmp_path):
+def test_presets_accept_local_files_for_every_source(name, folder, tmp_path):
     import jsonargparse
 
     preset = yaml.safe_load(catalog.preset_paths("datamodules")[name].read_text())
@@ -306,7 +306,7 @@ def test_presets_take_local_files_in_place_of_every_source(name, folder, tmp_pat
 
 
 @pytest.mark.slow
-def test_a_rehearsal_has_every_source_in_small(tmp_path):
+def test_a_rehearsal_has_every_source_at_toy_size(tmp_path):
     preset = yaml.safe_load(catalog.preset_paths("datamodules")["wikipedia_bookcorpus"].read_text())["init_args"]
     small = {**preset, **DocumentsDataModule.tiny_data(preset, tmp_path / "text")}
     synthetic_text.write_synthetic(tmp_path / "text")
@@ -323,7 +323,7 @@ def test_a_rehearsal_has_every_source_in_small(tmp_path):
 
 
 @pytest.mark.slow
-def test_the_embedded_documents_need_nothing_but_python(tmp_path):
+def test_the_embedded_documents_need_no_download(tmp_path):
     data = DocumentsDataModule(
         BatchPlan(global_batch_size=16, seq_len=64),
         [DocumentSource(name="embedded")],
@@ -340,7 +340,7 @@ def test_the_embedded_documents_need_nothing_but_python(tmp_path):
 
 
 @requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
-def test_real_text_of_several_forms_becomes_readable_examples(tmp_path):
+def test_real_text_in_several_formats_becomes_readable_examples(tmp_path):
     sources = [
         DocumentSource(name="c4", path=str(REAL / "web/c4_300_documents.jsonl")),
         DocumentSource(name="wikipedia", path=str(REAL / "web/wikipedia_30_articles.txt"), documents="line"),
@@ -355,13 +355,13 @@ def test_real_text_of_several_forms_becomes_readable_examples(tmp_path):
     )
     data.prepare(progress=False, workers=1)
     splits, vocabulary = data.prepared.manifest["splits"], data.vocabulary
-    # Two of the three books are longer than a document may be.
+    # Two of the three books are longer than the maximum document.
     assert sum(split["documents"] for split in splits.values()) == 300 + 30 + 5
     examples = Examples(data.prepared, "train")
     ids, _, lengths = examples.read(np.arange(len(examples)), 128)
     assert (ids == vocabulary.unk_id).sum() < 0.001 * lengths.sum()
     assert (ids == vocabulary.mask_id).sum() == 0
-    assert np.median(lengths) == 128  # most are packed to the brim
+    assert np.median(lengths) == 128  # most have full length
     text = " ".join(vocabulary.decode(row[:n]) for row, n in zip(ids.tolist(), lengths.tolist(), strict=True))
     assert "[CLS] " in text
     characters = splits["train"]["characters"]
@@ -377,7 +377,7 @@ def test_loading_leaves_torchs_random_numbers_alone(folder, cache):
     assert torch.equal(torch.rand(1), expected)
 
 
-def test_the_objective_of_documents_may_be_span_corruption_and_weights_are_factors_of_its_shares(tmp_path):
+def test_documents_support_span_corruption_and_weights_scale_its_sampling_rates(tmp_path):
     for name in ("one", "two"):
         lines = [f"{name} line {i} has words {i * 7 % 11} and {i * 5 % 13}." for i in range(200)]
         (tmp_path / f"{name}.txt").write_text("\n".join(lines) + "\n")

@@ -1,4 +1,4 @@
-"""mC4: every row is read once whatever happens to the run, languages in their shares, and what is malformed is said."""
+"""mC4: every row is read once across restarts, languages are sampled by size, malformed input is reported."""
 
 import gzip
 import itertools
@@ -11,7 +11,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from inverses import restored
+from data_helpers import restore
 from lightning.pytorch import LightningModule, Trainer
 
 from conftest import prepare_here, requires
@@ -48,7 +48,7 @@ def write(path, texts):
 
 @pytest.fixture(scope="module")
 def texts(tmp_path_factory):
-    """Three languages, in one or two files each."""
+    """Three languages, each in one or two files."""
     folder = tmp_path_factory.mktemp("texts")
     write(folder / "c4-aa.00.json.gz", documents("aa", 120))
     write(folder / "c4-aa.01.json.gz", documents("aa", 90)[::-1])
@@ -73,7 +73,7 @@ def settings(texts, vocabulary, cache):
 
 @pytest.fixture(scope="module")
 def cache(texts, vocabulary, tmp_path_factory):
-    """The texts, prepared."""
+    """The prepared texts."""
     folder = tmp_path_factory.mktemp("cache")
     prepare_here(MC4DataModule(**settings(texts, vocabulary, folder)))
     return folder
@@ -81,8 +81,8 @@ def cache(texts, vocabulary, tmp_path_factory):
 
 @pytest.fixture
 def module(texts, vocabulary, cache):
-    def make(step=0, rank=0, size=1, **given):
-        data = MC4DataModule(**{**settings(texts, vocabulary, cache), **given})
+    def make(step=0, rank=0, size=1, **options):
+        data = MC4DataModule(**{**settings(texts, vocabulary, cache), **options})
         ranks = {"rank": rank, "num_replicas": size}
         data.trainer = SimpleNamespace(global_step=step, distributed_sampler_kwargs=ranks)
         return data
@@ -91,49 +91,49 @@ def module(texts, vocabulary, cache):
 
 
 def rows_read(module, steps, size, workers):
-    """Rows that all ranks read in some steps, in a training that begins with the first of these."""
-    found = []
+    """Rows read by all ranks in the given steps, in a training that begins at the first of these."""
+    row_numbers = []
     for rank in range(size):
         data = module(steps.start, rank, size, num_workers=workers)
-        passes = PLAN.accumulation(size)
-        loader, wanted = iter(data.train_dataloader()), len(steps) * passes
+        accumulation = PLAN.accumulation(size)
+        loader, n_batches = iter(data.train_dataloader()), len(steps) * accumulation
         taken = 0
-        while taken < wanted:
+        while taken < n_batches:
             batch = next(loader, None)
-            if batch is None:  # the epoch is over
-                data.trainer.global_step = steps.start + taken // passes
+            if batch is None:  # the epoch has ended
+                data.trainer.global_step = steps.start + taken // accumulation
                 loader = iter(data.train_dataloader())
                 continue
-            found += batch.questions.tolist()
+            row_numbers += batch.questions.tolist()
             taken += 1
-    return found
+    return row_numbers
 
 
 @pytest.mark.slow
-def test_nothing_is_lost_or_repeated_by_kills_with_other_workers_and_ranks(module):
+def test_kills_and_other_numbers_of_workers_and_ranks_lose_or_repeat_no_row(module):
     data = module()
     data.prepare(progress=False)
     counts = data.objective.rows(data.prepared_sources, "train").counts
     n_steps = 2 * sum(counts) // PLAN.global_batch_size
-    # Killed at arbitrary steps, and gone on with as many ranks and workers as there happened to be.
+    # Killed at arbitrary steps and resumed with other numbers of ranks and workers.
     generator = random.Random(3)
     cuts = sorted({0, n_steps, *(generator.randrange(1, n_steps) for _ in range(5))})
-    ways = itertools.cycle([(1, 0), (2, 2), (3, 0), (1, 2), (2, 0)])
+    world_sizes = itertools.cycle([(1, 0), (2, 2), (3, 0), (1, 2), (2, 0)])
     whole, per_step = rows_read(module, range(n_steps), 1, 0), PLAN.global_batch_size
-    for (begin, end), (size, workers) in zip(itertools.pairwise(cuts), ways, strict=False):
+    for (begin, end), (size, workers) in zip(itertools.pairwise(cuts), world_sizes, strict=False):
         read = rows_read(module, range(begin, end), size, workers)
         assert sorted(read) == sorted(whole[begin * per_step : end * per_step]), (begin, end, size, workers)
-    # Of every language each row once before any is read again.
+    # Within a language, no row repeats before all have been read.
     first = 0
     for n in counts:
-        own = [row for row in whole if first <= row < first + n]
-        assert len(own) > n
-        for turn in range(len(own) // n):
-            assert len(set(own[turn * n : (turn + 1) * n])) == n
+        language_rows = [row for row in whole if first <= row < first + n]
+        assert len(language_rows) > n
+        for turn in range(len(language_rows) // n):
+            assert len(set(language_rows[turn * n : (turn + 1) * n])) == n
         first += n
 
 
-def test_every_document_is_in_the_rows_as_it_was(module, texts, vocabulary):
+def test_every_document_can_be_restored_from_the_rows(module, texts, vocabulary):
     data = module()
     corrupter = data.objective.corrupter(data.prepared_sources, "train")
     batch = corrupter.batch(np.arange(len(corrupter)), 0, np.arange(len(corrupter)))
@@ -143,24 +143,24 @@ def test_every_document_is_in_the_rows_as_it_was(module, texts, vocabulary):
         for pair in range(1, int(batch.input_pairs[row].max()) + 1):
             inputs = batch.input_ids[row][batch.input_pairs[row] == pair].tolist()
             targets = batch.targets[row][batch.target_pairs[row] == pair].tolist()
-            read += data.vocabulary.decode(restored(inputs, targets, sentinels, 1)).replace(" ", "")
+            read += data.vocabulary.decode(restore(inputs, targets, sentinels, 1)).replace(" ", "")
     for split in ("val", "test"):
         rows = data.objective.corrupter(data.prepared_sources, split)
         read += "".join(
             data.vocabulary.decode(rows._tokens[a:b].tolist()).replace(" ", "")
             for a, b in itertools.pairwise(rows.rows.bounds.tolist())
         )
-    written = "".join(
+    restored = "".join(
         text.replace(" ", "")
         for code, numbers in (("aa", (120, 90)), ("bb", (40,)), ("cc", (15,)))
         for number in numbers
         for text in documents(code, number)
     )
-    assert sorted(read) == sorted(written)
+    assert sorted(read) == sorted(restored)
 
 
 @pytest.mark.parametrize(("alpha", "weigh_by"), [(0.7, "tokens"), (0.3, "documents"), (1.0, "tokens"), (0.0, "tokens")])
-def test_languages_are_drawn_by_their_size_to_the_power_of_alpha(module, alpha, weigh_by):
+def test_languages_are_sampled_by_size_to_the_power_of_alpha(module, alpha, weigh_by):
     data = module(alpha=alpha, weigh_by=weigh_by)
     documents = data.prepared.split("train")["examples"]
     tokens = np.add.reduceat(
@@ -169,44 +169,44 @@ def test_languages_are_drawn_by_their_size_to_the_power_of_alpha(module, alpha, 
     sizes = np.asarray(documents if weigh_by == "documents" else tokens, dtype=float) ** alpha
     assert np.allclose(data.objective.shares(data.prepared_sources), sizes / sizes.sum())
     n = 150
-    loader, seen = data.train_batches(), np.zeros(3)
+    loader, totals = data.train_batches(), np.zeros(3)
     for k in range(n * PLAN.accumulation(1)):
         batch = loader.batch(k)
-        seen += np.bincount(batch.languages.numpy(), minlength=3)
-    assert np.abs(seen / seen.sum() - data.objective.shares(data.prepared_sources)).max() < 0.015
+        totals += np.bincount(batch.languages.numpy(), minlength=3)
+    assert np.abs(totals / totals.sum() - data.objective.shares(data.prepared_sources)).max() < 0.015
 
 
-def test_tokens_are_counted_by_language_without_reading_them(module):
+def test_tokens_are_counted_by_language_without_reading_batches(module):
     data = module()
     counted = data.tokens_by_language(3, 9)
     batches, lengths = data.train_batches(), np.diff(data.objective.rows(data.prepared_sources, "train").bounds)
-    seen = dict.fromkeys(data.languages, 0)
+    totals = dict.fromkeys(data.languages, 0)
     for k in range(3 * PLAN.accumulation(1), 9 * PLAN.accumulation(1)):
         batch = batches.batch(k)
         for language, row in zip(batch.languages.tolist(), batch.questions.tolist(), strict=True):
-            seen[data.languages[language]] += int(lengths[row])
-    assert counted == seen
-    # Whatever the rank, it is what all ranks read.
-    assert module(rank=1, size=3).tokens_by_language(3, 9) == seen
+            totals[data.languages[language]] += int(lengths[row])
+    assert counted == totals
+    # Counts are global: the same on every rank.
+    assert module(rank=1, size=3).tokens_by_language(3, 9) == totals
 
 
 @pytest.mark.slow
-def test_what_was_prepared_is_read_when_the_text_is_gone(texts, vocabulary, tmp_path, module):
-    gone = tmp_path / "gone"
-    gone.mkdir()
+def test_prepared_data_works_without_its_text(texts, vocabulary, tmp_path, module):
+    removed = tmp_path / "gone"
+    removed.mkdir()
     for file in texts.iterdir():
-        (gone / file.name).write_bytes(file.read_bytes())
-    given = {"path": f"{gone}/c4-{{language}}.*.json*", "cache_dir": str(tmp_path / "cache")}
-    before = module(**given)
+        (removed / file.name).write_bytes(file.read_bytes())
+    options = {"path": f"{removed}/c4-{{language}}.*.json*", "cache_dir": str(tmp_path / "cache")}
+    before = module(**options)
     before.prepare(progress=False)
-    for file in gone.iterdir():
+    for file in removed.iterdir():
         file.unlink()
-    assert len(module(**given).objective.rows(module(**given).prepared_sources, "train")) == len(
+    assert len(module(**options).objective.rows(module(**options).prepared_sources, "train")) == len(
         before.objective.rows(before.prepared_sources, "train")
     )
 
 
-def test_other_lengths_take_the_same_tokens(module, cache):
+def test_other_lengths_reuse_the_same_tokens(module, cache):
     module().prepare(progress=False)
     folders = {folder for folder in cache.iterdir() if folder.is_dir()}
     wide = module(
@@ -218,9 +218,11 @@ def test_other_lengths_take_the_same_tokens(module, cache):
     assert {folder for folder in cache.iterdir() if folder.is_dir()} == folders
 
 
-def wrong(module, tmp_path, content, **given):
+def wrong(module, tmp_path, content, **options):
     (tmp_path / "c4-aa.json").write_bytes(content)
-    return module(languages=["aa"], path=f"{tmp_path}/c4-{{language}}.json", cache_dir=str(tmp_path / "cache"), **given)
+    return module(
+        languages=["aa"], path=f"{tmp_path}/c4-{{language}}.json", cache_dir=str(tmp_path / "cache"), **options
+    )
 
 
 GOOD = [json.dumps({"text": text}) for text in documents("aa", 60)]
@@ -238,7 +240,7 @@ GOOD = [json.dumps({"text": text}) for text in documents("aa", 60)]
         ("\udcff", r"c4-aa.json:31 is not UTF-8 text"),
     ],
 )
-def test_a_malformed_line_is_refused_with_file_and_line_or_skipped_and_counted(module, tmp_path, line, message):
+def test_a_malformed_line_is_rejected_with_file_and_line_or_skipped_and_counted(module, tmp_path, line, message):
     content = "\n".join([*GOOD[:30], line, *GOOD[30:]]).encode("utf-8", "surrogateescape")
     with pytest.raises(ValueError, match=message) as caught:
         wrong(module, tmp_path, content).prepare(progress=False)
@@ -249,7 +251,7 @@ def test_a_malformed_line_is_refused_with_file_and_line_or_skipped_and_counted(m
     assert sum(data.prepared.split(split)["documents"] for split in ("train", "val", "test")) == len(GOOD)
 
 
-def test_empty_documents_are_left_out_and_counted(module, tmp_path):
+def test_empty_documents_are_skipped_and_counted(module, tmp_path):
     content = "\n".join([*GOOD, '{"text": ""}', '{"text": "  "}']).encode()
     data = wrong(module, tmp_path, content)
     with pytest.warns(UserWarning, match=r"left out 2 x empty document \(first: .*c4-aa.json:61"):
@@ -257,18 +259,18 @@ def test_empty_documents_are_left_out_and_counted(module, tmp_path):
     assert (np.diff(data.objective.corrupter(data.prepared_sources, "train")._starts) > 0).all()
 
 
-def test_a_file_cut_short_is_refused_or_read_as_far_as_it_goes(module, tmp_path):
+def test_a_truncated_file_is_rejected_or_read_up_to_its_end(module, tmp_path):
     whole = gzip.compress("\n".join(GOOD * 20).encode())
     path = f"{tmp_path}/{{language}}.json.gz"
     (tmp_path / "aa.json.gz").write_bytes(whole[: len(whole) // 2])
-    given = {"languages": ["aa"], "path": path, "cache_dir": str(tmp_path / "cache")}
+    options = {"languages": ["aa"], "path": path, "cache_dir": str(tmp_path / "cache")}
     with pytest.raises(ValueError, match=r"aa.json.gz is damaged or truncated at byte"):
-        module(**given).prepare(progress=False)
+        module(**options).prepare(progress=False)
     with pytest.warns(UserWarning, match=r"1 x file cut short"):
-        module(**given, on_malformed="skip").prepare(progress=False)
+        module(**options, on_malformed="skip").prepare(progress=False)
 
 
-def test_a_missing_language_is_named_beside_those_that_there_are(module, texts):
+def test_a_missing_language_is_named_with_the_available_ones(module, texts):
     with pytest.raises(ValueError, match=r"data.languages has xx, but .* has no such files; it has aa, bb; leave") as e:
         module(languages=["aa", "xx", "bb"]).prepare(progress=False)
     assert "\n" not in str(e.value)
@@ -277,7 +279,7 @@ def test_a_missing_language_is_named_beside_those_that_there_are(module, texts):
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("options", "message"),
     [
         ({"languages": []}, "data.languages is"),
         ({"languages": ["aa", "aa"]}, "data.languages is"),
@@ -288,12 +290,12 @@ def test_a_missing_language_is_named_beside_those_that_there_are(module, texts):
         ({"path": None, "repository": None}, "source aa has neither path nor repository"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(module, given, message):
+def test_invalid_settings_of_mc4_are_rejected(module, options, message):
     with pytest.raises(ValueError, match=message):
-        module(**given)
+        module(**options)
 
 
-def test_of_the_hub_only_the_files_of_the_languages_are_asked_for(monkeypatch, tmp_path, vocabulary, texts):
+def test_only_files_of_the_chosen_languages_are_downloaded(monkeypatch, tmp_path, vocabulary, texts):
     tree = {
         "en": [
             "en/c4-train.00000-of-01024.json.gz",
@@ -306,10 +308,10 @@ def test_of_the_hub_only_the_files_of_the_languages_are_asked_for(monkeypatch, t
             "multilingual/c4-fr.tfrecord-00000-of-02048.json.gz",
         ],
     }
-    asked = []
+    requests = []
 
     def download(repository, name, commit):
-        asked.append(name)
+        requests.append(name)
         return texts / "c4-aa.00.json.gz"
 
     monkeypatch.setattr(hub, "_listed", lambda *_: [(name, 10) for names in tree.values() for name in names])
@@ -319,7 +321,7 @@ def test_of_the_hub_only_the_files_of_the_languages_are_asked_for(monkeypatch, t
         PLAN, ["en", "de"], max_files=1, held_out=0.05, cache_dir=str(tmp_path), vocabulary_dir=str(vocabulary)
     )
     data.prepare(progress=False, workers=1)
-    assert set(asked) == {tree["en"][0], tree["multilingual"][0]}
+    assert set(requests) == {tree["en"][0], tree["multilingual"][0]}
 
 
 @requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
@@ -343,7 +345,7 @@ def test_24_real_languages_are_read(tmp_path):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_training_counts_tokens_of_languages_through_a_resume(module, tmp_path):
+def test_token_counts_by_language_continue_after_a_resume(module, tmp_path):
     class Idle(LightningModule):
         def __init__(self):
             super().__init__()

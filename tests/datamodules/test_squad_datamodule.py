@@ -1,4 +1,4 @@
-"""SquadDataModule prepares once, takes its vocabulary from where it is told, and has exact positions."""
+"""SquadDataModule prepares once, takes its vocabulary from the configured place, and resumes exactly."""
 
 import json
 import os
@@ -8,10 +8,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from inverses import padding_share
+from data_helpers import padding_share
 
 from conftest import requires
-from foreign_files import put_files
 from lmrecipes.batches import BatchPlan, EvalBatchPlan
 from lmrecipes.config import catalog
 from lmrecipes.data.embedded.squad import make_squad
@@ -19,6 +18,7 @@ from lmrecipes.data.tasks.squad.files import Question
 from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings
 from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings, load_wordpiece
 from lmrecipes.datamodules import SquadDataModule, TextCollator
+from unrelated_files import put_files
 
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
 real_data = requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
@@ -39,8 +39,8 @@ def module(files, tmp_path, **settings):
     return SquadDataModule(settings.pop("batch", PLAN), **files, cache_dir=str(tmp_path / "cache"), **settings)
 
 
-def at(data, step, rank=0, size=1):
-    """As if under a Trainer that has done so many steps."""
+def at_step(data, step, rank=0, size=1):
+    """The DataModule under a Trainer that has done this many steps."""
     kwargs = {"rank": rank, "num_replicas": size}
     data.trainer = SimpleNamespace(global_step=step, distributed_sampler_kwargs=kwargs)
     return data
@@ -50,7 +50,7 @@ def equal(left, right):
     return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
 
 
-def test_features_are_prepared_once_and_again_when_something_changes(files, tmp_path, monkeypatch):
+def test_features_are_prepared_once_and_again_after_a_change(files, tmp_path, monkeypatch):
     from lmrecipes.data.tasks.squad import windows
 
     cuts, cut = [], windows.cut
@@ -79,7 +79,7 @@ def test_damaged_features_are_named(files, tmp_path):
         module(files, tmp_path).prepared("val")
 
 
-def test_a_preparation_that_was_cut_off_is_begun_anew(files, tmp_path, monkeypatch):
+def test_an_interrupted_preparation_restarts(files, tmp_path, monkeypatch):
     import lmrecipes.data.tasks.squad.prepared as preparing
 
     data = module(files, tmp_path)
@@ -91,7 +91,7 @@ def test_a_preparation_that_was_cut_off_is_begun_anew(files, tmp_path, monkeypat
     assert len(data.prepared("train").pieces)
 
 
-def test_questions_prepared_once_more_leave_other_files(files, tmp_path):
+def test_preparing_again_keeps_unrelated_files(files, tmp_path):
     put = [put_files(tmp_path / "cache", "notes.txt", "squad/a")]
     folder = module(files, tmp_path).prepared("val").folder
     put.append(put_files(folder, "notes.txt", "figures/one.npy", "mine.part"))
@@ -99,11 +99,11 @@ def test_questions_prepared_once_more_leave_other_files(files, tmp_path):
     again = module(files, tmp_path).prepared("val")
     assert again.folder == folder
     assert len(again.pieces)
-    assert all(are_there() for are_there in put)
+    assert all(unchanged() for unchanged in put)
     assert "notes.txt" not in again.manifest["bytes"]
 
 
-def test_the_vocabulary_is_a_runs_or_a_files_or_learned(files, tmp_path):
+def test_the_vocabulary_comes_from_a_run_a_file_or_training(files, tmp_path):
     learned = module(files, tmp_path).vocabulary
     assert "where" in learned.tokens
     run = tmp_path / "run"
@@ -111,17 +111,17 @@ def test_the_vocabulary_is_a_runs_or_a_files_or_learned(files, tmp_path):
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder/vocab.txt").write_text("\n".join(learned.tokens))
     learned.fast.save_pretrained(tmp_path / "transformers")
-    for given in (
+    for source in (
         run,
         run / "vocabulary",
         tmp_path / "folder",
         tmp_path / "folder/vocab.txt",
         tmp_path / "transformers",
     ):
-        assert module(files, tmp_path, vocabulary_dir=str(given)).vocabulary.tokens == learned.tokens, given
-        settings = WordPieceSettings(name=str(given if given != run else run / "vocabulary"))
-        assert module(files, tmp_path, wordpiece=settings).vocabulary.tokens == learned.tokens, given
-    # As a trained model has it, nothing is learned, and only the split in question is read.
+        assert module(files, tmp_path, vocabulary_dir=str(source)).vocabulary.tokens == learned.tokens, source
+        settings = WordPieceSettings(name=str(source if source != run else run / "vocabulary"))
+        assert module(files, tmp_path, wordpiece=settings).vocabulary.tokens == learned.tokens, source
+    # With a trained model's vocabulary nothing is trained, and only the requested split is read.
     trained = module({"val": files["val"]}, tmp_path)
     trained.evaluate_with(learned, "val")
     trained.prepare(progress=False)
@@ -129,54 +129,54 @@ def test_the_vocabulary_is_a_runs_or_a_files_or_learned(files, tmp_path):
 
 
 @pytest.mark.slow
-def test_training_goes_on_at_any_step_with_any_number_of_workers(files, tmp_path):
+def test_training_resumes_at_any_step_with_any_number_of_workers(files, tmp_path):
     data = module(files, tmp_path, batch=BatchPlan(global_batch_size=8, micro_batch_size=2, seq_len=64))
-    straight = list(at(data, 0).train_dataloader())
+    straight = list(at_step(data, 0).train_dataloader())
     n_steps = len(data.training_order()) // 4
     assert len(straight) == 4 * n_steps
     for step, workers in ((3, 0), (n_steps - 1, 2)):
         resumed = module(files, tmp_path, batch=data.batch_plan, num_workers=workers)
-        batches = list(at(resumed, step).train_dataloader())
+        batches = list(at_step(resumed, step).train_dataloader())
         assert len(batches) == len(straight) - 4 * step
         assert all(equal(a, b) for a, b in zip(batches, straight[4 * step :], strict=True))
-    other_epoch = next(iter(at(data, n_steps).train_dataloader()))
+    other_epoch = next(iter(at_step(data, n_steps).train_dataloader()))
     assert not equal(other_epoch.windows[None], straight[0].windows[None])
 
 
-def test_ranks_share_every_step_and_every_evaluation(files, tmp_path):
+def test_ranks_partition_every_step_and_every_evaluation(files, tmp_path):
     data = module(files, tmp_path)
-    whole = next(iter(at(data, 2).train_dataloader())).windows.tolist()
-    shares = [next(iter(at(data, 2, rank, 4).train_dataloader())).windows.tolist() for rank in range(4)]
+    whole = next(iter(at_step(data, 2).train_dataloader())).windows.tolist()
+    shares = [next(iter(at_step(data, 2, rank, 4).train_dataloader())).windows.tolist() for rank in range(4)]
     assert sorted(whole) == sorted(number for share in shares for number in share)
     for size in (1, 3):
-        passes = [list(at(data, 0, rank, size).val_dataloader()) for rank in range(size)]
-        assert len({len(batches) for batches in passes}) == 1
-        numbers = [n for batches in passes for batch in batches for n in batch.windows.tolist()]
+        per_rank = [list(at_step(data, 0, rank, size).val_dataloader()) for rank in range(size)]
+        assert len({len(batches) for batches in per_rank}) == 1
+        numbers = [n for batches in per_rank for batch in batches for n in batch.windows.tolist()]
         assert sorted(numbers) == list(range(len(data.prepared("val").pieces)))
         room = max(PLAN.val.batch_size // size, 1) * 64
-        assert all(batch.input_ids.numel() <= room for batches in passes for batch in batches)
+        assert all(batch.input_ids.numel() <= room for batches in per_rank for batch in batches)
 
 
-def test_questions_that_are_asked_are_answered_from_their_own_contexts(files, tmp_path):
+def test_predicted_answers_come_from_the_questions_own_context(files, tmp_path):
     data = module(files, tmp_path)
     data.ask([Question("mine", "Where is the mill?", "The mill is at Oakford. " * 20)])
     numbers = [number for batch in data.predict_dataloader() for number in batch.windows.tolist()]
     assert len(numbers) == len(data.prepared("predict").pieces) > 2
     assert [q.id for q in data.questions("predict")] == ["mine"]
     assert not data.may_lack("predict")
-    for asked, message in (([], "no question"), ([Question("q", " ", "c")], "the question of question q is empty")):
+    for invalid, message in (([], "no question"), ([Question("q", " ", "c")], "the question of question q is empty")):
         with pytest.raises(ValueError, match=message):
-            data.ask(asked)
+            data.ask(invalid)
 
 
-def test_malformed_questions_are_refused_or_counted(files, tmp_path):
+def test_malformed_questions_are_rejected_or_counted(files, tmp_path):
     content = json.loads(Path(files["val"]).read_text())
     content["data"][0]["paragraphs"][0]["qas"][0].pop("question")
     Path(files["val"]).write_text(json.dumps(content))
     with pytest.raises(ValueError, match=r"val\.json: question val-0-0: it has no question"):
         module(files, tmp_path).prepare(progress=False)
     for _ in range(2):
-        # Said again when it is read again, from what was prepared.
+        # Reported again when the prepared data is reused.
         with pytest.warns(UserWarning, match=r"1 skipped \(1 x missing key\)"):
             module(files, tmp_path, on_malformed="skip").prepare(progress=False)
 
@@ -195,19 +195,19 @@ def test_malformed_questions_are_refused_or_counted(files, tmp_path):
         ({"language": "xx"}, "language is 'xx'; it must be one of"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(files, tmp_path, settings, message):
+def test_invalid_settings_of_squad_are_rejected(files, tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
         module(files, tmp_path, **settings)
 
 
-def test_a_split_that_is_not_there_is_asked_for(files, tmp_path):
+def test_a_missing_split_is_reported_with_its_option(files, tmp_path):
     with pytest.raises(ValueError, match=r"data\.test is not given"):
         module(files, tmp_path).test_dataloader()
     with pytest.raises(ValueError, match=r"nowhere\.json is not a file"):
         module({"train": "nowhere.json"}, tmp_path).prepare(progress=False)
 
 
-def test_a_cache_that_cannot_be_written_is_named(files, tmp_path):
+def test_an_unwritable_cache_is_named(files, tmp_path):
     (tmp_path / "cache").write_text("a file")
     with pytest.raises(ValueError, match=r"data\.cache_dir .* cannot be written to"):
         module(files, tmp_path).prepare(progress=False)
@@ -221,7 +221,7 @@ def test_settings_of_a_vocabulary_that_is_not_read_are_refused(files, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["squad11", "squad20", "xquad", "squad_folder", "embedded_squad"])
-def test_presets_name_what_the_module_takes(name):
+def test_presets_set_only_existing_arguments(name):
     preset = catalog.read_yaml(catalog.preset_paths("datamodules")[name])
     assert preset["class_path"] == "lmrecipes.datamodules.SquadDataModule"
     data = SquadDataModule(BatchPlan(global_batch_size=8, seq_len=384), **preset["init_args"])

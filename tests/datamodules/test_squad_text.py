@@ -1,4 +1,4 @@
-"""Questions as text to text: published prompts, an answer a row, and figures of every language."""
+"""SQuAD as text to text: published prompts, one row per answer, and metrics by language."""
 
 import json
 import os
@@ -37,12 +37,12 @@ def squad(language):
             "answers": [{"text": a, "answer_start": CONTEXT.index(a)} for a in answers],
         }
 
-    asked = [
+    qas = [
         question(0, f"Where sat the cat? ({language})", "on the red mat", "the red mat"),
         question(1, f"Who slept? ({language})", "The dog"),
         question(2, f"Where did it sleep? ({language})", "the house", "in the house", "house"),
     ]
-    return {"data": [{"title": "Animals", "paragraphs": [{"context": CONTEXT, "qas": asked}]}]}
+    return {"data": [{"title": "Animals", "paragraphs": [{"context": CONTEXT, "qas": qas}]}]}
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def module(tmp_path, vocabulary):
     for language in ("de", "hi"):
         (tmp_path / f"x.{language}.json").write_text(json.dumps(squad(language)))
 
-    def make(prompt="nemo", **given):
+    def make(prompt="nemo", **options):
         return SquadDataModule(
             **{
                 "batch": PLAN,
@@ -69,7 +69,7 @@ def module(tmp_path, vocabulary):
                 "collator": TextCollator(prompt),
                 "vocabulary_dir": str(vocabulary),
                 "cache_dir": str(tmp_path / "cache"),
-                **given,
+                **options,
             }
         )
 
@@ -77,47 +77,47 @@ def module(tmp_path, vocabulary):
 
 
 def texts(data, split):
-    """Input and target of every row, as text."""
+    """Input and target of every row as text."""
     vocabulary = data.vocabulary
     pairs = data.prepared(split).pieces
     return [tuple(vocabulary.decode(x.tolist()) for x in pairs.pair(i)) for i in range(len(pairs))]
 
 
-def test_a_question_is_put_as_published_and_every_answer_is_learned(module):
+def test_prompts_are_as_published_and_every_answer_is_a_target(module):
     context = CONTEXT.replace("\n", "\\n")
     read = texts(module(), "train")
-    assert len(read) == 6  # an answer a row
+    assert len(read) == 6  # one row per answer
     assert read[0] == (f"Title: Animals Paragraph: {context} Question: Where sat the cat? (de)", "on the red mat")
     assert [target for _, target in read] == [
         *("on the red mat", "the red mat", "The dog", "the house", "in the house", "house")
     ]
-    # To evaluate, a question is a row, with its first answer.
+    # In evaluation a question is one row, with its first answer.
     assert [target for _, target in texts(module(), "val")] == ["on the red mat", "The dog", "the house"] * 2
     google = texts(module("google"), "train")
     assert google[0] == (f"question: Where sat the cat? (de) context: {context}", "on the red mat")
 
 
-def test_a_context_too_long_leaves_the_question_whole(vocabulary):
+def test_a_long_context_is_truncated_and_the_question_kept(vocabulary):
     question = Question("a", "Who sat?", "cat " * 500, (Answer("dog " * 50, 0),), title="T")
-    own = SentencePiece.of_content(json.loads((vocabulary / "vocabulary.json").read_text()))
+    vocabulary_from_file = SentencePiece.of_content(json.loads((vocabulary / "vocabulary.json").read_text()))
     for input_eos in (True, False):
         layout = TextLayout(seq_len=64, target_len=8, input_eos=input_eos)
-        inputs, targets = layout.cut([question], own).pair(0)
+        inputs, targets = layout.cut([question], vocabulary_from_file).pair(0)
         assert len(inputs) == 64
-        assert own.decode(inputs.tolist()).endswith("Question: Who sat?")
+        assert vocabulary_from_file.decode(inputs.tolist()).endswith("Question: Who sat?")
         assert (inputs[-1] == 1) == input_eos
         assert len(targets) == 8
         assert targets[-1] == 1
     with pytest.raises(ValueError, match=r"batch.seq_len is 4, but the text 'Question: Who sat\?'... alone has"):
-        TextLayout(seq_len=4, target_len=8).cut([question], own)
+        TextLayout(seq_len=4, target_len=8).cut([question], vocabulary_from_file)
 
 
-def test_batches_are_as_wide_as_they_must_be_and_say_which_question_is_which(module):
+def test_batches_have_minimal_width_and_question_numbers(module):
     data = module()
-    found = []
+    numbers = []
     for batch in data.val_dataloader():
         rows = batch.questions.tolist()
-        found += rows
+        numbers += rows
         assert batch.input_ids.shape[1] % 8 == 0
         assert (batch.input_pairs == (batch.input_ids != 0)).all()
         assert batch.languages.tolist() == [row // 3 for row in rows]
@@ -125,23 +125,23 @@ def test_batches_are_as_wide_as_they_must_be_and_say_which_question_is_which(mod
         for targets, before in zip(batch.targets, batch.decoder_input_ids, strict=True):
             n = int((targets != 0).sum())
             assert torch.equal(before[1:n], targets[: n - 1])
-    assert sorted(found) == list(range(6))
+    assert sorted(numbers) == list(range(6))
     assert [q.id for q in data.questions("val")] == ["de:q0", "de:q1", "de:q2", "hi:q0", "hi:q1", "hi:q2"]
 
 
-def test_a_batch_that_fills_up_counts_nowhere(module):
-    found = []
+def test_a_padding_batch_counts_nowhere(module):
+    numbers = []
     for rank in range(10):
         data = module()
         data.trainer = SimpleNamespace(distributed_sampler_kwargs={"rank": rank, "num_replicas": 10}, global_step=0)
         (batch,) = list(data.val_dataloader())
-        found += batch.questions.tolist()
+        numbers += batch.questions.tolist()
         assert (int(batch.target_pairs.sum()) == 0) == (batch.questions.tolist() == [-1])
-    assert sorted(found) == [-1, -1, -1, -1, *range(6)]
+    assert sorted(numbers) == [-1, -1, -1, -1, *range(6)]
 
 
 class Parrot(LightningModule):
-    """Writes the right answer, but for some questions."""
+    """Generates the right answer, except for some questions."""
 
     def __init__(self, data, wrong):
         super().__init__()
@@ -159,25 +159,25 @@ class Parrot(LightningModule):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_answers_have_figures_by_language_and_files(module, tmp_path):
+def test_answers_have_metrics_and_files_by_language(module, tmp_path):
     data = module()
-    # Right but for an article in German, and another answer in Hindi.
+    # Right except for a missing article in German and another answer in Hindi.
     model = Parrot(data, {"de:q1": "dog", "hi:q0": "the red mat", "hi:q2": "a tree"})
     trainer = Trainer(
         accelerator="cpu", devices=1, logger=False, callbacks=[SquadAnswers()], default_root_dir=tmp_path,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    (figures,) = trainer.test(model, data, verbose=False)
-    assert figures["squad/exact_string_match_de"] == pytest.approx(200 / 3)
-    assert figures["squad/exact_string_match_hi"] == pytest.approx(100 / 3)
-    assert figures["squad/exact_string_match"] == pytest.approx(50)
-    assert figures["squad/exact_match_hi"] == pytest.approx(200 / 3)
-    assert figures["squad/f1"] == pytest.approx((figures["squad/f1_de"] + figures["squad/f1_hi"]) / 2)
+    (metrics,) = trainer.test(model, data, verbose=False)
+    assert metrics["squad/exact_string_match_de"] == pytest.approx(200 / 3)
+    assert metrics["squad/exact_string_match_hi"] == pytest.approx(100 / 3)
+    assert metrics["squad/exact_string_match"] == pytest.approx(50)
+    assert metrics["squad/exact_match_hi"] == pytest.approx(200 / 3)
+    assert metrics["squad/f1"] == pytest.approx((metrics["squad/f1_de"] + metrics["squad/f1_hi"]) / 2)
     written = json.loads((tmp_path / "answers/test/hi/predictions.json").read_text())
     assert written == {"q0": "the red mat", "q1": "The dog", "q2": "a tree"}
 
 
-def test_figures_of_one_language_keep_their_names():
+def test_metrics_of_a_single_language_have_plain_names():
     questions = [Question("a", "?", "b c", (Answer("b c", 0),))]
     answered = {"a": Answered("The b c", "The b c", None, [])}
     assert metrics_by_language(questions, answered, may_lack=False) == {"exact_match": 100.0, "f1": 100.0}
@@ -186,7 +186,7 @@ def test_figures_of_one_language_keep_their_names():
 
 
 @pytest.mark.parametrize(
-    ("given", "message"),
+    ("options", "message"),
     [
         ({"languages": None}, r"needs data.language, such as de"),
         ({"language": "de"}, "give one of the two"),
@@ -194,9 +194,9 @@ def test_figures_of_one_language_keep_their_names():
         ({"train": "x.{language}.json"}, r"data.train is x.\{language\}.json, which needs data.language"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(module, given, message):
+def test_invalid_settings_of_squad_text_are_rejected(module, options, message):
     with pytest.raises(ValueError, match=message):
-        module(**given)
+        module(**options)
 
 
 def test_a_missing_language_is_named(module):
@@ -205,7 +205,7 @@ def test_a_missing_language_is_named(module):
 
 
 @requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
-def test_all_of_xquad_is_put_and_answered(tmp_path):
+def test_all_of_xquad_is_prompted_and_answered(tmp_path):
     files = str(REAL / "xquad/xquad.{language}.json")
     data = SquadDataModule(
         BatchPlan(global_batch_size=16, seq_len=512, target_len=128, val=EvalBatchPlan(batch_size=64)),
@@ -214,16 +214,16 @@ def test_all_of_xquad_is_put_and_answered(tmp_path):
         languages=["en", "es", "de", "hi", "zh"],
         collator=TextCollator(),
         sentencepiece=None,
-        vocabulary_dir=str(_learned(tmp_path)),
+        vocabulary_dir=str(_vocabulary(tmp_path)),
         cache_dir=str(tmp_path / "cache"),
     )
     questions = data.questions("val")
     assert len(questions) == 5 * 1190
     right = {q.id: Answered(q.answers[0].text, q.answers[0].text, None, []) for q in questions}
-    figures = metrics_by_language(questions, right, may_lack=False, written=True)
-    assert set(figures.values()) == {100.0}
-    assert {"f1_hi", "exact_string_match_zh", "exact_match_de"} <= set(figures)
-    # What is learned can be read back: the target of every row is its answer, in its own script.
+    metrics = metrics_by_language(questions, right, may_lack=False, written=True)
+    assert set(metrics.values()) == {100.0}
+    assert {"f1_hi", "exact_string_match_zh", "exact_match_de"} <= set(metrics)
+    # Targets decode to the answers, in every script.
     pairs, vocabulary = data.prepared("val").pieces, data.vocabulary
     same = [
         vocabulary.decode(pairs.pair(i).targets.tolist()) == " ".join(questions[i].answers[0].text.split())
@@ -233,7 +233,7 @@ def test_all_of_xquad_is_put_and_answered(tmp_path):
     assert int(pairs.lengths.max()) <= 512
 
 
-def _learned(folder):
+def _vocabulary(folder):
     texts = []
     for code in ("en", "es", "de", "hi", "zh"):
         texts += (REAL / f"languages/{code}.txt").read_text("utf-8").split("\n")[:60]

@@ -1,4 +1,4 @@
-"""A training interrupted anywhere reads on where it would have been, with any number of workers."""
+"""An interrupted training continues at exactly the next batch, with any number of workers."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 class Reader(LightningModule):
-    """Notes what it reads."""
+    """Records the batches it trains on."""
 
     def __init__(self):
         super().__init__()
@@ -50,7 +50,7 @@ def read(corpus, tmp_path, steps, workers, micro, start=None, **arguments):
 @pytest.mark.parametrize("carry_memory", [True, False])
 @pytest.mark.parametrize(("micro", "workers"), [(4, 0), (2, 0), (2, 2), (1, 3)])
 @pytest.mark.parametrize("stop", [7, 10, 11])
-def test_twelve_steps_are_seven_and_five(small_corpus, tmp_path, micro, workers, stop, carry_memory):
+def test_an_interrupted_training_reads_the_same_batches(small_corpus, tmp_path, micro, workers, stop, carry_memory):
     straight, per_epoch = read(small_corpus, tmp_path, 24, 0, micro, carry_memory=carry_memory)
     first, _ = read(small_corpus, tmp_path, stop, workers, micro, carry_memory=carry_memory)
     rest, _ = read(small_corpus, tmp_path, 24, workers, micro, tmp_path / f"{stop}.ckpt", carry_memory=carry_memory)
@@ -69,7 +69,7 @@ def test_loading_leaves_torchs_random_numbers_alone(small_corpus, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_embedded_text_needs_nothing_but_python(tmp_path):
+def test_the_embedded_text_needs_no_download(tmp_path):
     data = EmbeddedText(BatchPlan(global_batch_size=4, seq_len=8), cache_dir=str(tmp_path))
     data.prepare(progress=False)
     assert data.statistics("train").tokens > 100_000

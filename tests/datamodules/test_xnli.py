@@ -1,4 +1,4 @@
-"""XNLI as text to text: published prompts, English to train on, accuracy of every language."""
+"""XNLI as text to text: published prompts, training on English, accuracy by language."""
 
 import csv
 import gzip
@@ -8,13 +8,13 @@ import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
 
-from foreign_files import put_files
 from lmrecipes.batches import BatchPlan, EvalBatchPlan, WrittenTexts
 from lmrecipes.callbacks import TextAccuracy
 from lmrecipes.data.tasks.nli import Inference, asked, read_nli
 from lmrecipes.data.tasks.nli_embedded import make_nli
 from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings
 from lmrecipes.datamodules import XNLIDataModule
+from unrelated_files import put_files
 
 PLAN = BatchPlan(
     global_batch_size=8, seq_len=64, target_len=16, val=EvalBatchPlan(batch_size=8), test=EvalBatchPlan(batch_size=8)
@@ -32,7 +32,7 @@ def write_tsv(path, rows):
 
 @pytest.fixture
 def module(tmp_path):
-    def make(**given):
+    def make(**options):
         return XNLIDataModule(
             **{
                 "batch": PLAN,
@@ -42,7 +42,7 @@ def module(tmp_path):
                 "languages": ["en", "de", "zh"],
                 "sentencepiece": SentencePieceSettings(vocab_size=500, character_coverage=1.0),
                 "cache_dir": str(tmp_path / "cache"),
-                **given,
+                **options,
             }
         )
 
@@ -57,7 +57,7 @@ def test_prompts_are_as_published():
     assert [asked(pair._replace(label=x), "google")[2] for x in ("entailment", "neutral", "contradiction")] == [*"012"]
 
 
-def test_published_files_are_read(tmp_path):
+def test_files_in_the_published_format_are_read(tmp_path):
     rows = [("de", PAIRS[0]), ("en", ('He said "no', "x", "neutral")), ("de", PAIRS[1]), ("en", ("a", "b", "-"))]
     tsv = write_tsv(tmp_path / "xnli.tsv", rows)
     assert [pair[:3] for pair in read_nli(tsv, language="de").pairs] == PAIRS
@@ -85,14 +85,14 @@ def test_published_files_are_read(tmp_path):
         ('"text"', r"m.jsonl:2 is str, not keys and values"),
     ],
 )
-def test_what_is_no_pair_is_refused_with_its_line_or_skipped(tmp_path, line, message):
+def test_a_malformed_pair_is_rejected_with_its_line_or_skipped(tmp_path, line, message):
     good = '{"label": 1, "premise": "c", "hypothesis": "d"}'
     (tmp_path / "m.jsonl").write_text("\n".join([good, line, good]))
     with pytest.raises(ValueError, match=message):
         read_nli(str(tmp_path / "m.jsonl"))
-    found = read_nli(str(tmp_path / "m.jsonl"), "skip")
-    assert len(found.pairs) == 2
-    assert found.flaws["malformed line"][0] == 1
+    result = read_nli(str(tmp_path / "m.jsonl"), "skip")
+    assert len(result.pairs) == 2
+    assert result.flaws["malformed line"][0] == 1
 
 
 def test_a_missing_language_is_named(tmp_path, module):
@@ -105,21 +105,21 @@ def test_a_missing_language_is_named(tmp_path, module):
         module(train="a.{language}.tsv")
 
 
-def test_pairs_are_prepared_beside_other_files(module, tmp_path):
-    are_there = put_files(tmp_path / "cache")
+def test_pairs_are_prepared_next_to_unrelated_files(module, tmp_path):
+    unchanged = put_files(tmp_path / "cache")
     data = module()
     assert data.vocab_size
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("os.replace", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             data.pairs("val")
-    # What was cut off is written over.
+    # Incomplete files are overwritten.
     assert len(data.pairs("val"))
-    assert are_there()
+    assert unchanged()
     assert not list((tmp_path / "cache").glob(".xnli-*.part"))
 
 
-def test_training_goes_on_where_it_was(module):
+def test_training_resumes_at_its_step(module):
     data = module()
     assert data.pairs("train").language.max() == 0
     batches = list(data.train_dataloader())
@@ -127,17 +127,17 @@ def test_training_goes_on_where_it_was(module):
     numbers = [number for batch in batches for number in batch.questions.tolist()]
     assert len(set(numbers)) == len(numbers) == 1200
 
-    class At:
+    class AtStep:
         distributed_sampler_kwargs = None
         global_rank, world_size, global_step = 0, 1, 100
 
-    data.trainer = At()
+    data.trainer = AtStep()
     rest = list(data.train_dataloader())
     assert [batch.questions.tolist() for batch in rest] == [batch.questions.tolist() for batch in batches[100:]]
 
 
 class Guesser(LightningModule):
-    """Writes the right label in all languages but one."""
+    """Generates the right label in all languages but one."""
 
     def __init__(self, data):
         super().__init__()
@@ -153,15 +153,15 @@ class Guesser(LightningModule):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_accuracy_is_of_every_language(module, tmp_path):
+def test_accuracy_is_logged_for_every_language(module, tmp_path):
     data = module()
     trainer = Trainer(
         accelerator="cpu", devices=1, logger=False, callbacks=[TextAccuracy()], default_root_dir=tmp_path,
         enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
     )  # fmt: skip
-    (figures,) = trainer.validate(Guesser(data), data, verbose=False)
+    (metrics,) = trainer.validate(Guesser(data), data, verbose=False)
     labels = [pair.label for pair in make_nli("embedded:val", "de")]
     guessed = 100 * labels.count("neutral") / len(labels)
-    assert figures["xnli/accuracy_en"] == figures["xnli/accuracy_zh"] == 100
-    assert figures["xnli/accuracy_de"] == pytest.approx(guessed)
-    assert figures["xnli/accuracy"] == pytest.approx((200 + guessed) / 3)
+    assert metrics["xnli/accuracy_en"] == metrics["xnli/accuracy_zh"] == 100
+    assert metrics["xnli/accuracy_de"] == pytest.approx(guessed)
+    assert metrics["xnli/accuracy"] == pytest.approx((200 + guessed) / 3)

@@ -1,4 +1,4 @@
-"""A run in TensorBoard: the CSV log's steps and figures, over everything that continued it."""
+"""TensorBoard has the steps and metrics of the CSV log, across resumes."""
 
 import csv
 import shutil
@@ -14,13 +14,13 @@ def curve(run, name):
 
 
 @pytest.mark.slow
-def test_tensorboard_has_the_figures_of_the_csv_log_also_after_steps_were_made_again(command, small, tmp_path):
+def test_tensorboard_equals_the_csv_log_also_after_repeated_steps(command, small, tmp_path):
     run, kept = tmp_path / "run", tmp_path / "kept"
-    begun = command("fit", *small, "--trainer.logger=tensorboard", "--run_dir=run", "--trainer.max_steps=6")
-    assert begun.returncode == 0, begun.stderr
+    first = command("fit", *small, "--trainer.logger=tensorboard", "--run_dir=run", "--trainer.max_steps=6")
+    assert first.returncode == 0, first.stderr
     shutil.copytree(run / "checkpoints", kept)
     for _ in range(2):
-        # The second time, as if it was killed after step 6.
+        # The second time, as if killed after step 6.
         shutil.rmtree(run / "checkpoints")
         shutil.copytree(kept, run / "checkpoints")
         onward = command("fit", "--resume=run", "--trainer.max_steps=12")

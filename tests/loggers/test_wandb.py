@@ -1,4 +1,4 @@
-"""A run in wandb: offline where it must be, one run however often it is continued, with its whole configuration."""
+"""wandb logging: offline if needed, one wandb run across resumes, with the complete configuration."""
 
 import csv
 import http.server
@@ -20,13 +20,13 @@ KEY = "0123456789" * 4
 
 @pytest.fixture
 def fit(command, small, tmp_path, monkeypatch):
-    """Trains as a process of a user who never heard of wandb; returns it and the run directory."""
+    """Trains as a process of a user without any wandb setup; returns it and the run directory."""
 
     for name in [name for name in os.environ if name.startswith("WANDB_")]:
         monkeypatch.delenv(name)
 
-    def run(*arguments, begin=True, **variables):
-        more = [*small, WANDB, "--run_dir=run"] if begin else []
+    def run(*arguments, new=True, **variables):
+        more = [*small, WANDB, "--run_dir=run"] if new else []
         return command("fit", *more, *arguments, HOME=str(tmp_path), **variables), tmp_path / "run"
 
     return run
@@ -38,18 +38,18 @@ def rows(run, name):
 
 
 @pytest.mark.slow
-def test_without_an_api_key_a_run_is_logged_offline_and_says_how_to_send_it(fit):
+def test_without_an_api_key_a_run_is_logged_offline_and_says_how_to_sync_it(fit):
     done, run = fit()
     assert (done.returncode, done.stderr) == (0, "")
-    (said,) = [line for line in done.stdout.splitlines() if "wandb" in line]
-    assert "offline, as there is no API key" in said
-    assert said.endswith("wandb sync run/wandb/offline-run-*")
+    (message,) = [line for line in done.stdout.splitlines() if "wandb" in line]
+    assert "offline, as there is no API key" in message
+    assert message.endswith("wandb sync run/wandb/offline-run-*")
     (part,) = parts(run)
     assert part.exit_code == 0
-    # Beside the CSV log, with the same steps and figures.
+    # Same steps and metrics as the CSV log.
     for name in ("train/loss", "val/loss"):
-        assert part.figures(name) == pytest.approx(rows(run, name))
-    assert set(part.figures("train/loss")) == set(range(1, 13))
+        assert part.metric(name) == pytest.approx(rows(run, name))
+    assert set(part.metric("train/loss")) == set(range(1, 13))
 
 
 @pytest.mark.slow
@@ -57,11 +57,11 @@ def test_without_a_server_a_run_is_logged_offline(fit):
     done, run = fit(WANDB_API_KEY=KEY, WANDB_BASE_URL="http://127.0.0.1:9")
     assert (done.returncode, done.stderr) == (0, "")
     assert "offline, as http://127.0.0.1:9 cannot be reached; upload the run later with: wandb sync run/" in done.stdout
-    assert len(parts(run)[0].figures("train/loss")) == 12
+    assert len(parts(run)[0].metric("train/loss")) == 12
 
 
 @pytest.mark.slow
-def test_a_server_that_refuses_the_key_leaves_a_run_offline(fit):
+def test_a_rejected_key_leaves_a_run_offline(fit):
     class Refuses(http.server.BaseHTTPRequestHandler):
         def do_GET(self):
             self.send_error(401)
@@ -81,7 +81,7 @@ def test_a_server_that_refuses_the_key_leaves_a_run_offline(fit):
         server.server_close()
     assert (done.returncode, done.stderr) == (0, "")
     assert "wandb: offline, as the server refuses" in done.stdout
-    assert len(parts(run)[0].figures("train/loss")) == 12
+    assert len(parts(run)[0].metric("train/loss")) == 12
 
 
 @pytest.mark.slow
@@ -102,14 +102,14 @@ def test_the_whole_configuration_is_logged_once_and_is_the_saved_one(fit):
 
 
 @pytest.mark.slow
-def test_a_continued_run_is_the_same_wandb_run_and_makes_no_step_twice(fit):
+def test_a_resumed_run_is_the_same_wandb_run_and_logs_no_step_twice(fit):
     done, run = fit()
     assert done.returncode == 0, done.stderr
-    onward, _ = fit("--resume=run", "--trainer.max_steps=20", begin=False)
+    onward, _ = fit("--resume=run", "--trainer.max_steps=20", new=False)
     assert onward.returncode == 0, onward.stderr
     first, second = parts(run)
     assert first.id == second.id == json.loads((run / "wandb.json").read_text())["id"]
-    assert set(second.figures("train/loss")) == set(range(13, 21))
+    assert set(second.metric("train/loss")) == set(range(13, 21))
     assert second.configs[-1]["trainer"]["max_steps"] == 20
 
 
@@ -121,11 +121,11 @@ def test_two_new_runs_are_two_wandb_runs(fit, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_id_that_an_agent_gives_wins(fit):
+def test_the_run_id_of_a_sweep_agent_has_priority(fit):
     done, run = fit("--trainer.max_steps=3", WANDB_RUN_ID="given1", WANDB_SWEEP_ID="sweep1")
     assert done.returncode == 0, done.stderr
-    # A requeued job has no agent, and goes on with the agent's run.
-    onward, _ = fit("--resume=run", "--trainer.max_steps=6", begin=False)
+    # A requeued job has no agent and continues the agent's run.
+    onward, _ = fit("--resume=run", "--trainer.max_steps=6", new=False)
     assert onward.returncode == 0, onward.stderr
     assert [part.id for part in parts(run)] == ["given1", "given1"]
 
@@ -136,11 +136,11 @@ def test_only_the_first_rank_logs(fit):
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("wandb: offline") == 1
     (part,) = parts(run)
-    assert part.figures("val/loss") == pytest.approx(rows(run, "val/loss"))
+    assert part.metric("val/loss") == pytest.approx(rows(run, "val/loss"))
 
 
 @pytest.mark.slow
-def test_project_and_names_can_be_given(fit):
+def test_project_and_name_can_be_set(fit):
     done, run = fit("--trainer.max_steps=3", "--trainer.logger.project=mine", "--trainer.logger.tags=[a,b]")
     assert done.returncode == 0, done.stderr
     assert parts(run)[0].project == "mine"
@@ -148,10 +148,12 @@ def test_project_and_names_can_be_given(fit):
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("name", ["wandb", "tensorboard"])
-def test_a_package_that_is_not_installed_is_named(name, small, tmp_path, monkeypatch, capsys):
+def test_a_missing_package_is_named(name, small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    found = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda what, *more: None if what == name else found(what, *more))
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda package, *more: None if package == name else find_spec(package, *more)
+    )
     assert main(["fit", *small, f"--trainer.logger=loggers/{name}.yaml", "--run_dir=run"]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1

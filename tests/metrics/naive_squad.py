@@ -1,6 +1,6 @@
-"""Exact match and F1 in the plainest way, from the definitions of the SQuAD and MLQA papers' evaluations.
+"""Exact match and F1, written directly from the definitions in the SQuAD and MLQA papers.
 
-Written for the tests alone, question by question and without anything shared, to be compared with.
+A reference for tests: question by question, sharing no code with the package.
 """
 
 import string
@@ -15,15 +15,15 @@ ARTICLES = {
 
 
 def words(text, language=None):
-    kept = []
+    characters = []
     for character in text.lower():
         if character in string.punctuation:
             continue
         if language is not None and unicodedata.category(character)[0] == "P":
             continue
-        kept.append(character)
-    text = "".join(kept)
-    # An article is a word between characters that no word has.
+        characters.append(character)
+    text = "".join(characters)
+    # An article is a whole word, between non-word characters.
     pieces, word = [], ""
     for character in text + " ":
         if character.isalnum() or character == "_":
@@ -51,7 +51,7 @@ def overlap(predicted, gold):
     return 2 * precision * recall / (precision + recall)
 
 
-def eleven(questions, predictions, language=None):
+def squad_11(questions, predictions, language=None):
     exact = f1 = 0
     for id, golds in questions:
         if id in predictions:
@@ -61,7 +61,7 @@ def eleven(questions, predictions, language=None):
     return {"exact_match": 100.0 * exact / len(questions), "f1": 100.0 * f1 / len(questions)}
 
 
-def twenty_of_one(prediction, golds):
+def squad_20_of_one_question(prediction, golds):
     predicted = words(prediction)
     golds = [words(gold) for gold in golds if words(gold)] or [[]]
     exact = max(int(predicted == gold) for gold in golds)
@@ -69,31 +69,31 @@ def twenty_of_one(prediction, golds):
     return exact, f1
 
 
-def twenty(questions, predictions, odds=None, threshold=1.0):
+def squad_20(questions, predictions, odds=None, threshold=1.0):
     chosen = [(id, golds) for id, golds in questions if id in predictions]
-    scores = {id: twenty_of_one(predictions[id], golds) for id, golds in chosen}
-    figures = {}
+    scores = {id: squad_20_of_one_question(predictions[id], golds) for id, golds in chosen}
+    metrics = {}
     for prefix, wanted in (("", None), ("HasAns_", True), ("NoAns_", False)):
         group = [(id, golds) for id, golds in chosen if wanted is None or bool(golds) == wanted]
-        for place, name in enumerate(("exact", "f1")):
+        for index, name in enumerate(("exact", "f1")):
             values = []
             for id, golds in group:
                 silent = (0.0 if odds is None else odds[id]) > threshold
-                values.append(float(len(golds) == 0) if silent else scores[id][place])
+                values.append(float(len(golds) == 0) if silent else scores[id][index])
             if group:
-                figures[prefix + name] = 100.0 * sum(values) / len(group)
+                metrics[prefix + name] = 100.0 * sum(values) / len(group)
         if group:
-            figures[prefix + "total"] = len(group)
+            metrics[prefix + "total"] = len(group)
     if odds is not None:
         has = {id: bool(golds) for id, golds in questions}
-        for place, name in enumerate(("exact", "f1")):
-            # Everything unanswered at first; then the questions are answered one by one, by rising odds.
+        for index, name in enumerate(("exact", "f1")):
+            # Start with everything unanswered, then answer the questions one by one by rising odds.
             score = best = len([1 for answered in has.values() if not answered])
             best_threshold = 0.0
             for id, value in sorted(odds.items(), key=lambda item: item[1]):
                 if id in scores:
-                    score += scores[id][place] if has[id] else (-1 if predictions[id] else 0)
+                    score += scores[id][index] if has[id] else (-1 if predictions[id] else 0)
                     if score > best:
                         best, best_threshold = score, value
-            figures[f"best_{name}"], figures[f"best_{name}_thresh"] = 100.0 * best / len(scores), best_threshold
-    return figures
+            metrics[f"best_{name}"], metrics[f"best_{name}_thresh"] = 100.0 * best / len(scores), best_threshold
+    return metrics

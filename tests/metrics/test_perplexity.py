@@ -1,4 +1,4 @@
-"""Loss and perplexity weigh every token alike, in whatever portions they come."""
+"""Loss and perplexity weight every token equally, however tokens are batched."""
 
 import math
 
@@ -11,7 +11,7 @@ from lmrecipes.metrics.perplexity import TokenLoss, text_metrics
 from lmrecipes.metrics.replaced_tokens import ReplacedTokens
 
 
-def test_portions_of_any_size_give_the_mean_over_tokens():
+def test_batches_of_any_size_give_the_mean_over_tokens():
     torch.manual_seed(0)
     nll = torch.rand(1000) * 5
     metric = TokenLoss()
@@ -20,7 +20,7 @@ def test_portions_of_any_size_give_the_mean_over_tokens():
     assert metric.compute().item() == pytest.approx(nll.double().mean().item(), rel=1e-12)
 
 
-def test_millions_of_tokens_lose_nothing_to_rounding():
+def test_millions_of_tokens_lose_no_precision():
     metric = TokenLoss()
     for _ in range(300):
         metric.update(torch.full((100_000,), 0.1))
@@ -28,13 +28,13 @@ def test_millions_of_tokens_lose_nothing_to_rounding():
 
 
 @pytest.mark.parametrize("metric", [TokenLoss(), GroupLoss("ab"), ReplacedTokens()], ids=lambda m: type(m).__name__)
-def test_sums_stay_exact_whatever_the_model_is_cast_to(metric):
+def test_sums_keep_double_precision_when_the_model_is_cast(metric):
     torch.nn.ModuleDict({"sums": metric}).bfloat16().to(torch.bfloat16)
     metric.set_dtype(torch.float16)
     assert {getattr(metric, name).dtype for name in metric._defaults} == {torch.float64}
 
 
-def test_figures_in_the_units_of_the_field():
+def test_perplexity_bits_per_byte_and_other_units():
     loss = torch.tensor(2.0)
     spelled = text_metrics(loss, TextStatistics(tokens=100, words=50, characters=400, spells=True))
     assert spelled["perplexity"].item() == pytest.approx(math.exp(2))

@@ -1,4 +1,4 @@
-"""Figures of replaced token detection are those of torchmetrics, over any number of batches."""
+"""Metrics of replaced token detection equal those of torchmetrics, over any number of batches."""
 
 import torch
 from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryPrecision, BinaryRecall
@@ -6,7 +6,7 @@ from torchmetrics.classification import BinaryAccuracy, BinaryAUROC, BinaryPreci
 from lmrecipes.metrics.replaced_tokens import ReplacedTokens
 
 
-def test_figures_are_those_of_torchmetrics():
+def test_metrics_equal_those_of_torchmetrics():
     torch.manual_seed(0)
     ours = ReplacedTokens()
     theirs = [BinaryAccuracy(0.5), BinaryPrecision(0.5), BinaryRecall(0.5), BinaryAUROC()]
@@ -23,23 +23,23 @@ def test_figures_are_those_of_torchmetrics():
         for metric in theirs:
             metric.update(logits.sigmoid(), replaced.long())
         share.append((int(replaced.sum()), n))
-    figures = ours.compute()
+    metrics = ours.compute()
     for name, metric in zip(names, theirs, strict=True):
-        torch.testing.assert_close(figures[name].float(), metric.compute(), atol=2e-4, rtol=0)
-    assert figures["sampled_accuracy"] == 0.1
-    assert figures["generator_accuracy"] >= 0.25
-    assert figures["replaced_share"] == sum(a for a, _ in share) / 317
+        torch.testing.assert_close(metrics[name].float(), metric.compute(), atol=2e-4, rtol=0)
+    assert metrics["sampled_accuracy"] == 0.1
+    assert metrics["generator_accuracy"] >= 0.25
+    assert metrics["replaced_share"] == sum(a for a, _ in share) / 317
 
 
-def test_scores_that_say_nothing_have_an_area_of_a_half():
-    figures = ReplacedTokens()
-    figures.update(torch.randn(2, 3), torch.zeros(2).long(), torch.zeros(2).long(), torch.zeros(8), torch.arange(8) < 3)
-    assert figures.compute()["discriminator_auc"] == 0.5
+def test_uninformative_scores_have_auc_one_half():
+    metrics = ReplacedTokens()
+    metrics.update(torch.randn(2, 3), torch.zeros(2).long(), torch.zeros(2).long(), torch.zeros(8), torch.arange(8) < 3)
+    assert metrics.compute()["discriminator_auc"] == 0.5
 
 
-def test_nothing_taken_to_be_replaced_has_no_precision():
-    figures = ReplacedTokens()
-    figures.update(torch.randn(2, 3), torch.zeros(2).long(), torch.zeros(2).long(), -torch.ones(8), torch.arange(8) < 3)
-    computed = figures.compute()
+def test_precision_is_undefined_without_positive_predictions():
+    metrics = ReplacedTokens()
+    metrics.update(torch.randn(2, 3), torch.zeros(2).long(), torch.zeros(2).long(), -torch.ones(8), torch.arange(8) < 3)
+    computed = metrics.compute()
     assert computed["discriminator_precision"].isnan()
     assert computed["discriminator_recall"] == 0

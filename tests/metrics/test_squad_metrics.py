@@ -1,4 +1,4 @@
-"""Figures of answers agree to the last digit with a plain version of the official evaluations."""
+"""SQuAD metrics equal a naive version of the official evaluations to the last digit."""
 
 import random
 
@@ -52,7 +52,7 @@ def some_data(seed, n=60, unanswerable=True):
         golds = [] if unanswerable and chance.random() < 0.4 else [text() for _ in range(chance.randint(1, 3))]
         questions.append((f"q{number}", golds))
         predictions[f"q{number}"] = chance.choice([text(0), *golds, *[g.upper() for g in golds], ""])
-        # Few different odds, so that many are equal.
+        # Few distinct odds, so that many are tied.
         odds[f"q{number}"] = chance.choice([-2, -0.5, 0.0, 0.25, 3.5])
     shuffled = list(odds.items())
     chance.shuffle(shuffled)
@@ -64,26 +64,26 @@ def golds(questions):
 
 
 @pytest.mark.parametrize("seed", range(40))
-def test_squad_20_is_the_official_evaluation_to_the_last_digit(seed):
+def test_squad_20_equals_the_official_evaluation_to_the_last_digit(seed):
     questions, predictions, odds = some_data(seed)
-    assert squad20(golds(questions), predictions) == naive.twenty(questions, predictions)
+    assert squad20(golds(questions), predictions) == naive.squad_20(questions, predictions)
     for threshold in (1.0, 0.0, -1.0):
         ours = squad20(golds(questions), predictions, odds, threshold)
-        assert ours == naive.twenty(questions, predictions, odds, threshold)
-        assert list(ours) == list(naive.twenty(questions, predictions, odds, threshold))
+        assert ours == naive.squad_20(questions, predictions, odds, threshold)
+        assert list(ours) == list(naive.squad_20(questions, predictions, odds, threshold))
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_squad_11_is_the_official_evaluation_to_the_last_digit(seed):
+def test_squad_11_equals_the_official_evaluation_to_the_last_digit(seed):
     questions, predictions, _ = some_data(seed, unanswerable=False)
-    assert squad11(golds(questions), predictions) == naive.eleven(questions, predictions)
+    assert squad11(golds(questions), predictions) == naive.squad_11(questions, predictions)
 
 
 @pytest.mark.parametrize("language", ["en", "de", "es", "zh"])
 def test_other_languages_are_normalized_as_in_mlqa(language):
     for seed in range(10):
         questions, predictions, _ = some_data(seed, unanswerable=False)
-        assert squad11(golds(questions), predictions, language) == naive.eleven(questions, predictions, language)
+        assert squad11(golds(questions), predictions, language) == naive.squad_11(questions, predictions, language)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -91,7 +91,7 @@ def test_squad_11_agrees_with_torchmetrics():
     from torchmetrics.functional.text import squad
 
     questions, predictions, _ = some_data(3, unanswerable=False)
-    # Where nothing is left of an answer, torchmetrics follows SQuAD 2.0.
+    # If nothing remains of an answer after normalization, torchmetrics follows SQuAD 2.0.
     questions = [(id, a) for id, a in questions if all(map(normalizer(), [*a, predictions[id]]))]
     assert len(questions) > 20
     predicted = [{"prediction_text": text, "id": id} for id, text in predictions.items() if id in dict(questions)]
@@ -101,7 +101,7 @@ def test_squad_11_agrees_with_torchmetrics():
     assert {name: float(value) for name, value in theirs.items()} == pytest.approx(ours, rel=1e-6)
 
 
-def test_missing_predictions_score_nothing_in_11_and_do_not_count_in_20():
+def test_missing_predictions_score_zero_in_11_and_do_not_count_in_20():
     questions = [Gold("a", ("x",)), Gold("b", ("y",))]
     assert squad11(questions, {"a": "x"}) == {"exact_match": 50.0, "f1": 50.0}
     assert squad20(questions, {"a": "x"})["exact"] == 100.0
@@ -110,12 +110,12 @@ def test_missing_predictions_score_nothing_in_11_and_do_not_count_in_20():
         squad20(questions, {"other": "x"})
 
 
-def test_of_equally_good_thresholds_the_first_is_named():
+def test_the_first_of_equally_good_thresholds_is_reported():
     questions = [Gold("a", ("x",)), Gold("b", ()), Gold("c", ("y",))]
-    figures = squad20(questions, {"a": "x", "b": "z", "c": "y"}, {"c": 2.0, "a": -1.0, "b": 0.5})
-    # Answering a alone, or all three, is right twice.
-    assert figures["best_exact"] == pytest.approx(200 / 3)
-    assert figures["best_exact_thresh"] == -1.0
+    metrics = squad20(questions, {"a": "x", "b": "z", "c": "y"}, {"c": 2.0, "a": -1.0, "b": 0.5})
+    # Answering only a, or all three, gets two right.
+    assert metrics["best_exact"] == pytest.approx(200 / 3)
+    assert metrics["best_exact_thresh"] == -1.0
 
 
 def test_empty_answers_have_no_overlap_in_11_but_are_equal_in_20():
@@ -141,7 +141,7 @@ def test_normalization_by_language(language, text, normal):
     assert normalizer(language)(text) == normal
 
 
-def test_an_unknown_language_is_refused_with_the_known_ones():
+def test_an_unknown_language_is_rejected_with_the_known_ones():
     with pytest.raises(ValueError, match="language is 'xx'; it must be one of ar, de") as refused:
         normalizer("xx")
     assert all(language in str(refused.value) for language in LANGUAGES)

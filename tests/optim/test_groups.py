@@ -1,4 +1,4 @@
-"""Groups of parameters, Adam as published for BERT, and ELECTRA's schedules."""
+"""Parameter groups, Adam as published for BERT, and ELECTRA's schedules."""
 
 import pytest
 import torch
@@ -18,7 +18,7 @@ def by_name(module, optimizer):
     return {names[id(p)]: group for group in optimizer.param_groups for p in group["params"]}
 
 
-def test_norms_and_biases_have_no_weight_decay_and_if_asked_no_trust_ratio():
+def test_norms_and_biases_have_no_weight_decay_and_optionally_no_trust_ratio():
     module = network()
     make = lambda params: LAMB(params, lr=0.1, weight_decay=0.01)  # noqa: E731
     for settings, trust in ((GroupSettings(), True), (GroupSettings(trust_norms_and_biases=False), False)):
@@ -31,7 +31,7 @@ def test_norms_and_biases_have_no_weight_decay_and_if_asked_no_trust_ratio():
     assert all(group["weight_decay"] == 0.01 for group in groups.values())
 
 
-def test_lamb_leaves_excluded_parameters_to_plain_adam():
+def test_lamb_updates_excluded_parameters_like_adam():
     module = network()
     bias = module[0].bias
     with torch.no_grad():
@@ -45,26 +45,26 @@ def test_lamb_leaves_excluded_parameters_to_plain_adam():
     for p in module.parameters():
         p.grad = torch.full_like(p, 2.0)
     optimizer.step()
-    # m = 0.1 g and v = 0.001 g^2: a step of the rate times 0.2 / sqrt(0.004), whatever the norms.
+    # m = 0.1 g and v = 0.001 g^2: a step of lr * 0.2 / sqrt(0.004), whatever the norms.
     torch.testing.assert_close(before - bias, torch.full((4,), 0.1 * 0.2 / 0.004**0.5))
 
 
 @pytest.mark.parametrize("optimizer", [torch.optim.AdamW, BertAdam])
-def test_the_rate_falls_with_depth_and_the_schedule_keeps_the_proportions(optimizer):
+def test_layer_decay_lowers_rates_and_the_schedule_keeps_the_ratios(optimizer):
     module = network()
     settings = GroupSettings(layer_decay=0.8)
     groups = parameter_groups(module, settings, lambda name: {"0": 0, "1": 1, "2": 3}[name.split(".")[0]])
-    made = build_optimizer(lambda params: optimizer(params, lr=0.1), groups, fused=True)
-    # The highest rate comes first: it is the one that is logged.
-    assert made.param_groups[0]["lr"] == pytest.approx(0.1)
-    rates = {name: group["lr"] for name, group in by_name(module, made).items()}
+    built = build_optimizer(lambda params: optimizer(params, lr=0.1), groups, fused=True)
+    # The highest rate comes first, because it is the one that is logged.
+    assert built.param_groups[0]["lr"] == pytest.approx(0.1)
+    rates = {name: group["lr"] for name, group in by_name(module, built).items()}
     assert rates["2.weight"] == rates["2.bias"] == pytest.approx(0.1)
     assert rates["1.weight"] == pytest.approx(0.1 * 0.8**2)
     assert rates["0.bias"] == pytest.approx(0.1 * 0.8**3)
-    schedule = StepSchedule(made, Polynomial(), max_steps=10)
-    made.step()
+    schedule = StepSchedule(built, Polynomial(), max_steps=10)
+    built.step()
     schedule.step()
-    assert by_name(module, made)["0.bias"]["lr"] == pytest.approx(0.9 * 0.1 * 0.8**3)
+    assert by_name(module, built)["0.bias"]["lr"] == pytest.approx(0.9 * 0.1 * 0.8**3)
 
 
 def test_adam_without_bias_correction_is_the_published_update():
@@ -81,7 +81,7 @@ def test_adam_without_bias_correction_is_the_published_update():
     torch.testing.assert_close(p.data, w)
 
 
-def test_nvidias_schedule_falls_by_the_square_root_after_the_warm_up():
+def test_nvidias_schedule_decays_by_the_square_root_after_warm_up():
     schedule = Polynomial(warmup_steps=200, power=0.5)
     assert schedule.lr(99, 0.004, 933) == pytest.approx(0.002)
     assert schedule.lr(200, 0.004, 933) == pytest.approx(0.004)
@@ -89,14 +89,14 @@ def test_nvidias_schedule_falls_by_the_square_root_after_the_warm_up():
     assert schedule.lr(933, 0.004, 933) == 0
 
 
-def test_googles_schedule_falls_from_the_first_step():
+def test_googles_schedule_decays_from_the_first_step():
     schedule = Polynomial(warmup_steps=100, falls="from_start")
     assert schedule.lr(49, 1.0, 1000) == pytest.approx(0.5 * (1 - 0.049))
     assert schedule.lr(100, 1.0, 1000) == pytest.approx(0.9)
     assert schedule.lr(999, 1.0, 1000) == pytest.approx(0.001)
 
 
-def test_a_warm_up_may_be_a_share_of_the_training():
+def test_warm_up_can_be_a_share_of_training():
     assert Polynomial(warmup_share=0.1).lr(4, 1.0, 100) == pytest.approx(0.5)
     assert Polynomial(warmup_share=0.1).lr(55, 1.0, 100) == pytest.approx(0.5)
     with pytest.raises(ValueError, match=r"warmup_steps 5 and warmup_share 0.1; set one of them to 0"):
@@ -105,6 +105,6 @@ def test_a_warm_up_may_be_a_share_of_the_training():
         Polynomial(warmup_share=1.5)
 
 
-def test_a_layer_decay_that_raises_rates_is_refused():
+def test_a_layer_decay_above_one_is_rejected():
     with pytest.raises(ValueError, match=r"layer_decay is 1.2"):
         GroupSettings(layer_decay=1.2)

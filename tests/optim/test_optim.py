@@ -1,4 +1,4 @@
-"""LAMB, the schedules and what drives them do what was published."""
+"""LAMB, the schedules and the scheduler follow the publications."""
 
 import math
 
@@ -43,7 +43,7 @@ def test_lamb_is_the_published_update():
         torch.testing.assert_close(p.data, w)
 
 
-def test_rates_at_the_corners():
+def test_rates_at_the_ends_of_each_phase():
     cosine = Cosine(warmup_steps=10, min_lr=0.1)
     assert cosine.lr(0, 1.0, 110) == pytest.approx(0.1)
     assert cosine.lr(9, 1.0, 110) == pytest.approx(1.0)
@@ -56,36 +56,36 @@ def test_rates_at_the_corners():
     assert InverseSquareRoot(warmup_steps=4).lr(15, 1.0, 0) == pytest.approx(0.5)
 
 
-def test_a_cosine_may_end_before_training_does():
+def test_a_cosine_can_end_before_training():
     cosine = Cosine(warmup_steps=10, min_lr=0.1, max_steps=110)
     assert cosine.lr(60, 1.0, 1000) == pytest.approx(0.55)
     assert cosine.lr(110, 1.0, 1000) == cosine.lr(999, 1.0, 1000) == pytest.approx(0.1)
 
 
-def test_a_warm_up_longer_than_training_is_refused():
+def test_a_warm_up_longer_than_training_is_rejected():
     with pytest.raises(
         ValueError, match=r"takes 50 steps, but trainer\.max_steps is 40; set model\.schedule\.warmup_steps to 39"
     ):
         Cosine(warmup_steps=50).lr(0, 1.0, 40)
 
 
-def test_a_schedule_goes_on_from_its_step_with_the_users_rate():
-    def made(lr):
+def test_a_resumed_schedule_continues_at_its_step_with_the_users_rate():
+    def build(lr):
         optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=lr)
         return optimizer, StepSchedule(optimizer, Linear(), max_steps=10)
 
-    optimizer, schedule = made(1.0)
+    optimizer, schedule = build(1.0)
     for _ in range(5):
         optimizer.step()
         schedule.step()
-    other, continued = made(2.0)
+    other, continued = build(2.0)
     continued.load_state_dict(schedule.state_dict())
     other.step()
     continued.step()
     assert other.param_groups[0]["lr"] == pytest.approx(2.0 * 0.4)
 
 
-def test_optimizers_are_fused_unless_the_user_chose():
+def test_optimizers_are_fused_unless_configured_otherwise():
     params = [torch.nn.Parameter(torch.zeros(2))]
     assert build_optimizer(lambda p: torch.optim.Adam(p, lr=0.3), params, fused=True).defaults["fused"]
     assert (
@@ -96,7 +96,7 @@ def test_optimizers_are_fused_unless_the_user_chose():
     assert build_optimizer(lambda p: LAMB(p, lr=0.1), params, fused=True).defaults["lr"] == 0.1
 
 
-def test_a_fused_optimizer_is_clipped_under_bf16_mixed():
+def test_gradients_are_clipped_with_a_fused_optimizer_under_bf16_mixed():
     params = [torch.nn.Parameter(torch.zeros(2))]
     optimizer = build_optimizer(lambda p: torch.optim.Adam(p, lr=0.3), params, fused=True)
     params[0].grad = torch.tensor([3.0, 4.0])
@@ -104,9 +104,9 @@ def test_a_fused_optimizer_is_clipped_under_bf16_mixed():
     torch.testing.assert_close(params[0].grad, torch.tensor([0.6, 0.8]))
 
 
-def test_nemos_rate_rises_without_reaching_the_top_and_falls_in_a_line():
+def test_nemos_rate_warms_up_to_just_below_the_peak_and_decays_linearly():
     rates = [WarmupAnnealing(warmup_share=0.01, min_lr=1e-5).lr(step, 1e-4, 1000) for step in range(1001)]
-    # lr (step + 1) / (warmup + 1) for the first tenth of a tenth, then from lr to min_lr.
+    # lr (step + 1) / (warmup + 1) during warm-up, then linear from lr to min_lr.
     assert rates[0] == pytest.approx(1e-4 / 11)
     assert rates[9] == pytest.approx(1e-4 * 10 / 11)
     assert rates[10] == 1e-4
@@ -116,7 +116,7 @@ def test_nemos_rate_rises_without_reaching_the_top_and_falls_in_a_line():
         WarmupAnnealing(warmup_share=1)
 
 
-def test_t5s_rate_stays_at_the_top_before_it_falls():
+def test_t5s_rate_is_constant_before_it_decays():
     schedule = InverseSquareRoot(warmup_steps=10_000, rises=False)
     assert [schedule.lr(step, 0.01, 0) for step in (0, 5000, 9999)] == [0.01] * 3
     # 1 / sqrt(step), as published.

@@ -1,4 +1,4 @@
-"""ELECTRA's objective written straight down with transformers' models: padded, every position, no sharing of work."""
+"""ELECTRA's objective written directly with transformers' models: padded, at every position, sharing no computation."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ import transformers
 
 
 def naive_models(network):
-    """transformers' models with the weights of a network of ours, their embeddings one and the same."""
+    """transformers' models with the weights of our network, sharing their embeddings."""
     config = network.config
     discriminator = transformers.ElectraForPreTraining(config.transformers())
     generator = transformers.ElectraForMaskedLM(config.generator_transformers())
@@ -29,22 +29,22 @@ def naive_models(network):
 
 
 def naive_losses(generator, discriminator, batch, draw):
-    """Both losses; `draw` makes tokens of logits (M, V), of the positions to predict in the order of the batch."""
+    """Both losses; `draw` samples tokens from logits (M, V) of the positions to predict, in batch order."""
     real = torch.arange(batch.input_ids.shape[1]) < batch.lengths[:, None]
     logits = generator(
         input_ids=batch.input_ids, attention_mask=real.long(), token_type_ids=batch.token_type_ids
     ).logits
     shown, text = batch.input_ids.clone(), batch.input_ids.clone()
-    places = [
+    positions = [
         (row, int(batch.positions[row, i]), int(batch.originals[row, i]))
         for row in range(len(shown))
         for i in range(batch.positions.shape[1])
         if batch.weights[row, i]
     ]
-    rows = torch.stack([logits[row, place] for row, place, _ in places])
-    generator_loss = F.cross_entropy(rows, torch.tensor([original for *_, original in places]))
-    for (row, place, original), token in zip(places, draw(rows.detach()).tolist(), strict=True):
-        shown[row, place], text[row, place] = token, original
+    rows = torch.stack([logits[row, column] for row, column, _ in positions])
+    generator_loss = F.cross_entropy(rows, torch.tensor([original for *_, original in positions]))
+    for (row, column, original), token in zip(positions, draw(rows.detach()).tolist(), strict=True):
+        shown[row, column], text[row, column] = token, original
     labels = (shown != text).long()
     discriminator_loss = discriminator(
         input_ids=shown, attention_mask=real.long(), token_type_ids=batch.token_type_ids, labels=labels

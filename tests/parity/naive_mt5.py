@@ -1,4 +1,4 @@
-"""NeMo's mT5 written down plainly, for one pair of texts."""
+"""NeMo's mT5 written naively, for one pair of texts."""
 
 import math
 
@@ -22,7 +22,7 @@ def naive_losses(weights, config, input_ids, decoder_input_ids, targets):
         outputs = []
         for head in range(config.n_heads):
             part = slice(head * config.d_head, (head + 1) * config.d_head)
-            # Query-key layer scaling: by the layer's number before, and back in the softmax.
+            # Query-key layer scaling: divided by the layer's number first, multiplied back in the softmax.
             scores = q[:, part] @ k[:, part].T / (math.sqrt(config.d_head) * number)
             if causal:
                 scores = scores.masked_fill(torch.ones_like(scores).triu(1).bool(), -10000.0)

@@ -1,4 +1,4 @@
-"""Transformer-XL written from the paper's equations with nothing shared with the package: slow, explicit, for checking.
+"""Transformer-XL written from the paper's equations, sharing no code with the package: slow and explicit.
 
 Weights are read by name from a state dict of the real network.
 """
@@ -65,7 +65,7 @@ class NaiveTransformerXL:
         N, H = self.c.n_heads, self.c.d_head
         W = lambda name: self.w[f"layers.{layer}.attention.{name}.weight"]  # noqa: E731
         q, kv = x @ W("query").t(), context @ W("key_value").t()
-        # Head by head: the keys of a head, then its values.
+        # Per head: its keys, then its values.
         k, v = kv.reshape(len(kv), N, 2, H).transpose(0, 2).reshape(2, N, len(kv), H).transpose(1, 2).flatten(2)
         u, b = self.w["content_bias"], self.w["position_bias"]
         T, K = len(x), len(context)
@@ -100,7 +100,7 @@ class NaiveTransformerXL:
         return layer_norm(x, self.w[f"layers.{layer}.{name}.weight"], self.w[f"layers.{layer}.{name}.bias"])
 
     def one(self, ids, targets, memory, mem_len, clamp_len=0, same_length=False):
-        """One stream: ids and targets are lists; memory a list per layer of (M, D) or None."""
+        """One stream: ids and targets are lists; memory is a list per layer of (M, D), or None."""
         x = torch.stack([self.embed(i) for i in ids])
         new_memory = []
         for layer in range(self.c.n_layers):

@@ -1,17 +1,17 @@
-"""ELECTRA's losses and gradients are those of transformers' models put together in the plain way."""
+"""ELECTRA's losses and gradients equal those of transformers' models combined naively."""
 
 import pytest
 import torch
 import transformers
-from masked import masked_batch, small_config
 from naive_electra import naive_losses, naive_models
+from small_electra import masked_batch, small_config
 
 from lmrecipes.models.electra import Electra, ElectraConfig
 from lmrecipes.models.electra import network as electra_network
 
 
 def ours(network, batch, tokens):
-    """Losses with given tokens in place of drawn ones."""
+    """Losses with the given tokens in place of sampled ones."""
     electra_network.sample, drawn = lambda logits, temperature: tokens(logits), electra_network.sample
     try:
         return network(**batch._asdict())
@@ -21,12 +21,12 @@ def ours(network, batch, tokens):
 
 @pytest.mark.parametrize("lengths", [(12, 7, 9), (8, 8, 8)])
 @pytest.mark.parametrize("sizes", [{}, {"d_embedding": 32, "generator_size": 1.0, "generator_layers": 0.5}])
-def test_losses_and_gradients_are_those_of_transformers_models(lengths, sizes):
+def test_electra_losses_and_gradients_equal_those_of_transformers(lengths, sizes):
     torch.manual_seed(0)
     network = Electra(small_config(**sizes))
     batch = masked_batch(lengths)
     models = naive_models(network)
-    # What is second best is mostly not the text's own token.
+    # The second-best token is rarely the original one.
     draw = lambda logits: logits.topk(2).indices[:, 1]  # noqa: E731
     out = ours(network, batch, draw)
     out.loss.backward()
@@ -68,7 +68,7 @@ LARGE = {"d_embedding": 1024, "d_model": 1024, "n_heads": 16, "d_ff": 4096, "n_l
     ("sizes", "discriminator", "generator"),
     [({}, 13_549_057, 4_620_026), (BASE, 109_483_009, 33_740_602), (LARGE, 335_142_913, 51_295_290)],
 )
-def test_the_published_sizes_have_the_published_numbers_of_parameters(sizes, discriminator, generator):
+def test_published_sizes_have_the_published_parameter_counts(sizes, discriminator, generator):
     config = ElectraConfig(vocab_size=30522, **sizes)
     with torch.device("meta"):
         models = (
@@ -78,6 +78,6 @@ def test_the_published_sizes_have_the_published_numbers_of_parameters(sizes, dis
         network = Electra(config)
     assert tuple(sum(p.numel() for p in model.parameters()) for model in models) == (discriminator, generator)
     assert sum(p.numel() for p in network.parameters()) == config.n_params()
-    # The generator's own embeddings are not there.
+    # The generator's own embeddings do not exist in ours.
     shared = config.n_embedding_params()
     assert config.n_params() == discriminator + generator - shared

@@ -1,10 +1,10 @@
-"""mT5 computes what transformers' model computes (Google's family), and what NeMo's written down plainly does."""
+"""mT5 equals transformers' model (google family) and a naive version of NeMo's (nemo family)."""
 
 import pytest
 import torch
 import transformers
 from naive_mt5 import naive_losses
-from pairs import GOOGLE, SMALL, inputs_of, pair_batch, small_network
+from small_mt5 import GOOGLE, SMALL, network_inputs, pair_batch, small_network
 from transformers_mt5 import transformers_model
 
 from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
@@ -15,10 +15,10 @@ from lmrecipes.models.mt5.hf import load_published, published_names, write_publi
 BATCH = pair_batch([[(40, 9)], [(25, 12)], [(7, 3)]])
 
 
-def test_losses_and_gradients_of_googles_are_those_of_transformers_model():
+def test_google_family_losses_and_gradients_equal_transformers():
     network = small_network(**GOOGLE)
     model = transformers_model(network)
-    out = network(**inputs_of(BATCH))
+    out = network(**network_inputs(BATCH))
     out.loss.backward()
     theirs = model(
         input_ids=BATCH.input_ids,
@@ -36,7 +36,7 @@ def test_losses_and_gradients_of_googles_are_those_of_transformers_model():
         torch.testing.assert_close(network.get_parameter(ours).grad, expected, atol=1e-5, rtol=1e-4, msg=ours)
 
 
-def test_logits_of_googles_are_those_of_transformers_model_step_by_step():
+def test_google_family_decoding_logits_equal_transformers():
     network = small_network(**GOOGLE).eval()
     model = transformers_model(network)
     with torch.no_grad():
@@ -52,26 +52,30 @@ def test_logits_of_googles_are_those_of_transformers_model_step_by_step():
             torch.testing.assert_close(logits, theirs[:, i], atol=1e-5, rtol=1e-4)
 
 
-def test_losses_of_nemos_are_those_of_the_plain_one():
+def test_nemo_family_losses_equal_the_naive_reference():
     network = small_network()
     batch = pair_batch([[(20, 8), (11, 5)], [(33, 13)]])
     weights = {name: value.detach().double() for name, value in network.state_dict().items()}
-    losses = network(**inputs_of(batch)).losses
+    losses = network(**network_inputs(batch)).losses
     for row in range(2):
         for pair in (1, 2):
-            here, there = batch.input_pairs[row] == pair, batch.target_pairs[row] == pair
-            if there.any():
-                texts = batch.input_ids[row, here], batch.decoder_input_ids[row, there], batch.targets[row, there]
+            input_mask, target_mask = batch.input_pairs[row] == pair, batch.target_pairs[row] == pair
+            if target_mask.any():
+                texts = (
+                    batch.input_ids[row, input_mask],
+                    batch.decoder_input_ids[row, target_mask],
+                    batch.targets[row, target_mask],
+                )
                 expected = naive_losses(weights, network.config, *texts)
-                torch.testing.assert_close(losses[row, there].double(), expected, atol=1e-4, rtol=1e-5)
+                torch.testing.assert_close(losses[row, target_mask].double(), expected, atol=1e-4, rtol=1e-5)
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
-def test_a_published_folder_is_taken_up_and_transformers_loads_what_is_written(file, tmp_path):
+def test_a_published_folder_is_loaded_and_transformers_loads_our_export(file, tmp_path):
     network = small_network(**GOOGLE).eval()
     write_published(network, tmp_path, vocabulary=None)
     if file.endswith("bin"):
-        # As Google's own folders are, which hold the tables under all their names.
+        # Google's own folders store the shared embedding under all its names.
         weights = transformers_model(network).state_dict()
         assert {"encoder.embed_tokens.weight", "lm_head.weight"} <= weights.keys()
         (tmp_path / "model.safetensors").unlink()
@@ -85,7 +89,7 @@ def test_a_published_folder_is_taken_up_and_transformers_loads_what_is_written(f
     assert model.encoder.embed_tokens.weight is model.shared.weight is model.decoder.embed_tokens.weight
 
 
-def test_a_written_folder_has_a_tokenizer_of_transformers_with_the_same_tokens(tmp_path):
+def test_an_exported_folder_has_a_transformers_tokenizer_with_the_same_tokens(tmp_path):
     texts = ["Anna drinks tea.", "Peter reads a book about the sea."]
     vocabulary = SentencePiece(learn_pieces(texts, 320, 1.0))
     write_published(small_network(**GOOGLE).eval(), tmp_path, vocabulary)
@@ -103,7 +107,7 @@ def test_a_written_folder_has_a_tokenizer_of_transformers_with_the_same_tokens(t
         ({}, ["family is nemo", "set family google"]),
     ],
 )
-def test_a_folder_of_another_size_is_refused_by_name(settings, parts, tmp_path):
+def test_a_folder_of_another_size_is_rejected_by_name(settings, parts, tmp_path):
     write_published(small_network(**GOOGLE).eval(), tmp_path, vocabulary=None)
     with pytest.raises(ValueError, match=parts[0]) as error:
         load_published(MT5(MT5Config(**{**SMALL, **settings})), str(tmp_path))
@@ -111,6 +115,6 @@ def test_a_folder_of_another_size_is_refused_by_name(settings, parts, tmp_path):
     assert "\n" not in str(error.value)
 
 
-def test_nemos_is_not_written_for_transformers(tmp_path):
+def test_the_nemo_family_cannot_be_exported_to_transformers(tmp_path):
     with pytest.raises(ValueError, match=r"--format hf: .* --format state_dict writes it"):
         write_published(small_network(), tmp_path, vocabulary=None)

@@ -1,4 +1,4 @@
-"""Transformer-XL against a naive implementation from the paper's equations."""
+"""Transformer-XL equals a naive implementation of the paper's equations."""
 
 import pytest
 import torch
@@ -56,9 +56,9 @@ def compare(network, context, n_segments=3):
         torch.stack(expected).mean().backward()
         for name, parameter in network.named_parameters():
             got = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
-            wanted = weights[name].grad
+            reference = weights[name].grad
             torch.testing.assert_close(
-                got, torch.zeros_like(got) if wanted is None else wanted, rtol=1e-5, atol=1e-6, msg=name
+                got, torch.zeros_like(got) if reference is None else reference, rtol=1e-5, atol=1e-6, msg=name
             )
 
 
@@ -82,7 +82,7 @@ def test_gradients_are_dense_and_complete_even_for_clusters_without_a_token():
 
 
 @pytest.mark.parametrize("same_length", [False, True])
-def test_the_fused_kernel_of_gpus_gives_the_same_attention_and_gradients(same_length):
+def test_the_fused_gpu_kernel_gives_the_same_attention_and_gradients(same_length):
     torch.manual_seed(0)
     B, N, T, M, H = 2, 3, 5, 4, 8
     shapes = [(B, N, T, H), (B, N, M + T, H), (B, N, M + T, H), (N, M + T, H), (N, H), (N, H)]
@@ -98,7 +98,7 @@ def test_the_fused_kernel_of_gpus_gives_the_same_attention_and_gradients(same_le
         torch.testing.assert_close(x.grad, y.grad)
 
 
-def test_log_probs_are_those_behind_the_loss():
+def test_log_probs_are_normalized_and_match_the_loss():
     network = build(CONFIGS["narrower clusters"]).eval()
     ids = torch.randint(0, 17, (2, 6))
     targets = torch.randint(0, 17, (2, 6))

@@ -1,4 +1,4 @@
-"""transformers' mT5 with the weights of ours."""
+"""transformers' mT5 with our weights."""
 
 import torch
 import transformers
@@ -8,7 +8,7 @@ from lmrecipes.models.mt5.hf import published_names
 
 
 def transformers_model(network: MT5) -> transformers.MT5ForConditionalGeneration:
-    """transformers' model with the network's weights, its output table its own."""
+    """transformers' model with the network's weights and an untied output embedding."""
     config = network.config
     model = transformers.MT5ForConditionalGeneration(
         transformers.MT5Config(

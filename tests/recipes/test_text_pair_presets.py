@@ -1,4 +1,4 @@
-"""Presets of text pairs are read by the command, and those without a download are prepared and batched."""
+"""Presets of text pairs parse, and those that need no download are prepared and batched."""
 
 from pathlib import Path
 
@@ -18,18 +18,18 @@ NAMES = {
 }
 
 
-def opened(name, *given):
+def open_preset(name, *overrides):
     recipe = yaml.safe_load(catalog.recipe_paths()["mt5/tiny_mc4"].read_text())
     del recipe["data"], recipe["trainer"]["callbacks"]
     Path("recipe.yaml").write_text(yaml.safe_dump(recipe))
     words = ["--config=recipe.yaml", "--batch.seq_len=128", "--batch.target_len=32", "--data", name]
-    return open_recipe(prepare.COMMAND, [*words, "--no_runtime_tuning", *given])
+    return open_recipe(prepare.COMMAND, [*words, "--no_runtime_tuning", *overrides])
 
 
 @pytest.mark.parametrize("name", sorted(NAMES))
-def test_a_preset_is_read(name, tmp_path, monkeypatch):
+def test_a_preset_parses(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    cli = opened(name)
+    cli = open_preset(name)
     assert isinstance(
         cli.datamodule, datamodules.MC4DataModule | datamodules.SquadDataModule | datamodules.XNLIDataModule
     )
@@ -41,10 +41,10 @@ def test_a_preset_is_read(name, tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["embedded_languages", "embedded_nli", "embedded_squad_text"])
-def test_what_is_embedded_is_prepared_by_the_command(name, tmp_path, monkeypatch):
+def test_embedded_data_is_prepared_by_the_command(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    given = [f"--data.cache_dir={tmp_path}/cache", "--data.sentencepiece.vocab_size=2000"]
-    cli = opened(name, *given)
+    overrides = [f"--data.cache_dir={tmp_path}/cache", "--data.sentencepiece.vocab_size=2000"]
+    cli = open_preset(name, *overrides)
     cli.datamodule.prepare(progress=False)
     for loader in (cli.datamodule.train_dataloader(), cli.datamodule.val_dataloader()):
         batch = next(iter(loader))

@@ -1,4 +1,4 @@
-"""A recipe in small still has everything that it has."""
+"""A recipe shrunk to toy size keeps all of its features."""
 
 from copy import deepcopy
 from dataclasses import replace
@@ -21,7 +21,7 @@ from lmrecipes.rehearsal.shrink import Spread, full_size_on_cpu, n_devices, shri
 from lmrecipes.strategies import FSDP2Strategy
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-# What of a configuration is made small beside the sizes that every model has.
+# Settings to shrink in addition to the sizes that every model has.
 CHANGED = {
     MT5Config: {"vocab_size", "vocab_multiple", "n_buckets", "max_distance"},
     TransformerXLConfig: {"vocab_size", "cutoffs"},
@@ -42,7 +42,7 @@ def settings_of(name, *options):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_is_sound_in_full_size_and_in_small(name, tmp_path):
+def test_every_recipe_is_valid_at_full_and_at_toy_size(name, tmp_path):
     settings = settings_of(name)
     before = deepcopy(settings)
     (tmp_path / "full.yaml").write_text(yaml.safe_dump(full_size_on_cpu(settings)))
@@ -50,15 +50,15 @@ def test_every_recipe_is_sound_in_full_size_and_in_small(name, tmp_path):
     plan, ranks = built.config_init.batch, built.trainer.world_size
     assert ranks == settings["trainer"]["devices"] * settings["trainer"]["num_nodes"]
     assert all(plan.segmenting(split).batch_size % ranks == 0 for split in ("val", "test"))
-    spread = smallest_spread(built.trainer.strategy, settings["trainer"]["strategy"], ranks, 1)
-    # Two along each axis.
+    smallest_mesh = smallest_spread(built.trainer.strategy, settings["trainer"]["strategy"], ranks, 1)
+    # Two processes along each axis.
     splits_layers = "tensor_parallel_size" in str(settings["trainer"]["strategy"])
-    assert spread.devices == min(ranks, 2) * (2 if splits_layers else 1)
-    small = shrink(settings, spread, 1, tmp_path / "text", tmp_path / "cache")
+    assert smallest_mesh.devices == min(ranks, 2) * (2 if splits_layers else 1)
+    small = shrink(settings, smallest_mesh, 1, tmp_path / "text", tmp_path / "cache")
     assert settings == before
     (tmp_path / "small.yaml").write_text(yaml.safe_dump(small))
     rebuilt = open_recipe(test.COMMAND, ["--config", "small.yaml", "--no_runtime_tuning"])
-    assert rebuilt.trainer.world_size == spread.devices
+    assert rebuilt.trainer.world_size == smallest_mesh.devices
     write = getattr(built.datamodule, "write_synthetic", synthetic_text.write_synthetic)
     write(tmp_path / "text")
     prepare_here(rebuilt.datamodule)
@@ -78,47 +78,47 @@ def test_every_recipe_is_sound_in_full_size_and_in_small(name, tmp_path):
 
 
 def test_the_smallest_mesh_has_the_same_axes():
-    def spread(strategy, asked, devices, nodes):
-        found = smallest_spread(strategy, asked, devices, nodes)
-        arguments = found.strategy.get("init_args", {}) if isinstance(found.strategy, dict) else {}
-        # What was asked for makes the same mesh of the few processes.
+    def smallest_mesh(strategy, requested, devices, nodes):
+        result = smallest_spread(strategy, requested, devices, nodes)
+        arguments = result.strategy.get("init_args", {}) if isinstance(result.strategy, dict) else {}
+        # The requested options give the same mesh with expected processes.
         if arguments:
-            assert FSDP2Strategy(**arguments).data_parallel_size(found.devices, 1) == found.data_ranks
-        return found.devices, found.data_ranks, arguments
+            assert FSDP2Strategy(**arguments).data_parallel_size(result.devices, 1) == result.data_ranks
+        return result.devices, result.data_ranks, arguments
 
-    assert spread(object(), "ddp", 16, 8) == (2, 2, {})
-    assert spread(object(), "auto", 1, 1) == (1, 1, {})
+    assert smallest_mesh(object(), "ddp", 16, 8) == (2, 2, {})
+    assert smallest_mesh(object(), "auto", 1, 1) == (1, 1, {})
     whole = {"tensor_parallel_size": 1, "shard_size": 2}
-    assert spread(FSDP2Strategy(), "fsdp2", 8, 1) == (2, 2, whole)
+    assert smallest_mesh(FSDP2Strategy(), "fsdp2", 8, 1) == (2, 2, whole)
     tensors = FSDP2Strategy(tensor_parallel_size="auto")
-    assert spread(tensors, "fsdp2_tp", 8, 1) == (2, 1, {"tensor_parallel_size": 2, "shard_size": 1})
-    assert spread(tensors, "fsdp2_tp", 8, 4) == (4, 2, {"tensor_parallel_size": 2, "shard_size": 2})
-    asked = {"class_path": "FSDP2Strategy", "init_args": {"shard_size": "node", "activation_checkpointing": True}}
-    found = spread(FSDP2Strategy(**asked["init_args"]), asked, 8, 4)
-    assert found == (4, 4, {"tensor_parallel_size": 1, "shard_size": 2, "activation_checkpointing": True})
+    assert smallest_mesh(tensors, "fsdp2_tp", 8, 1) == (2, 1, {"tensor_parallel_size": 2, "shard_size": 1})
+    assert smallest_mesh(tensors, "fsdp2_tp", 8, 4) == (4, 2, {"tensor_parallel_size": 2, "shard_size": 2})
+    requested = {"class_path": "FSDP2Strategy", "init_args": {"shard_size": "node", "activation_checkpointing": True}}
+    result = smallest_mesh(FSDP2Strategy(**requested["init_args"]), requested, 8, 4)
+    assert result == (4, 4, {"tensor_parallel_size": 1, "shard_size": 2, "activation_checkpointing": True})
 
 
-def test_a_batch_stays_accumulated_only_where_it_was():
+def test_accumulation_is_kept_only_if_the_recipe_accumulates():
     settings = settings_of("transformer_xl/wt103_base")
-    for passes, few in ((1, 1), (2, 2), (8, 2)):
-        small = shrink(settings, Spread("ddp", 2, 2), passes, "text", "cache")["batch"]
-        assert small["global_batch_size"] == 2 * small["micro_batch_size"] * few
+    for accumulation, expected in ((1, 1), (2, 2), (8, 2)):
+        small = shrink(settings, Spread("ddp", 2, 2), accumulation, "text", "cache")["batch"]
+        assert small["global_batch_size"] == 2 * small["micro_batch_size"] * expected
         assert small["seq_len"] == small["mem_len"] == 8
         assert small["test"]["same_length"] is True
         assert small["test"]["clamp_len"] > 0
 
 
 @pytest.mark.parametrize(
-    ("asked", "small"), [("16-mixed", "bf16-mixed"), ("bf16-mixed", "bf16-mixed"), ("32-true", "32-true")]
+    ("requested", "small"), [("16-mixed", "bf16-mixed"), ("bf16-mixed", "bf16-mixed"), ("32-true", "32-true")]
 )
-def test_only_a_precision_that_a_cpu_has_not_is_changed(asked, small):
-    settings = settings_of("transformer_xl/wt103_base", f"--trainer.precision={asked}")
+def test_only_a_precision_without_cpu_support_is_changed(requested, small):
+    settings = settings_of("transformer_xl/wt103_base", f"--trainer.precision={requested}")
     assert full_size_on_cpu(settings)["trainer"]["precision"] == small
 
 
-def test_devices_are_counted_however_they_are_asked_for():
-    asked = [8, "8", [0, 1, 3], "0,1", "3,", "auto", -1]
-    assert [n_devices(a, "gpu") for a in asked] == [8, 8, 3, 2, 1, 2, 2]
+def test_devices_are_counted_in_every_notation():
+    requested = [8, "8", [0, 1, 3], "0,1", "3,", "auto", -1]
+    assert [n_devices(a, "gpu") for a in requested] == [8, 8, 3, 2, 1, 2, 2]
     assert n_devices("auto", "cpu") == 1
 
 
@@ -128,14 +128,14 @@ def test_a_warm_up_beyond_the_end_stays_beyond_it():
     assert shrinking.tiny_schedule({"warmup_steps": 10, "max_steps": 50}, 20) == {"warmup_steps": 2, "max_steps": 6}
 
 
-def test_callbacks_have_their_turn_and_do_not_end_the_run():
+def test_callbacks_run_at_toy_intervals_and_do_not_stop_the_run():
     saving = {"class_path": "A", "init_args": {"every_n_steps": 500, "monitor": "val/loss"}}
     assert shrinking.tiny_callback(saving)["init_args"] == {"every_n_steps": 2, "monitor": "val/loss"}
     assert shrinking.tiny_callback({"class_path": "A", "init_args": {"patience": 1}})["init_args"]["patience"] == 6
     assert shrinking.tiny_callback({"class_path": "A"}) == {"class_path": "A"}
 
 
-def test_one_callback_may_stand_for_a_list():
+def test_a_single_callback_is_accepted_as_a_list():
     one = "--trainer.callbacks={class_path: lmrecipes.callbacks.LossGuard}"
     settings = settings_of("transformer_xl/tiny", one)
     assert isinstance(settings["trainer"]["callbacks"], dict)
@@ -144,14 +144,14 @@ def test_one_callback_may_stand_for_a_list():
 
 
 @pytest.mark.parametrize("words", [(), ("only", "these")])
-def test_a_made_up_text_holds_every_word_in_training(tmp_path, words):
+def test_a_synthetic_text_has_every_word_in_the_training_split(tmp_path, words):
     synthetic_text.write_synthetic(tmp_path, words)
-    found = {split: set((tmp_path / f"{split}.txt").read_text().split()) for split in ("train", "valid", "test")}
-    assert found["valid"] | found["test"] <= found["train"]
-    assert found["train"] == set(words) or (not words and len(found["train"]) > 20)
+    result = {split: set((tmp_path / f"{split}.txt").read_text().split()) for split in ("train", "valid", "test")}
+    assert result["valid"] | result["test"] <= result["train"]
+    assert result["train"] == set(words) or (not words and len(result["train"]) > 20)
 
 
-def test_a_sample_is_the_beginning_of_the_own_text(tmp_path, small_corpus):
+def test_a_sample_is_the_beginning_of_the_recipes_text(tmp_path, small_corpus):
     synthetic_text.write_sample(tmp_path, Folder(small_corpus))
     assert (small_corpus / "train.txt").read_text().startswith((tmp_path / "train.txt").read_text().rstrip())
     (tmp_path / "valid.txt").unlink()

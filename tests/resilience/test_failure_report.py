@@ -1,4 +1,4 @@
-"""What goes wrong in one rank ends all of them, soon, with one line; what hangs is said, with its place."""
+"""A failure in one rank stops all ranks quickly with one line; a hang is reported with its location."""
 
 import json
 import os
@@ -26,7 +26,7 @@ ONWARD = "continue with: lmrecipes fit --resume a"
 
 
 def fault(**init_args):
-    return json.dumps({"class_path": "faults.Fault", "init_args": init_args})
+    return json.dumps({"class_path": "fault_callbacks.Fault", "init_args": init_args})
 
 
 def watchdog(**init_args):
@@ -37,21 +37,21 @@ def guard(**init_args):
     return json.dumps({"class_path": "lmrecipes.callbacks.LossGuard", "init_args": init_args})
 
 
-def left_over(folder: Path) -> list[int]:
+def remaining_processes(folder: Path) -> list[int]:
     """Processes that still run in a folder."""
-    found = []
+    pids = []
     for path in Path("/proc").glob("[0-9]*/cwd"):
         try:
             if path.resolve() == folder and (path.parent / "status").read_text().split("State:")[1].strip()[0] != "Z":
-                found.append(int(path.parent.name))
+                pids.append(int(path.parent.name))
         except OSError:
             continue
-    return found
+    return pids
 
 
 @pytest.fixture
 def failing(small, tmp_path):
-    """Runs `fit` in two ranks until it fails; returns exit code, lines that begin with `error:`, and all errors."""
+    """Runs `fit` on two ranks until it fails; returns exit code, lines that begin with `error:`, and stderr."""
 
     def run(*callbacks: str, launcher: str = "lightning", more: tuple[str, ...] = ()):
         options = [*small, *TWO_RANKS, f"--trainer.callbacks=[{', '.join((KEEP, *callbacks))}]", "--run_dir=a", *more]
@@ -65,11 +65,11 @@ def failing(small, tmp_path):
                 timeout=120,
             )
             deadline = time.monotonic() + 10
-            while (left := left_over(tmp_path)) and time.monotonic() < deadline:
+            while (left := remaining_processes(tmp_path)) and time.monotonic() < deadline:
                 time.sleep(0.1)
             assert left == []
         finally:
-            for pid in left_over(tmp_path):
+            for pid in remaining_processes(tmp_path):
                 os.kill(pid, signal.SIGKILL)
         lines = [line for line in done.stderr.splitlines() if line.startswith("error:")]
         assert len(lines) == 1, done.stderr
@@ -81,7 +81,7 @@ def failing(small, tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_that_raises_ends_the_others_and_says_why(failing, tmp_path, launcher, rank):
+def test_a_rank_that_raises_stops_the_others_and_is_reported(failing, tmp_path, launcher, rank):
     code, line, err = failing(fault(kind="raise", step=7, rank=rank), launcher=launcher)
     assert code == 1
     assert line.startswith(f"error: rank {rank} on ")
@@ -94,16 +94,16 @@ def test_a_rank_that_raises_ends_the_others_and_says_why(failing, tmp_path, laun
     if launcher == "lightning":
         assert err == line + "\n"
     else:
-        # Its report blames the right one.
+        # The launcher's report blames the right rank.
         assert err.split("Root Cause")[1].split("rank      : ")[1].startswith(str(rank))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_that_is_killed_is_named_by_another(failing, launcher, rank):
+def test_a_killed_rank_is_named_by_another(failing, launcher, rank):
     code, line, err = failing(fault(kind="kill", step=7, rank=rank), launcher=launcher)
-    # Lightning's first rank is the command itself.
+    # Under Lightning's launcher the first rank is the command itself.
     assert code == (-signal.SIGKILL if (launcher, rank) == ("lightning", 0) else 1)
     assert line.startswith(f"error: rank {rank} on ")
     assert "SIGKILL" in line
@@ -116,7 +116,7 @@ def test_a_rank_that_is_killed_is_named_by_another(failing, launcher, rank):
 
 
 @pytest.mark.slow
-def test_what_is_refused_before_training_takes_one_line_and_leaves_no_run(failing, tmp_path):
+def test_input_rejected_before_training_takes_one_line_and_leaves_no_run(failing, tmp_path):
     code, line, err = failing(fault(kind="", step=0, rank=1, where="setup"))
     assert code == 2
     assert err == line + "\n"
@@ -133,7 +133,7 @@ def test_what_is_refused_before_training_takes_one_line_and_leaves_no_run(failin
         ("checkpoint", "writing a checkpoint"),
     ],
 )
-def test_a_rank_that_hangs_says_where(failing, tmp_path, where, doing):
+def test_a_hanging_rank_reports_where(failing, tmp_path, where, doing):
     step = {"training": 7, "validation": 6, "checkpoint": 5}[where]
     code, line, err = failing(
         watchdog(timeout_minutes=0.08),
@@ -145,13 +145,13 @@ def test_a_rank_that_hangs_says_where(failing, tmp_path, where, doing):
     assert f" hangs at step {step} in {doing}: no progress for 0.08 minutes; stacks of all threads: " in line
     stacks = {path.name: path.read_text() for path in (tmp_path / "a/errors").glob("rank*")}
     assert sorted(stacks) == ["rank0-stacks.txt", "rank1-stacks.txt"]
-    assert "faults.py" in stacks["rank1-stacks.txt"]
-    assert "faults.py" not in stacks["rank0-stacks.txt"]
+    assert "fault_callbacks.py" in stacks["rank1-stacks.txt"]
+    assert "fault_callbacks.py" not in stacks["rank0-stacks.txt"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["stop", "hang holding the GIL"])
-def test_a_rank_that_cannot_say_so_itself_is_named_too(failing, kind):
+def test_a_rank_that_cannot_report_itself_is_named_by_another(failing, kind):
     code, line, _ = failing(watchdog(timeout_minutes=0.1), fault(kind=kind, step=7, rank=1))
     assert code == 4
     assert line.startswith("error: rank 0 on ")
@@ -159,7 +159,7 @@ def test_a_rank_that_cannot_say_so_itself_is_named_too(failing, kind):
 
 
 @pytest.mark.slow
-def test_one_process_that_hangs_ends_too(command, small, tmp_path):
+def test_a_hanging_single_process_is_stopped(command, small, tmp_path):
     callbacks = f"[{KEEP}, {watchdog(timeout_minutes=0.05)}, {fault(kind='hang', step=7)}]"
     done = command("fit", *small, f"--trainer.callbacks={callbacks}", "--run_dir=a")
     assert done.returncode == 4
@@ -167,10 +167,10 @@ def test_one_process_that_hangs_ends_too(command, small, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("passes", [[], ["--batch.micro_batch_size=1"]], ids=["one pass", "accumulation"])
-def test_a_bad_loss_of_one_rank_stops_all_before_the_step(failing, command, tmp_path, passes):
+@pytest.mark.parametrize("accumulation", [[], ["--batch.micro_batch_size=1"]], ids=["no accumulation", "accumulation"])
+def test_a_bad_loss_in_one_rank_stops_all_before_the_step(failing, command, tmp_path, accumulation):
     bad = fault(kind="nan", step=7, rank=1)
-    code, line, err = failing(guard(), bad, more=tuple(passes))
+    code, line, err = failing(guard(), bad, more=tuple(accumulation))
     assert code == 3
     assert err == line + "\n"
     assert line == (
@@ -184,7 +184,7 @@ def test_a_bad_loss_of_one_rank_stops_all_before_the_step(failing, command, tmp_
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "deepspeed_zero2", "deepspeed_zero3"])
-def test_a_bad_gradient_of_one_rank_stops_all_under_any_strategy(failing, tmp_path, strategy):
+def test_a_bad_gradient_in_one_rank_stops_all_under_any_strategy(failing, tmp_path, strategy):
     bad = fault(kind="gradient of the loss", step=7, rank=1)
     code, line, _ = failing(guard(), bad, more=(f"--trainer.strategy={strategy}",))
     assert code == 3
@@ -196,7 +196,7 @@ def test_a_bad_gradient_of_one_rank_stops_all_under_any_strategy(failing, tmp_pa
 @pytest.mark.slow
 def test_skipped_steps_survive_a_kill(command, small, tmp_path):
     bad = fault(kind="gradient", step=3, rank=1, last=4)
-    signalled = '{"class_path": "signaller.SignalAt", "init_args": {"step": 6, "name": "SIGTERM"}}'
+    signalled = '{"class_path": "kill_callbacks.SignalAt", "init_args": {"step": 6, "name": "SIGTERM"}}'
     callbacks = f"[{KEEP}, {guard(action='skip')}, {bad}, {signalled}]"
     options = [*small, *TWO_RANKS, f"--trainer.callbacks={callbacks}"]
     whole = command("fit", *options, "--run_dir=a")
@@ -213,7 +213,7 @@ def test_skipped_steps_survive_a_kill(command, small, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_time_that_ranks_wait_for_each_other_can_be_set(failing):
+def test_the_collective_timeout_can_be_set(failing):
     code, line, _ = failing(fault(kind="hang", step=7, rank=1), more=("--group_timeout_minutes=0.1",))
     assert code == 1
     assert line.startswith("error: rank 0 on ")

@@ -1,4 +1,4 @@
-"""Ranks hear of each other's ends, and of nobody else's."""
+"""Ranks learn when others exit, and accept messages from nobody else."""
 
 import platform
 import queue
@@ -7,7 +7,7 @@ import socket
 from lmrecipes.resilience.heartbeat import End, Hub, Member
 
 
-def test_who_does_not_know_the_runs_word_ends_nothing():
+def test_a_connection_without_the_runs_token_cannot_stop_it():
     ended: queue.Queue[End] = queue.Queue()
     hub = Hub(ended.put, lambda: None)
     with socket.create_connection(("localhost", hub.address.port), timeout=30) as stranger:

@@ -1,4 +1,4 @@
-"""Ctrl-C ends a run with one line that says how to go on."""
+"""Ctrl-C stops a run with one line that says how to resume."""
 
 import os
 import signal
@@ -13,7 +13,7 @@ KEEP = '[{"class_path": "lmrecipes.callbacks.LastCheckpoint", "init_args": {"eve
 
 
 def interrupted(arguments, folder, after):
-    """Exit code, output from `after` on, and error output of a command that gets Ctrl-C when it has printed `after`."""
+    """Exit code, stdout from `after` on, and stderr of a command that gets Ctrl-C once it has printed `after`."""
     process = subprocess.Popen(
         [warm.python(), "-m", "lmrecipes", *arguments],
         cwd=folder,
@@ -39,7 +39,7 @@ def interrupted(arguments, folder, after):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_ctrl_c_says_how_to_go_on_and_the_run_goes_on(small, tmp_path, command, ranks):
+def test_ctrl_c_says_how_to_resume_and_the_run_resumes(small, tmp_path, command, ranks):
     devices = ["--trainer.strategy=ddp", "--trainer.devices=2"] if ranks == 2 else []
     endless = [*small, *devices, "--trainer.max_steps=100000", f"--trainer.callbacks={KEEP % 5}", "--run_dir=a"]
     code, out, err = interrupted(["fit", *endless], tmp_path, "step 12 |")
@@ -57,7 +57,7 @@ def test_ctrl_c_says_how_to_go_on_and_the_run_goes_on(small, tmp_path, command, 
 
 
 @pytest.mark.slow
-def test_ctrl_c_before_the_first_checkpoint_promises_nothing(small, tmp_path):
+def test_ctrl_c_before_the_first_checkpoint_does_not_suggest_resuming(small, tmp_path):
     endless = [*small, "--trainer.max_steps=100000", f"--trainer.callbacks={KEEP % 50000}", "--run_dir=a"]
     code, out, err = interrupted(["fit", *endless], tmp_path, "step 3 |")
     assert (code, err) == (130, "")

@@ -1,4 +1,4 @@
-"""A job asks to be requeued once, within a limit, and only where it got further."""
+"""A job requeues itself once, within a limit, and only if it has made progress."""
 
 import json
 from pathlib import Path
@@ -9,12 +9,12 @@ from lmrecipes.resilience import requeue
 
 FAKE = """#!/bin/sh
 echo "$@" >> {folder}/calls
-if [ "$1" = show ]; then cat {folder}/says; else exit $(cat {folder}/code); fi
+if [ "$1" = show ]; then cat {folder}/reports; else exit $(cat {folder}/code); fi
 """
 
 
 class FakeSlurm:
-    """A job of which SLURM's control program says what the test wants."""
+    """A job for which SLURM's scontrol reports what the test sets."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -22,10 +22,12 @@ class FakeSlurm:
         program.parent.mkdir()
         program.write_text(FAKE.format(folder=folder))
         program.chmod(0o755)
-        self.says()
+        self.reports()
 
-    def says(self, state: str = "RUNNING", reason: str = "None", restarts: int = 0, code: int = 0) -> None:
-        (self.folder / "says").write_text(f"JobId=7 JobState={state} Reason={reason} Requeue=1 Restarts={restarts}\n")
+    def reports(self, state: str = "RUNNING", reason: str = "None", restarts: int = 0, code: int = 0) -> None:
+        (self.folder / "reports").write_text(
+            f"JobId=7 JobState={state} Reason={reason} Requeue=1 Restarts={restarts}\n"
+        )
         (self.folder / "code").write_text(str(code))
 
     def requeued(self) -> list[str]:
@@ -44,7 +46,7 @@ def slurm(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_running_job_is_requeued_once_and_that_is_kept_with_the_run(slurm, tmp_path):
+def test_a_running_job_is_requeued_once_and_the_run_records_it(slurm, tmp_path):
     assert requeue.requeue(tmp_path, step=5, limit=100) is None
     assert slurm.requeued() == ["7"]
     assert json.loads((tmp_path / requeue.RECORD).read_text()) == {"requeues": 1, "step": 5}
@@ -59,7 +61,7 @@ def test_a_task_of_an_array_is_requeued_without_the_others(slurm, tmp_path, monk
 
 
 @pytest.mark.slow
-def test_without_a_step_since_the_last_time_it_stays_away(slurm, tmp_path):
+def test_without_progress_since_the_last_requeue_it_is_not_requeued(slurm, tmp_path):
     assert requeue.requeue(tmp_path, step=5, limit=100) is None
     assert requeue.requeue(tmp_path, step=5, limit=100) == "no step was completed since it was requeued at step 5"
     assert len(slurm.requeued()) == 1
@@ -67,34 +69,34 @@ def test_without_a_step_since_the_last_time_it_stays_away(slurm, tmp_path):
 
 
 @pytest.mark.slow
-def test_the_limit_ends_it(slurm, tmp_path):
+def test_requeues_stop_at_the_limit(slurm, tmp_path):
     refusals = [requeue.requeue(tmp_path, step=step, limit=2) for step in (1, 2, 3)]
     assert refusals == [None, None, "it was requeued 2 times, and --max_requeues is 2"]
     assert len(slurm.requeued()) == 2
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("says", [{"state": "PENDING"}, {"state": "COMPLETING", "restarts": 1}])
-def test_what_slurm_requeued_already_is_left_to_it(slurm, tmp_path, says):
-    slurm.says(**says)
+@pytest.mark.parametrize("reports", [{"state": "PENDING"}, {"state": "COMPLETING", "restarts": 1}])
+def test_a_job_already_requeued_by_slurm_is_left_alone(slurm, tmp_path, reports):
+    slurm.reports(**reports)
     assert requeue.requeue(tmp_path, step=5, limit=100) is None
     assert slurm.requeued() == []
 
 
 @pytest.mark.slow
-def test_a_cancelled_job_stays_away_but_not_one_out_of_time(slurm, tmp_path):
-    slurm.says(state="COMPLETING")
+def test_a_cancelled_job_is_not_requeued_but_one_out_of_time_is(slurm, tmp_path):
+    slurm.reports(state="COMPLETING")
     assert requeue.requeue(tmp_path, step=5, limit=100) == "it is being cancelled (scancel)"
-    slurm.says(state="COMPLETING", reason="TimeLimit")
+    slurm.reports(state="COMPLETING", reason="TimeLimit")
     assert requeue.requeue(tmp_path, step=5, limit=100) is None
     assert slurm.requeued() == ["7"]
 
 
 @pytest.mark.slow
-def test_a_refusal_of_slurm_is_said_and_not_counted(slurm, tmp_path, monkeypatch):
-    slurm.says(code=1)
+def test_a_requeue_rejected_by_slurm_is_reported_and_not_counted(slurm, tmp_path, monkeypatch):
+    slurm.reports(code=1)
     assert requeue.requeue(tmp_path, step=5, limit=100) == "scontrol requeue exited with 1"
-    slurm.says()
+    slurm.reports()
     assert requeue.requeue(tmp_path, step=5, limit=100) is None
     monkeypatch.setenv("PATH", "/nowhere")
     assert "scontrol cannot be run" in str(requeue.requeue(tmp_path, step=9, limit=100))

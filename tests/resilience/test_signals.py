@@ -1,4 +1,4 @@
-"""A signal ends a run between two steps, with nothing lost; the run goes on as if it had been left alone."""
+"""A signal stops a run between two steps without loss; the resumed run equals an uninterrupted one."""
 
 import json
 import os
@@ -19,7 +19,7 @@ TWO_RANKS = ["--trainer.strategy=ddp", "--trainer.devices=2"]
 
 
 def sender(**init_args):
-    return json.dumps({"class_path": "signaller.SignalAt", "init_args": init_args})
+    return json.dumps({"class_path": "kill_callbacks.SignalAt", "init_args": init_args})
 
 
 def same_weights(one: Path, other: Path) -> None:
@@ -56,7 +56,7 @@ def test_a_signalled_run_loses_no_step(command, small, tmp_path, settings, signa
 
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [[], TWO_RANKS], ids=["one process", "two ranks"])
-def test_a_validation_is_left_and_made_again(command, small, tmp_path, settings):
+def test_a_signalled_validation_is_repeated(command, small, tmp_path, settings):
     signalled = sender(name="SIGUSR1", step=6, batch=1, rank=1 if settings else 0)
     options = [*small, *settings, f"--trainer.callbacks=[{BEST}, {KEEP}, {signalled}]"]
     assert command("fit", *options, "--run_dir=a").returncode == 0
@@ -73,7 +73,7 @@ def test_a_validation_is_left_and_made_again(command, small, tmp_path, settings)
 
 
 @pytest.mark.slow
-def test_a_job_says_that_it_is_requeued_and_when_it_is_not(command, small, tmp_path):
+def test_a_job_reports_whether_it_is_requeued(command, small, tmp_path):
     program = tmp_path / "bin/scontrol"
     program.parent.mkdir()
     program.write_text(f'#!/bin/sh\nif [ "$1" = requeue ]; then echo $2 >> {tmp_path}/requeued; fi\n')
@@ -93,7 +93,7 @@ def test_a_job_says_that_it_is_requeued_and_when_it_is_not(command, small, tmp_p
     assert (tmp_path / "requeued").read_text() == "17\n"
 
 
-def listens(pid: int, number: int) -> bool:
+def has_handler(pid: int, number: int) -> bool:
     """Whether a process has a handler for a signal."""
     caught = Path(f"/proc/{pid}/status").read_text().split("SigCgt:")[1].split()[0]
     return bool(int(caught, 16) >> (number - 1) & 1)
@@ -101,10 +101,10 @@ def listens(pid: int, number: int) -> bool:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGUSR1"])
-def test_before_training_a_signal_ends_the_command_at_once(small, tmp_path, name):
+def test_before_training_a_signal_stops_the_command_at_once(small, tmp_path, name):
     number = signal.Signals[name]
     process = subprocess.Popen(
-        # With all imports before it.
+        # Once all imports are done.
         [sys.executable, "-m", "lmrecipes", "fit", *small, "--run_dir=a"],
         cwd=tmp_path,
         env=environment(),
@@ -112,7 +112,7 @@ def test_before_training_a_signal_ends_the_command_at_once(small, tmp_path, name
         stderr=subprocess.PIPE,
         text=True,
     )
-    wait_until("handler", lambda: listens(process.pid, number), 60)
+    wait_until("handler", lambda: has_handler(process.pid, number), 60)
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (128 + number, "", "")

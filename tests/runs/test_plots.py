@@ -1,4 +1,4 @@
-"""`lmrecipes plot` draws what there is, and says in one line what is not."""
+"""`lmrecipes plot` draws what exists and reports in one line what does not."""
 
 import pytest
 
@@ -16,7 +16,7 @@ def run_with(folder, metrics):
     return str(folder)
 
 
-def test_figures_are_read_by_step(tmp_path):
+def test_metrics_are_read_by_step(tmp_path):
     run_with(tmp_path / "a", METRICS)
     series = read_metrics(tmp_path / "a")
     assert series["train/loss"] == [(1, 4.5), (2, 4.0)]
@@ -32,9 +32,9 @@ def test_figures_are_read_by_step(tmp_path):
         (METRICS + "3,0,four,\n", ["metrics.csv:5 is not a row of metrics"]),
         ("epoch,train/loss\n0,4.5\n", ["metrics.csv:2 is not a row of metrics"]),
     ],
-    ids=["none", "empty", "header only", "a word for a number", "no steps"],
+    ids=["none", "empty", "header only", "not a number", "no steps"],
 )
-def test_what_cannot_be_drawn_takes_one_line(tmp_path, capsys, monkeypatch, metrics, parts):
+def test_missing_metrics_are_reported_in_one_line(tmp_path, capsys, monkeypatch, metrics, parts):
     monkeypatch.chdir(tmp_path)
     run = run_with(tmp_path / "a", metrics)
     assert main(["plot", run]) == 2
@@ -46,14 +46,14 @@ def test_what_cannot_be_drawn_takes_one_line(tmp_path, capsys, monkeypatch, metr
     assert not (tmp_path / "a/plots").exists()
 
 
-def test_a_folder_that_is_no_run_is_said(tmp_path, capsys, monkeypatch):
+def test_a_folder_that_is_not_a_run_is_rejected(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "empty").mkdir()
     assert main(["plot", "empty"]) == 2
     assert capsys.readouterr().err == "error: empty is not a run directory: it has no config.yaml\n"
 
 
-def test_runs_are_drawn_over_each_other(tmp_path, capsys, monkeypatch):
+def test_several_runs_share_one_plot(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     runs = [run_with(tmp_path / "r" / name, METRICS) for name in ("a", "b")]
     assert main(["plot", *runs]) == 0
@@ -65,7 +65,7 @@ def test_runs_are_drawn_over_each_other(tmp_path, capsys, monkeypatch):
     assert (tmp_path / "x/one").is_file()
 
 
-def test_what_cannot_be_written_takes_one_line(tmp_path, capsys, monkeypatch):
+def test_an_unwritable_plot_is_reported_in_one_line(tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run = run_with(tmp_path / "a", METRICS)
     for output, part in (

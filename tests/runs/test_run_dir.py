@@ -1,4 +1,4 @@
-"""All processes of a run agree on one directory, made once, that is found again."""
+"""All processes of a run agree on one directory, which is created once and found again."""
 
 import itertools
 import json
@@ -26,16 +26,16 @@ VARIABLES = (
 
 @pytest.fixture
 def process(monkeypatch):
-    """Makes this the process with these variables."""
+    """Makes this process look like one with the given environment variables."""
 
-    def be(**variables):
+    def set_environment(**variables):
         for name in VARIABLES:
             monkeypatch.delenv(name, raising=False)
         for name, value in variables.items():
             monkeypatch.setenv(name, str(value))
 
-    yield be
-    be()
+    yield set_environment
+    set_environment()
 
 
 def test_all_tasks_of_a_slurm_step_agree_and_the_next_step_has_its_own(process, tmp_path):
@@ -43,7 +43,7 @@ def test_all_tasks_of_a_slurm_step_agree_and_the_next_step_has_its_own(process, 
         process(SLURM_JOB_ID=17, SLURM_STEP_ID=step, SLURM_NTASKS=2, SLURM_PROCID=task, SLURM_LOCALID=0)
         return runs.new_run_dir("system/recipe", root=tmp_path)
 
-    # A task that is not the first neither makes the directory nor needs it.
+    # Tasks other than the first neither create the directory nor need it.
     second = directory(0, task=1)
     assert not second.exists()
     assert directory(0, task=0) == second
@@ -61,13 +61,13 @@ def test_all_processes_of_a_named_torchrun_agree(process, tmp_path):
     assert found == {tmp_path / "r" / "torchrun-mine"}
 
 
-def test_torchrun_over_nodes_without_a_name_is_refused(process, tmp_path):
+def test_torchrun_over_nodes_without_a_name_is_rejected(process, tmp_path):
     process(RANK=0, LOCAL_RANK=0, WORLD_SIZE=4, LOCAL_WORLD_SIZE=2, TORCHELASTIC_RUN_ID="none")
     with pytest.raises(ValueError, match=r"--rdzv-id, or --run_dir"):
         runs.new_run_dir("r", root=tmp_path)
 
 
-def test_processes_that_the_first_one_starts_inherit_its_directory(process, tmp_path):
+def test_processes_started_by_the_first_one_inherit_its_directory(process, tmp_path):
     process()
     made = runs.new_run_dir("r", root=tmp_path)
     process(LOCAL_RANK=1, **{launcher.RUN_DIR_VARIABLE: made})
@@ -75,7 +75,7 @@ def test_processes_that_the_first_one_starts_inherit_its_directory(process, tmp_
     assert [path.name for path in (tmp_path / "r").iterdir()] == [made.name]
 
 
-def test_runs_begun_in_the_same_second_have_directories_of_their_own(process, tmp_path, monkeypatch):
+def test_runs_started_in_the_same_second_have_different_directories(process, tmp_path, monkeypatch):
     monkeypatch.setattr("lmrecipes.runs.run_dir.time.strftime", lambda _: "20261121-120000")
     made = []
     for _ in range(3):
@@ -97,7 +97,7 @@ def test_the_newest_run_of_a_recipe_is_found_by_the_recipes_name(tmp_path):
 
 @pytest.fixture
 def trained(process, small, small_corpus, tmp_path, monkeypatch):
-    """A run on a copy of the small corpus: the function to test it, and the copy."""
+    """A run on a copy of the small corpus: a function that tests it, and the copy."""
     process()
     monkeypatch.chdir(tmp_path)
     text = shutil.copytree(small_corpus, tmp_path / "text")
@@ -117,13 +117,13 @@ def no_text(*_):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_run_is_tested_with_its_own_vocabulary_whatever_the_training_text_is_now(trained, tmp_path, monkeypatch):
+def test_a_run_is_tested_with_its_vocabulary_even_if_the_training_text_changed(trained, tmp_path, monkeypatch):
     test_loss, text = trained
     with monkeypatch.context() as patch:
         patch.setattr(Folder, "blocks", no_text)
         expected = test_loss()
-        for note in (tmp_path / "cache").glob("*.latest"):
-            note.unlink()
+        for link in (tmp_path / "cache").glob("*.latest"):
+            link.unlink()
         assert test_loss() == expected
     train = (text / "train.txt").read_text()
     (text / "train.txt").write_text(" ".join(reversed(train.split(" "))) + "w59 " * 999)  # another order of the words
@@ -137,7 +137,7 @@ def test_a_run_is_tested_with_its_own_vocabulary_whatever_the_training_text_is_n
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_run_is_tested_on_other_text_and_on_its_own_where_that_is_gone(trained, tmp_path):
+def test_a_run_is_tested_on_other_text_and_on_prepared_text_without_the_original(trained, tmp_path):
     test_loss, text = trained
     expected = test_loss()
     other = tmp_path / "other"
@@ -171,7 +171,7 @@ def test_torchrun_trains_into_one_directory(small, tmp_path):
     assert (made[0] / "checkpoints" / "last-step=3.ckpt").is_file()
 
 
-def test_lightnings_callbacks_stand_in_a_saved_configuration_with_their_defaults(tmp_path):
+def test_a_saved_configuration_lists_lightnings_callbacks_with_their_defaults(tmp_path):
     timer = {"class_path": "lightning.pytorch.callbacks.Timer", "init_args": {"duration": "00:01:00:00"}}
     (tmp_path / "timer.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks": [timer]}}))
     built = open_recipe(fit.COMMAND, ["--config", "transformer_xl/tiny", "--config", str(tmp_path / "timer.yaml")])

@@ -1,13 +1,13 @@
-"""Files and folders are written whole or not at all."""
+"""Files and folders are written completely or not at all."""
 
 import pytest
 
-from foreign_files import put_files
 from lmrecipes.runtime.atomic_write import new_folder, replacing, write_text
+from unrelated_files import put_files
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_a_file_whose_writing_fails_stays_as_it_was(named, tmp_path):
+def test_a_failed_write_keeps_the_previous_file(named, tmp_path):
     path, part = tmp_path / "a", tmp_path / "a.part" if named else None
     write_text(path, "before", part=part)
 
@@ -24,7 +24,7 @@ def test_a_file_whose_writing_fails_stays_as_it_was(named, tmp_path):
     assert path.read_text() == "before"
 
 
-def test_what_a_kill_left_of_a_file_is_replaced_and_a_link_there_is_not_followed(tmp_path):
+def test_a_leftover_temporary_file_is_replaced_and_a_link_in_its_place_is_not_followed(tmp_path):
     (tmp_path / "a.part").write_text("a longer text, cut off")
     write_text(tmp_path / "a", "whole", part=tmp_path / "a.part", durable=True)
     assert (tmp_path / "a").read_text() == "whole"
@@ -37,8 +37,8 @@ def test_what_a_kill_left_of_a_file_is_replaced_and_a_link_there_is_not_followed
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "mine"]
 
 
-def test_a_folder_is_there_when_all_of_it_is_written_and_others_stay(tmp_path):
-    are_there = put_files(tmp_path)
+def test_a_folder_appears_only_when_complete_and_other_files_stay(tmp_path):
+    unchanged = put_files(tmp_path)
     before = {path.name for path in tmp_path.iterdir()}
 
     def write_half():
@@ -56,4 +56,4 @@ def test_a_folder_is_there_when_all_of_it_is_written_and_others_stay(tmp_path):
     assert sorted(path.name for path in (tmp_path / "made").iterdir()) == ["one", "two"]
     assert {path.read_text() for path in (tmp_path / "made").iterdir()} == {"whole"}
     assert {path.name for path in tmp_path.iterdir()} - before == {"made"}
-    assert are_there()
+    assert unchanged()

@@ -1,4 +1,4 @@
-"""What other packages import at their top is imported at its first use, and then works as ever."""
+"""Heavy packages are imported at their first use, and then behave as usual."""
 
 import json
 import subprocess
@@ -10,7 +10,7 @@ import torch
 from conftest import environment
 from lmrecipes.runtime import lazy_imports
 
-# What takes seconds to import, by a module of each that does not come without it.
+# Packages that take seconds to import, each with a module that is only present once it is imported.
 HEAVY = {
     *("transformers", "huggingface_hub.hf_api", "tokenizers", "datasets", "pyarrow", "pandas", "scipy"),
     *("matplotlib", "sympy", "tensorboard", "wandb", "deepspeed", "onnx"),
@@ -20,7 +20,7 @@ HEAVY = {
 
 
 def run(*words, folder, **variables):
-    """The finished process of a new Python, which has imported nothing yet."""
+    """A finished new Python process, which starts with nothing imported."""
     return subprocess.run(
         [sys.executable, *words],
         **{"cwd": folder, "env": environment(**variables), "capture_output": True, "text": True, "timeout": 300},
@@ -31,7 +31,7 @@ def run(*words, folder, **variables):
 @pytest.mark.slow
 def test_a_training_step_of_transformer_xl_imports_nothing_heavy(small, tmp_path):
     imported = tmp_path / "imported.json"
-    leave = "--trainer.callbacks+=import_recorder.LeaveAfterAStep"
+    leave = "--trainer.callbacks+=import_recorder.ExitAfterOneStep"
     run("-m", "lmrecipes", "fit", *small, leave, folder=tmp_path, IMPORTED=str(imported))
     assert not HEAVY & set(json.loads(imported.read_text()))
 
@@ -49,7 +49,7 @@ print(*sys.modules)
 
 
 @pytest.mark.slow
-def test_a_misspelt_key_is_told_without_a_heavy_import_whatever_the_model(tmp_path):
+def test_a_misspelt_key_is_reported_without_heavy_imports_for_every_model(tmp_path):
     recipes = "transformer_xl/tiny electra/tiny_pretrain electra/tiny_squad mt5/tiny_mc4 mt5/tiny_squad"
     done = run("-c", MISSPELT, recipes, folder=tmp_path)
     assert done.stderr.count("did you mean 'model.config.n_layers'?") == 5
@@ -92,7 +92,7 @@ print(json.dumps([at_first, with_a_plot, heavy(), [type(figure).__name__, axes.g
 
 @pytest.fixture
 def bert(tmp_path):
-    """A folder with a tiny BERT, as transformers writes it."""
+    """A folder with a tiny BERT saved by transformers."""
     from transformers import BertConfig, BertModel, BertTokenizerFast
 
     words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "small", "big", "cat", "dog"]
@@ -106,7 +106,7 @@ def bert(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_text_metrics_and_plots_of_torchmetrics_work_as_ever(bert, tmp_path):
+def test_text_metrics_and_plots_of_torchmetrics_still_work(bert, tmp_path):
     done = run("-c", USER, bert, folder=tmp_path)
     at_first, with_a_plot, at_last, figure, scores = json.loads(done.stdout.splitlines()[-1])
     assert (at_first, with_a_plot, at_last) == ([], ["matplotlib"], ["transformers", "matplotlib"])
@@ -185,13 +185,13 @@ assert calls == [["add"], ["mul"]], calls
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_what_is_compiled_after_steps_without_a_compiler_learns_the_same(tmp_path):
+def test_a_model_compiled_after_uncompiled_steps_trains_the_same(tmp_path):
     run("-W", "ignore", "-c", COMPILED, folder=tmp_path)
 
 
 @pytest.fixture
 def packages(tmp_path, monkeypatch):
-    """A package that is to be imported late, and how a module that imports it is written and imported."""
+    """A package to import lazily, and a function that writes and imports a module that uses it."""
     (tmp_path / "late_package").mkdir()
     (tmp_path / "late_package/__init__.py").write_text(
         "class Thing:\n    made = 3\n\n\ndef twice(number):\n    return lambda of: lambda *given: number * of(*given)\n"
@@ -231,7 +231,7 @@ def other():
 """
 
 
-def test_a_package_is_imported_when_something_of_it_is_used(packages):
+def test_a_package_is_imported_on_first_attribute_access(packages):
     early = packages(f"from __future__ import annotations\n{EARLY}")
     assert early.is_thing(3)
     assert not early.is_thing("3")
@@ -243,17 +243,17 @@ def test_a_package_is_imported_when_something_of_it_is_used(packages):
     assert early.other() is sys.modules["late_package.part"].Other
 
 
-def test_a_module_that_needs_a_package_at_once_gets_it_at_once(packages):
+def test_a_module_that_needs_a_package_while_importing_gets_it(packages):
     early = packages("from late_package import Thing\nassert Thing.made + 1 == 4\n")
     assert early.Thing is sys.modules["late_package"].Thing
 
 
-def test_a_failing_import_is_its_own_error(packages):
+def test_a_failing_import_raises_its_own_error(packages):
     with pytest.raises(ModuleNotFoundError, match="nowhere"):
         packages("from late_package import Thing\nimport nowhere\n")
 
 
-def test_finding_specifications_begins_once():
+def test_the_finder_is_installed_once():
     before = list(sys.meta_path)
     try:
         lazy_imports.postpone()

@@ -1,10 +1,10 @@
-"""Utilization is of the device's own dense peak in the precision at work, or is left out."""
+"""Utilization is relative to the device's dense peak in the precision used, or omitted."""
 
 import pytest
 
 from lmrecipes.runtime.peak_flops import peak_tflops
 
-# Name as the driver says it; dense peaks of bf16, fp16, TF32, fp32 and fp64 as the vendor states them.
+# Name as reported by the driver; dense peaks of bf16, fp16, TF32, fp32 and fp64 as stated by the vendor.
 DEVICES = {
     "NVIDIA GB200": (2500, 2500, 1250, 80, 40),
     "NVIDIA B200": (2250, 2250, 1125, 75, 37),
@@ -26,7 +26,7 @@ DEVICES = {
     "NVIDIA L40S": (362.05, 362.05, 183, 91.6, None),
     "NVIDIA GeForce RTX 4090": (165.2, 165.2, 82.6, 82.6, None),
     "NVIDIA GeForce RTX 3090": (71, 71, 35.6, 35.6, None),
-    # No bf16 and no TF32: the precision setting changes nothing.
+    # No bf16 and no TF32: the precision setting has no effect.
     "Tesla V100-SXM2-16GB": (None, 125, 15.7, 15.7, 7.8),
     "Tesla V100-PCIE-32GB": (None, 112, 14, 14, 7),
     "Tesla T4": (None, 65, 8.1, 8.1, None),
@@ -37,7 +37,7 @@ DEVICES = {
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_a_peak_is_the_dense_one_of_the_precision(device):
+def test_the_peak_is_the_dense_one_of_the_precision(device):
     bf16, fp16, tf32, fp32, fp64 = DEVICES[device]
     for form in ("mixed", "true"):
         assert peak_tflops(device, f"bf16-{form}") == bf16
@@ -70,7 +70,7 @@ def test_a_peak_is_the_dense_one_of_the_precision(device):
         "",
     ],
 )
-def test_a_part_of_a_device_and_an_unknown_one_have_no_peak(device):
+def test_partitioned_and_unknown_devices_have_no_peak(device):
     assert peak_tflops(device, "bf16-mixed") is None
     assert peak_tflops(device, "16-mixed") is None
     assert peak_tflops(device, "32-true") is None

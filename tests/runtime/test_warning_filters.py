@@ -1,4 +1,4 @@
-"""A plain run says only what its user can act on."""
+"""A plain run prints only what its user can act on."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ RANKS = {1: [], 2: ["--trainer.strategy=ddp", "--trainer.devices=2"]}
 
 @pytest.mark.slow
 @pytest.mark.parametrize("ranks", RANKS)
-def test_a_run_prints_our_lines_and_nothing_else(command, small, ranks):
+def test_a_run_prints_only_our_own_lines(command, small, ranks):
     options = [*small, "--trainer.num_sanity_val_steps=2", "--trainer.log_every_n_steps=5", *RANKS[ranks]]
     fitted = command("fit", *options, "--run_dir=a")
     assert (fitted.returncode, fitted.stderr) == (0, "")
@@ -29,10 +29,10 @@ def test_a_run_prints_our_lines_and_nothing_else(command, small, ranks):
 
 
 @pytest.mark.slow
-def test_evaluations_print_our_lines_and_nothing_else(command, small):
+def test_evaluations_print_only_our_own_lines(command, small):
     assert command("fit", *small, "--run_dir=a", "--trainer.max_steps=3").returncode == 0
-    for wanted in ("validate", "test"):
-        done = command(wanted, "--run=a")
+    for subcommand in ("validate", "test"):
+        done = command(subcommand, "--run=a")
         assert (done.returncode, done.stderr) == (0, "")
         assert all(line.startswith(("val/", "test/", "written to ")) for line in done.stdout.splitlines()), done.stdout
     predicted = command("predict", "--run=a", "--text=w1 w2", "--max_new_tokens=2")
@@ -41,7 +41,7 @@ def test_evaluations_print_our_lines_and_nothing_else(command, small):
 
 
 @pytest.mark.slow
-def test_a_warning_takes_one_line_without_its_place_in_the_code():
+def test_a_warning_is_one_line_without_its_source_location():
     code = "import warnings; from lmrecipes.runtime import warning_filters; warning_filters.quiet(); "
     code += "warnings.warn('what\\n a user can  mend')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""A SLURM cluster of two nodes on this machine: its own keys, ports and folders, no service of the system."""
+"""A two-node SLURM cluster on this machine with its own keys, ports and folders, independent of system services."""
 
 import os
 import re
@@ -77,20 +77,20 @@ def _free_ports(number: int) -> list[int]:
 
 
 def _processes(*variables: str) -> list[int]:
-    """Processes with these environment variables."""
-    found = []
+    """Ids of processes with these environment variables."""
+    pids = []
     for path in Path("/proc").glob("[0-9]*/environ"):
         try:
             environment = path.read_text(errors="replace").split("\0")
         except OSError:
             continue
         if set(variables) <= set(environment):
-            found.append(int(path.parent.name))
-    return found
+            pids.append(int(path.parent.name))
+    return pids
 
 
 class Cluster:
-    """Starts with `start`, must be stopped with `stop`."""
+    """Start with `start`; must be stopped with `stop`."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -98,14 +98,14 @@ class Cluster:
         self.daemons: dict[str, subprocess.Popen] = {}
 
     def environment(self) -> dict[str, str]:
-        """What SLURM's commands need."""
+        """Environment that SLURM's commands need."""
         return {**os.environ, "SLURM_CONF": str(self.config)}
 
     def call(self, *command: str) -> str:
         """Output of one of SLURM's commands.
 
         Raises:
-            RuntimeError: with what it said.
+            RuntimeError: with the command's error output.
         """
         done = subprocess.run(command, env=self.environment(), capture_output=True, text=True, timeout=60)
         if done.returncode:
@@ -139,7 +139,7 @@ class Cluster:
         self._launch(node, "slurmd", "-D", "-N", node, "-f", str(self.config))
 
     def fail(self, node: str, job: str) -> None:
-        """Ends a node, and the processes of a job that runs on it alone, as a loss of power does."""
+        """Kills a node and the processes of a job that runs only there, like a power failure."""
         self.daemons[node].kill()
         self.daemons[node].wait()
         tasks = _processes(f"SLURM_CONF={self.config}", f"SLURM_JOB_ID={job}")
@@ -186,7 +186,7 @@ class Cluster:
                 daemon.wait()
 
     def submit(self, *arguments: str, cwd: Path, **variables: str) -> str:
-        """Submits a script; returns the job's number."""
+        """Submits a script; returns the job's id."""
         done = subprocess.run(
             ["sbatch", "--parsable", *arguments],
             cwd=cwd,
@@ -200,18 +200,18 @@ class Cluster:
         return done.stdout.strip()
 
     def preempt(self, node: str, cwd: Path) -> str:
-        """Submits a more urgent job, which takes the whole of a node for a moment; returns its number."""
-        # Another node that is free would let the preempted job start there, and be preempted again.
+        """Submits a job of higher priority that takes a whole node briefly; returns its id."""
+        # On another free node the preempted job would start at once, and be preempted again.
         return self.submit(
             *("--partition=urgent", f"--nodelist={node}", "--exclusive", "--wrap=true", "--output=/dev/null"), cwd=cwd
         )
 
     def job(self, job: str) -> dict[str, str]:
-        """What the controller knows of a job."""
+        """The controller's record of a job."""
         return dict(re.findall(r"(\w+)=(\S+)", self.call("scontrol", "show", "job", "--oneliner", job)))
 
     def finish(self, job: str, seconds: float = 90) -> dict[str, str]:
-        """Waits until a job has ended for good; a requeued one starts again after SLURM's wait.
+        """Waits until a job has ended for good; a requeued one starts again after SLURM's delay.
 
         Raises:
             TimeoutError: if it does not end.
@@ -227,7 +227,7 @@ class Cluster:
 @contextmanager
 def running_cluster() -> Iterator[Cluster]:
     """A cluster until the end of the block."""
-    # Sockets need short names.
+    # Socket paths must be short.
     with tempfile.TemporaryDirectory(prefix="slurm") as folder:
         Path(folder).chmod(0o755)
         cluster = Cluster(Path(folder))
@@ -239,7 +239,7 @@ def running_cluster() -> Iterator[Cluster]:
 
 
 def job_variables() -> dict[str, str]:
-    """Variables of a job that runs this code."""
+    """Environment variables of a job that runs this source."""
     path = environment()["PYTHONPATH"]
     return {
         **{"PYTHONPATH": f"{Path(__file__).parent}:{path}", "OMP_NUM_THREADS": "1"},

@@ -1,4 +1,4 @@
-"""Jobs on a real SLURM: signalled, preempted, killed, failing; all but the last end as if nothing had happened."""
+"""Jobs on a real SLURM that are signalled, preempted, killed or fail; requeued ones end like an undisturbed run."""
 
 import csv
 import json
@@ -27,8 +27,8 @@ def variables() -> dict[str, str]:
 
 
 def options(small, **hold):
-    """Of a run that may be held."""
-    callback = json.dumps({"class_path": "hold.Hold", "init_args": hold})
+    """Options of a run that may be paused."""
+    callback = json.dumps({"class_path": "pause_callback.PauseJob", "init_args": hold})
     return [*small[2:], f"--trainer.max_steps={STEPS}", f"--trainer.callbacks=[{BEST}, {KEEP}, {callback}]"]
 
 
@@ -54,8 +54,8 @@ def submit(cluster, small, tmp_path, variables):
     """Submits a script; returns the job's number, its log and its run directory."""
 
     def run(*sbatch: str, more: tuple[str, ...] = (), nodes: int = 1, name: str = "train", **hold):
-        spread = ["--trainer.strategy=ddp", "--trainer.num_nodes=2"] if nodes == 2 else []
-        script = (str(SCRIPTS / f"{name}.sbatch"), "transformer_xl/tiny", *options(small, **hold), *spread, *more)
+        strategy = ["--trainer.strategy=ddp", "--trainer.num_nodes=2"] if nodes == 2 else []
+        script = (str(SCRIPTS / f"{name}.sbatch"), "transformer_xl/tiny", *options(small, **hold), *strategy, *more)
         job = cluster.submit(f"--nodes={nodes}", *sbatch, *script, cwd=tmp_path, **variables)
         return job, tmp_path / f"slurm-{job}.out", tmp_path / "runs/transformer_xl/tiny" / f"slurm-{job}"
 
@@ -64,7 +64,7 @@ def submit(cluster, small, tmp_path, variables):
 
 @pytest.fixture(scope="module")
 def undisturbed(small, tmp_path_factory):
-    """The run of one process that nothing happened to."""
+    """An undisturbed run of one process."""
     folder = tmp_path_factory.mktemp("undisturbed")
     arguments = ["fit", "--config", "transformer_xl/tiny", *options(small), "--run_dir=alone"]
     command = [warm.python(), "-m", "lmrecipes", *arguments]
@@ -74,7 +74,9 @@ def undisturbed(small, tmp_path_factory):
 
 
 @pytest.mark.parametrize("script", ["train", "fabric"])
-def test_a_signalled_job_of_two_nodes_comes_back(cluster, submit, command, small, variables, tmp_path, script):
+def test_a_signalled_job_of_two_nodes_is_requeued_and_resumes(
+    cluster, submit, command, small, variables, tmp_path, script
+):
     job, log, run = submit("--ntasks-per-node=1", nodes=2, name=script, steps=[8])
     wait_until("step 8", lambda: reached(log, 8), 90)
     cluster.call("scancel", "--signal=USR1", job)
@@ -84,7 +86,7 @@ def test_a_signalled_job_of_two_nodes_comes_back(cluster, submit, command, small
     assert ended["JobState"] == "COMPLETED", text
     (stopped,) = re.findall(r"stopped by SIGUSR1 at step (\d+); last-step=\1 is saved; job \d+ is requeued", text)
     assert 8 <= int(stopped) < STEPS
-    # No step is made twice.
+    # No step is repeated.
     assert len(re.findall(rf"\| step {stopped} \|", text)) == 1
     two = ["--trainer.strategy=ddp", "--trainer.devices=2"]
     path = variables["PYTHONPATH"]
@@ -93,7 +95,7 @@ def test_a_signalled_job_of_two_nodes_comes_back(cluster, submit, command, small
     same_run(tmp_path / "alone", run)
 
 
-def test_a_preempted_job_leaves_at_once_and_comes_back(cluster, submit, undisturbed, tmp_path):
+def test_a_preempted_job_stops_at_once_and_resumes(cluster, submit, undisturbed, tmp_path):
     job, log, run = submit("--nodelist=n1", "--exclusive", steps=[8])
     wait_until("step 8", lambda: reached(log, 8), 60)
     urgent = cluster.preempt("n1", cwd=tmp_path)
@@ -106,7 +108,7 @@ def test_a_preempted_job_leaves_at_once_and_comes_back(cluster, submit, undistur
     same_run(undisturbed, run)
 
 
-def test_a_job_whose_node_fails_comes_back(cluster, submit, undisturbed):
+def test_a_job_whose_node_fails_resumes(cluster, submit, undisturbed):
     job, log, run = submit(steps=[8])
     wait_until("step 8", lambda: reached(log, 8), 60)
     node = cluster.job(job)["NodeList"]
@@ -118,7 +120,7 @@ def test_a_job_whose_node_fails_comes_back(cluster, submit, undisturbed):
     same_run(undisturbed, run)
 
 
-def test_a_killed_job_goes_on_when_it_is_requeued_by_hand(cluster, submit, undisturbed):
+def test_a_killed_job_resumes_when_requeued_manually(cluster, submit, undisturbed):
     # Once before its first checkpoint, once after.
     job, log, run = submit(steps=[2, 8])
     for times, step in enumerate((2, 8)):
@@ -132,7 +134,7 @@ def test_a_killed_job_goes_on_when_it_is_requeued_by_hand(cluster, submit, undis
     same_run(undisturbed, run)
 
 
-def test_a_job_that_fails_or_is_cancelled_stays_away(cluster, submit):
+def test_a_failed_or_cancelled_job_is_not_requeued(cluster, submit):
     failing, failed_log, _ = submit(fail_at=7)
     cancelled, log, run = submit(steps=[8])
     wait_until("step 8", lambda: reached(log, 8), 60)
@@ -149,8 +151,8 @@ def test_a_job_that_fails_or_is_cancelled_stays_away(cluster, submit):
 
 @pytest.mark.parametrize("kind", ["raise", "kill"])
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_task_that_fails_ends_the_others_and_is_named(cluster, submit, kind, rank):
-    fault = json.dumps({"class_path": "faults.Fault", "init_args": {"kind": kind, "step": 7, "rank": rank}})
+def test_a_failing_task_stops_the_others_and_is_named(cluster, submit, kind, rank):
+    fault = json.dumps({"class_path": "fault_callbacks.Fault", "init_args": {"kind": kind, "step": 7, "rank": rank}})
     job, log, run = submit("--ntasks-per-node=1", nodes=2, more=(f"--trainer.callbacks=[{KEEP}, {fault}]",))
     ended = cluster.finish(job, 60)
     text = log.read_text()
@@ -164,13 +166,13 @@ def test_a_task_that_fails_ends_the_others_and_is_named(cluster, submit, kind, r
     assert [path.name for path in run.glob("errors/[!.]*")] == ([f"rank{rank}.txt"] if kind == "raise" else [])
 
 
-def test_an_array_trains_one_run_per_seed_and_requeues_only_the_signalled(cluster, small, tmp_path, variables):
+def test_an_array_trains_one_run_per_seed_and_requeues_only_the_signalled_one(cluster, small, tmp_path, variables):
     array = cluster.submit(
         *("--array=1-2", str(SCRIPTS / "array.sbatch"), "transformer_xl/tiny", *options(small, steps=[8], task=2)),
         cwd=tmp_path,
         **variables,
     )
-    # The last task has the number of the whole array.
+    # SLURM gives the last task the job id of the whole array.
     logs = {seed: tmp_path / f"slurm-{array}_{seed}.out" for seed in (1, 2)}
     wait_until("step 8", lambda: reached(logs[2], 8), 60)
     cluster.call("scancel", "--signal=USR1", f"{array}_2")
@@ -182,19 +184,19 @@ def test_an_array_trains_one_run_per_seed_and_requeues_only_the_signalled(cluste
         assert f"seed_everything: {seed}" in (run / "config.yaml").read_text()
 
 
-def test_doctor_lets_the_tasks_of_a_job_meet(cluster, tmp_path, variables):
+def test_doctor_connects_all_tasks_of_a_job(cluster, tmp_path, variables):
     doctor = f"{variables['LMRECIPES_COMMAND']} doctor --config transformer_xl/tiny"
     srun = ["srun", "--job-name=doctor", "--nodes=2", "--ntasks-per-node=1", *doctor.split(), "--trainer.num_nodes=2"]
 
-    def say(*arguments: str) -> subprocess.CompletedProcess[str]:
+    def run_doctor(*arguments: str) -> subprocess.CompletedProcess[str]:
         environment = {**cluster.environment(), **variables, "HF_HUB_OFFLINE": "1"}
         return subprocess.run(
             [*srun, *arguments], env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=90
         )
 
-    well = say()
-    assert well.returncode == 0, well.stdout + well.stderr
-    assert "2 tasks met at 127.0.0.1:" in well.stdout
-    other = say("--trainer.devices=2")
-    assert other.returncode == 1
-    assert "fix: sbatch --ntasks-per-node=2 …, or --trainer.devices=1" in other.stdout
+    healthy = run_doctor()
+    assert healthy.returncode == 0, healthy.stdout + healthy.stderr
+    assert "2 tasks met at 127.0.0.1:" in healthy.stdout
+    mismatched = run_doctor("--trainer.devices=2")
+    assert mismatched.returncode == 1
+    assert "fix: sbatch --ntasks-per-node=2 …, or --trainer.devices=1" in mismatched.stdout

@@ -1,4 +1,4 @@
-"""What the job scripts hand to srun, with programs of SLURM that only say what they were called with."""
+"""The command lines that the job scripts pass to srun, tested with fake SLURM programs that print their arguments."""
 
 import os
 import subprocess
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def started(tmp_path):
-    """What a script starts in a job with some variables."""
+    """The command that a script starts in a job with some variables."""
     programs = {"scontrol": "echo n1", "srun": 'echo "$@"'}
     (tmp_path / "bin").mkdir()
     for name, does in programs.items():
@@ -31,16 +31,16 @@ def started(tmp_path):
 
 
 @pytest.mark.parametrize("script", COMMANDS)
-def test_a_job_and_every_task_of_an_array_have_a_run_of_their_own(started, script):
+def test_every_job_and_every_array_task_has_its_own_run(started, script):
     recipe, begin = "electra/small", f"{COMMANDS[script]} --config electra/small --run_dir runs/electra/small/slurm-"
     assert started(script, recipe, "--a=1", SLURM_JOB_ID="7") == f"{begin}7 --a=1"
-    # Its own number is another than the array's, and so is a requeued task's run.
+    # Its job id differs from the array's, and a requeued task has another run.
     task = {"SLURM_JOB_ID": "9", "SLURM_ARRAY_JOB_ID": "7", "SLURM_ARRAY_TASK_ID": "2"}
     assert started(script, recipe, **task) == f"{begin}7_2"
 
 
 @pytest.mark.parametrize("script", COMMANDS)
-def test_a_run_with_a_checkpoint_goes_on_with_its_own_settings(started, script, tmp_path):
+def test_a_run_with_a_checkpoint_resumes_with_its_own_settings(started, script, tmp_path):
     run = tmp_path / "elsewhere/mine/slurm-7"
     (run / "checkpoints").mkdir(parents=True)
     job = {"SLURM_JOB_ID": "7", "LMRECIPES_RUNS": "elsewhere"}
@@ -51,7 +51,7 @@ def test_a_run_with_a_checkpoint_goes_on_with_its_own_settings(started, script, 
 
 @pytest.mark.parametrize("signal", ["TERM", "USR1"])
 @pytest.mark.parametrize("script", COMMANDS)
-def test_a_signal_to_the_shell_leaves_the_end_to_the_tasks(started, script, signal, tmp_path):
+def test_the_shell_waits_for_the_tasks_after_a_signal(started, script, signal, tmp_path):
     srun = tmp_path / "bin/srun"
     srun.write_text(f"#!/bin/sh\nkill -{signal} $PPID\nsleep 0.1\nexit 7\n")
     with pytest.raises(subprocess.CalledProcessError) as ended:

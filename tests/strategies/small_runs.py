@@ -1,4 +1,4 @@
-"""Runs of the small recipe that every strategy must agree on."""
+"""Options of small runs on which all strategies must agree."""
 
 from pathlib import Path
 
@@ -24,8 +24,8 @@ STRATEGIES = {
 }
 
 
-def spread(name: str) -> list[str]:
-    """Options of a way to spread a recipe."""
+def strategy_options(name: str) -> list[str]:
+    """Options that select a strategy."""
     strategy, devices, *options = STRATEGIES[name]
     return [
         *("--trainer.accelerator=cpu", f"--trainer.strategy={strategy}", f"--trainer.devices={devices}"),
@@ -33,7 +33,7 @@ def spread(name: str) -> list[str]:
     ]
 
 
-# The small recipe so that mistakes show: high rate, clipping that bites, memory.
+# A small recipe in which errors show: high learning rate, active clipping, memory.
 SENSITIVE = [
     *("--batch.global_batch_size=8", "--model.config.dropout=0", "--trainer.max_steps=10"),
     *("--trainer.gradient_clip_val=0.1", "--trainer.val_check_interval=5"),
@@ -41,12 +41,12 @@ SENSITIVE = [
 ADAMW = ["--model.optimizer=torch.optim.AdamW", "--model.optimizer.lr=0.01", "--model.optimizer.weight_decay=0.01"]
 
 
-def in_two_passes(name: str) -> str:
-    """The micro-batch with which every process makes two passes per step."""
+def with_accumulation(name: str) -> str:
+    """The micro-batch size with which every process accumulates two micro-batches per step."""
     data_ranks = {"1 process": 1, "1x2 tensor parallel": 1, "2 replicas of 2 shards": 4}.get(name, 2)
     return f"--batch.micro_batch_size={4 // data_ranks}"
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    """What a run learned."""
+    """The trained weights of a run."""
     return load_checkpoint(newest_readable(run / "checkpoints", "last-*.ckpt"))["state_dict"]

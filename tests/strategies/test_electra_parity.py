@@ -1,21 +1,21 @@
-"""ELECTRA learns the same under every kind of strategy."""
+"""ELECTRA trains the same under every strategy."""
 
 import json
 
 import pytest
-from small_runs import spread
+from small_runs import strategy_options
 from test_parity import TOLERANCE, losses
 
 from lmrecipes.data.embedded.squad import make_squad
 
 SIZES = {"d_embedding": 16, "d_model": 16, "n_layers": 2, "n_heads": 2, "d_ff": 32}
-# A generator so cold that it fills masks without chance, which every process would have of its own.
+# Such a low temperature makes the generator deterministic; sampling would differ between processes.
 PRETRAINING = {"generator_size": 1.0, "generator_d_head": 8, "temperature": 1e-6}
 
 
 @pytest.fixture(scope="module")
 def squad(tmp_path_factory):
-    """A small file of questions."""
+    """A small SQuAD file."""
     file = tmp_path_factory.mktemp("squad") / "squad.json"
     file.write_text(json.dumps(make_squad("train", 40)))
     return file
@@ -42,7 +42,7 @@ def recipe(name, squad):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "way"),
+    ("name", "strategy"),
     [
         ("tiny_squad", "2 fsdp2"),
         ("tiny_squad", "2 zero 3"),
@@ -50,14 +50,14 @@ def recipe(name, squad):
         ("tiny_pretrain", "1x2 tensor parallel"),
     ],
 )
-def test_losses_are_those_of_one_process(name, way, squad, command, tmp_path):
-    for one in ("1 process", way):
-        done = command(*recipe(name, squad), *spread(one), f"--run_dir={one}")
+def test_electra_losses_equal_those_of_one_process(name, strategy, squad, command, tmp_path):
+    for one in ("1 process", strategy):
+        done = command(*recipe(name, squad), *strategy_options(one), f"--run_dir={one}")
         assert (done.returncode, done.stderr) == (0, "")
-    alone, spread_out = losses(tmp_path / "1 process"), losses(tmp_path / way)
-    assert alone.keys() == spread_out.keys()
+    alone, distributed = losses(tmp_path / "1 process"), losses(tmp_path / strategy)
+    assert alone.keys() == distributed.keys()
     assert sum("train/loss" in row for row in alone.values()) == 8
     for step, row in alone.items():
-        # Of tokens every rank counts its own.
-        for figure in {"train/loss", "val/loss"} & row.keys():
-            assert spread_out[step][figure] == pytest.approx(row[figure], abs=TOLERANCE), (step, figure)
+        # Every rank counts its own tokens.
+        for metric in {"train/loss", "val/loss"} & row.keys():
+            assert distributed[step][metric] == pytest.approx(row[metric], abs=TOLERANCE), (step, metric)

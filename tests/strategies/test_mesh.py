@@ -1,4 +1,4 @@
-"""How processes are laid out for what is asked: replicas, shards and parts of layers."""
+"""How processes are arranged into replicas, shards and tensor-parallel groups."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from lmrecipes.strategies import FSDP2Strategy
 
 
 @pytest.mark.parametrize(
-    ("asked", "shape"),
+    ("requested", "shape"),
     [
         ({}, (1, 16, 1)),
         ({"shard_size": "node"}, (2, 8, 1)),
@@ -14,9 +14,9 @@ from lmrecipes.strategies import FSDP2Strategy
         ({"tensor_parallel_size": 2}, (1, 8, 2)),
         ({"tensor_parallel_size": 2, "shard_size": "node"}, (2, 4, 2)),
         ({"tensor_parallel_size": "auto"}, (1, 2, 8)),
-        # No part of a layer is on two shards: a node has room for one only.
+        # Tensor-parallel groups never span two shards: a node has room for only one.
         ({"tensor_parallel_size": 8, "shard_size": "node"}, (2, 1, 8)),
     ],
 )
-def test_two_nodes_of_eight_processes_are_laid_out_as_asked(asked, shape):
-    assert FSDP2Strategy(**asked).mesh_shape(8, 2) == shape
+def test_two_nodes_of_eight_processes_have_the_requested_layout(requested, shape):
+    assert FSDP2Strategy(**requested).mesh_shape(8, 2) == shape

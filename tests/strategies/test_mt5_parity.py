@@ -1,15 +1,15 @@
-"""mT5 learns the same under every kind of strategy, and writes texts where parameters are spread."""
+"""mT5 trains the same under every strategy, and generates text with sharded parameters."""
 
 import csv
 
 import pytest
 import torch
-from small_runs import spread, weights
+from small_runs import strategy_options, weights
 
 FAMILIES = {"nemo": [], "google": ["--model.config.family=google", "--model.config.positions=relative"]}
 SMALL = [
     *("--config", "mt5/tiny_mc4", "--data.languages=[en,ko]", "--data.sentencepiece.vocab_size=600"),
-    # Every row is a pass of its own: the mean over a pass is the same wherever the row goes.
+    # Every row is a micro-batch: the mean over it does not depend on which rank gets the row.
     *("--batch.global_batch_size=4", "--batch.micro_batch_size=1", "--batch.seq_len=48", "--batch.target_len=24"),
     *("--batch.val.batch_size=4", "--model.config.n_layers=2", "--model.config.d_model=32"),
     *("--model.config.n_heads=2", "--model.config.d_head=8", "--model.config.d_ff=48"),
@@ -25,15 +25,15 @@ def losses(run):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("family", "way"), [("nemo", "2 fsdp2"), ("google", "1x2 tensor parallel")])
-def test_losses_and_weights_are_those_of_one_process(family, way, command, tmp_path):
+@pytest.mark.parametrize(("family", "strategy"), [("nemo", "2 fsdp2"), ("google", "1x2 tensor parallel")])
+def test_mt5_losses_and_weights_equal_those_of_one_process(family, strategy, command, tmp_path):
     cache = f"--data.cache_dir={tmp_path / 'cache'}"
-    for name, run in (("1 process", "alone"), (way, "spread")):
-        done = command("fit", *SMALL, *FAMILIES[family], cache, *spread(name), f"--run_dir={run}")
+    for name, run in (("1 process", "alone"), (strategy, "distributed")):
+        done = command("fit", *SMALL, *FAMILIES[family], cache, *strategy_options(name), f"--run_dir={run}")
         assert (done.returncode, done.stderr) == (0, "")
-    alone, spread_ = losses(tmp_path / "alone"), losses(tmp_path / "spread")
+    alone, distributed = losses(tmp_path / "alone"), losses(tmp_path / "distributed")
     assert len(alone) == 6
-    assert spread_ == [(step, pytest.approx(loss, abs=2e-4)) for step, loss in alone]
-    found = weights(tmp_path / "spread")
+    assert distributed == [(step, pytest.approx(loss, abs=2e-4)) for step, loss in alone]
+    actual = weights(tmp_path / "distributed")
     for name, value in weights(tmp_path / "alone").items():
-        torch.testing.assert_close(found[name], value, atol=4e-3, rtol=0, msg=name)
+        torch.testing.assert_close(actual[name], value, atol=4e-3, rtol=0, msg=name)

@@ -1,4 +1,4 @@
-"""The same recipe learns the same under every strategy."""
+"""A recipe trains the same under every strategy."""
 
 import csv
 import subprocess
@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_runs import ADAMW, SENSITIVE, STRATEGIES, in_two_passes, spread, weights
+from small_runs import ADAMW, SENSITIVE, STRATEGIES, strategy_options, weights, with_accumulation
 
 import warm
 from conftest import environment
 
-# Sums over processes are taken in another order, and Adam's steps enlarge what differs.
+# Reductions over processes sum in another order, and Adam's steps amplify the difference.
 TOLERANCE = 2e-4
 
 
@@ -19,8 +19,8 @@ def losses(run: Path) -> dict[int, dict[str, float]]:
     with (run / "metrics.csv").open() as file:
         rows = {}
         for row in csv.DictReader(file):
-            figures = {k: float(row[k]) for k in ("train/loss", "val/loss", "train/tokens") if row.get(k)}
-            rows.setdefault(int(row["step"]), {}).update(figures)
+            metrics = {k: float(row[k]) for k in ("train/loss", "val/loss", "train/tokens") if row.get(k)}
+            rows.setdefault(int(row["step"]), {}).update(metrics)
         return rows
 
 
@@ -36,19 +36,19 @@ def assert_same(run: Path, reference: Path) -> None:
 
 @pytest.fixture(scope="module")
 def references(small, tmp_path_factory):
-    """Runs in one process, made when first asked for."""
-    made: dict[str, Path] = {}
+    """Runs in one process, created on first use."""
+    runs: dict[str, Path] = {}
 
     def reference(kind: str, options: list[str]) -> Path:
-        if kind not in made:
+        if kind not in runs:
             folder = tmp_path_factory.mktemp("reference")
             words = [
                 "fit",
                 *small,
                 *SENSITIVE,
                 *options,
-                *spread("1 process"),
-                in_two_passes("1 process"),
+                *strategy_options("1 process"),
+                with_accumulation("1 process"),
                 "--run_dir=run",
             ]
             done = subprocess.run(
@@ -60,8 +60,8 @@ def references(small, tmp_path_factory):
                 timeout=300,
             )
             assert done.returncode == 0, done.stderr
-            made[kind] = folder / "run"
-        return made[kind]
+            runs[kind] = folder / "run"
+        return runs[kind]
 
     return reference
 
@@ -74,40 +74,40 @@ def references(small, tmp_path_factory):
         for name in list(STRATEGIES)[1:]
     ],
 )
-def test_losses_and_weights_are_those_of_one_process(name, command, small, references, tmp_path):
-    done = command("fit", *small, *SENSITIVE, *ADAMW, *spread(name), in_two_passes(name), "--run_dir=run")
+def test_losses_and_weights_equal_those_of_one_process(name, command, small, references, tmp_path):
+    done = command("fit", *small, *SENSITIVE, *ADAMW, *strategy_options(name), with_accumulation(name), "--run_dir=run")
     assert (done.returncode, done.stderr) == (0, "")
     assert_same(tmp_path / "run", references("adamw", ADAMW))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["2 ddp", "2 fsdp2", "2 zero 1", "2 zero 3"])
-def test_a_run_begins_with_the_weights_it_was_given(name, command, small, references, tmp_path):
+def test_a_run_starts_from_the_given_weights(name, command, small, references, tmp_path):
     source = references("adamw", ADAMW)
     still = ["--model.optimizer=torch.optim.Adam", "--model.optimizer.lr=1e-9", "--trainer.max_steps=3"]
     begin = [*still, "--trainer.val_check_interval=3", f"--init_from={source}", "--run_dir=run"]
-    done = command("fit", *small, *SENSITIVE, *begin, *spread(name))
+    done = command("fit", *small, *SENSITIVE, *begin, *strategy_options(name))
     assert (done.returncode, done.stderr) == (0, "")
     best = min(row["val/loss"] for row in losses(source).values() if "val/loss" in row)
     assert losses(tmp_path / "run")[3]["val/loss"] == pytest.approx(best, abs=TOLERANCE)
 
 
 @pytest.mark.slow
-def test_lamb_takes_norms_of_whole_tensors_when_they_are_split(command, small, references, tmp_path):
+def test_lamb_uses_norms_of_full_tensors_when_they_are_sharded(command, small, references, tmp_path):
     lamb = ["--model.optimizer=lmrecipes.optim.LAMB", "--model.optimizer.lr=0.02"]
     name = "2x2 tensor parallel"
-    done = command("fit", *small, *SENSITIVE, *lamb, *spread(name), in_two_passes(name), "--run_dir=run")
+    done = command("fit", *small, *SENSITIVE, *lamb, *strategy_options(name), with_accumulation(name), "--run_dir=run")
     assert (done.returncode, done.stderr) == (0, "")
     assert_same(tmp_path / "run", references("lamb", lamb))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["2 fsdp2", "1x2 tensor parallel", "2 zero 3"])
-def test_evaluation_gives_the_figures_of_one_process(name, command, references):
+def test_evaluation_metrics_equal_those_of_one_process(name, command, references):
     run = references("adamw", ADAMW)
     shown = []
-    for way in ("1 process", name):
-        done = command("test", f"--run={run}", *spread(way))
+    for strategy in ("1 process", name):
+        done = command("test", f"--run={run}", *strategy_options(strategy))
         assert (done.returncode, done.stderr) == (0, "")
         shown.append(next(line.split() for line in done.stdout.splitlines() if line.startswith("test/loss")))
     assert float(shown[1][1]) == pytest.approx(float(shown[0][1]), abs=TOLERANCE)

@@ -1,4 +1,4 @@
-"""The sweeps that ship: wandb accepts them, and every command line that an agent makes of them trains what it says."""
+"""The shipped sweeps: wandb accepts them, and every command line made from them trains with its values."""
 
 import csv
 import functools
@@ -22,14 +22,14 @@ from lmrecipes.config import catalog
 from lmrecipes.config.published import flatten
 from wandb_files import parts
 
-# Of wandb's own package, which is installed without what it needs (an older NumPy), and so is not imported.
+# Read from wandb's sweeps package, which is installed without its dependencies (an older NumPy) and cannot be imported.
 SCHEMA = json.loads(distribution("sweeps").read_text("../sweeps/config/schema.json") or "")
 SWEEPS = {path.stem: yaml.safe_load(path.read_text()) for path in (catalog.root() / "recipes/sweeps").glob("*.yaml")}
 FEW = ["--trainer.max_steps=2", "--trainer.val_check_interval=1", "--model.schedule=lmrecipes.optim.Constant"]
 
 
 def values(parameter):
-    """What a sweep may try of a parameter: each listed value, or the ends of a range and a point within."""
+    """Values that a sweep may try for a parameter: each listed value, or the ends of a range and a point within."""
     if "values" in parameter:
         return parameter["values"]
     if "value" in parameter:
@@ -41,7 +41,7 @@ def values(parameter):
 
 
 def points(sweep):
-    """Points that take in every value of every parameter; all combinations of a grid."""
+    """Points that cover every value of every parameter; all combinations of a grid."""
     names = list(sweep["parameters"])
     choices = [values(sweep["parameters"][name]) for name in names]
     if sweep["method"] == "grid":
@@ -51,11 +51,11 @@ def points(sweep):
 
 
 def command_line(sweep, point):
-    """What wandb's agent runs for a point."""
-    given = create_sweep_command_args({"args": {name: {"value": value} for name, value in point.items()}})
+    """The command line that wandb's agent runs for a point."""
+    expanded = create_sweep_command_args({"args": {name: {"value": value} for name, value in point.items()}})
     words = []
     for word in create_sweep_command(list(sweep["command"])):
-        words += ["/usr/bin/env"] if word == "${env}" else given[word[2:-1]] if word.startswith("${") else [word]
+        words += ["/usr/bin/env"] if word == "${env}" else expanded[word[2:-1]] if word.startswith("${") else [word]
     return words
 
 
@@ -65,7 +65,7 @@ POINTS = [(name, point) for name, sweep in SWEEPS.items() for point in points(sw
 @pytest.fixture
 def in_an_empty_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    # Many runs in one process: wandb's own service would outlive each.
+    # Many runs in one process: wandb's service process would outlive each.
     monkeypatch.setenv("WANDB_MODE", "disabled")
 
 
@@ -79,13 +79,13 @@ def test_there_is_a_sweep_of_each_kind():
 def test_wandb_accepts_a_sweep(name):
     validator = Draft7Validator(SCHEMA)
     assert [error.message for error in validator.iter_errors(SWEEPS[name])] == []
-    # The schema is one that refuses.
+    # The schema does reject invalid sweeps.
     assert list(validator.iter_errors(SWEEPS[name] | {"method": "guess"}))
     assert list(validator.iter_errors(SWEEPS[name] | {"parameters": {"lr": {"valuse": [1]}}}))
 
 
 @pytest.mark.parametrize("name", SWEEPS)
-def test_a_sweep_runs_the_command_and_says_how_to_begin_it(name):
+def test_a_sweep_runs_lmrecipes_and_documents_how_to_start_it(name):
     text = (catalog.root() / f"recipes/sweeps/{name}.yaml").read_text()
     assert f"wandb sweep recipes/sweeps/{name}.yaml" in text
     assert SWEEPS[name]["command"][:4] == ["${env}", "lmrecipes", "fit", "--config"]
@@ -112,21 +112,21 @@ def test_every_point_trains_with_the_values_it_names(name, point, small, tmp_pat
     for key, value in flatten(point).items():
         if key not in ("model.config.cutoffs",) and not key.startswith("model.schedule."):
             assert saved[key.replace(".init_args", "")] == pytest.approx(value), key
-    # What the sweep minimizes, and Hyperband looks at, is logged at every validation.
+    # The metric that the sweep minimizes and Hyperband watches is logged at every validation.
     with (tmp_path / "run/metrics.csv").open() as file:
         assert [row["step"] for row in csv.DictReader(file) if row[SWEEPS[name]["metric"]["name"]]] == ["1", "2"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("written", "read"),
+    ("point_values", "read"),
     [
         ({"model.config.cutoffs": [10, 30]}, {"model.config.cutoffs": [10, 30]}),
         ({"model.config.tie_projections": [True, False, True]}, {"model.config.tie_projections": [True, False, True]}),
         ({"model.config.pre_norm": True, "model.config.tie_weights": False}, {"model.config.pre_norm": True}),
         ({"trainer.gradient_clip_val": None}, {"trainer.gradient_clip_val": None}),
         ({"model.optimizer.lr": 3e-05}, {"model.optimizer.lr": 3e-05}),
-        # Nested parameters of a sweep arrive as one value, and leave the rest as it is.
+        # Nested parameters of a sweep arrive as one value and leave the other settings unchanged.
         (
             {"model": {"config": {"n_layers": 3, "cutoffs": [7]}, "optimizer": {"lr": 1e-06, "betas": [0.5, 0.9]}}},
             {"model.config.n_layers": 3, "model.config.cutoffs": [7], "model.optimizer.betas": [0.5, 0.9]}
@@ -145,8 +145,10 @@ def test_every_point_trains_with_the_values_it_names(name, point, small, tmp_pat
 )
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.usefixtures("in_an_empty_folder")
-def test_lists_switches_and_nested_values_survive_the_way_through_an_agent(written, read, small, tmp_path, capsys):
-    arguments = create_sweep_command_args({"args": {key: {"value": value} for key, value in written.items()}})["args"]
+def test_lists_booleans_and_nested_values_pass_through_an_agent(point_values, read, small, tmp_path, capsys):
+    arguments = create_sweep_command_args({"args": {key: {"value": value} for key, value in point_values.items()}})[
+        "args"
+    ]
     assert main(["fit", *small, *FEW, *arguments, "--run_dir=run"]) == 0, capsys.readouterr().err
     config = yaml.safe_load((tmp_path / "run/config.yaml").read_text())
     saved = {key.replace(".init_args", ""): value for key, value in flatten(config).items()}
@@ -154,11 +156,11 @@ def test_lists_switches_and_nested_values_survive_the_way_through_an_agent(writt
 
 
 def scripted(folder: Path, sweep, tried) -> dict[str, str]:
-    """Prepares `wandb` and `lmrecipes` commands, a sweep and its points; returns the variables to run them with."""
-    programs, script = folder / "bin", Path(__file__).with_name("scripted_wandb.py")
+    """Sets up `wandb` and `lmrecipes` commands, a sweep and its points; returns the environment to run them with."""
+    programs, script = folder / "bin", Path(__file__).with_name("fake_wandb_agent.py")
     programs.mkdir()
-    for name, what in (("wandb", str(script)), ("lmrecipes", "-m lmrecipes")):
-        (programs / name).write_text(f'#!/bin/bash\nexec {warm.python()} {what} "$@"\n')
+    for name, program in (("wandb", str(script)), ("lmrecipes", "-m lmrecipes")):
+        (programs / name).write_text(f'#!/bin/bash\nexec {warm.python()} {program} "$@"\n')
         (programs / name).chmod(0o755)
     queue = folder / "points"
     queue.mkdir()
@@ -170,12 +172,12 @@ def scripted(folder: Path, sweep, tried) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_an_agent_gives_every_point_a_run_of_its_own(small, tmp_path):
+def test_an_agent_gives_every_point_its_own_run(small, tmp_path):
     sweep = SWEEPS["transformer_xl_grid"]
     command = [*sweep["command"][:-1], *small[2:], *FEW, "${args}"]
     tried = {"aa": {"model.config.n_layers": 1}, "bb": {"model.config.n_layers": 2}}
     variables = scripted(tmp_path, sweep | {"command": command}, tried)
-    # Within one SLURM step all would have the same number.
+    # Within one SLURM step all would have the same job id.
     variables |= {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_JOB_NAME": "interactive"}
     run = functools.partial(subprocess.run, cwd=tmp_path, env=environment(**variables), timeout=200)
     done = run(["wandb", "agent", "me/mine/sw"], capture_output=True, text=True)
@@ -190,22 +192,22 @@ def test_an_agent_gives_every_point_a_run_of_its_own(small, tmp_path):
 
 
 @pytest.mark.slow
-def test_a_run_that_its_sweep_ends_is_saved_and_did_not_fail(small, tmp_path):
+def test_a_run_stopped_by_its_sweep_is_saved_and_not_failed(small, tmp_path):
     sweep = SWEEPS["transformer_xl_bayes"]
     steps = ["--config", "transformer_xl/tiny", "--trainer.max_steps=100000", "--trainer.val_check_interval=5000"]
     command = ["${env}", "lmrecipes", "fit", *small, *steps[2:], "--trainer.logger=wandb", "${args}"]
     variables = scripted(tmp_path, sweep | {"command": command}, {"aa": {"model.config.dropout": 0.1}})
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    said = ""
+    output = ""
     command = ["wandb", "agent", "--count", "1", "sw"]
     with subprocess.Popen(command, cwd=tmp_path, env=environment(**variables), **streams) as agent:
         for line in agent.stdout:
-            said += line
+            output += line
             if "| step 20 |" in line:
                 (tmp_path / "points/stop").touch()
-    assert agent.returncode == 0, said
+    assert agent.returncode == 0, output
     run = tmp_path / "runs/transformer_xl/tiny/sweep-sw-aa"
-    assert "its sweep stopped it; continue with: lmrecipes fit --resume" in said
+    assert "its sweep stopped it; continue with: lmrecipes fit --resume" in output
     assert list((run / "checkpoints").glob("last-*.ckpt"))
-    # Hyperband's losers are no failures to the search.
+    # Runs stopped by Hyperband are not failures to the search.
     assert parts(run)[0].exit_code == 0

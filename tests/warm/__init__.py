@@ -1,10 +1,10 @@
-"""A Python whose imports are done: tests start processes by it in milliseconds instead of seconds.
+"""A pre-imported Python: tests start processes from it in milliseconds instead of seconds.
 
 `python()` is the path of a program to use in place of `sys.executable`. It asks a server, which has imported torch,
-Lightning and all of lmrecipes, to fork; the fork becomes the process asked for, with its own arguments, variables,
-folder and open files, and starts further processes by the same program. The program itself stays in its place: it
-passes signals on, dies with it, and ends as it ends. What it does not know (other modules, other scripts than
-the tests', other variables that are read while importing) is run by the real Python.
+Lightning and all of lmrecipes, to fork; the fork becomes the requested process, with its arguments, environment,
+working directory and open files, and starts further processes in the same way. The program itself stands in for the
+fork: it passes signals on, dies with it, and exits with its code. Anything the server cannot do (other modules, scripts
+outside the tests, other variables that are read while importing) is run by the real Python.
 """
 
 import atexit
@@ -17,22 +17,22 @@ from collections.abc import Mapping
 from pathlib import Path
 
 HERE = Path(__file__).parent
-# Modules that the server runs.
+# Modules that the server can run.
 SERVED = ("lmrecipes", "lmrecipes.__main__", "lmrecipes.data.prepared.shard_worker", "torch.distributed.run")
-# Variables that are read while importing: a process with others needs imports of its own.
+# Variables that are read while importing: a process with other values needs its own imports.
 PREFIXES = ("HF_", "TRANSFORMERS_", "TORCH_", "OMP_", "LD_", "LC_", "LANG", "PYTHON")
 OTHER = ("PYTHONPATH", "PYTHONUNBUFFERED", "TORCH_NCCL")
 
 
 @functools.cache
 def python() -> str:
-    """The path of the program, whose server starts at the first call and ends with this process.
+    """The path of the program; its server starts at the first call and ends with this process.
 
-    With COLD_PYTHON in the environment, that of the real Python.
+    With COLD_PYTHON in the environment, the path of the real Python.
     """
     if os.environ.get("COLD_PYTHON"):
         return sys.executable
-    # Sockets need short names.
+    # Socket paths must be short.
     folder = Path(tempfile.mkdtemp(prefix="warm"))
     address, program, ready = folder / "socket", folder / "python", folder / "ready"
     os.mkfifo(ready)
@@ -52,8 +52,8 @@ def python() -> str:
     text = (HERE / "client.py").read_text()
     program.write_text(f"#!{sys.executable} -IS\n" + "".join(f"{k} = {v!r}\n" for k, v in settings.items()) + text)
     program.chmod(0o755)
-    said = ready.read_bytes()
-    if said != b"ready":
+    status = ready.read_bytes()
+    if status != b"ready":
         raise RuntimeError(f"the warm Python did not start: {(folder / 'log').read_text()}")
     return str(program)
 

@@ -1,4 +1,4 @@
-# The program itself; what the capitals are stands above. Only what is built in is imported: it is fast.
+# The program itself; the capitalized names are defined in a prelude. It imports only built-in modules, for speed.
 import _socket
 import marshal
 import os
@@ -13,9 +13,9 @@ while WORDS[:1] == ["-u"]:
 def known():
     if not WORDS or set(os.listdir("/proc/self/fd")) - {"0", "1", "2", "3"}:
         return False  # with files of another's, which would have to be passed on
-    what = WORDS[1] in SERVED if WORDS[0] == "-m" else WORDS[0] == "-c" or WORDS[0].startswith(TESTS)
-    own = {k: v for k, v in os.environ.items() if k.startswith(PREFIXES) and not k.startswith(OTHER)}
-    return what and own == VARIABLES
+    served = WORDS[1] in SERVED if WORDS[0] == "-m" else WORDS[0] == "-c" or WORDS[0].startswith(TESTS)
+    relevant = {k: v for k, v in os.environ.items() if k.startswith(PREFIXES) and not k.startswith(OTHER)}
+    return served and relevant == VARIABLES
 
 
 if not known():
@@ -50,7 +50,7 @@ connection.sendmsg([len(request).to_bytes(4, "little")], [(_socket.SOL_SOCKET, _
 sent = 0
 while sent < len(request):
     sent += connection.send(request[sent:])
-# The fork's copies are the ones that count: who reads a pipe sees its end when the fork ends.
+# Only the fork's copies count: whoever reads a pipe sees its end when the fork ends.
 nothing = os.open(os.devnull, os.O_RDWR)
 for n in (0, 1, 2):
     os.dup2(nothing, n)

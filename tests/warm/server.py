@@ -19,7 +19,7 @@ import traceback
 import types
 
 _PR_SET_PDEATHSIG = 1
-# What lmrecipes, Lightning and torch import only when it is needed.
+# Modules that lmrecipes, Lightning and torch import lazily.
 LATER = (
     *("datasets", "deepspeed", "matplotlib.pyplot", "pyarrow.parquet", "tensorboard", "torch._dynamo"),
     *("torch.distributed.checkpoint", "torch.distributed.fsdp", "torch.distributed.run", "torch.distributed.tensor"),
@@ -61,7 +61,7 @@ class Server:
         self.wakes = wakes
         signal.signal(signal.SIGCHLD, lambda *_: None)
         signal.set_wakeup_fd(wakes)
-        # The connection to each fork's stand-in; None once that was killed.
+        # Connection to each fork's stand-in; None once the stand-in was killed.
         self.children: dict[int, socket.socket | None] = {}
         self.selector = selectors.DefaultSelector()
         self.selector.register(self.listening, selectors.EVENT_READ)
@@ -76,7 +76,7 @@ class Server:
                     os.read(self.wake, 4096)
                     self.reap()
                 else:
-                    self.lose(key.fileobj)
+                    self.disconnect(key.fileobj)
 
     def accept(self) -> None:
         connection, _ = self.listening.accept()
@@ -117,11 +117,11 @@ class Server:
                 self.selector.unregister(connection)
                 connection.close()
 
-    def lose(self, connection: socket.socket) -> None:
-        """A stand-in was killed, and so is its fork."""
+    def disconnect(self, connection: socket.socket) -> None:
+        """Kills the fork whose stand-in was killed."""
         self.selector.unregister(connection)
         connection.close()
-        pid = next(pid for pid, own in self.children.items() if own is connection)
+        pid = next(pid for pid, stand_in in self.children.items() if stand_in is connection)
         self.children[pid] = None
         os.kill(pid, signal.SIGKILL)
 
@@ -146,10 +146,10 @@ def become(words, variables, folder, ignored, files, program) -> None:
         first = {"-m": folder, "-c": ""}.get(words[0], os.path.dirname(os.path.abspath(words[0])))
         sys.path[:] = [first, *paths, *(path for path in BASE if path not in paths)]
         sys.executable, sys.orig_argv = program, [program, *words]
-        whole = {"encoding": "utf-8", "closefd": False}
-        sys.stdin = open(0, **whole)
-        sys.stdout = open(1, "w", buffering=1 if os.isatty(1) or variables.get("PYTHONUNBUFFERED") else -1, **whole)
-        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", **whole)
+        text_mode = {"encoding": "utf-8", "closefd": False}
+        sys.stdin = open(0, **text_mode)
+        sys.stdout = open(1, "w", buffering=1 if os.isatty(1) or variables.get("PYTHONUNBUFFERED") else -1, **text_mode)
+        sys.stderr = open(2, "w", buffering=1, errors="backslashreplace", **text_mode)
         tempfile.tempdir = None
         random.seed()
         code = run(words)
@@ -158,7 +158,7 @@ def become(words, variables, folder, ignored, files, program) -> None:
 
 
 def run(words: list[str]) -> int:
-    """The interpreter's own way from the first line to the exit code."""
+    """Does what the interpreter does from the first line to the exit code."""
     code = 0
     try:
         if words[0] == "-m":

@@ -1,11 +1,11 @@
-"""Attention on a CPU gives with dropout what torch's own gives, whatever the mask is."""
+"""Attention on a CPU equals torch's own, with dropout and any mask."""
 
 import pytest
 import torch
 
 from lmrecipes.models.common.attention import attend
 
-# Dropout that drops nothing, but is computed.
+# So small that it drops nothing, but the dropout code runs.
 ALMOST_NONE = 1e-9
 B, N, T, S, H = 2, 3, 5, 7, 4
 
@@ -29,31 +29,31 @@ def masks():
 def test_dropout_changes_neither_attention_nor_its_gradients(name):
     mask = masks()[name]
     learned = mask is not None and mask.is_floating_point()
-    found = []
+    results = []
     for p in (0.0, ALMOST_NONE):
         torch.manual_seed(0)
         inputs = [torch.randn(B, N, length, H, requires_grad=True) for length in (T, S, S)]
         own = mask.clone().requires_grad_(True) if learned else mask
         out = attend(*inputs, own, scale=0.3, p=p)
         (out * torch.arange(out.numel()).view_as(out).sin()).sum().backward()
-        found.append([out, *(x.grad for x in inputs), *([own.grad] if learned else [])])
-    for one, other in zip(*found, strict=True):
+        results.append([out, *(x.grad for x in inputs), *([own.grad] if learned else [])])
+    for one, other in zip(*results, strict=True):
         torch.testing.assert_close(one, other)
 
 
-def test_weights_are_dropped():
+def test_attention_weights_are_dropped():
     torch.manual_seed(0)
     q = torch.randn(B, N, T, H)
     assert (attend(q, q, q, None, scale=1.0, p=0.9) == 0).any()
 
 
 @pytest.mark.parametrize("name", masks())
-def test_autocasts_heads_are_taken_with_a_mask_in_float32(name):
+def test_autocast_heads_accept_a_float32_mask(name):
     torch.manual_seed(0)
     mask, inputs = masks()[name], [torch.randn(B, N, length, H) for length in (T, S, S)]
     exact = attend(*inputs, mask, scale=0.3)
     with torch.autocast("cpu", torch.bfloat16):
         for p in (0.0, ALMOST_NONE):
-            found = attend(*(x.bfloat16() for x in inputs), mask, scale=0.3, p=p)
-            assert found.dtype == torch.bfloat16
-            torch.testing.assert_close(found.float(), exact, rtol=0.05, atol=0.05)
+            results = attend(*(x.bfloat16() for x in inputs), mask, scale=0.3, p=p)
+            assert results.dtype == torch.bfloat16
+            torch.testing.assert_close(results.float(), exact, rtol=0.05, atol=0.05)

@@ -8,13 +8,13 @@ from lmrecipes.models.common.linear import Linear, linear, onednn_product, produ
 
 @pytest.fixture(params=[True, False], ids=["onednn", "mkl"])
 def library(request, monkeypatch):
-    """Either library, whichever is the faster here."""
+    """Forces each of the two libraries, whichever is faster on this machine."""
     monkeypatch.setattr(module, "onednn_is_faster", lambda: request.param)
 
 
 @pytest.mark.parametrize("shape", [(7,), (3, 5, 7), (0, 7)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_result_and_gradients_are_those_of_torch(library, shape, bias):
+def test_output_and_gradients_equal_those_of_torch(library, shape, bias):
     torch.manual_seed(0)
     layer = Linear(7, 4, bias=bias)
     results = []
@@ -29,25 +29,25 @@ def test_result_and_gradients_are_those_of_torch(library, shape, bias):
         torch.testing.assert_close(ours, theirs)
 
 
-def test_a_frozen_layer_still_hands_gradients_on(library):
+def test_a_frozen_layer_still_propagates_gradients(library):
     layer = Linear(7, 4).requires_grad_(False)
     x = torch.randn(2, 7, requires_grad=True)
     layer(x).sum().backward()
     torch.testing.assert_close(x.grad, layer.weight.sum(0).expand(2, 7))
 
 
-def test_matrices_with_gaps_between_rows_are_multiplied_rightly():
+def test_non_contiguous_matrices_are_multiplied_correctly():
     a, b = torch.randn(6, 20)[:, 3:11], torch.randn(5, 30)[:, 1:9]
     torch.testing.assert_close(onednn_product(a, b), a @ b.t())
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
-def test_other_precisions_keep_their_own(library, dtype):
+def test_other_dtypes_are_preserved(library, dtype):
     x, weight = torch.randn(3, 7, dtype=dtype), torch.randn(4, 7, dtype=dtype)
     assert linear(x, weight).dtype == dtype
     assert product(x, weight).dtype == dtype
 
 
-def test_autocast_lowers_the_precision_as_it_does_for_torch(library):
+def test_autocast_lowers_the_precision_as_in_torch(library):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert Linear(7, 4)(torch.randn(3, 7)).dtype == torch.bfloat16

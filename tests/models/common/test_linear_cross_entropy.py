@@ -1,4 +1,4 @@
-"""Cross-entropy over a large vocabulary: torch's own numbers, a chunk of the logits at a time."""
+"""Cross-entropy over a large vocabulary equals torch's own, with one chunk of the logits in memory at a time."""
 
 import subprocess
 import sys
@@ -20,12 +20,12 @@ def example(bias: bool, n: int = 21, width: int = 12, vocabulary: int = 50):
     return [leaf.requires_grad_() for leaf in leaves], targets
 
 
-# The larger table is added to in two pieces; the scaled logits leave most tokens a probability of 0.
+# The larger weight gradient is accumulated in two pieces; large scales give most tokens a probability of 0.
 @pytest.mark.parametrize(
     ("max_logits", "vocabulary", "scale"), [(1, 50, 1), (150, 50, 100), (10_000, 50, 1), (40_000, 9000, 1)]
 )
 @pytest.mark.parametrize("bias", [False, True])
-def test_loss_and_gradients_are_torchs(bias, max_logits, vocabulary, scale):
+def test_loss_and_gradients_equal_those_of_torch(bias, max_logits, vocabulary, scale):
     leaves, targets = example(bias, vocabulary=vocabulary)
     hidden, weight, *rest = leaves
     logits = F.linear(scale * hidden, weight, *rest)
@@ -39,7 +39,7 @@ def test_loss_and_gradients_are_torchs(bias, max_logits, vocabulary, scale):
         torch.testing.assert_close(ours, theirs, rtol=1.3e-6, atol=1e-5 * scale)
 
 
-# A CPU leaves rows that do not count out before; a GPU masks them.
+# On a CPU ignored rows are removed beforehand; a GPU masks them.
 @pytest.mark.parametrize("max_logits", [4, 21])
 def test_masked_rows_have_no_loss_and_no_gradient(max_logits):
     leaves, targets = example(bias=True)
@@ -59,7 +59,7 @@ def test_it_agrees_with_torchs_fused_loss():
     torch.testing.assert_close(vocabulary_loss(*leaves, targets)[0], expected)
 
 
-def test_nothing_that_counts_is_a_loss_of_zero_with_gradients_of_zero():
+def test_a_batch_without_targets_has_zero_loss_and_zero_gradients():
     leaves, targets = example(bias=True)
     hidden, weight, bias = leaves
     loss, _ = vocabulary_loss(hidden, weight, torch.full_like(targets, IGNORED), bias)
@@ -67,7 +67,7 @@ def test_nothing_that_counts_is_a_loss_of_zero_with_gradients_of_zero():
     assert not any(gradient.any() for gradient in torch.autograd.grad(loss, leaves))
 
 
-def test_autocast_computes_in_its_type_and_returns_gradients_in_the_leaves():
+def test_autocast_computes_in_its_dtype_and_returns_gradients_in_that_of_the_leaves():
     leaves, targets = example(bias=True)
     hidden, weight, bias = leaves
     exact = torch.autograd.grad(vocabulary_loss(hidden, weight, targets, bias)[0], leaves)
@@ -94,7 +94,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024)
 
 @pytest.mark.slow
 @requires(sys.platform == "linux", "peak memory is read as Linux gives it")
-def test_the_logits_never_stand_in_memory_at_once():
+def test_the_logits_are_never_in_memory_at_once():
     done = subprocess.run([sys.executable, "-c", _PEAK], env=environment(), capture_output=True, text=True, check=True)
-    # All of them are 244 MiB, and their gradient as much again; a chunk is 16.
+    # In full they take 244 MiB, and their gradient as much again; a chunk takes 16 MiB.
     assert float(done.stdout) < 100

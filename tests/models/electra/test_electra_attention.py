@@ -1,4 +1,4 @@
-"""What the encoder's attention promises on CPUs, where it takes the faster of two ways."""
+"""The encoder's attention on CPUs, which picks the faster of two implementations."""
 
 import pytest
 import torch
@@ -23,47 +23,47 @@ def attention(x_3NnH, packing, dtype):
 
 
 @pytest.fixture
-def ways(monkeypatch):
-    """Makes attention go step by step, or by torch's own kernel."""
+def implementations(monkeypatch):
+    """Forces attention to use explicit steps or torch's own kernel."""
     return lambda steps: monkeypatch.setattr(common, "_faster_in_steps", lambda q, p: steps)
 
 
-def test_both_ways_are_the_same_attention(ways):
+def test_both_implementations_are_equal(implementations):
     torch.manual_seed(0)
     packing = Packing.of(LENGTHS, torch.device("cpu"))
     x = torch.randn(3, int(LENGTHS.sum()), 2, 16)
-    found = []
+    outputs = []
     for steps in (True, False):
-        ways(steps)
-        found.append(attention(x, packing, torch.float32))
-    torch.testing.assert_close(found[0], found[1])
+        implementations(steps)
+        outputs.append(attention(x, packing, torch.float32))
+    torch.testing.assert_close(outputs[0], outputs[1])
 
 
 def eager(q, k, v, mask, scaling, p):
-    """Attention as transformers writes it out."""
+    """Attention as transformers' eager implementation computes it."""
     scores = q @ k.transpose(2, 3) * scaling
     return scores.masked_fill(~mask, -torch.inf).softmax(-1, dtype=torch.float32).to(q.dtype) @ v
 
 
 @pytest.mark.parametrize("sharpness", [1, 4])
-def test_bfloat16_in_steps_is_as_exact_as_eager_attention(ways, monkeypatch, sharpness):
+def test_bfloat16_steps_are_as_accurate_as_eager_attention(implementations, monkeypatch, sharpness):
     torch.manual_seed(0)
     packing = Packing.of(LENGTHS, torch.device("cpu"))
     x = torch.randn(3, int(LENGTHS.sum()), 2, 16).bfloat16().float()
     x[0] *= sharpness
-    ways(False)
+    implementations(False)
     exact = attention(x, packing, torch.float32)
-    ways(True)
+    implementations(True)
     errors = []
     for way in (common._in_steps, eager):
         monkeypatch.setattr(common, "_in_steps", way)
-        found = attention(x, packing, torch.bfloat16)
-        errors.append([(a - b).norm() / b.norm() for a, b in zip(found, exact, strict=True)])
+        outputs = attention(x, packing, torch.bfloat16)
+        errors.append([(a - b).norm() / b.norm() for a, b in zip(outputs, exact, strict=True)])
     for own, eagers in zip(*errors, strict=True):
         assert own < 1.1 * eagers < 0.02
 
 
-def test_torchs_kernel_computes_float32_and_bfloat16_where_there_is_amx(monkeypatch):
+def test_torchs_kernel_is_used_for_float32_and_for_bfloat16_with_amx(monkeypatch):
     calls = []
     real = F.scaled_dot_product_attention
     monkeypatch.setattr(F, "scaled_dot_product_attention", lambda *a, **k: calls.append(a[0].dtype) or real(*a, **k))

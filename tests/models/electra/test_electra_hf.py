@@ -1,4 +1,4 @@
-"""Folders for transformers go out and come in with equal outputs; a run begins with another's weights or moments."""
+"""Hugging Face folders import and export with equal outputs; a run can start from another's weights and moments."""
 
 import json
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 import yaml
-from masked import SMALL, V, masked_batch, small_config
+from small_electra import SMALL, V, masked_batch, small_config
 
 from lmrecipes.checkpoints.io import load_checkpoint, newest_readable
 from lmrecipes.data.tokenizers.wordpiece import SPECIAL, WordPiece
@@ -51,7 +51,7 @@ def test_transformers_loads_both_networks_with_equal_outputs(network, tmp_path):
     assert tokenizer.model_max_length == SMALL["max_positions"]
 
 
-def test_published_folders_are_a_start_of_pretraining(network, tmp_path):
+def test_pretraining_can_start_from_published_folders(network, tmp_path):
     paths = hf.write_pretraining(network, tmp_path, VOCABULARY)
     other = Electra(small_config())
     hf.load_pretraining(other, hf.Pretrained(discriminator=str(paths[0]), generator=str(paths[1])))
@@ -66,13 +66,13 @@ def test_published_folders_are_a_start_of_pretraining(network, tmp_path):
         ({"vocab_multiple": 8}, "its vocab_size is 60, but model.config.n_embeddings makes 64"),
     ],
 )
-def test_a_folder_of_another_size_is_refused_with_the_field(network, tmp_path, sizes, words):
+def test_a_folder_of_another_size_is_rejected_with_the_field(network, tmp_path, sizes, words):
     hf.write_pretraining(network, tmp_path, VOCABULARY)
     with pytest.raises(ValueError, match=words):
         hf.load_reader(ElectraReader(ReaderConfig(**{**READER, **sizes})), str(tmp_path / "discriminator"))
 
 
-def test_a_folder_of_another_kind_is_refused_in_one_line(network, tmp_path):
+def test_swapped_or_missing_folders_are_rejected_in_one_line(network, tmp_path):
     paths = hf.write_pretraining(network, tmp_path, VOCABULARY)
     swapped = hf.Pretrained(discriminator=str(paths[1]), generator=str(paths[0]))
     with pytest.raises(ValueError, match=r"model.pretrained.generator .*hidden_size"):
@@ -81,7 +81,7 @@ def test_a_folder_of_another_kind_is_refused_in_one_line(network, tmp_path):
         hf.load_reader(ElectraReader(ReaderConfig(**READER)), "nowhere/at/all")
 
 
-def test_a_reader_begins_with_a_published_encoder_and_keeps_a_head_that_is_there(network, tmp_path):
+def test_a_reader_loads_a_published_encoder_and_its_head_if_present(network, tmp_path):
     hf.write_pretraining(network, tmp_path, VOCABULARY)
     torch.manual_seed(1)
     reader = ElectraReader(ReaderConfig(**READER))
@@ -108,16 +108,16 @@ def test_a_reader_begins_with_a_published_encoder_and_keeps_a_head_that_is_there
             *(torch.zeros(n).long(),) * 2,
             torch.zeros(n),
         )
-    for found, expected in zip(ours.logits, (theirs.start_logits, theirs.end_logits), strict=True):
-        torch.testing.assert_close(found[real], expected[real])
+    for actual, expected in zip(ours.logits, (theirs.start_logits, theirs.end_logits), strict=True):
+        torch.testing.assert_close(actual[real], expected[real])
 
 
-def test_a_joint_head_is_no_model_of_transformers(tmp_path):
+def test_a_joint_head_cannot_be_exported_to_transformers(tmp_path):
     with pytest.raises(ValueError, match=r"joint head google; --format state_dict writes it"):
         hf.write_reader(ElectraReader(ReaderConfig(**READER, head="google")), tmp_path, VOCABULARY)
 
 
-# Runs of small networks on made-up text, in this process.
+# Runs of small networks on generated text, in this process.
 
 TINY = {"d_embedding": 16, "d_model": 32, "n_layers": 2, "n_heads": 2, "d_ff": 64, "generator_d_head": 8}
 
@@ -135,7 +135,7 @@ def options(folder, **config):
 
 @pytest.fixture(scope="module")
 def pretrained(tmp_path_factory):
-    """A run of four steps of LAMB with two passes each, and the folder of it and of its text."""
+    """A run of four LAMB steps of two micro-batches, with its folder and that of its text."""
     from lmrecipes.__main__ import main
     from lmrecipes.data.corpora.synthetic_text import write_synthetic
 
@@ -159,7 +159,7 @@ def last(run):
 
 
 @pytest.mark.slow
-def test_phase_two_begins_with_the_weights_and_moments_of_phase_one_and_a_new_schedule(pretrained, monkeypatch):
+def test_phase_two_starts_with_the_weights_and_moments_of_phase_one_and_a_new_schedule(pretrained, monkeypatch):
     from lmrecipes.__main__ import main
     from lmrecipes.callbacks import InitWeights
 
@@ -202,7 +202,7 @@ def test_phase_two_begins_with_the_weights_and_moments_of_phase_one_and_a_new_sc
         (["--init_from=one", "--init_optimizer=true", "--model.optimizer=torch.optim.AdamW"], "model.optimizer is"),
     ],
 )
-def test_moments_that_cannot_be_taken_are_refused(pretrained, more, words, capsys):
+def test_incompatible_moments_are_rejected(pretrained, more, words, capsys):
     from lmrecipes.__main__ import main
 
     folder, fit = pretrained
@@ -227,7 +227,7 @@ def test_a_run_is_exported_as_folders_with_its_own_tokenizer(pretrained, capsys)
 
 
 @pytest.mark.slow
-def test_questions_are_answered_from_a_pretrained_run_with_its_vocabulary(pretrained, capsys):
+def test_fine_tuning_on_questions_uses_the_pretrained_runs_vocabulary(pretrained, capsys):
     from lmrecipes.__main__ import main
     from lmrecipes.datamodules import SquadDataModule
 
@@ -248,10 +248,10 @@ def test_questions_are_answered_from_a_pretrained_run_with_its_vocabulary(pretra
     assert same[0] == same[1]
     assert main(["test", f"--run={folder}/reader"]) == 0, capsys.readouterr().err
     assert "squad/exact_match" in capsys.readouterr().out
-    asked = ["predict", f"--run={folder}/reader", "--question=Who has what?", "--context=Ada has three ships."]
-    assert main(asked) == 0, capsys.readouterr().err
+    arguments = ["predict", f"--run={folder}/reader", "--question=Who has what?", "--context=Ada has three ships."]
+    assert main(arguments) == 0, capsys.readouterr().err
     answer = capsys.readouterr().out.splitlines()[0]
-    assert answer == "no answer" or answer in asked[-1]
+    assert answer == "no answer" or answer in arguments[-1]
     assert not (folder / "reader/answers/predict").exists()
     assert main(["predict", f"--run={folder}/reader", f"--file={folder}/questions/test.json"]) == 0
     written = json.loads((folder / "reader/answers/predict/test/predictions.json").read_text())
@@ -266,6 +266,6 @@ def test_questions_are_answered_from_a_pretrained_run_with_its_vocabulary(pretra
     assert main(["predict", f"--run={folder}/reader", "--question=Who?"]) == 2
     assert "--context is missing" in capsys.readouterr().err
     assert main(["export", f"--run={folder}/reader", "--format=state_dict"]) == 0, capsys.readouterr().err
-    # Sizes that differ are named.
+    # Size mismatches are named.
     assert main([*words, f"--run_dir={folder}/refused", "--model.config.d_ff=32"]) == 2
     assert "network.electra.encoder.layer.0.intermediate.dense.weight has shape" in capsys.readouterr().err

@@ -1,8 +1,8 @@
-"""What ELECTRA's networks promise beside parity: masks, sampling, sizes, one pass of cost per real token."""
+"""ELECTRA's networks beyond parity: masks, sampling, sizes, and cost proportional to real tokens."""
 
 import pytest
 import torch
-from masked import masked_batch, small_config
+from small_electra import masked_batch, small_config
 
 from lmrecipes.batches import BatchPlan
 from lmrecipes.models.common.unpadded import Packing
@@ -11,7 +11,7 @@ from lmrecipes.models.electra.network import sample
 from lmrecipes.optim import Constant
 
 
-def test_sequences_do_not_see_each_other_or_padding():
+def test_sequences_do_not_attend_to_each_other_or_padding():
     torch.manual_seed(0)
     network, batch = Electra(small_config()).eval(), masked_batch()
     packing = Packing.of(batch.lengths, torch.device("cpu"))
@@ -35,7 +35,7 @@ def test_only_real_tokens_are_computed():
     assert rows == [int(batch.weights.sum()), int(batch.lengths.sum())]
 
 
-def test_tokens_are_drawn_from_the_generators_distribution():
+def test_tokens_are_sampled_from_the_generators_distribution():
     torch.manual_seed(0)
     logits = torch.tensor([2.0, 0.0, 1.0, -1.0])
     for temperature in (1.0, 0.5):
@@ -43,12 +43,12 @@ def test_tokens_are_drawn_from_the_generators_distribution():
         torch.testing.assert_close(counts / 40_000, (logits / temperature).softmax(-1), atol=0.01, rtol=0)
 
 
-def test_a_token_that_is_drawn_as_it_was_counts_as_original():
+def test_a_sampled_token_equal_to_the_original_counts_as_original():
     torch.manual_seed(0)
     network, batch = Electra(small_config()), masked_batch()
     with torch.no_grad():
         network.generator_bias.fill_(-1e4)
-        network.generator_bias[7] = 1e4  # drawn everywhere
+        network.generator_bias[7] = 1e4  # sampled at every masked position
     out = network(**batch._asdict())
     assert (out.sampled == 7).all()
     assert int(out.replaced.sum()) == int((out.originals != 7).sum())
@@ -56,16 +56,16 @@ def test_a_token_that_is_drawn_as_it_was_counts_as_original():
     assert not same.replaced.any()
 
 
-def test_every_validation_has_figures_of_its_own(monkeypatch):
+def test_every_validation_starts_with_fresh_metrics(monkeypatch):
     logged = []
-    monkeypatch.setattr(ElectraModule, "log_dict", lambda _, figures, **__: logged.append(figures))
+    monkeypatch.setattr(ElectraModule, "log_dict", lambda _, metrics, **__: logged.append(metrics))
     module = ElectraModule(small_config(), torch.optim.Adam, Constant(), BatchPlan(global_batch_size=3, seq_len=12))
     module.network = Electra(small_config())
     for seed in (0, 1, 0):
         torch.manual_seed(0)
         module.validation_step(masked_batch(seed=seed), 0)
         module.on_validation_epoch_end()
-    first, other, again = ({name: float(value) for name, value in figures.items()} for figures in logged)
+    first, other, again = ({name: float(value) for name, value in metrics.items()} for metrics in logged)
     assert first == pytest.approx(again, nan_ok=True)
     for name in ("val/loss", "val/generator_loss", "val/discriminator_loss"):
         assert first[name] != other[name]
@@ -77,7 +77,7 @@ def test_every_parameter_is_used():
     assert [name for name, p in network.named_parameters() if p.grad is None] == []
 
 
-def test_a_network_learns_one_batch_by_heart():
+def test_electra_overfits_one_batch():
     torch.manual_seed(0)
     network, batch = Electra(small_config(init_std=0.1)), masked_batch()
     optimizer = torch.optim.Adam(network.parameters(), lr=3e-3)
@@ -107,20 +107,20 @@ def test_the_generator_is_as_wide_as_published(size, d_model, rounding, width, h
     assert (config.generator_d_model, config.generator_heads, config.generator_d_ff) == (width, heads, 4 * width)
 
 
-def test_sizes_that_do_not_fit_are_refused_in_one_line():
+def test_incompatible_sizes_are_rejected_in_one_line():
     with pytest.raises(ValueError, match=r"n_heads is 5 and does not divide d_model 256; 4 would"):
         ElectraConfig(n_heads=5)
     with pytest.raises(ValueError, match=r"makes the generator 341 wide.*generator_rounding up would"):
         ElectraConfig(d_model=1024, n_heads=16, generator_size=1 / 3)
 
 
-def test_the_table_is_filled_up_to_a_multiple():
+def test_the_embedding_is_padded_to_a_multiple():
     network = Electra(small_config(vocab_multiple=8))
     assert len(network.generator_bias) == 64
     assert network.discriminator.embeddings.word_embeddings.num_embeddings == 64
 
 
-def test_weights_begin_as_published():
+def test_initialization_is_as_published():
     torch.manual_seed(0)
     network = Electra(ElectraConfig(vocab_size=500, n_layers=1))
     for name, parameter in network.named_parameters():

@@ -1,4 +1,4 @@
-"""The heads compute what is published, one example and one start at a time."""
+"""The answer-span heads equal the published ones, computed one example and one start at a time."""
 
 import pytest
 import torch
@@ -9,12 +9,12 @@ from lmrecipes.models.electra.heads import Gold, GoogleHead, NvidiaHead, SimpleH
 
 B, T, D, BEAM = 3, 9, 8, 3
 REAL = torch.arange(T) < torch.tensor([[9], [7], [8]])
-# [CLS], and the context behind a question of two tokens and a [SEP].
+# [CLS], then the context after a question of two tokens and a [SEP].
 ALLOWED = REAL & ((torch.arange(T) == 0) | (torch.arange(T) > 3))
 GOLD = Gold(torch.tensor([5, 0, 4]), torch.tensor([6, 0, 4]), torch.tensor([0.0, 1.0, 0.0]))
 
 
-def made(kind, **more):
+def build_head(kind, **more):
     torch.manual_seed(0)
     config = ReaderConfig(d_model=D, n_heads=2, beam=BEAM, d_answer=5, **more)
     head = kind(config)
@@ -23,28 +23,32 @@ def made(kind, **more):
     return head, torch.randn(B, T, D)
 
 
-def together(pair, first, second):
-    """The two halves of a linear layer as the one of both vectors together."""
+def concatenate_linear(pair, first, second):
+    """The two halves of a linear layer as one layer of the concatenated vectors."""
     weight = torch.cat([pair.first.weight, pair.second.weight], dim=1)
     return F.linear(torch.cat([first, second]), weight, pair.first.bias)
 
 
 def google_end(head, h, start):
-    return head.end(F.gelu(together(head.end_hidden, start, h)))
+    return head.end(F.gelu(concatenate_linear(head.end_hidden, start, h)))
 
 
 def google_answer(head, hidden, start_logits, gold):
     expected = sum(p * h for p, h in zip(start_logits.softmax(0), hidden, strict=True))
-    return head.answer(F.gelu(together(head.answer_hidden, hidden[0], expected)))
+    return head.answer(F.gelu(concatenate_linear(head.answer_hidden, hidden[0], expected)))
 
 
 def nvidia_end(head, h, start):
-    return head.end(F.layer_norm(together(head.end_hidden, h, start).tanh(), (D,), *head.end_norm.parameters(), 1e-12))
+    return head.end(
+        F.layer_norm(concatenate_linear(head.end_hidden, h, start).tanh(), (D,), *head.end_norm.parameters(), 1e-12)
+    )
 
 
 def nvidia_answer(head, hidden, start_logits, gold):
     expected = sum(p * h for p, h in zip(start_logits.softmax(0), hidden, strict=True))
-    return head.answer(together(head.answer_hidden, expected if gold is None else hidden[gold], hidden[0]).tanh())
+    return head.answer(
+        concatenate_linear(head.answer_hidden, expected if gold is None else hidden[gold], hidden[0]).tanh()
+    )
 
 
 KINDS = [(GoogleHead, google_end, google_answer, 1000.0), (NvidiaHead, nvidia_end, nvidia_answer, 1e30)]
@@ -56,8 +60,8 @@ def masked(logits, allowed, by):
 
 @pytest.mark.parametrize(("kind", "end", "answer", "by"), KINDS)
 @pytest.mark.parametrize("answerable", [True, False])
-def test_a_joint_heads_loss_is_that_of_one_example_at_a_time(kind, end, answer, by, answerable):
-    head, hidden = made(kind, answerable=answerable)
+def test_a_joint_heads_loss_equals_one_example_at_a_time(kind, end, answer, by, answerable):
+    head, hidden = build_head(kind, answerable=answerable)
     losses = []
     for h, allowed, start, stop, impossible in zip(hidden, ALLOWED, *GOLD, strict=True):
         start_logits = masked(torch.cat([head.start(token) for token in h]), allowed, by)
@@ -73,9 +77,9 @@ def test_a_joint_heads_loss_is_that_of_one_example_at_a_time(kind, end, answer, 
 @pytest.mark.parametrize(("kind", "end", "answer", "by"), KINDS)
 @pytest.mark.parametrize("answerable", [True, False])
 def test_a_joint_head_finds_the_best_ends_of_the_best_starts(kind, end, answer, by, answerable):
-    head, hidden = made(kind, answerable=answerable)
-    found = head.find(hidden, ALLOWED)
-    assert found.starts.shape == (B, BEAM * BEAM)
+    head, hidden = build_head(kind, answerable=answerable)
+    result = head.find(hidden, ALLOWED)
+    assert result.starts.shape == (B, BEAM * BEAM)
     for i, (h, allowed) in enumerate(zip(hidden, ALLOWED, strict=True)):
         start_logits = masked(torch.cat([head.start(token) for token in h]), allowed, by)
         spans = {}
@@ -83,31 +87,31 @@ def test_a_joint_head_finds_the_best_ends_of_the_best_starts(kind, end, answer, 
             ends = masked(torch.cat([end(head, token, h[start]) for token in h]), allowed, by).log_softmax(0)
             for stop in ends.topk(BEAM).indices.tolist():
                 spans[start, stop] = (start_logits.log_softmax(0)[start] + ends[stop]).item()
-        scores = (found.start_scores + found.end_scores)[i].tolist()
-        ours = dict(zip(zip(found.starts[i].tolist(), found.ends[i].tolist(), strict=True), scores, strict=True))
+        scores = (result.start_scores + result.end_scores)[i].tolist()
+        ours = dict(zip(zip(result.starts[i].tolist(), result.ends[i].tolist(), strict=True), scores, strict=True))
         assert ours == pytest.approx(spans, abs=1e-4)
         if answerable:
             null = answer(head, h, start_logits, None).item()
         else:
             first = masked(torch.cat([end(head, token, h[0]) for token in h]), allowed, by).log_softmax(0)
             null = (start_logits.log_softmax(0)[0] + first[0]).item()
-        assert found.null[i].item() == pytest.approx(null, abs=1e-4)
+        assert result.null[i].item() == pytest.approx(null, abs=1e-4)
     assert head.null_is_odds is answerable
 
 
-def test_a_beam_beyond_the_places_fills_up_with_minus_infinity():
-    head, hidden = made(GoogleHead)
+def test_a_beam_larger_than_the_candidates_is_padded_with_minus_infinity():
+    head, hidden = build_head(GoogleHead)
     head.beam = 20
-    found = head.find(hidden, ALLOWED)
-    scores = found.start_scores + found.end_scores
+    result = head.find(hidden, ALLOWED)
+    scores = result.start_scores + result.end_scores
     for i, allowed in enumerate(ALLOWED):
-        good = allowed.gather(0, found.starts[i]) & allowed.gather(0, found.ends[i])
+        good = allowed.gather(0, result.starts[i]) & allowed.gather(0, result.ends[i])
         assert int(good.sum()) == int(allowed.sum()) ** 2
         assert torch.equal(scores[i].isfinite(), good)
 
 
-def test_the_simple_head_reads_no_padding():
-    head, hidden = made(SimpleHead)
+def test_the_simple_head_ignores_padding():
+    head, hidden = build_head(SimpleHead)
     losses = []
     for h, real, start, stop, _ in zip(hidden, REAL, *GOLD, strict=True):
         logits = head.outputs(h[real])

@@ -1,4 +1,4 @@
-"""A text with blanks reads as in pretraining: the tokens of the whole text, and a sentinel where some are cut out."""
+"""A text with blanks is encoded as in pretraining: tokens of the full text, with a sentinel for each blank."""
 
 import pytest
 

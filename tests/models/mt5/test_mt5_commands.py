@@ -1,4 +1,4 @@
-"""A run fills blanks, a run from its weights answers questions, and both are written as plain tensors."""
+"""A pretrained run fills blanks, a fine-tuned one answers questions, and both export a state dict."""
 
 import json
 
@@ -25,8 +25,8 @@ def runs(tmp_path_factory):
     blanks = ["--data.languages=[en]", f"--data.path={folder}/text.txt", "--data.held_out=0.1"]
     assert main(["fit", "--config", "mt5/tiny_mc4", *blanks, *common, f"--run_dir={folder}/blanks"]) == 0
     files = [f"--data.{split}={folder}/{split}.json" for split in ("train", "val", "test")]
-    begun = [f"--init_from={folder}/blanks", f"--run_dir={folder}/reader"]
-    assert main(["fit", "--config", "mt5/tiny_squad", *files, *common, *begun]) == 0
+    started = [f"--init_from={folder}/blanks", f"--run_dir={folder}/reader"]
+    assert main(["fit", "--config", "mt5/tiny_squad", *files, *common, *started]) == 0
     return folder
 
 
@@ -34,17 +34,17 @@ def test_blanks_are_filled(runs, capsys):
     text = "number <mask> has 3 ships"
     for run in ("blanks", "reader"):
         assert main(["predict", f"--run={runs}/{run}", f"--text={text}", "--max_new_tokens=5"]) == 0
-        found = json.loads(capsys.readouterr().out)
-        assert found["prompt"] == text
-        assert 1 <= len(found["completion"]["tokens"]) <= 5
+        result = json.loads(capsys.readouterr().out)
+        assert result["prompt"] == text
+        assert 1 <= len(result["completion"]["tokens"]) <= 5
 
 
-def test_questions_are_answered(runs, capsys):
-    asked = ["predict", f"--run={runs}/reader", "--question=Who has what?", "--context=Ada has three ships."]
-    assert main([*asked, "--max_new_tokens=3"]) == 0, capsys.readouterr().err
+def test_a_fine_tuned_run_answers_questions(runs, capsys):
+    arguments = ["predict", f"--run={runs}/reader", "--question=Who has what?", "--context=Ada has three ships."]
+    assert main([*arguments, "--max_new_tokens=3"]) == 0, capsys.readouterr().err
     answer, best = capsys.readouterr().out.splitlines()
     assert best[5:] == f"  {answer}"
-    # Two steps of training make no model sure of what it writes.
+    # After two steps of training answers are arbitrary.
     assert 0 <= float(best[:5]) < 0.9
     assert main(["predict", f"--run={runs}/reader", f"--file={runs}/test.json"]) == 0, capsys.readouterr().err
     written = json.loads((runs / "reader/answers/predict/test/predictions.json").read_text())
@@ -66,11 +66,11 @@ def test_questions_are_answered(runs, capsys):
         ("blanks", ["--text=a <mask>", "--top_k=5"], "error: --top_k is 5, but temperature 0 decodes greedily"),
     ],
 )
-def test_what_cannot_be_written_is_said(runs, capsys, run, options, message):
+def test_unsupported_exports_are_rejected(runs, capsys, run, options, message):
     assert main(["predict", f"--run={runs}/{run}", *options]) == 2
     assert message in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("run", ["blanks", "reader"])
-def test_plain_tensors_are_written_and_give_the_same_loss(runs, capsys, run):
+def test_an_exported_state_dict_gives_the_same_loss(runs, capsys, run):
     assert main(["export", f"--run={runs}/{run}", "--format=state_dict"]) == 0, capsys.readouterr().err

@@ -1,8 +1,8 @@
-"""Texts are those that transformers' `generate` writes with the same weights, and the cache changes nothing."""
+"""Generated texts equal those of transformers' `generate` with the same weights; the cache changes no output."""
 
 import pytest
 import torch
-from pairs import FAMILIES, GOOGLE, pair_batch, small_network
+from small_mt5 import FAMILIES, GOOGLE, pair_batch, small_network
 from transformers_mt5 import transformers_model
 
 from lmrecipes.models.common.generation import Decoding, generate
@@ -12,7 +12,7 @@ PAD, END = 0, 1
 
 
 def ending_network():
-    """One whose texts end after different numbers of tokens."""
+    """A network whose texts end after different numbers of tokens."""
     network = small_network(**{**GOOGLE, "vocab_size": 256}).eval()
     with torch.no_grad():
         network.head.weight.mul_(2)
@@ -32,26 +32,26 @@ def theirs(network, seed=0, **settings):
 
 
 def texts(tokens):
-    """Each up to its end, whatever stands behind."""
+    """Every text up to its end token."""
     rows = tokens.tolist()
     return [row[: row.index(END) + 1] if END in row else row for row in rows]
 
 
-def test_greedy_texts_are_those_of_transformers():
+def test_greedy_decoding_equals_transformers():
     network = ending_network()
-    found = ours(network, max_new_tokens=20)
+    generated = ours(network, max_new_tokens=20)
     expected = theirs(network, max_new_tokens=20, do_sample=False, num_beams=1)
-    assert texts(found.tokens) == texts(expected.sequences[:, 1:])
-    lengths = (found.tokens != PAD).sum(1)
+    assert texts(generated.tokens) == texts(expected.sequences[:, 1:])
+    lengths = (generated.tokens != PAD).sum(1)
     assert len(set(lengths.tolist())) > 2, "texts of one length show little"
-    assert not found.log_probs[found.tokens == PAD].any()
+    assert not generated.log_probs[generated.tokens == PAD].any()
 
 
 @pytest.mark.parametrize("length_penalty", [1.0, 0.0, 2.0])
 @pytest.mark.parametrize("beams", [2, 4])
-def test_texts_of_beam_search_are_those_of_transformers(beams, length_penalty):
+def test_beam_search_equals_transformers(beams, length_penalty):
     network = ending_network()
-    found = ours(network, max_new_tokens=12, beams=beams, length_penalty=length_penalty)
+    generated = ours(network, max_new_tokens=12, beams=beams, length_penalty=length_penalty)
     expected = theirs(
         network,
         max_new_tokens=12,
@@ -60,39 +60,39 @@ def test_texts_of_beam_search_are_those_of_transformers(beams, length_penalty):
         length_penalty=length_penalty,
         output_scores=True,
     )
-    assert texts(found.tokens) == texts(expected.sequences[:, 1:])
-    lengths = (found.tokens != PAD).sum(1)
-    torch.testing.assert_close(found.log_probs.sum(1) / lengths**length_penalty, expected.sequences_scores)
+    assert texts(generated.tokens) == texts(expected.sequences[:, 1:])
+    lengths = (generated.tokens != PAD).sum(1)
+    torch.testing.assert_close(generated.log_probs.sum(1) / lengths**length_penalty, expected.sequences_scores)
 
 
 @pytest.mark.parametrize("top_k", [0, 5])
-def test_drawn_texts_are_those_of_transformers_with_the_same_seed(top_k):
-    # Texts that never end, as then no row is left out and both draw the same numbers.
+def test_sampling_equals_transformers_with_the_same_seed(top_k):
+    # Texts that never end: no row is dropped, so both draw the same random numbers.
     network, never = ending_network(), 256
     settings = {"max_new_tokens": 6, "temperature": 0.8, "top_k": top_k}
     expected = theirs(network, seed=5, do_sample=True, num_beams=1, eos_token_id=never, **settings).sequences
     torch.manual_seed(5)
-    found = generate(network, BATCH.input_ids, BATCH.input_pairs, PAD, never, Decoding(**settings))
-    assert torch.equal(found.tokens, expected[:, 1:])
+    generated = generate(network, BATCH.input_ids, BATCH.input_pairs, PAD, never, Decoding(**settings))
+    assert torch.equal(generated.tokens, expected[:, 1:])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_the_cache_changes_nothing(family):
+def test_the_cache_changes_no_output(family):
     network = small_network(**FAMILIES[family]).eval()
-    found = ours(network, max_new_tokens=9)
+    generated = ours(network, max_new_tokens=9)
     text = torch.zeros(len(BATCH.input_ids), 1, dtype=torch.int64)
-    for i in range(found.tokens.shape[1]):
+    for i in range(generated.tokens.shape[1]):
         encoded, _ = network.encode(BATCH.input_ids, BATCH.input_pairs)
         with torch.no_grad():
             logits = network.step(text, network.begin(BATCH.input_pairs, 9), encoded)
-        going = found.tokens[:, i] != PAD
-        assert torch.equal(logits.argmax(-1)[going], found.tokens[going, i])
-        log_probs = logits.log_softmax(-1).gather(1, found.tokens[:, i : i + 1])[:, 0]
-        torch.testing.assert_close(log_probs[going], found.log_probs[going, i], atol=1e-5, rtol=1e-4)
-        text = torch.cat([text, found.tokens[:, i : i + 1]], dim=1)
+        going = generated.tokens[:, i] != PAD
+        assert torch.equal(logits.argmax(-1)[going], generated.tokens[going, i])
+        log_probs = logits.log_softmax(-1).gather(1, generated.tokens[:, i : i + 1])[:, 0]
+        torch.testing.assert_close(log_probs[going], generated.log_probs[going, i], atol=1e-5, rtol=1e-4)
+        text = torch.cat([text, generated.tokens[:, i : i + 1]], dim=1)
 
 
-def test_texts_that_have_ended_are_computed_no_further():
+def test_finished_texts_are_not_computed_further():
     network = ending_network()
     rows = []
     step = network.step
@@ -111,6 +111,6 @@ def test_texts_that_have_ended_are_computed_no_further():
         ({"max_new_tokens": 0}, "max_new_tokens is 0"),
     ],
 )
-def test_settings_that_contradict_are_refused(settings, message):
+def test_contradictory_settings_are_rejected(settings, message):
     with pytest.raises(ValueError, match=message):
         Decoding(**settings)

@@ -1,4 +1,4 @@
-"""mT5's LightningModule: it learns, says what it measured, answers questions, and refuses what would fail."""
+"""mT5's LightningModule trains, logs, answers questions, and rejects settings that would fail."""
 
 import json
 from types import SimpleNamespace
@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
-from pairs import GOOGLE, SMALL, pair_batch
+from small_mt5 import GOOGLE, SMALL, pair_batch
 from torch.utils.data import DataLoader
 
 from lmrecipes.batches import BatchPlan
@@ -43,7 +43,7 @@ class Letters:
 
 
 class Pairs(LightningDataModule):
-    """Always the same few pairs, in two languages; the targets are answers to questions."""
+    """The same few pairs every time, in two languages; the targets are answers to questions."""
 
     vocab_size, vocabulary, languages = 250, Letters(), ["en", "de", "fr"]
     language, null_threshold, n_best, writes_texts = None, None, 1, True
@@ -95,44 +95,44 @@ def trainer(folder, **settings):
 
 
 @pytest.fixture(scope="module")
-def learned(tmp_path_factory):
-    """A module that has learned its few pairs, what was logged, and where the answers are."""
-    folder = tmp_path_factory.mktemp("learned")
+def trained(tmp_path_factory):
+    """A trained module, its logged metrics, and the folder of its answers."""
+    folder = tmp_path_factory.mktemp("trained")
     torch.manual_seed(0)
-    made = module(decoding=Decoding(max_new_tokens=6))
+    model = module(decoding=Decoding(max_new_tokens=6))
     fitting = trainer(folder, callbacks=[SquadAnswers()], check_val_every_n_epoch=60)
-    fitting.fit(made, datamodule=Pairs())
-    return made, dict(fitting.callback_metrics), folder
+    fitting.fit(model, datamodule=Pairs())
+    return model, dict(fitting.callback_metrics), folder
 
 
-def test_it_learns_pairs_by_heart_and_answers_with_them(learned):
-    _, figures, folder = learned
-    assert figures["val/loss"] < 0.05
-    assert figures["squad/exact_match"] == figures["squad/f1"] == 100
+def test_mt5_overfits_a_few_pairs_and_answers_with_them(trained):
+    _, metrics, folder = trained
+    assert metrics["val/loss"] < 0.05
+    assert metrics["squad/exact_match"] == metrics["squad/f1"] == 100
     answers = json.loads((folder / "answers/val/predictions.json").read_text())
     assert answers == {question.id: question.answers[0].text for question in Pairs().asked}
 
 
-def test_losses_are_logged_by_language(learned):
-    _, figures, _ = learned
-    by_language = [figures["val/loss_en"], figures["val/loss_de"]]
-    assert "val/loss_fr" not in figures
-    assert sum(by_language) / 2 == pytest.approx(float(figures["val/loss"]))
+def test_losses_are_logged_by_language(trained):
+    _, metrics, _ = trained
+    by_language = [metrics["val/loss_en"], metrics["val/loss_de"]]
+    assert "val/loss_fr" not in metrics
+    assert sum(by_language) / 2 == pytest.approx(float(metrics["val/loss"]))
     assert by_language[0] != by_language[1]
 
 
-def test_tokens_without_padding_are_counted():
+def test_token_counts_exclude_padding():
     batch = pair_batch([[(5, 3), (4, 2)], [(20, 9)]])
     assert module().count(batch) == (3, 5 + 3 + 4 + 2 + 20 + 9)
 
 
-def test_a_blank_is_filled_in_the_published_shape(learned):
-    made, vocabulary = learned[0].eval(), Letters()
+def test_a_blank_is_filled_in_the_published_format(trained):
+    model, vocabulary = trained[0].eval(), Letters()
     text = "ab <mask> cd<mask>"
-    ids = made.prompt(text, vocabulary)
+    ids = model.prompt(text, vocabulary)
     assert ids == [*vocabulary.encode("ab "), 249, *vocabulary.encode(" cd"), 248]
-    found = made.predict_step(PromptBatch(torch.tensor([ids])), 0)
-    shape = json.loads(made.completion(text, vocabulary, found))
+    generated = model.predict_step(PromptBatch(torch.tensor([ids])), 0)
+    shape = json.loads(model.completion(text, vocabulary, generated))
     assert list(shape) == ["prompt", "completion", "masked_input"]
     assert shape["prompt"] == text
     assert shape["masked_input"].endswith("<extra_id_1>")
@@ -145,30 +145,30 @@ def test_a_blank_is_filled_in_the_published_shape(learned):
 @pytest.mark.parametrize(
     ("text", "message"), [("<mask>", "nothing but blanks"), ("a" + "<mask>" * 101, "has 101 blanks")]
 )
-def test_texts_that_cannot_be_filled_are_refused(text, message):
+def test_texts_without_valid_blanks_are_rejected(text, message):
     with pytest.raises(ValueError, match=message):
         module().prompt(text, Letters())
 
 
 @pytest.mark.parametrize("precision", ["16-mixed", "16-true"])
-def test_half_precision_is_refused_with_the_reason(precision):
-    made = module()
-    made._trainer = SimpleNamespace(precision=precision, datamodule=Pairs())
+def test_float16_is_rejected_with_the_reason(precision):
+    model = module()
+    model._trainer = SimpleNamespace(precision=precision, datamodule=Pairs())
     with pytest.raises(ValueError, match=r"overflow .* use bf16-mixed"):
-        made.configure_model()
+        model.configure_model()
 
 
 def test_bfloat16_trains(tmp_path):
-    made = module()
+    model = module()
     fitting = trainer(tmp_path, precision="bf16-mixed", max_steps=30)
-    fitting.fit(made, datamodule=Pairs())
+    fitting.fit(model, datamodule=Pairs())
     assert fitting.callback_metrics["train/loss"] < 4
 
 
-def test_evaluation_without_decoding_writes_nothing(tmp_path):
-    made = module()
-    trainer(tmp_path, max_steps=1).fit(made, datamodule=Pairs())
-    assert made.validation_step(Pairs().made, 0) is None
+def test_evaluation_without_decoding_generates_nothing(tmp_path):
+    model = module()
+    trainer(tmp_path, max_steps=1).fit(model, datamodule=Pairs())
+    assert model.validation_step(Pairs().made, 0) is None
 
 
 KINDS = {
@@ -189,56 +189,56 @@ KINDS = {
         ({"alpha": 1.0}, "alpha is 1.0, but model.tuning.kind is full"),
     ],
 )
-def test_a_setting_that_the_kind_of_tuning_does_not_read_is_refused(settings, message):
+def test_a_setting_unused_by_the_kind_of_tuning_is_rejected(settings, message):
     with pytest.raises(ValueError, match=message):
         Tuning(**settings)
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_only_what_is_tuned_changes_and_is_saved_and_it_loads_onto_its_base(kind, learned, tmp_path):
+def test_only_tuned_parameters_change_and_are_saved_and_load_onto_their_base(kind, trained, tmp_path):
     base = tmp_path / "base.ckpt"
-    torch.save({"state_dict": learned[0].state_dict()}, base)
-    made = module(tuning=Tuning(**{**vars(KINDS[kind]), "base": str(base)}))
+    torch.save({"state_dict": trained[0].state_dict()}, base)
+    model = module(tuning=Tuning(**{**vars(KINDS[kind]), "base": str(base)}))
     fitting = trainer(tmp_path, max_steps=40, log_every_n_steps=1)
     other = Pairs()
     other.made = other.made._replace(targets=other.made.targets.flip(0))
-    fitting.fit(made, datamodule=other)
-    whole = dict(made.network.named_parameters())
-    for name, value in learned[0].network.named_parameters():
+    fitting.fit(model, datamodule=other)
+    whole = dict(model.network.named_parameters())
+    for name, value in trained[0].network.named_parameters():
         assert torch.equal(whole[name], value), name
     assert fitting.callback_metrics["train/loss"] < 12
     fitting.save_checkpoint(tmp_path / "tuned.ckpt")
     saved = torch.load(tmp_path / "tuned.ckpt", weights_only=False)["state_dict"]
-    assert saved.keys() == {f"network.{name}" for name in whole.keys() - dict(learned[0].network.named_parameters())}
+    assert saved.keys() == {f"network.{name}" for name in whole.keys() - dict(trained[0].network.named_parameters())}
     again = module(tuning=Tuning(**{**vars(KINDS[kind]), "base": str(base)}))
     again_trainer = trainer(tmp_path)
     (result,) = again_trainer.test(again, datamodule=other, ckpt_path=tmp_path / "tuned.ckpt", verbose=False)
-    (expected,) = trainer(tmp_path).test(made, datamodule=other, verbose=False)
+    (expected,) = trainer(tmp_path).test(model, datamodule=other, verbose=False)
     assert result == expected
 
 
-def test_a_base_that_is_nowhere_else_is_saved_and_warned_of(tmp_path):
-    made = module(tuning=KINDS["lora"])
+def test_a_random_base_is_saved_with_a_warning(tmp_path):
+    model = module(tuning=KINDS["lora"])
     with pytest.warns(UserWarning, match="lora, but the frozen network has random weights"):
-        trainer(tmp_path, max_steps=1).fit(made, datamodule=Pairs())
-    assert made.state_dict().keys() >= {f"network.{name}" for name, _ in made.network.named_parameters()}
+        trainer(tmp_path, max_steps=1).fit(model, datamodule=Pairs())
+    assert model.state_dict().keys() >= {f"network.{name}" for name, _ in model.network.named_parameters()}
 
 
-def test_a_base_that_is_gone_is_named(tmp_path):
-    made = module(tuning=Tuning(kind="lora", base=str(tmp_path / "gone.ckpt")))
+def test_a_missing_base_is_named(tmp_path):
+    model = module(tuning=Tuning(kind="lora", base=str(tmp_path / "gone.ckpt")))
     with pytest.raises(
         ValueError, match=r"gone\.ckpt no longer exists; give the base's checkpoint with --model\.tuning\.base"
     ):
-        trainer(tmp_path).fit(made, datamodule=Pairs())
+        trainer(tmp_path).fit(model, datamodule=Pairs())
 
 
-def test_googles_settings_are_taken(tmp_path):
-    made = module(config=MT5Config(**{**SMALL, **GOOGLE, "vocab_size": 0}))
-    trainer(tmp_path, max_steps=2).fit(made, datamodule=Pairs())
-    assert made.network.config.is_google
+def test_the_google_family_is_accepted(tmp_path):
+    model = module(config=MT5Config(**{**SMALL, **GOOGLE, "vocab_size": 0}))
+    trainer(tmp_path, max_steps=2).fit(model, datamodule=Pairs())
+    assert model.network.config.is_google
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path):
+def test_a_missing_folder_is_named(tmp_path):
     config = MT5Config(**{**SMALL, **GOOGLE})
     with pytest.raises(ValueError, match=r"model\.pretrained .*gone cannot be used: no such folder"):
         load_published(MT5(config), str(tmp_path / "gone"))

@@ -1,10 +1,10 @@
-"""mT5's network: what a row's pairs see of each other, sizes, memory, and every setting."""
+"""mT5's network: isolation of packed pairs, sizes, memory, and the effect of every setting."""
 
 from dataclasses import fields, replace
 
 import pytest
 import torch
-from pairs import FAMILIES, GOOGLE, SMALL, alone, inputs_of, pair_batch, small_network
+from small_mt5 import FAMILIES, GOOGLE, SMALL, network_inputs, pair_batch, single_pair, small_network
 
 from lmrecipes.models.mt5 import MT5, MT5Config
 from lmrecipes.models.mt5.parallel import parallel_plan
@@ -13,9 +13,9 @@ PACKED = pair_batch([[(20, 8), (5, 9), (11, 2)], [(33, 13)], [(9, 4), (9, 9)]])
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_packed_pairs_have_the_losses_and_gradients_that_they_have_alone(family):
+def test_packed_pairs_have_the_losses_and_gradients_of_single_pairs(family):
     network = small_network(**FAMILIES[family])
-    out = network(**inputs_of(PACKED))
+    out = network(**network_inputs(PACKED))
     out.loss.backward()
     packed = {name: p.grad.clone() for name, p in network.named_parameters()}
     network.zero_grad()
@@ -23,7 +23,7 @@ def test_packed_pairs_have_the_losses_and_gradients_that_they_have_alone(family)
     total = torch.zeros(())
     for row in range(len(PACKED.input_ids)):
         for pair in range(1, int(PACKED.input_pairs[row].max()) + 1):
-            single = network(**inputs_of(alone(PACKED, row, pair)))
+            single = network(**network_inputs(single_pair(PACKED, row, pair)))
             there = PACKED.target_pairs[row] == pair
             torch.testing.assert_close(out.losses[row, there], single.losses[0], atol=1e-5, rtol=1e-4)
             total = total + single.loss * int(there.sum()) / n_targets
@@ -35,27 +35,27 @@ def test_packed_pairs_have_the_losses_and_gradients_that_they_have_alone(family)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_target_depends_on_no_later_one(family):
+def test_a_target_does_not_depend_on_later_ones(family):
     network = small_network(**FAMILIES[family])
     batch = pair_batch([[(12, 10)]])
-    before = network(**inputs_of(batch)).losses[0]
+    before = network(**network_inputs(batch)).losses[0]
     batch.decoder_input_ids[0, 6] = 7
-    after = network(**inputs_of(batch)).losses[0]
+    after = network(**network_inputs(batch)).losses[0]
     assert torch.equal(before[:6], after[:6])
     assert not torch.isclose(before[6:], after[6:]).any()
 
 
-# Its input fills the row: padding of the target has none of the input to look at.
+# The input fills its row, so padding of the target has no input to attend to.
 @pytest.mark.parametrize("family", FAMILIES)
-def test_padding_spoils_no_gradient_under_dropout(family):
+def test_padding_does_not_corrupt_gradients_under_dropout(family):
     network = small_network(dropout=0.2, **FAMILIES[family])
-    network(**inputs_of(pair_batch([[(20, 4)], [(8, 12)]]))).loss.backward()
+    network(**network_inputs(pair_batch([[(20, 4)], [(8, 12)]]))).loss.backward()
     assert [name for name, p in network.named_parameters() if not p.grad.isfinite().all()] == []
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_recomputing_layers_changes_nothing(family):
-    batch = inputs_of(PACKED)
+def test_activation_checkpointing_changes_no_output(family):
+    batch = network_inputs(PACKED)
     gradients = []
     for activation_checkpointing in (False, True):
         network = small_network(dropout=0.2, **FAMILIES[family])
@@ -67,19 +67,19 @@ def test_recomputing_layers_changes_nothing(family):
         torch.testing.assert_close(gradients[1][name], gradient, msg=name)
 
 
-def test_recomputing_keeps_less():
+def test_activation_checkpointing_saves_memory():
     kept = []
     for activation_checkpointing in (False, True):
         network = small_network(n_layers=4)
         network.activation_checkpointing = activation_checkpointing
         held = []
         with torch.autograd.graph.saved_tensors_hooks(lambda t: held.append(t.numel()) or t, lambda t: t):  # noqa: B023
-            network(**inputs_of(PACKED))
+            network(**network_inputs(PACKED))
         kept.append(sum(held))
     assert kept[1] < kept[0] / 2
 
 
-# NeMo's launcher's table counts tables and matrices: 172.6 M, 391.1 M, 3.232 B, 11.90 B, 24.64 B.
+# NeMo's table counts embeddings and matrices: 172.6 M, 391.1 M, 3.232 B, 11.90 B, 24.64 B.
 NEMO = {
     "170m": ({}, 172_621_824),
     "390m": ({"d_model": 768, "n_layers": 12, "n_heads": 12, "d_ff": 2048}, 391_053_312),
@@ -87,7 +87,7 @@ NEMO = {
     "11b": ({"d_model": 4096, "n_layers": 24, "n_heads": 64, "d_ff": 10240}, 11_900_289_024),
     "23b": ({"d_model": 5120, "n_layers": 36, "n_heads": 80, "d_ff": 10880}, 24_642_846_720),
 }
-# transformers' models of the published configurations, the output table their own.
+# transformers' models of the published configurations, with an untied output embedding.
 GOOGLES = {
     "small": ({"d_model": 512, "n_layers": 8, "n_heads": 6, "d_ff": 1024}, 300_176_768),
     "base": ({"d_model": 768, "n_layers": 12, "n_heads": 12, "d_ff": 2048}, 582_401_280),
@@ -98,7 +98,7 @@ GOOGLES = {
 
 
 def counts(config: MT5Config) -> tuple[int, int]:
-    """All parameters, and those in matrices."""
+    """Number of all parameters, and of those in matrices."""
     with torch.device("meta"):
         network = MT5(config)
     sizes = [(p.numel(), p.ndim) for p in network.parameters()]
@@ -107,7 +107,7 @@ def counts(config: MT5Config) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize("size", NEMO)
-def test_nemos_sizes_have_the_published_numbers_of_parameters(size):
+def test_nemo_sizes_have_the_published_parameter_counts(size):
     settings, published = NEMO[size]
     config = MT5Config(vocab_size=250_100, **settings)
     everything, matrices = counts(config)
@@ -117,7 +117,7 @@ def test_nemos_sizes_have_the_published_numbers_of_parameters(size):
 
 
 @pytest.mark.parametrize("size", GOOGLES)
-def test_googles_sizes_have_the_published_numbers_of_parameters(size):
+def test_google_sizes_have_the_published_parameter_counts(size):
     settings, published = GOOGLES[size]
     config = MT5Config(vocab_size=250_100, family="google", positions="relative", **settings)
     assert counts(config)[0] == published
@@ -143,20 +143,20 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("name", [field.name for field in fields(MT5Config)])
-def test_every_setting_changes_what_is_computed(name):
+def test_every_setting_changes_the_output(name):
     base = {"positions": "relative"} if name in ("n_buckets", "max_distance") else {}
     config = MT5Config(**{**SMALL, "dropout": 0.0, "attention_dropout": 0.0, **base})
     batch = pair_batch([[(33, 13)]])
     if name == "vocab_size":
         batch = batch._replace(**{k: getattr(batch, k) % 100 for k in ("input_ids", "decoder_input_ids", "targets")})
     seen = []
-    for made in (config, replace(config, **{name: CHANGES[name]})):
+    for changed in (config, replace(config, **{name: CHANGES[name]})):
         torch.manual_seed(0)
-        network = MT5(made)
+        network = MT5(changed)
         with torch.no_grad():
             for parameter in (network.encoder.distances, network.decoder.distances) if base else ():
                 parameter.mul_(100)
-        seen.append((network(**inputs_of(batch)).loss.item(), tuple(p.shape for p in network.parameters())))
+        seen.append((network(**network_inputs(batch)).loss.item(), tuple(p.shape for p in network.parameters())))
     assert seen[0] != seen[1]
 
 
@@ -170,14 +170,14 @@ def test_every_setting_changes_what_is_computed(name):
         ({"vocab_size": -1}, "vocab_size is -1"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused(settings, message):
+def test_invalid_sizes_are_rejected(settings, message):
     with pytest.raises(ValueError, match=message):
         MT5Config(**settings)
 
 
-def test_rows_longer_than_the_table_of_positions_are_refused():
+def test_rows_longer_than_the_position_embedding_are_rejected():
     with pytest.raises(ValueError, match=r"sequences of 65 tokens are longer than model\.config\.max_positions, 64"):
-        small_network()(**inputs_of(pair_batch([[(65, 3)]])))
+        small_network()(**network_inputs(pair_batch([[(65, 3)]])))
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -190,9 +190,9 @@ def test_every_matrix_of_the_layers_is_in_the_tensor_parallel_plan(family):
     assert names | {key for key in planned if "position_bias" in key} == planned
 
 
-def test_first_weights_of_a_deep_one_give_a_loss_near_that_of_a_guess():
+def test_a_deep_network_starts_near_the_loss_of_uniform_guessing():
     for settings in ({}, GOOGLE):
         torch.manual_seed(0)
         network = MT5(MT5Config(**{**SMALL, "n_layers": 6, "d_model": 64, **settings}))
-        loss = network(**inputs_of(pair_batch([[(40, 30)]] * 4))).loss.item()
+        loss = network(**network_inputs(pair_batch([[(40, 30)]] * 4))).loss.item()
         assert abs(loss - 5.5) < 1.2, settings

@@ -19,13 +19,13 @@ LARGE = {"n_layers": 18, "d_model": 1024, "n_heads": 16, "d_head": 64, "d_ff": 4
 
 
 @pytest.mark.parametrize(("config", "published"), [(BASE, 191_950_298), (LARGE, 285_167_482)], ids=["base", "large"])
-def test_parameter_counts_are_the_published_ones(config, published):
+def test_parameter_counts_are_as_published(config, published):
     text = {"vocab_size": 267735, "cutoffs": [19997, 39997, 199997], "tie_projections": [False, True, True, True]}
     config = TransformerXLConfig(**text, **config)
     with torch.device("meta"):
-        made = TransformerXL(config)
+        built = TransformerXL(config)
     assert config.n_params() == published
-    assert sum(p.numel() for p in made.parameters()) == published
+    assert sum(p.numel() for p in built.parameters()) == published
 
 
 @pytest.mark.parametrize("pre_norm", [False, True])
@@ -49,7 +49,7 @@ def test_segments_with_memory_equal_the_whole_text_at_once_in_deep_networks():
     torch.testing.assert_close(torch.cat([nll, rest], dim=1), whole)
 
 
-def test_the_future_changes_nothing_before_it():
+def test_outputs_do_not_depend_on_later_tokens():
     model = network().eval()
     text = torch.randint(0, 50, (1, 13))
     other = text.clone()
@@ -60,7 +60,7 @@ def test_the_future_changes_nothing_before_it():
     assert not torch.allclose(a[:, 8:], b[:, 8:])
 
 
-def test_memory_extends_context_without_gradient():
+def test_memory_extends_the_context_without_gradients():
     model = network(dropout=0.0)
     text = torch.randint(0, 50, (1, 13))
     _, memory = model(text[:, :6], text[:, 1:7], mem_len=6)
@@ -79,7 +79,7 @@ def test_dropout_acts_only_in_training():
     assert torch.equal(model(ids, ids, mem_len=0)[0], model(ids, ids, mem_len=0)[0])
 
 
-def test_attention_dropout_keeps_its_expectation_and_its_gradient():
+def test_attention_dropout_preserves_expectation_and_gradient():
     torch.manual_seed(0)
     model = network(dropout=0.0, attention_dropout=0.4).double()
     ids = torch.randint(0, 50, (1, 6))
@@ -99,7 +99,7 @@ def test_attention_dropout_keeps_its_expectation_and_its_gradient():
     assert (up - down) / 2e-6 == pytest.approx(analytic, rel=1e-3, abs=1e-6)
 
 
-def test_initialization_is_the_published_one():
+def test_initialization_equals_the_published_one():
     model = network(d_model=256, d_ff=512, vocab_size=4000, cutoffs=[1000], div_val=2, init_std=0.03)
     for name, parameter in model.named_parameters():
         if "projections" in name:
@@ -113,7 +113,7 @@ def test_initialization_is_the_published_one():
             assert parameter.std().item() == pytest.approx(0.03, rel=0.1), name
 
 
-def test_it_learns_one_batch_by_heart():
+def test_transformer_xl_overfits_one_batch():
     model = network(dropout=0.0)
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     text = torch.randint(0, 50, (2, 13))
@@ -151,7 +151,7 @@ def test_mixed_precision_stays_close_and_trains(dtype):
         ({"div_val": 9}, "model.config.div_val is 9"),
     ],
 )
-def test_sizes_that_cannot_be_are_refused_by_name(changes, message):
+def test_invalid_sizes_are_rejected_by_name(changes, message):
     with pytest.raises(ValueError, match=message):
         TransformerXLConfig(**{**SIZES, **changes})
 
@@ -159,7 +159,7 @@ def test_sizes_that_cannot_be_are_refused_by_name(changes, message):
 def test_flops_are_those_of_the_matrix_products(monkeypatch):
     from torch.utils.flop_counter import FlopCounterMode
 
-    monkeypatch.setattr(linear, "onednn_is_faster", lambda: False)  # whose operator torch does not count
+    monkeypatch.setattr(linear, "onednn_is_faster", lambda: False)  # an operator that torch does not count
 
     config = TransformerXLConfig(**{**SIZES, "cutoffs": []})
     model = TransformerXL(config).eval()
@@ -168,14 +168,14 @@ def test_flops_are_those_of_the_matrix_products(monkeypatch):
     ids = torch.randint(0, 50, (B, T))
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(ids, ids, memory, mem_len=M)
-    # The positions' keys, once per batch and not per token, are not counted.
+    # The keys of positions are computed once per batch and are not counted per token.
     positions = 2 * 2 * (M + T) * 16 * 16
     assert (counter.get_total_flops() - positions) * 3 == pytest.approx(config.flops_per_token(T, M) * B * T)
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
-def test_a_compiled_network_gives_the_same_and_keeps_its_names():
+def test_a_compiled_network_has_the_same_outputs_and_parameter_names():
     model = network(dropout=0.0)
     ids = torch.randint(0, 50, (2, 8))
     expected, _ = model(ids, ids, mem_len=8)

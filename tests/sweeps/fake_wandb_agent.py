@@ -1,6 +1,6 @@
-"""`wandb agent` with a server of its own: wandb's own agent, asked to try the points that a test has written.
+"""`wandb agent` against a fake server: wandb's real agent tries the points that a test has written.
 
-Points are files of a folder (SCRIPTED_POINTS), each taken once; a file `stop` there ends what runs, as Hyperband does.
+Points are files in a folder (SCRIPTED_POINTS), each used once; a file `stop` there stops the run, as Hyperband does.
 """
 
 import json
@@ -16,7 +16,7 @@ from wandb.apis.public import sweeps
 
 
 class Server:
-    """Answers an agent."""
+    """Answers an agent's requests."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,7 +1,7 @@
 """Runs `lmrecipes` again and again, each time in a forked process that is killed at a given moment.
 
-What takes long, importing, is done once. Called as `python restarter.py PLAN LOG`: the plan is a JSON list of attempts,
-each with `arguments`, `moment` (of `Killed`, or None) and `ranks`; prints a JSON list of the exit codes of each.
+Imports, which take long, are done once. Called as `python fork_and_kill.py PLAN LOG`: the plan is a JSON list of
+attempts, each with `arguments`, `moment` (of `Killed`, or None) and `ranks`; prints a JSON list of their exit codes.
 """
 
 import io
@@ -22,7 +22,7 @@ from lmrecipes import runs
 from lmrecipes.__main__ import main
 from lmrecipes.commands import fit
 
-assert fit  # imported once, here
+assert fit  # imported here so that forks need not
 
 
 def die() -> None:
@@ -30,7 +30,7 @@ def die() -> None:
 
 
 class Killed(Callback):
-    """Sends this process SIGKILL at the moment in the environment: `[where, n]`, at the n-th time that it is there.
+    """Sends this process SIGKILL at the moment `[where, n]` given in the environment: the n-th time `where` is reached.
 
     `where` is one of the methods below, or `anywhere`: then the process that forked this one kills it, n seconds after
     training began.
@@ -46,7 +46,7 @@ class Killed(Callback):
             if self.times == 0:
                 die()
 
-    # Between steps and within them.
+    # Between and within steps.
 
     def on_train_start(self, trainer, pl_module) -> None:
         os.write(int(os.environ["BEGUN"]), b"!")
@@ -65,7 +65,7 @@ class Killed(Callback):
         self.at("before the optimizer")
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx) -> None:
-        self.at("between passes" if trainer.fit_loop._should_accumulate() else "step ends")
+        self.at("between micro-batches" if trainer.fit_loop._should_accumulate() else "step ends")
 
     def on_validation_batch_start(self, trainer, pl_module, batch, batch_idx, dataloader_idx=0) -> None:
         self.at("validation")
@@ -73,21 +73,21 @@ class Killed(Callback):
     def on_validation_end(self, trainer, pl_module) -> None:
         self.at("validation ends")
 
-    # Within saves of checkpoints and settings.
+    # While checkpoints and settings are saved.
 
     def watch_files(self) -> None:
         save, replace, sync, remove = torch.save, os.replace, os.fsync, shutil.rmtree
 
-        def half_written(content, file, *rest, **more) -> None:
+        def save_half(content, file, *rest, **more) -> None:
             if self.where == "half written" and self.times == 1:
-                whole = io.BytesIO()
-                save(content, whole)
-                file.write(whole.getvalue()[: whole.tell() // 2])
+                buffer = io.BytesIO()
+                save(content, buffer)
+                file.write(buffer.getvalue()[: buffer.tell() // 2])
                 file.flush()
             self.at("half written")
             save(content, file, *rest, **more)
 
-        def renamed(source, target) -> None:
+        def rename(source, target) -> None:
             is_checkpoint = Path(target).suffix == ".ckpt"
             if Path(target).name == runs.CONFIG:
                 self.at("settings")
@@ -97,16 +97,16 @@ class Killed(Callback):
             if is_checkpoint:
                 self.at("after the rename")
 
-        def synced(handle) -> None:
+        def fsync(handle) -> None:
             self.at("not on disk yet")
             sync(handle)
 
-        def removed(path, *rest, **more) -> None:
+        def rmtree(path, *rest, **more) -> None:
             if Path(path).is_dir():
                 self.at("removal")
             remove(path, *rest, **more)
 
-        torch.save, os.replace, os.fsync, shutil.rmtree = half_written, renamed, synced, removed
+        torch.save, os.replace, os.fsync, shutil.rmtree = save_half, rename, fsync, rmtree
 
 
 def free_port() -> int:
@@ -135,18 +135,18 @@ def fork(arguments: list[str], variables: dict[str, str], log: Path) -> int:
 
 
 def attempt(arguments: list[str], moment: list | None, ranks: int, log: Path) -> list[int]:
-    """Runs one attempt to its end; when one rank is killed, so are the others."""
-    begun, begins = os.pipe()
-    variables = {"BEGUN": str(begins), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
-    os.set_inheritable(begins, True)
+    """Runs one attempt to its end; when one rank is killed, the others are killed too."""
+    started, start = os.pipe()
+    variables = {"BEGUN": str(start), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    os.set_inheritable(start, True)
     processes = {}
     for rank in range(ranks):
-        own = {"LOCAL_RANK": str(rank)} if ranks > 1 else {}
+        extra = {"LOCAL_RANK": str(rank)} if ranks > 1 else {}
         if moment and rank == (moment[2] if len(moment) > 2 else 0):
-            own["MOMENT"] = json.dumps(moment[:2])
-        processes[fork(arguments, {**variables, **own}, log)] = rank
-    os.close(begins)
-    if moment and moment[0] == "anywhere" and os.read(begun, 1):
+            extra["MOMENT"] = json.dumps(moment[:2])
+        processes[fork(arguments, {**variables, **extra}, log)] = rank
+    os.close(start)
+    if moment and moment[0] == "anywhere" and os.read(started, 1):
         time.sleep(moment[1])
         for pid in processes:
             os.kill(pid, signal.SIGKILL)
@@ -159,7 +159,7 @@ def attempt(arguments: list[str], moment: list | None, ranks: int, log: Path) ->
         if codes[processes[pid]] == -signal.SIGKILL:
             for other in left:
                 os.kill(other, signal.SIGKILL)
-    os.close(begun)
+    os.close(started)
     return codes
 
 
@@ -173,6 +173,6 @@ def run(plan: list[dict], log: Path) -> list[list[int]]:
 
 
 if __name__ == "__main__":
-    # Of `__main__` there would be two.
-    sys.modules["restarter"] = sys.modules["__main__"]
+    # Otherwise the class path of the callback would import this file a second time, with state of its own.
+    sys.modules["fork_and_kill"] = sys.modules["__main__"]
     print(json.dumps(run(json.loads(Path(sys.argv[1]).read_text()), Path(sys.argv[2]))))

@@ -1,4 +1,4 @@
-"""Masked batches and small networks for the tests of ELECTRA."""
+"""Masked batches and small networks for tests of ELECTRA."""
 
 import torch
 
@@ -23,14 +23,14 @@ def small_config(**more):
 
 
 def masked_batch(lengths=(12, 7, 9), n_predictions=3, seed=0):
-    """Sequences of random tokens, some masked; the shortest has one prediction less than there is room for."""
+    """Sequences of random tokens, some masked; the shortest has one prediction fewer than the maximum."""
     random = torch.Generator().manual_seed(seed)
     lengths = torch.tensor(lengths)
     longest = int(lengths.max())
     real = torch.arange(longest) < lengths[:, None]
     text = torch.randint(5, V, (len(lengths), longest), generator=random) * real
-    places = [torch.randperm(int(n) - 2, generator=random)[:n_predictions] + 1 for n in lengths]
-    positions = torch.stack(places)
+    columns = [torch.randperm(int(n) - 2, generator=random)[:n_predictions] + 1 for n in lengths]
+    positions = torch.stack(columns)
     weights = torch.ones(positions.shape)
     shortest = int(lengths.argmin())
     weights[shortest, -1] = positions[shortest, -1] = 0

@@ -1,4 +1,4 @@
-"""A module whose spans depend on nothing but a window's tokens, and a program that evaluates it on several ranks."""
+"""A model whose answers depend only on a window's tokens, and a program that evaluates it on several ranks."""
 
 import json
 import sys
@@ -14,14 +14,14 @@ from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings
 from lmrecipes.datamodules import SquadDataModule
 
 
-def scrambled(ids: torch.Tensor, key: int) -> torch.Tensor:
-    """Numbers that look random, the same for the same tokens at the same places; few enough for ties."""
-    places = torch.arange(ids.shape[1])
-    return ((ids * 7919 + places * 104729 + key) % 997 % 61).float()
+def pseudo_random(ids: torch.Tensor, key: int) -> torch.Tensor:
+    """Pseudo-random numbers, a function of token and position only; coarse enough for ties."""
+    positions = torch.arange(ids.shape[1])
+    return ((ids * 7919 + positions * 104729 + key) % 997 % 61).float()
 
 
-class Scrambled(LightningModule):
-    """Answers at random, and learns one number, which shifts its answers from validation to validation."""
+class RandomAnswers(LightningModule):
+    """Pseudo-random answers; trains one parameter, which shifts them from one validation to the next."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Scrambled(LightningModule):
 
     def _scores(self, batch):
         key = 17 * int(self.global_step)
-        start, end = scrambled(batch.input_ids, key), scrambled(batch.input_ids, key + 31)
+        start, end = pseudo_random(batch.input_ids, key), pseudo_random(batch.input_ids, key + 31)
         return best_spans(start, end, batch, n_best=5, max_answer_len=6)
 
     def training_step(self, batch, batch_idx):
@@ -48,8 +48,8 @@ class Scrambled(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def data_of(file: str, cache: str) -> SquadDataModule:
-    """Windows of which many questions have several."""
+def squad_data(file: str, cache: str) -> SquadDataModule:
+    """Windows of squad questions; many questions have several."""
     plan = BatchPlan(global_batch_size=6, seq_len=40, val=EvalBatchPlan(batch_size=6), test=EvalBatchPlan(batch_size=6))
     return SquadDataModule(
         plan,
@@ -66,8 +66,8 @@ def data_of(file: str, cache: str) -> SquadDataModule:
     )
 
 
-def trainer_of(folder: str, devices: int = 1, **more) -> Trainer:
-    """On CPU processes."""
+def cpu_trainer(folder: str, devices: int = 1, **more) -> Trainer:
+    """A Trainer on CPU processes."""
     return Trainer(
         **{"callbacks": [SquadAnswers()], **more},
         accelerator="cpu",
@@ -82,12 +82,12 @@ def trainer_of(folder: str, devices: int = 1, **more) -> Trainer:
 
 
 def evaluate_on(file: str, cache: str, folder: str, devices: int) -> None:
-    """Validates, and lets every rank write its figures."""
-    trainer = trainer_of(folder, devices, enable_checkpointing=False)
-    (figures,) = trainer.validate(Scrambled(), data_of(file, cache), verbose=False)
+    """Validates; every rank writes its metrics."""
+    trainer = cpu_trainer(folder, devices, enable_checkpointing=False)
+    (metrics,) = trainer.validate(RandomAnswers(), squad_data(file, cache), verbose=False)
     Path(folder).mkdir(exist_ok=True)
-    Path(folder, f"rank{trainer.global_rank}.json").write_text(json.dumps(figures, sort_keys=True))
-    # The first process would end before the others have written.
+    Path(folder, f"rank{trainer.global_rank}.json").write_text(json.dumps(metrics, sort_keys=True))
+    # The first process would exit before the others have written.
     trainer.strategy.barrier()
 
 

@@ -11,7 +11,7 @@ FAMILIES = {"nemo": {}, "google": GOOGLE, "nemo with distances": {"positions": "
 
 
 def small_network(dropout: float = 0.0, seed: int = 0, **settings) -> MT5:
-    """A network whose norms and biases are not the ones it begins with, and whose weights matter."""
+    """A network whose norms and biases differ from their initial values, with weights large enough to matter."""
     torch.manual_seed(seed)
     network = MT5(MT5Config(**{**SMALL, "dropout": dropout, "attention_dropout": dropout, **settings}))
     with torch.no_grad():
@@ -26,7 +26,7 @@ def small_network(dropout: float = 0.0, seed: int = 0, **settings) -> MT5:
 
 
 def pair_batch(rows: list[list[tuple[int, int]]], seed: int = 0) -> TextPairBatch:
-    """Rows of pairs of random texts, of these lengths of input and target."""
+    """Rows of pairs of random texts with these lengths of input and target."""
     generator = torch.Generator().manual_seed(seed)
     width, target_width = (max(sum(pair[k] for pair in row) for row in rows) for k in (0, 1))
     ids, pairs = (torch.zeros(len(rows), width, dtype=torch.int64) for _ in range(2))
@@ -46,13 +46,13 @@ def pair_batch(rows: list[list[tuple[int, int]]], seed: int = 0) -> TextPairBatc
     return TextPairBatch(ids, pairs, shifted, targets, target_pairs, torch.zeros_like(n), n)
 
 
-def inputs_of(batch: TextPairBatch) -> dict[str, torch.Tensor]:
-    """What a network takes of a batch."""
+def network_inputs(batch: TextPairBatch) -> dict[str, torch.Tensor]:
+    """The arguments that a network takes from a batch."""
     return {name: value for name, value in batch._asdict().items() if name not in ("languages", "questions")}
 
 
-def alone(batch: TextPairBatch, row: int, pair: int) -> TextPairBatch:
-    """One pair by itself."""
+def single_pair(batch: TextPairBatch, row: int, pair: int) -> TextPairBatch:
+    """One pair as a batch."""
     here, there = batch.input_pairs[row] == pair, batch.target_pairs[row] == pair
     one = torch.ones(1, dtype=torch.int64)
     return TextPairBatch(

@@ -1,4 +1,4 @@
-"""Somebody's files in a folder that the program writes to."""
+"""Unrelated files in a folder that the program writes to."""
 
 import os
 from collections.abc import Callable
@@ -6,15 +6,15 @@ from pathlib import Path
 
 
 def everything(folder: Path) -> dict[Path, bytes | str | None]:
-    """All that is in a folder, by path: a file's content, where a link leads, None for a folder."""
-    found: dict[Path, bytes | str | None] = {}
+    """Contents of a folder by path: bytes of a file, target of a link, None for a folder."""
+    contents: dict[Path, bytes | str | None] = {}
     for path in sorted(folder.rglob("*")):
-        found[path] = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
-    return found
+        contents[path] = os.readlink(path) if path.is_symlink() else path.read_bytes() if path.is_file() else None
+    return contents
 
 
 def put_files(folder: Path, *names: str) -> Callable[[], bool]:
-    """Puts files into a folder, and a link to a folder elsewhere with another; returns a check that all are there."""
+    """Puts files into a folder, and a link to another folder with a file; returns a check that all are unchanged."""
     elsewhere = folder.parent / f"elsewhere-{folder.name}"
     elsewhere.mkdir(parents=True)
     (elsewhere / "precious.txt").write_text("precious")
@@ -26,8 +26,8 @@ def put_files(folder: Path, *names: str) -> Callable[[], bool]:
     (folder / "link").symlink_to(elsewhere)
 
     def now() -> dict[Path, bytes | str | None]:
-        found = {**everything(folder), **everything(elsewhere)}
-        return {path: found.get(path) for path in mine}
+        contents = {**everything(folder), **everything(elsewhere)}
+        return {path: contents.get(path) for path in mine}
 
     before = now()
     return lambda: now() == before

@@ -1,4 +1,4 @@
-"""What data is checked by: the text that a corrupted pair was made of, and the share of padding in batches."""
+"""Inverts span corruption, and measures the share of padding in batches."""
 
 import numpy as np
 
@@ -7,14 +7,14 @@ from lmrecipes.data.sampling.counter_random import keys
 from lmrecipes.data.sampling.length_buckets import width
 
 
-def corrupt(tokens, how, *, seed, number, sentinels, eos_id):
-    """A text of one piece, corrupted."""
+def corrupt(tokens, corruption, *, seed, number, sentinels, eos_id):
+    """Corrupts a text that fits into one piece."""
     bounds = np.array([0, len(tokens)])
-    return corrupt_pieces(tokens, bounds, how, keys(seed, number), sentinels=sentinels, eos_id=eos_id)[0]
+    return corrupt_pieces(tokens, bounds, corruption, keys(seed, number), sentinels=sentinels, eos_id=eos_id)[0]
 
 
-def restored(inputs, targets, sentinels, eos_id):
-    """The original text of a pair: each sentinel replaced by the tokens after it in the target."""
+def restore(inputs, targets, sentinels, eos_id):
+    """The original text of a pair: each sentinel replaced by the tokens that follow it in the target."""
     marks = set(map(int, sentinels))
     spans, at = {}, -1
     for token in map(int, targets):
@@ -29,7 +29,7 @@ def restored(inputs, targets, sentinels, eos_id):
     return text
 
 
-def padding_share(lengths, batches, most):
-    """Share of padding in all tokens of these batches."""
-    padded = sum(len(rows) * width(lengths[rows], most) for rows in batches if len(rows))
+def padding_share(lengths, batches, max_len):
+    """Share of padding tokens in all tokens of these batches."""
+    padded = sum(len(rows) * width(lengths[rows], max_len) for rows in batches if len(rows))
     return 1 - sum(int(lengths[rows].sum()) for rows in batches) / padded

@@ -1,4 +1,4 @@
-"""Callbacks by which one rank goes wrong, in one of the ways that ranks and their disks do."""
+"""Callbacks that make one rank or its disk fail in various ways."""
 
 import ctypes
 import errno
@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 
 class Fault(Callback):
-    """Raises, hangs, is killed, or spoils the loss of a pass of the step after `step`, in `rank`."""
+    """Raises, hangs, kills, or corrupts the loss of a micro-batch of the step after `step`, in `rank`."""
 
     def __init__(self, kind: str, step: int, rank: int = 0, last: int | None = None, where: str = "training") -> None:
         self.kind, self.step, self.rank, self.where = kind, step, rank, where
@@ -65,7 +65,7 @@ class Fault(Callback):
 
     def on_before_backward(self, trainer, pl_module, loss) -> None:
         if self.kind == "gradient of the loss" and self._now(trainer):
-            # Under any strategy, for all parameters.
+            # Covers all parameters, under any strategy.
             loss.register_hook(lambda gradient: gradient * torch.inf)
 
     def on_train_start(self, trainer, pl_module) -> None:
@@ -74,18 +74,18 @@ class Fault(Callback):
         step = pl_module.training_step
         last_pass = trainer.accumulate_grad_batches - 1
 
-        def spoilt(batch, batch_idx):
+        def corrupted_step(batch, batch_idx):
             loss = step(batch, batch_idx)
-            # In the first of several passes.
+            # In the first of several micro-batches.
             if self._now(trainer) and batch_idx % (last_pass + 1) == 0:
                 return loss * (torch.nan if self.kind == "nan" else 100.0)
             return loss
 
-        pl_module.training_step = spoilt
+        pl_module.training_step = corrupted_step
 
 
 class _FilledFile(io.RawIOBase):
-    """Takes the beginning of a file; at the first byte torch would report the system's error as it is."""
+    """Accepts the beginning of a file; failing at its first byte, torch would report the system's error unchanged."""
 
     room = 200
 
@@ -100,10 +100,10 @@ class _FilledFile(io.RawIOBase):
 
 
 class FullDisk(Callback):
-    """From a step on there is no space left for a part of the checkpoints that `rank` writes: `rest` or `shards`.
+    """From a step on, the disk is full for a part of the checkpoints that `rank` writes: `rest` or `shards`.
 
-    Notes which checkpoints were seen in the middle of every step whose checkpoint had arrived, and what the checkpoint
-    callbacks believe in the end.
+    Records which checkpoints exist in the middle of every step whose checkpoint has been written, and what the
+    checkpoint callbacks report at the end.
     """
 
     def __init__(self, part: str, step: int, rank: int) -> None:

@@ -90,7 +90,7 @@ def main():
             indexing = sum(lengths) / (time.process_time() - began)
             corrupter = SpanCorrupter(np.concatenate(encoded).astype(np.uint32), starts, index, vocabulary, seed=1)
             order = Interleaving(index.counts, [1.0], seed=1)
-            batches = PairTrainingBatches(corrupter, order, batch_size=8, place=DataRank(0, 1), n_chunks=1)
+            batches = PairTrainingBatches(corrupter, order, batch_size=8, data_rank=DataRank(0, 1), accumulation=1)
             speeds = {"packed": [], "plain loop": []}
             for _ in range(options.repeats):
                 speeds["packed"].append(tokens_per_s(ours, batches, index, max(len(index) // 8, 1)))

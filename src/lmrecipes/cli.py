@@ -288,8 +288,8 @@ class RecipeCLI(LightningCLI):
         accumulation = self.config_init.batch.accumulation(data_parallel_size(trainer))
         if trainer.accumulate_grad_batches not in (1, accumulation):
             raise ConfigError(
-                f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, but the batch asks for "
-                f"{accumulation} passes; leave it out and set batch.micro_batch_size"
+                f"trainer.accumulate_grad_batches is {trainer.accumulate_grad_batches}, but the batch plan needs "
+                f"{accumulation} micro-batches; leave it out and set batch.micro_batch_size"
             )
         trainer.accumulate_grad_batches = accumulation
         if isinstance(trainer.val_check_interval, int):

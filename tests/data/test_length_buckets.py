@@ -14,7 +14,7 @@ def order(**more):
 
 
 def global_batches(epoch, world_size, accumulation):
-    ranks = [order(rank=rank, world_size=world_size, passes=accumulation) for rank in range(world_size)]
+    ranks = [order(rank=rank, world_size=world_size, accumulation=accumulation) for rank in range(world_size)]
     n = len(ranks[0])
     micro = [[rank.rows(epoch * n + k) for rank in ranks] for k in range(n)]
     return [

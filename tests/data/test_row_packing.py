@@ -145,24 +145,26 @@ def test_a_rare_source_is_drawn_by_its_weight():
     assert abs(int((drawn < 5).sum()) - 40) <= 4
 
 
-@pytest.mark.parametrize(("world_size", "n_chunks"), [(1, 4), (2, 2), (4, 1)])
-def test_a_step_has_the_same_rows_for_any_world_size_and_accumulation(world_size, n_chunks, tmp_path):
+@pytest.mark.parametrize(("world_size", "accumulation"), [(1, 4), (2, 2), (4, 1)])
+def test_a_step_has_the_same_rows_for_any_world_size_and_accumulation(world_size, accumulation, tmp_path):
     corrupter, *_ = corpus([40] * 90, tmp_path, packing())
     order = Interleaving(corrupter.rows.counts, [1.0], seed=5)
 
-    def step(k, world_size, n_chunks):
-        places = [DataRank(rank, world_size) for rank in range(world_size)]
+    def step(k, world_size, accumulation):
+        data_ranks = [DataRank(rank, world_size) for rank in range(world_size)]
         return [
             row
-            for place in places
-            for chunk in range(n_chunks)
-            for row in PairTrainingBatches(corrupter, order, batch_size=8, place=place, n_chunks=n_chunks)
-            .batch(k * n_chunks + chunk)
+            for data_rank in data_ranks
+            for chunk in range(accumulation)
+            for row in PairTrainingBatches(
+                corrupter, order, batch_size=8, data_rank=data_rank, accumulation=accumulation
+            )
+            .batch(k * accumulation + chunk)
             .input_ids.tolist()
         ]
 
     for k in (0, 3, 40):
-        assert step(k, world_size, n_chunks) == step(k, 1, 1)
+        assert step(k, world_size, accumulation) == step(k, 1, 1)
 
 
 @pytest.mark.parametrize("world_size", [1, 2, 3])
@@ -170,7 +172,7 @@ def test_evaluation_reads_every_text_on_exactly_one_rank(world_size, tmp_path):
     corrupter, *_ = corpus([40, 7, 90] * 11, tmp_path, packing(packed=False))
     result, numbers = [], set()
     for rank in range(world_size):
-        batches = PairEvaluationBatches(corrupter, batch_size=6, place=DataRank(rank, world_size), seed=1)
+        batches = PairEvaluationBatches(corrupter, batch_size=6, data_rank=DataRank(rank, world_size), seed=1)
         numbers.add(len(batches))
         for k in range(len(batches)):
             batch = batches.batch(k)

@@ -118,24 +118,24 @@ def read(folder, cache, tmp_path, steps, micro, workers=0, start=None):
 @pytest.mark.parametrize("shift", [-1, 0, 1])
 def test_a_resumed_training_continues_at_the_next_batch(folder, cache, tmp_path, micro, workers, shift):
     _, per_epoch = read(folder, cache, tmp_path, 1, micro)
-    n_chunks = 40 // micro
-    stop, steps = per_epoch // n_chunks + shift, 2 * per_epoch // n_chunks + 2
+    accumulation = 40 // micro
+    stop, steps = per_epoch // accumulation + shift, 2 * per_epoch // accumulation + 2
     straight, _ = read(folder, cache, tmp_path, steps, micro)
     first, _ = read(folder, cache, tmp_path, stop, micro, workers)
     rest, _ = read(folder, cache, tmp_path, steps, micro, workers, tmp_path / f"{stop}.ckpt")
     assert first + rest == straight
-    assert len(straight) == steps * n_chunks
+    assert len(straight) == steps * accumulation
     assert len({str(batch) for batch in straight}) == len(straight)  # every epoch has its own order and masks
 
 
 @pytest.mark.parametrize(("size", "micro"), [(1, 2), (2, 4), (4, 1), (8, 1)])
 def test_a_step_has_the_same_sequences_for_any_world_size(folder, cache, size, micro):
     alone = list(module(folder, cache).train_dataloader())
-    n_chunks = 8 // size // micro
+    accumulation = 8 // size // micro
     ranks = [list(on_rank(module(folder, cache, micro=micro), r, size).train_dataloader()) for r in range(size)]
-    assert {len(batches) for batches in ranks} == {len(alone) * n_chunks}
+    assert {len(batches) for batches in ranks} == {len(alone) * accumulation}
     for step, whole in enumerate(alone):
-        parts = [batch for batches in ranks for batch in batches[step * n_chunks : (step + 1) * n_chunks]]
+        parts = [batch for batches in ranks for batch in batches[step * accumulation : (step + 1) * accumulation]]
         assert concatenate(parts) == concatenate([whole])
 
 

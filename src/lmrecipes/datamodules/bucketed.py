@@ -209,7 +209,7 @@ class BucketedDataModule(CachedDataModule):
             self.batch_plan.global_batch_size,
             rank=rank,
             world_size=world_size,
-            passes=self.batch_plan.accumulation(world_size),
+            accumulation=self.batch_plan.accumulation(world_size),
             seed=self.seed,
         )
 

@@ -207,11 +207,11 @@ class TextDataModule(PreparedDataModule):
         try:
             return Streams(
                 tokens,
-                n_columns=plan.batch_size,
+                n_streams=plan.batch_size,
                 seq_len=plan.seq_len,
                 rank=rank,
                 world_size=world_size,
-                n_chunks=self.batch_plan.accumulation(world_size) if training else 1,
+                accumulation=self.batch_plan.accumulation(world_size) if training else 1,
                 roll_seed=self.seed if training and self.roll else None,
                 carry_memory=training and self.carry_memory,
                 warm_up=plan.mem_len if self.warm_up_evaluation and not training else 0,

@@ -74,7 +74,7 @@ class Objective(ABC):
         """Stores whatever else batches of a split need beside the examples."""
 
     @abstractmethod
-    def train_batches(self, sources: PreparedSources, place: DataRank) -> Any:
+    def train_batches(self, sources: PreparedSources, data_rank: DataRank) -> Any:
         """A rank's micro-batches as a pure function of their number; there is no iterator state.
 
         Raises:
@@ -82,5 +82,5 @@ class Objective(ABC):
         """
 
     @abstractmethod
-    def evaluation_batches(self, sources: PreparedSources, split: str, place: DataRank) -> Any:
+    def evaluation_batches(self, sources: PreparedSources, split: str, data_rank: DataRank) -> Any:
         """A rank's batches of a held-out split, always the same."""

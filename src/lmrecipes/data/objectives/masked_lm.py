@@ -68,7 +68,7 @@ class MaskedLM(Objective):
         length = sources.batch.sequence_length
         return Masker(sources.examples(split), vocabulary, self.masking, length, sources.seed)
 
-    def train_batches(self, sources: PreparedSources, place: DataRank) -> TrainingBatches:
+    def train_batches(self, sources: PreparedSources, data_rank: DataRank) -> TrainingBatches:
         """This rank's training batches.
 
         Raises:
@@ -76,16 +76,18 @@ class MaskedLM(Objective):
         """
         masker = self._masker(sources, "train")
         mixture = Mixture(masker.examples.counts, sources.weights, sources.seed)
-        batch, n_chunks = sources.batch, sources.batch.accumulation(place.size)
+        batch, accumulation = sources.batch, sources.batch.accumulation(data_rank.size)
         try:
-            return TrainingBatches(masker, mixture, batch_size=batch.global_batch_size, place=place, n_chunks=n_chunks)
+            return TrainingBatches(
+                masker, mixture, batch_size=batch.global_batch_size, data_rank=data_rank, accumulation=accumulation
+            )
         except ValueError as error:
             raise ValueError(f"batch.global_batch_size: {error}") from None
 
-    def evaluation_batches(self, sources: PreparedSources, split: str, place: DataRank) -> EvaluationBatches:
+    def evaluation_batches(self, sources: PreparedSources, split: str, data_rank: DataRank) -> EvaluationBatches:
         """This rank's batches of a held-out split, always with the same masks."""
         size = sources.batch.segmenting(split).batch_size
-        return EvaluationBatches(self._masker(sources, split), batch_size=size, place=place)
+        return EvaluationBatches(self._masker(sources, split), batch_size=size, data_rank=data_rank)
 
 
 class Masker:
@@ -126,15 +128,17 @@ class TrainingBatches(StepBatches):
     Examples that do not fill a step at the end of an epoch are dropped; the next epoch drops others.
     """
 
-    def __init__(self, masker: Masker, mixture: Mixture, *, batch_size: int, place: DataRank, n_chunks: int) -> None:
+    def __init__(
+        self, masker: Masker, mixture: Mixture, *, batch_size: int, data_rank: DataRank, accumulation: int
+    ) -> None:
         """Takes examples and their order.
 
         Args:
             masker: the examples.
             mixture: their order.
-            batch_size: sequences of a step over all ranks and chunks.
-            place: this rank among those that read different data.
-            n_chunks: micro-batches of a step.
+            batch_size: sequences of a step over all ranks and micro-batches.
+            data_rank: this rank among those that read different data.
+            accumulation: micro-batches of a step.
 
         Raises:
             ValueError: if there are fewer examples than a step needs.
@@ -145,7 +149,7 @@ class TrainingBatches(StepBatches):
                 f"the corpus has {len(mixture):,} training examples per epoch, fewer than one batch of {batch_size}; "
                 f"at most {max(len(mixture), 1)} would fit"
             )
-        super().__init__(n_steps, batch_size=batch_size, place=place, n_chunks=n_chunks)
+        super().__init__(n_steps, batch_size=batch_size, data_rank=data_rank, accumulation=accumulation)
         self._masker, self._mixture, self._per_epoch = masker, mixture, n_steps * batch_size
 
     def _draw(self, draws: NDArray[np.int64]) -> MaskedBatch:
@@ -157,8 +161,8 @@ class TrainingBatches(StepBatches):
 class EvaluationBatches(SplitBatches):
     """All examples in order, each once and always with the same mask."""
 
-    def __init__(self, masker: Masker, *, batch_size: int, place: DataRank) -> None:
-        super().__init__(len(masker.examples), "examples", batch_size=batch_size, place=place)
+    def __init__(self, masker: Masker, *, batch_size: int, data_rank: DataRank) -> None:
+        super().__init__(len(masker.examples), "examples", batch_size=batch_size, data_rank=data_rank)
         self._masker = masker
 
     def _read(self, positions: NDArray[np.int64]) -> MaskedBatch:

@@ -127,19 +127,19 @@ class PairTrainingBatches(StepBatches):
     """
 
     def __init__(
-        self, corrupter: SpanCorrupter, order: Interleaving, *, batch_size: int, place: DataRank, n_chunks: int
+        self, corrupter: SpanCorrupter, order: Interleaving, *, batch_size: int, data_rank: DataRank, accumulation: int
     ) -> None:
         """Takes rows and their order.
 
         Args:
             corrupter: the rows.
             order: their order.
-            batch_size: rows of a step over all ranks and chunks.
-            place: this rank among those that read different data.
-            n_chunks: micro-batches of a step.
+            batch_size: rows of a step over all ranks and micro-batches.
+            data_rank: this rank among those that read different data.
+            accumulation: micro-batches of a step.
         """
         n_steps = max(len(corrupter) // batch_size, 1)
-        super().__init__(n_steps, batch_size=batch_size, place=place, n_chunks=n_chunks)
+        super().__init__(n_steps, batch_size=batch_size, data_rank=data_rank, accumulation=accumulation)
         self._corrupter, self._order = corrupter, order
 
     def _draw(self, draws: Ints) -> TextPairBatch:
@@ -157,8 +157,8 @@ class PairTrainingBatches(StepBatches):
 class PairEvaluationBatches(SplitBatches):
     """All rows once and always with the same spans, in one shuffled order."""
 
-    def __init__(self, corrupter: SpanCorrupter, *, batch_size: int, place: DataRank, seed: int) -> None:
-        super().__init__(len(corrupter), "texts", batch_size=batch_size, place=place)
+    def __init__(self, corrupter: SpanCorrupter, *, batch_size: int, data_rank: DataRank, seed: int) -> None:
+        super().__init__(len(corrupter), "texts", batch_size=batch_size, data_rank=data_rank)
         self._corrupter, self._key = corrupter, keys(seed, _EVALUATION)
 
     def _read(self, positions: Ints) -> TextPairBatch:

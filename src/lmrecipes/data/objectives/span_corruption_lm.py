@@ -121,19 +121,21 @@ class SpanCorruptionLM(Objective):
         shares: NDArray[np.float64] = weights / weights.sum()
         return shares
 
-    def train_batches(self, sources: PreparedSources, place: DataRank) -> PairTrainingBatches:
+    def train_batches(self, sources: PreparedSources, data_rank: DataRank) -> PairTrainingBatches:
         """This rank's training batches.
 
         Raises:
             ValueError: if batch and ranks do not divide; naming the field.
         """
-        n_chunks = sources.batch.accumulation(place.size)
+        accumulation = sources.batch.accumulation(data_rank.size)
         corrupter = self.corrupter(sources, "train")
         order = Interleaving(corrupter.rows.counts, self.shares(sources).tolist(), sources.seed)
         size = sources.batch.global_batch_size
-        return PairTrainingBatches(corrupter, order, batch_size=size, place=place, n_chunks=n_chunks)
+        return PairTrainingBatches(corrupter, order, batch_size=size, data_rank=data_rank, accumulation=accumulation)
 
-    def evaluation_batches(self, sources: PreparedSources, split: str, place: DataRank) -> PairEvaluationBatches:
+    def evaluation_batches(self, sources: PreparedSources, split: str, data_rank: DataRank) -> PairEvaluationBatches:
         """This rank's batches of a held-out split, always with the same spans."""
         size = sources.batch.segmenting(split).batch_size
-        return PairEvaluationBatches(self.corrupter(sources, split), batch_size=size, place=place, seed=sources.seed)
+        return PairEvaluationBatches(
+            self.corrupter(sources, split), batch_size=size, data_rank=data_rank, seed=sources.seed
+        )

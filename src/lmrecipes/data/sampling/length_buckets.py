@@ -25,20 +25,27 @@ class ShuffledBuckets:
 
     An epoch shuffles all sequences, sorts them by length within large parts, cuts these into global batches and
     shuffles those. The remainder is dropped, a different one in every epoch. The sequences of a global batch do not
-    depend on the number of ranks and passes that share it.
+    depend on the number of ranks and micro-batches that share it.
     """
 
     def __init__(
-        self, lengths: Ints, global_batch_size: int, *, rank: int = 0, world_size: int = 1, passes: int = 1, seed: int
+        self,
+        lengths: Ints,
+        global_batch_size: int,
+        *,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulation: int = 1,
+        seed: int,
     ) -> None:
         """Stores the settings.
 
         Args:
             lengths: of all sequences.
-            global_batch_size: sequences of a step, divisible by ranks and passes.
+            global_batch_size: sequences of a step, divisible by world_size x accumulation.
             rank: which share of each global batch to read.
             world_size: number of shares.
-            passes: micro-batches of a share.
+            accumulation: micro-batches of a share.
             seed: of both shuffles, with the epoch.
 
         Raises:
@@ -51,21 +58,21 @@ class ShuffledBuckets:
             )
         self.lengths = np.asarray(lengths)
         self.size = global_batch_size
-        self.rank, self.world_size, self.passes, self.seed = rank, world_size, passes, seed
+        self.rank, self.world_size, self.accumulation, self.seed = rank, world_size, accumulation, seed
         self.n_steps = len(lengths) // global_batch_size
         self._order: tuple[int, Ints] = (-1, np.empty(0))
 
     def __len__(self) -> int:
         """Micro-batches of an epoch."""
-        return self.n_steps * self.passes
+        return self.n_steps * self.accumulation
 
     def rows(self, k: int) -> Ints:
         """Numbers of the sequences in micro-batch k of this rank."""
         epoch, within = divmod(k, len(self))
-        step, part = divmod(within, self.passes)
+        step, part = divmod(within, self.accumulation)
         # Distribute lengths evenly over ranks, so that none waits for another.
         share: Ints = self.epoch(epoch)[step][self.rank :: self.world_size]
-        n = len(share) // self.passes
+        n = len(share) // self.accumulation
         return share[part * n : (part + 1) * n]
 
     def epoch(self, number: int) -> Ints:

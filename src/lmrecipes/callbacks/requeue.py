@@ -72,9 +72,7 @@ class Requeue(Callback):
         dist.all_reduce(shared, op=how, group=self._group)
         return int(shared)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Saves after a step, if all ranks agree to exit; a validated step is saved after its validation."""
         loop = trainer.fit_loop
         assert loop._data_fetcher is not None

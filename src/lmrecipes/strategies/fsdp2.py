@@ -74,10 +74,7 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
             activation_checkpointing: whether the backward pass recomputes blocks to save memory.
             async_checkpoints: whether checkpoints are written while training continues.
         """
-        super().__init__(
-            data_parallel_size="auto",
-            tensor_parallel_size=tensor_parallel_size,
-        )
+        super().__init__(data_parallel_size="auto", tensor_parallel_size=tensor_parallel_size)
         self._offloading = cpu_offload
         self._asked_tensor, self._asked_shard = tensor_parallel_size, shard_size
         self._settings: dict[str, Any] = {"reshard_after_forward": reshard_after_forward}

@@ -74,13 +74,7 @@ class KVCache(Protocol):
 
 @torch.no_grad()
 def generate(
-    network: Any,
-    input_ids: Tensor,
-    input_pairs: Tensor,
-    start: int,
-    end: int,
-    decoding: Decoding,
-    padding: int = 0,
+    network: Any, input_ids: Tensor, input_pairs: Tensor, start: int, end: int, decoding: Decoding, padding: int = 0
 ) -> Generated:
     """Texts for some inputs, one in each row.
 

@@ -34,12 +34,7 @@ class RelativeAttention(nn.Module):
         self.out = Linear(inner, config.d_model, bias=False)
 
     def forward(
-        self,
-        x_BTD: Tensor,
-        context_BKD: Tensor,
-        r_KD: Tensor,
-        biases: tuple[Tensor, Tensor],
-        masked_TK: Tensor,
+        self, x_BTD: Tensor, context_BKD: Tensor, r_KD: Tensor, biases: tuple[Tensor, Tensor], masked_TK: Tensor
     ) -> Tensor:
         """Attends from the segment to memory and segment: (B, T, D)."""
         # Per head, and only this process's heads under tensor parallelism.

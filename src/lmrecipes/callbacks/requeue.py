@@ -62,7 +62,7 @@ class Requeue(Callback):
             self._group = dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
             # Lightning's own check synchronizes the device before every batch.
             loop: Any = trainer.fit_loop.epoch_loop
-            loop._broadcast_sigterm_tensor = _nothing
+            loop._broadcast_sigterm_tensor = lambda: None
         signals.training_begins()
 
     def _agree(self, value: int, how: Any = dist.ReduceOp.MAX) -> int:
@@ -136,11 +136,7 @@ class Requeue(Callback):
 def take_signals_from(trainer: Trainer) -> None:
     """Disables Lightning's own signal handlers, which save and communicate in the middle of a step."""
     connector: Any = trainer._signal_connector
-    connector.register_signal_handlers = _nothing
-
-
-def _nothing() -> None:
-    pass
+    connector.register_signal_handlers = lambda: None
 
 
 def _save(trainer: Trainer) -> Path | None:

@@ -77,13 +77,13 @@ def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, gr
         put_in_place(part, path)
 
     try:
-        _on_all_ranks(begin if rank == 0 else _nothing, group)
+        _on_all_ranks(begin if rank == 0 else lambda: None, group)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             writer = Writer(part, sync_files=True)
             dcp.save(dict(tensors), storage_writer=writer, process_group=group)
         files = _on_all_ranks(write_part, group)
-        _on_all_ranks((lambda: end(files)) if rank == 0 else _nothing, group)
+        _on_all_ranks(lambda: end(files) if rank == 0 else None, group)
     except BaseException as error:
         if rank == 0:
             discard(part)
@@ -159,10 +159,6 @@ def sendable(error: Exception) -> OSError:
     for cause in numbered:
         return OSError(cause.errno, cause.strerror, cause.filename)
     return OSError(f"{type(error).__name__}: {error}")
-
-
-def _nothing() -> None:
-    return None
 
 
 def _on_all_ranks(work: Any, group: dist.ProcessGroup) -> list[Any]:

@@ -13,14 +13,14 @@ from torch import Tensor
 
 
 def transformers() -> Any:
-    """The package of that name, which takes seconds to import and is for those who read or write a folder."""
+    """The transformers package; imported lazily, as that takes seconds."""
     import transformers
 
     return transformers
 
 
 def is_fresh_start(module: LightningModule) -> bool:
-    """Whether a module is built for a training from its beginning, rather than to be filled with a run's weights."""
+    """Whether a module is built for training from step 0, rather than to load the weights of a run."""
     if module._fabric is not None:
         return True
     trainer = module._trainer
@@ -29,7 +29,7 @@ def is_fresh_start(module: LightningModule) -> bool:
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """transformers draws bars and warns of heads that it does not load."""
+    """Silences transformers' progress bars and its warnings about heads that it does not load."""
     logging = transformers().logging
     level = logging.get_verbosity()
     bars = logging.is_progress_bar_enabled()
@@ -69,14 +69,14 @@ def check_config(published: Mapping[str, Any], expected: Mapping[str, Any], fiel
         ValueError: naming the first field that differs.
     """
     if published.get("model_type") != expected["model_type"]:
-        raise ValueError(f"its model is {published.get('model_type')}, not {expected['model_type']}")
+        raise ValueError(f"its model_type is {published.get('model_type')}, not {expected['model_type']}")
     for theirs, ours in fields.items():
         if published.get(theirs) not in (None, expected[theirs]):
             raise ValueError(f"its {theirs} is {published[theirs]}, but model.config.{ours} makes {expected[theirs]}")
 
 
 def made_up(config: Any) -> Tensor:
-    """Tokens of two texts, to compare networks by: int64 (2, T)."""
+    """Synthetic tokens of two texts, for comparing networks: int64 (2, T)."""
     length = min(16, config.max_positions)
     return (torch.arange(2 * length).view(2, length) * 7) % config.vocab_size
 
@@ -102,4 +102,4 @@ def check_written(
     out = loaded(**inputs)
     for name, value in expected.items():
         if not torch.allclose(out[name][where].float(), value.float(), atol=1e-3, rtol=1e-3):
-            raise ValueError(f"what transformers loads from {folder} does not compute what the run's network does")
+            raise ValueError(f"transformers loads {folder} with outputs that differ from those of the run's network")

@@ -110,7 +110,7 @@ def write_pretraining(network: Electra, folder: Path, vocabulary: Any) -> list[P
     """Writes `discriminator` and `generator`, reads them again and compares.
 
     Raises:
-        ValueError: if what is read does not compute what the network does.
+        ValueError: if transformers computes other outputs from them than the network.
     """
     config, paths = network.config, [folder / "discriminator", folder / "generator"]
     ids_N, types_N, packing = _packed_text(network)
@@ -154,7 +154,7 @@ def write_reader(network: ElectraReader, folder: Path, vocabulary: Any) -> list[
 
 
 def _packed_text(network: Electra | ElectraReader) -> tuple[Tensor, Tensor, Packing]:
-    """Tokens to compare networks by, their segments (N,) each, and their packing."""
+    """Synthetic tokens (N,), their segments (N,) and their packing, for comparing networks."""
     ids = common.made_up(network.config)
     packing = Packing.of(torch.full((2,), ids.shape[1]), ids.device)
     return packing.pack(ids), packing.pack(torch.zeros_like(ids)), packing

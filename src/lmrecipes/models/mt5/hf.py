@@ -55,7 +55,7 @@ def published_names(config: MT5Config) -> Iterator[tuple[str, str]]:
                 yield f"{ours}.ff.{part}.weight", f"{last}.DenseReluDense.{short}.weight"
 
 
-def _turned(name: str, value: Tensor) -> Tensor:
+def _transposed(name: str, value: Tensor) -> Tensor:
     # Heads come first here, for tensor parallelism.
     return value.t() if name.endswith("distances") else value
 
@@ -82,7 +82,7 @@ def load_published(network: MT5, name: str) -> None:
     for ours, theirs in published_names(config):
         if theirs not in published:
             raise ValueError(f"{source} lacks {theirs}: it is not an mT5 with an untied output embedding")
-        value = _turned(ours, published[theirs])
+        value = _transposed(ours, published[theirs])
         if value.shape != state[ours].shape:
             raise ValueError(f"{source}: {theirs} has shape {tuple(value.shape)}, not {tuple(state[ours].shape)}")
         state[ours].copy_(value)
@@ -151,7 +151,7 @@ def write_published(network: MT5, folder: Path, vocabulary: Any) -> list[Path]:
     (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     state = merged(network)
     weights = {
-        theirs: _turned(ours, state[ours]).detach().cpu().contiguous() for ours, theirs in published_names(config)
+        theirs: _transposed(ours, state[ours]).detach().cpu().contiguous() for ours, theirs in published_names(config)
     }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     if hasattr(vocabulary, "write_published"):

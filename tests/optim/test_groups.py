@@ -101,7 +101,7 @@ def test_warm_up_can_be_a_share_of_training():
     assert Polynomial(warmup_share=0.1).lr(55, 1.0, 100) == pytest.approx(0.5)
     with pytest.raises(ValueError, match=r"warmup_steps 5 and warmup_share 0.1; set one of them to 0"):
         Polynomial(warmup_steps=5, warmup_share=0.1)
-    with pytest.raises(ValueError, match=r"warmup_share is 1.5; it must be in"):
+    with pytest.raises(ValueError, match=r"warmup_share is 1.5; it must be at least 0 and below 1"):
         Polynomial(warmup_share=1.5)
 
 

@@ -13,7 +13,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from lmrecipes.callbacks.loss_guard import LossGuard
+from lmrecipes.callbacks.loss_guard import is_finite
 from lmrecipes.checkpoints import listing
 from lmrecipes.checkpoints.io import remove_others
 from lmrecipes.checkpoints.sharded import begin_writing
@@ -38,8 +38,7 @@ class _WholeCheckpoint(ModelCheckpoint):
     _before: dict[str, Any]
 
     def _save_checkpoint(self, trainer: Trainer, filepath: str) -> None:
-        guards = (c for c in trainer.callbacks if isinstance(c, LossGuard))  # type: ignore[attr-defined]
-        if not all(guard.is_finite() for guard in guards):
+        if not is_finite(trainer.callbacks):  # type: ignore[attr-defined]
             self._failed = True
             return
         # The saved callback state must not list checkpoints whose write failed.
@@ -164,9 +163,7 @@ class LastCheckpoint(_WholeCheckpoint):
             enable_version_counter=False,
         )
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *rest: Any) -> None:
         """Saves only between optimizer steps: a state within an accumulated step cannot be resumed.
 
         If the step is validated, saves after the validation: a resumed run would skip it otherwise.
@@ -174,7 +171,7 @@ class LastCheckpoint(_WholeCheckpoint):
         loop = trainer.fit_loop
         assert loop._data_fetcher is not None
         if not loop._should_accumulate() and not loop.epoch_loop._should_check_val_fx(loop._data_fetcher):
-            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
+            super().on_train_batch_end(trainer, pl_module, *rest)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Saves the final state."""

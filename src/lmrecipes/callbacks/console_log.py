@@ -60,11 +60,7 @@ class ConsoleLog(ProgressBar):
             f"lr {self._rate:.3e}",
             f"ms/batch {1000 * (now - before) / (step - earlier) / trainer.accumulate_grad_batches:.1f}",
         ]
-        for name, text in (
-            ("throughput/tokens_per_s", "tok/s"),
-            ("train/loss", "loss"),
-            ("train/perplexity", "ppl"),
-        ):
+        for name, text in (("throughput/tokens_per_s", "tok/s"), ("train/loss", "loss"), ("train/perplexity", "ppl")):
             if name in metrics:
                 value = float(metrics[name])
                 parts.append(f"{text} {value:.0f}" if text == "tok/s" else f"{text} {value:.3f}")

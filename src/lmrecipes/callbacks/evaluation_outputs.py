@@ -8,6 +8,16 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 
+def _adds(split: str) -> Any:
+    """A hook that adds the outputs of a step."""
+    return lambda self, trainer, module, outputs, *_: self.add(trainer, split, outputs)
+
+
+def _concludes(split: str) -> Any:
+    """A hook that concludes an evaluation."""
+    return lambda self, trainer, module: self.conclude(trainer, module, split)
+
+
 class EvaluationOutputs(Callback):
     """Calls `begin`, `add` and `conclude` for the evaluation of a split: val, test or predict."""
 
@@ -23,38 +33,11 @@ class EvaluationOutputs(Callback):
     def conclude(self, trainer: Trainer, module: LightningModule, split: str) -> None:
         """Logs the metrics over all steps."""
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins."""
-        self.begin()
-
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins."""
+        """Begins an evaluation."""
         self.begin()
 
-    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begins."""
-        self.begin()
-
-    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
-        """Adds outputs."""
-        self.add(trainer, "val", outputs)
-
-    def on_test_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
-        """Adds outputs."""
-        self.add(trainer, "test", outputs)
-
-    def on_predict_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, *_: Any) -> None:
-        """Adds outputs."""
-        self.add(trainer, "predict", outputs)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Concludes."""
-        self.conclude(trainer, pl_module, "val")
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Concludes."""
-        self.conclude(trainer, pl_module, "test")
-
-    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Concludes."""
-        self.conclude(trainer, pl_module, "predict")
+    on_validation_epoch_start = on_predict_epoch_start = on_test_epoch_start
+    on_validation_batch_end, on_validation_epoch_end = _adds("val"), _concludes("val")
+    on_test_batch_end, on_test_epoch_end = _adds("test"), _concludes("test")
+    on_predict_batch_end, on_predict_epoch_end = _adds("predict"), _concludes("predict")

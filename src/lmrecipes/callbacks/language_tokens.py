@@ -41,9 +41,7 @@ class LanguageTokens(Callback):
                 f"LanguageTokens is for a DataModule of languages, such as MC4DataModule, not {type(data).__name__}"
             )
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Logs the counts if the step is logged."""
         if completes_step(trainer) and logs_step(trainer):
             self._count(trainer)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -234,6 +234,15 @@ class LossGuard(Callback):
         if len(state_dict["window"]) == self._window.numel():
             self._window = torch.tensor(state_dict["window"], dtype=torch.float64)
             self._good = torch.tensor(state_dict["good"])
+
+
+def is_finite(callbacks: Iterable[Callback]) -> bool:
+    """Whether every LossGuard finds the state safe to save.
+
+    Raises:
+        StoppedByLossGuard: if training is to stop.
+    """
+    return all(callback.is_finite() for callback in callbacks if isinstance(callback, LossGuard))
 
 
 def _gradients(optimizer: Optimizer) -> Iterator[Tensor]:

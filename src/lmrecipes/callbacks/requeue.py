@@ -62,7 +62,7 @@ class Requeue(Callback):
             self._group = dist.group.WORLD if dist.get_backend() == "gloo" else dist.new_group(backend="gloo")
             # Lightning's own check synchronizes the device before every batch.
             loop: Any = trainer.fit_loop.epoch_loop
-            loop._broadcast_sigterm_tensor = _nothing
+            loop._broadcast_sigterm_tensor = lambda: None
         signals.training_begins()
 
     def _agree(self, value: int, how: Any = dist.ReduceOp.MAX) -> int:
@@ -72,9 +72,7 @@ class Requeue(Callback):
         dist.all_reduce(shared, op=how, group=self._group)
         return int(shared)
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Saves after a step, if all ranks agree to exit; a validated step is saved after its validation."""
         loop = trainer.fit_loop
         assert loop._data_fetcher is not None
@@ -138,11 +136,7 @@ class Requeue(Callback):
 def take_signals_from(trainer: Trainer) -> None:
     """Disables Lightning's own signal handlers, which save and communicate in the middle of a step."""
     connector: Any = trainer._signal_connector
-    connector.register_signal_handlers = _nothing
-
-
-def _nothing() -> None:
-    pass
+    connector.register_signal_handlers = lambda: None
 
 
 def _save(trainer: Trainer) -> Path | None:

@@ -47,16 +47,21 @@ class ResumeLog(Callback):
             for counts in (progress.total, progress.current) if progress.current.processed > begun else ():
                 for name in ("ready", "started", "processed", "completed"):
                     setattr(counts, name, getattr(counts, name) - 1)
-        if trainer.is_global_zero and trainer.global_step:
-            for logger in trainer.loggers:
-                if isinstance(logger, RunLogger):
-                    logger.forget_after(trainer.global_step)
-                    if self._figures:
-                        logger.add_if_missing(self._figures, trainer.global_step)
+        if trainer.global_step:
+            rewind_logs(trainer, self._figures)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Corrects Lightning's step count for loggers, which is one too high after some resumes."""
         trainer.fit_loop.epoch_loop._batches_that_stepped = trainer.global_step
+
+
+def rewind_logs(trainer: Any, metrics: dict[str, float]) -> None:
+    """Truncates the logs at the resumed step, and adds its metrics where they were not logged yet."""
+    for logger in trainer.loggers if trainer.is_global_zero else ():
+        if isinstance(logger, RunLogger):
+            logger.forget_after(trainer.global_step)
+            if metrics:
+                logger.add_if_missing(metrics, trainer.global_step)
 
 
 def _recount(progress: dict[str, Any], before: int, now: int) -> None:

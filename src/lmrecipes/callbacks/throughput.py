@@ -82,9 +82,7 @@ class Throughput(Callback):
         self._began = self.clock()
         self._waited += self._began - self._asked
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, _: Any, batch: Any, *__: Any) -> None:
         """Counts a micro-batch, and logs after the last one of a step."""
         sequences, tokens = pl_module.count(batch)  # type: ignore[operator]
         self._sequences += sequences

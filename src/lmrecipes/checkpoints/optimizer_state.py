@@ -57,11 +57,10 @@ def states_of(checkpoint: dict[str, Any], by_name: bool) -> NamedStates:
         checkpoint: as read, with `optimizer_states` and, where these are numbered, `optimizer_parameters`.
         by_name: whether the states are keyed by name already.
     """
-    states: NamedStates = {}
     saved = checkpoint.get("optimizer_states", [])
-    for state, names in zip(saved, checkpoint.get("optimizer_parameters", [[]] * len(saved)), strict=False):
-        states |= state if by_name else to_named(state, names)
-    return states
+    if not by_name:
+        saved = map(to_named, saved, checkpoint.get("optimizer_parameters", []))
+    return {name: state for states in saved for name, state in states.items()}
 
 
 def fill_states(module: nn.Module, optimizer: Optimizer, states: NamedStates) -> None:

@@ -78,13 +78,13 @@ def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, gr
         put_in_place(part, path)
 
     try:
-        _on_all_ranks(begin if rank == 0 else _nothing, group)
+        _on_all_ranks(begin if rank == 0 else lambda: None, group)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             writer = Writer(part, sync_files=True)
             dcp.save(dict(tensors), storage_writer=writer, process_group=group)
         files = _on_all_ranks(write_part, group)
-        _on_all_ranks((lambda: end(files)) if rank == 0 else _nothing, group)
+        _on_all_ranks(lambda: end(files) if rank == 0 else None, group)
     except BaseException as error:
         if rank == 0:
             discard(part)
@@ -141,10 +141,6 @@ def begin_writing(path: Path) -> None:
         listing.keep(part)
     # Record it first, so that leftovers of a kill are recognized as ours.
     listing.note(path.parent, [path.name])
-
-
-def _nothing() -> None:
-    return None
 
 
 def _on_all_ranks(work: Any, group: dist.ProcessGroup) -> list[Any]:

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from math import isfinite
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from lightning import __version__ as lightning_version
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.loops.fit_loop import _FitLoop
 
-from lmrecipes.callbacks import BestCheckpoint, LossGuard
-from lmrecipes.callbacks.resume_log import FIGURES
+from lmrecipes.callbacks import BestCheckpoint
+from lmrecipes.callbacks.loss_guard import is_finite
+from lmrecipes.callbacks.resume_log import FIGURES, rewind_logs
 from lmrecipes.checkpoints.io import BY_NAME, AtomicCheckpointIO, check, remove_others
 from lmrecipes.checkpoints.listing import make_way
 from lmrecipes.checkpoints.optimizer_state import from_named, names_in_order
 from lmrecipes.checkpoints.sharded import remove
-from lmrecipes.loggers import RunLogger
 
 
 class Training(Protocol):
@@ -53,8 +54,7 @@ def save(loop: Training, kind: str) -> Path | None:
 
     A checkpoint of the same step that this loop wrote is kept; an older one may be broken or lack the validation.
     """
-    guards = (callback for callback in loop.callbacks if isinstance(callback, LossGuard))
-    if loop.run_dir is None or not all(guard.is_finite() for guard in guards):
+    if loop.run_dir is None or not is_finite(loop.callbacks):
         return None
     path = loop.run_dir / "checkpoints" / f"{kind}-step={loop.global_step}.ckpt"
     content = _state(loop)
@@ -117,40 +117,31 @@ def _state(loop: Training) -> dict[str, Any]:
 
 def _loops(loop: Training) -> dict[str, Any]:
     """The progress in the form of the Trainer's loops."""
+    fit = _FitLoop(cast(Trainer, loop))
+    epoch = fit.epoch_loop
+    not_begun = epoch.val_loop.state_dict()
+    step, position = loop.global_step, loop.global_step * loop.accumulate_grad_batches
+    # Lightning increments it after a step's validation.
+    epoch._batches_that_stepped = step - loop.validation_left
+    _set(epoch.batch_progress.total, position)
+    _set(epoch.batch_progress.current, position - loop.current_epoch * loop.train_dataloader.batches_per_epoch)
+    optimizer = epoch.automatic_optimization.optim_progress.optimizer
+    for progress in (epoch.scheduler_progress, optimizer.step, optimizer.zero_grad):
+        _set(progress.total, step)
+        _set(progress.current, step)
+    for counts in (fit.epoch_progress.total, fit.epoch_progress.current):
+        _set(counts, loop.current_epoch)
+    if loop.validation_left:
+        validation: Any = epoch.val_loop.batch_progress
+        for counts in (validation.total, validation.current):
+            counts.ready = counts.started = 1
+    return {"fit_loop": fit.state_dict(), **dict.fromkeys(("validate_loop", "test_loop", "predict_loop"), not_begun)}
 
-    def counts(number: int, *names: str) -> dict[str, dict[str, int]]:
-        return {which: dict.fromkeys(names, number) for which in ("total", "current")}
 
-    four, step = ("ready", "started", "processed", "completed"), loop.global_step
-    position = step * loop.accumulate_grad_batches
-    in_epoch = position - loop.current_epoch * loop.train_dataloader.batches_per_epoch
-    none = {"state_dict": {}, "batch_progress": {**counts(0, *four), "is_last_batch": False}}
-    begun = {"ready": 1, "started": 1, "processed": 0, "completed": 0}
-    left = {"total": begun, "current": begun, "is_last_batch": False}
-    fit = {
-        "state_dict": {},
-        # Lightning increments it after a step's validation.
-        "epoch_loop.state_dict": {"_batches_that_stepped": step - loop.validation_left},
-        "epoch_loop.batch_progress": {
-            "total": dict.fromkeys(four, position),
-            "current": dict.fromkeys(four, in_epoch),
-            "is_last_batch": False,
-        },
-        "epoch_loop.scheduler_progress": counts(step, "ready", "completed"),
-        "epoch_loop.automatic_optimization.state_dict": {},
-        "epoch_loop.automatic_optimization.optim_progress": {
-            "optimizer": {
-                "step": counts(step, "ready", "completed"),
-                "zero_grad": counts(step, "ready", "started", "completed"),
-            }
-        },
-        "epoch_loop.manual_optimization.state_dict": {},
-        "epoch_loop.manual_optimization.optim_step_progress": counts(0, "ready", "completed"),
-        "epoch_loop.val_loop.state_dict": {},
-        "epoch_loop.val_loop.batch_progress": left if loop.validation_left else none["batch_progress"],
-        "epoch_progress": counts(loop.current_epoch, *four),
-    }
-    return {"fit_loop": fit, "validate_loop": none, "test_loop": none, "predict_loop": none}
+def _set(counts: Any, number: int) -> None:
+    """Sets every count of a tracker."""
+    for name in vars(counts):
+        setattr(counts, name, number)
 
 
 def restore(loop: Training, checkpoint: dict[str, Any]) -> None:
@@ -171,9 +162,4 @@ def restore(loop: Training, checkpoint: dict[str, Any]) -> None:
         callback.on_load_checkpoint(trainer, loop.module, checkpoint)
         if callback.state_key in checkpoint["callbacks"]:
             callback.load_state_dict(checkpoint["callbacks"][callback.state_key])
-    if loop.is_global_zero:
-        for logger in loop.loggers:
-            if isinstance(logger, RunLogger):
-                logger.forget_after(loop.global_step)
-                if metrics := checkpoint.get(FIGURES):
-                    logger.add_if_missing(metrics, loop.global_step)
+    rewind_logs(trainer, checkpoint.get(FIGURES, {}))

@@ -38,10 +38,6 @@ class RunCSVLogger(RunLogger, CSVLogger):
             self._experiment = _Continued(self.log_dir)
         return self._experiment
 
-    def log_metrics(self, metrics: dict[str, Any], step: int | None = None) -> None:
-        """Logs metrics; Lightning passes the number of steps completed before this one."""
-        super().log_metrics(metrics, None if step is None else step + 1)
-
     def forget_after(self, step: int) -> None:
         """Drops rows of steps that a resumed run repeats."""
         path = Path(self.save_dir) / "metrics.csv"

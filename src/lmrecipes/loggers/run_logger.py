@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 
 class RunLogger:
@@ -12,6 +13,10 @@ class RunLogger:
 
     def begin(self, run_dir: Path, config: str) -> None:
         """Receives the run directory and the full configuration, as saved there in YAML."""
+
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Logs metrics; Lightning passes the number of steps completed before this one."""
+        super().log_metrics(metrics, None if step is None else step + 1)  # type: ignore[misc]
 
     def forget_after(self, step: int) -> None:
         """Drops metrics of steps that a resumed run repeats."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -37,10 +36,6 @@ class TensorBoardLogger(RunLogger, Lightnings):
             writer.add_text("config", indented)
             self._config = ""
         return writer
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Logs metrics; Lightning passes the number of steps completed before this one."""
-        super().log_metrics(metrics, None if step is None else step + 1)
 
     def log_hyperparams(self, params: Any, metrics: Any = None, step: Any = None) -> None:
         """No-op: the whole configuration is logged already."""

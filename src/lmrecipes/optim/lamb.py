@@ -34,8 +34,7 @@ class LAMB(Optimizer):
                 f"none may be negative, and betas must be below 1"
             )
         super().__init__(
-            params,
-            {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "trust_ratio": trust_ratio},
+            params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay, "trust_ratio": trust_ratio}
         )
 
     @torch.no_grad()

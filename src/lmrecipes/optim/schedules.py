@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from lmrecipes.config.validation import is_probability
+
 
 class Schedule(ABC):
     """The learning rate of each optimizer step."""
@@ -100,8 +102,7 @@ class WarmupAnnealing(Schedule):
         Raises:
             ValueError: naming the field.
         """
-        if not 0 <= self.warmup_share < 1:
-            raise ValueError(f"model.schedule.warmup_share is {self.warmup_share}; it must be in [0, 1)")
+        is_probability(self, "model.schedule.", "warmup_share")
 
     def lr(self, step: int, base_lr: float, max_steps: int) -> float:
         """See Schedule."""
@@ -138,8 +139,7 @@ class Polynomial(Schedule):
                 f"model.schedule has warmup_steps {self.warmup_steps} and warmup_share {self.warmup_share}; set one of "
                 f"them to 0"
             )
-        if not 0 <= self.warmup_share < 1:
-            raise ValueError(f"model.schedule.warmup_share is {self.warmup_share}; it must be in [0, 1)")
+        is_probability(self, "model.schedule.", "warmup_share")
         if self.power <= 0:
             raise ValueError(f"model.schedule.power is {self.power}; it must be above 0")
 

@@ -143,10 +143,7 @@ def _tiny_data(data: Mapping[str, Any], text: Path) -> dict[str, Any]:
 
 
 def _sudden_end() -> dict[str, Any]:
-    return {
-        "class_path": "lmrecipes.callbacks.fault_injection.KillAtStep",
-        "init_args": {"after_step": KILLED_AFTER},
-    }
+    return {"class_path": "lmrecipes.callbacks.fault_injection.KillAtStep", "init_args": {"after_step": KILLED_AFTER}}
 
 
 def tiny_batch(

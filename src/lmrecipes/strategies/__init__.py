@@ -9,10 +9,7 @@ __all__ = ["DeepSpeedZeROStrategy", "FSDP2Strategy"]
 
 StrategyRegistry.register("fsdp2", FSDP2Strategy, "Parameters, gradients and optimizer state sharded (FSDP2)")
 StrategyRegistry.register(
-    "fsdp2_tp",
-    FSDP2Strategy,
-    "Layers split within a node, the rest sharded over nodes",
-    tensor_parallel_size="auto",
+    "fsdp2_tp", FSDP2Strategy, "Layers split within a node, the rest sharded over nodes", tensor_parallel_size="auto"
 )
 for _stage in (1, 2, 3):
     StrategyRegistry.register(

@@ -13,7 +13,6 @@ import sysconfig
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -21,9 +20,8 @@ from lightning.pytorch.strategies import DeepSpeedStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from lmrecipes.checkpoints.io import BY_NAME, load_checkpoint
-from lmrecipes.checkpoints.optimizer_state import NamedStates, states_of
-from lmrecipes.strategies.sharded import ShardedCheckpoints, check_names, distinct
+from lmrecipes.checkpoints.optimizer_state import NamedStates
+from lmrecipes.strategies.sharded import ShardedCheckpoints, distinct
 
 
 class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
@@ -210,26 +208,6 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
     def _trained(self) -> list[tuple[str, Tensor]]:
         return [(name, p) for name, p in distinct(self.lightning_module).items() if p.requires_grad]
 
-    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Loads model and optimizer from a sharded or plain checkpoint, saved by any number of processes.
-
-        Raises:
-            ValueError: if the checkpoint belongs to another model.
-        """
-        self.finish_saving()
-        path = Path(self.broadcast(str(checkpoint_path)))
-        checkpoint = load_checkpoint(path)
-        weights = checkpoint.pop("state_dict")
-        states = states_of(checkpoint, checkpoint.pop(BY_NAME, False))
-        checkpoint.pop("optimizer_states", None)
-        shapes = {name: getattr(p, "ds_shape", p.shape) for name, p in distinct(self.lightning_module).items()}
-        check_names(path, shapes, {name: value.shape for name, value in weights.items()})
-        for name, parameter in distinct(self.lightning_module).items():
-            self.set_weight(parameter, weights[name])
-        if self._zero is not None and states:
-            self._set_states(states)
-        return checkpoint
-
     def set_weight(self, parameter: Tensor, value: Tensor) -> None:
         """Sets a parameter and the optimizer's float32 master copy to a full tensor."""
         import deepspeed
@@ -256,7 +234,10 @@ class DeepSpeedZeROStrategy(ShardedCheckpoints, DeepSpeedStrategy):
         padded = nn.functional.pad(flat, (0, size * self.world_size - len(flat)))
         return padded.narrow(0, size * self.global_rank, size)
 
-    def _set_states(self, states: NamedStates) -> None:
+    def set_states(self, states: NamedStates) -> None:
+        """Sets the optimizer's state from full tensors by parameter name; in evaluation there is none."""
+        if self._zero is None:
+            return
         from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
 
         zero = self._zero

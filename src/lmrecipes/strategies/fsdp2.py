@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -16,8 +16,7 @@ from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.optim import Optimizer
 
 from lmrecipes.checkpoints import sharded
-from lmrecipes.checkpoints.io import load_checkpoint
-from lmrecipes.checkpoints.optimizer_state import fill_states, named_states, parameters_of, room_for, to_named
+from lmrecipes.checkpoints.optimizer_state import named_states, parameters_of, room_for
 from lmrecipes.checkpoints.sharded import STATES, WEIGHTS
 from lmrecipes.optim.norms import clip_by_global_norm, local
 from lmrecipes.strategies.sharded import ShardedCheckpoints, check_names, distinct
@@ -75,10 +74,7 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
             activation_checkpointing: whether the backward pass recomputes blocks to save memory.
             async_checkpoints: whether checkpoints are written while training continues.
         """
-        super().__init__(
-            data_parallel_size="auto",
-            tensor_parallel_size=tensor_parallel_size,
-        )
+        super().__init__(data_parallel_size="auto", tensor_parallel_size=tensor_parallel_size)
         self._offloading = cpu_offload
         self._asked_tensor, self._asked_shard = tensor_parallel_size, shard_size
         self._settings: dict[str, Any] = {"reshard_after_forward": reshard_after_forward}
@@ -209,33 +205,17 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
         assert self.lightning_module is not None
         return named_states(self.lightning_module, getattr(optimizer, "_optimizer", optimizer))
 
-    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
-        """Loads model and optimizer from a sharded or plain checkpoint, saved by any number of processes.
-
-        Raises:
-            ValueError: if the checkpoint belongs to another model.
-        """
-        self.finish_saving()
-        path = Path(self.broadcast(str(checkpoint_path)))
+    def load_folder(self, path: Path) -> dict[str, Any]:
+        """Loads this process's shards."""
         assert self.lightning_module is not None
-        parameters = distinct(self.lightning_module)
-        if path.is_dir():
-            sizes = sharded.sizes(path)
-            targets = {f"{WEIGHTS}{name}": value for name, value in parameters.items()}
-            for optimizer in self.optimizers:
-                targets |= self._empty_states(optimizer, sizes)
-            check_names(path, _shapes(targets), {name: size for name, (size, _) in sizes.items()})
-            sharded.read_into(targets, path, self.writer.group)
-            return sharded.read_rest(path)
-        checkpoint = load_checkpoint(path)
-        weights = checkpoint.pop("state_dict")
-        check_names(path, _shapes(parameters), _shapes(weights))
-        for name, value in parameters.items():
-            sharded.fill(value, weights[name])
-        saved = zip(checkpoint.pop("optimizer_states", []), checkpoint.get("optimizer_parameters", []), strict=False)
-        for optimizer, (state, names) in zip(self.optimizers, saved, strict=False):
-            fill_states(self.lightning_module, optimizer, to_named(state, names))
-        return checkpoint
+        sizes = sharded.sizes(path)
+        targets = {f"{WEIGHTS}{name}": value for name, value in distinct(self.lightning_module).items()}
+        for optimizer in self.optimizers:
+            targets |= self._empty_states(optimizer, sizes)
+        shapes = {name: tensor.shape for name, tensor in targets.items()}
+        check_names(path, shapes, {name: size for name, (size, _) in sizes.items()})
+        sharded.read_into(targets, path, self.writer.group)
+        return sharded.read_rest(path)
 
     def _empty_states(self, optimizer: Optimizer, sizes: dict[str, Any]) -> dict[str, Tensor]:
         """Empty optimizer state, sharded like its parameters."""
@@ -248,10 +228,6 @@ class FSDP2Strategy(ShardedCheckpoints, ModelParallelStrategy):
                 room = room_for(optimizer, parameter, size, dtype)
                 optimizer.state[parameter][saved.removeprefix(prefix)] = targets[saved] = room
         return targets
-
-
-def _shapes(tensors: Mapping[str, Tensor]) -> dict[str, torch.Size]:
-    return {name: tensor.shape for name, tensor in tensors.items()}
 
 
 def _divisors(number: int) -> str:

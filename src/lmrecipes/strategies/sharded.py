@@ -15,12 +15,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lmrecipes.checkpoints import sharded
-from lmrecipes.checkpoints.io import is_full_disk
+from lmrecipes.checkpoints.io import BY_NAME, is_full_disk, load_checkpoint
+from lmrecipes.checkpoints.optimizer_state import NamedStates, fill_states, states_of
 from lmrecipes.checkpoints.sharded import ALIASES, STATES, WEIGHTS, remove
-
-
-def _nothing() -> None:
-    pass
 
 
 class CheckpointWriter:
@@ -121,6 +118,7 @@ class ShardedCheckpoints:
     lightning_module: Any
     global_rank: int
     broadcast: Any
+    optimizers: Any
     _timeout: timedelta | None
     _writer: CheckpointWriter | None = None
 
@@ -146,12 +144,50 @@ class ShardedCheckpoints:
         rest = {**checkpoint, ALIASES: aliases(module)}
         self.writer.write(tensors, rest, Path(self.broadcast(str(filepath))))
 
+    def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
+        """Loads model and optimizer from a sharded or plain checkpoint, saved by any number of processes.
+
+        Raises:
+            ValueError: if the checkpoint belongs to another model.
+        """
+        self.finish_saving()
+        path = Path(self.broadcast(str(checkpoint_path)))
+        return self.load_folder(path) if path.is_dir() else self.load_whole(path)
+
+    def load_whole(self, path: Path) -> dict[str, Any]:
+        """Loads from a checkpoint that is read in full on every process; returns the rest of it."""
+        checkpoint = load_checkpoint(path)
+        weights = checkpoint.pop("state_dict")
+        states = states_of(checkpoint, checkpoint.pop(BY_NAME, False))
+        checkpoint.pop("optimizer_states", None)
+        parameters = distinct(self.lightning_module)
+        # Under ZeRO-3 a parameter is empty; DeepSpeed keeps its shape in `ds_shape`.
+        shapes = {name: getattr(p, "ds_shape", p.shape) for name, p in parameters.items()}
+        check_names(path, shapes, {name: value.shape for name, value in weights.items()})
+        for name, parameter in parameters.items():
+            self.set_weight(parameter, weights[name])
+        if states:
+            self.set_states(states)
+        return checkpoint
+
+    load_folder = load_whole
+    """Loads from a sharded checkpoint."""
+
+    def set_weight(self, parameter: Tensor, value: Tensor) -> None:
+        """Sets a parameter, of which this process may hold a shard, to a full tensor."""
+        sharded.fill(parameter, value)
+
+    def set_states(self, states: NamedStates) -> None:
+        """Sets the optimizers' states from full tensors by parameter name."""
+        for optimizer in self.optimizers:
+            fill_states(self.lightning_module, optimizer, states)
+
     def remove_checkpoint(self, filepath: str | Path) -> None:
         """Removes a checkpoint once its successor is complete."""
         if self.global_rank == 0:
-            self.writer.after_saving(lambda: remove(Path(filepath)), _nothing)
+            self.writer.after_saving(lambda: remove(Path(filepath)), lambda: None)
 
-    def after_saving(self, arrived: Callable[[], None], failed: Callable[[], None] = _nothing) -> None:
+    def after_saving(self, arrived: Callable[[], None], failed: Callable[[], None] = lambda: None) -> None:
         """Calls one function once the last checkpoint is complete, or another if it failed."""
         self.writer.after_saving(arrived, failed)
 

@@ -41,9 +41,9 @@ def test_transformers_loads_both_networks_with_equal_outputs(network, tmp_path):
     packing = hf.Packing.of(batch.lengths, torch.device("cpu"))
     ids, types = packing.pack(batch.input_ids), packing.pack(batch.token_type_ids)
     with torch.no_grad():
-        ours = network._discriminate(ids, types, packing)
+        ours = network.discriminator_logits(ids, types, packing)
         torch.testing.assert_close(discriminator(**inputs).logits[real], ours)
-        ours = network._generate(ids, types, packing, torch.arange(len(ids)))
+        ours = network.generator_logits(ids, types, packing, torch.arange(len(ids)))
         torch.testing.assert_close(generator(**inputs).logits[real], ours)
     tokenizer = transformers.AutoTokenizer.from_pretrained(paths[0])
     words = [2, 7, 9, 3]

@@ -15,11 +15,11 @@ def test_sequences_do_not_attend_to_each_other_or_padding():
     torch.manual_seed(0)
     network, batch = Electra(small_config()).eval(), masked_batch()
     packing = Packing.of(batch.lengths, torch.device("cpu"))
-    whole = network._discriminate(packing.pack(batch.input_ids), packing.pack(batch.token_type_ids), packing)
+    whole = network.discriminator_logits(packing.pack(batch.input_ids), packing.pack(batch.token_type_ids), packing)
     for i, (start, length) in enumerate(zip(packing.starts.tolist(), batch.lengths.tolist(), strict=True)):
         alone = Packing.of(batch.lengths[i : i + 1], torch.device("cpu"))
         ids, types = batch.input_ids[i, :length], batch.token_type_ids[i, :length]
-        torch.testing.assert_close(network._discriminate(ids, types, alone), whole[start : start + length])
+        torch.testing.assert_close(network.discriminator_logits(ids, types, alone), whole[start : start + length])
 
 
 def test_only_real_tokens_are_computed():

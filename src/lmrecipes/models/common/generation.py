@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from lmrecipes.config.validation import at_least
 from lmrecipes.models.common.sampling import Sampling
 from lmrecipes.runtime.dtensor import is_sharded
 
@@ -39,9 +40,7 @@ class Decoding:
         Raises:
             ValueError: naming the field and what would work.
         """
-        for name, least in (("max_new_tokens", 1), ("beams", 1), ("temperature", 0), ("top_k", 0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"model.decoding.{name} is {getattr(self, name)}; it must be {least} or more")
+        at_least(self, "model.decoding.", max_new_tokens=1, beams=1, temperature=0, top_k=0)
         if self.top_k and not self.temperature:
             raise ValueError(
                 f"model.decoding.top_k is {self.top_k}, but temperature 0 decodes greedily; set temperature to 1, "
@@ -75,13 +74,7 @@ class KVCache(Protocol):
 
 @torch.no_grad()
 def generate(
-    network: Any,
-    input_ids: Tensor,
-    input_pairs: Tensor,
-    start: int,
-    end: int,
-    decoding: Decoding,
-    padding: int = 0,
+    network: Any, input_ids: Tensor, input_pairs: Tensor, start: int, end: int, decoding: Decoding, padding: int = 0
 ) -> Generated:
     """Texts for some inputs, one in each row.
 

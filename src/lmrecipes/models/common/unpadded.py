@@ -40,10 +40,7 @@ class Packing:
         real = torch.arange(longest) < counts[:, None]
         tokens = real.flatten().nonzero().squeeze(1)
         return cls(
-            (len(counts), longest),
-            tokens.to(device, non_blocking=True),
-            real.to(device, non_blocking=True),
-            starts,
+            (len(counts), longest), tokens.to(device, non_blocking=True), real.to(device, non_blocking=True), starts
         )
 
     def pack(self, padded: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from lmrecipes.config.validation import at_least
+from lmrecipes.config.validation import at_least, is_probability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,26 +44,15 @@ class EncoderConfig:
         Raises:
             ValueError: naming the field and what would work.
         """
-        at_least(
-            self,
-            "model.config.",
-            vocab_multiple=1,
-            d_embedding=1,
-            d_model=1,
-            n_layers=1,
-            n_heads=1,
-            d_ff=1,
-            max_positions=1,
-        )
+        sizes = ("vocab_multiple", "d_embedding", "d_model", "n_layers", "n_heads", "d_ff", "max_positions")
+        at_least(self, "model.config.", **dict.fromkeys(sizes, 1))
         if self.d_model % self.n_heads:
             heads = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
             near = min(heads, key=lambda n: abs(n - self.n_heads))
             raise ValueError(
                 f"model.config.n_heads is {self.n_heads} and does not divide d_model {self.d_model}; {near} would"
             )
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"model.config.{name} is {getattr(self, name)}; it must be in [0, 1)")
+        is_probability(self, "model.config.", "dropout", "attention_dropout")
 
     @property
     def n_embeddings(self) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from lmrecipes.models.common.hf import quietly, transformers
+from lmrecipes.models.common import hf as common
 from lmrecipes.models.common.unpadded import Packing
 from lmrecipes.models.electra.config import EncoderConfig
 from lmrecipes.models.electra.encoder import embed, encode
@@ -17,15 +17,22 @@ from lmrecipes.models.electra.heads import SimpleHead
 from lmrecipes.models.electra.network import Electra
 from lmrecipes.models.electra.reader import ElectraReader
 
-# Shape-defining fields: ours, and transformers'.
-_SIZES = {
-    "n_embeddings": "vocab_size",
-    "d_embedding": "embedding_size",
-    "d_model": "hidden_size",
-    "n_layers": "num_hidden_layers",
-    "n_heads": "num_attention_heads",
-    "d_ff": "intermediate_size",
-    "max_positions": "max_position_embeddings",
+# transformers' fields that define shapes, each with the field of ours that sets it.
+_FIELDS = {
+    "vocab_size": "n_embeddings",
+    "embedding_size": "d_embedding",
+    "hidden_size": "d_model",
+    "num_hidden_layers": "n_layers",
+    "num_attention_heads": "n_heads",
+    "intermediate_size": "d_ff",
+    "max_position_embeddings": "max_positions",
+}
+_GENERATOR_FIELDS = {
+    **_FIELDS,
+    "hidden_size": "generator_size",
+    "num_hidden_layers": "generator_layers",
+    "num_attention_heads": "generator_d_head",
+    "intermediate_size": "generator_size",
 }
 
 
@@ -46,23 +53,15 @@ def load_pretraining(network: Electra, pretrained: Pretrained) -> None:
         ValueError: if a folder cannot be read, or is of another size or kind.
     """
     config = network.config
-    generator = {
-        "n_embeddings": config.n_embeddings,
-        "d_embedding": config.d_embedding,
-        "generator_size": config.generator_d_model,
-        "generator_layers": config.generator_n_layers,
-        "generator_d_head": config.generator_heads,
-        "max_positions": config.max_positions,
-    }
-    sizes = {**_SIZES, "generator_size": "hidden_size", "generator_layers": "num_hidden_layers"}
-    sizes["generator_d_head"] = "num_attention_heads"
-    state = _read(transformers().ElectraForMaskedLM, pretrained.generator, "generator", generator, sizes)
+    expected = config.generator_transformers()
+    state = _read(pretrained.generator, "model.pretrained.generator", "MaskedLM", expected, _GENERATOR_FIELDS)
     weights = state.electra.state_dict()
     network.generator.load_state_dict({k: v for k, v in weights.items() if not k.startswith("embeddings.")})
     network.generator_head.load_state_dict(state.generator_predictions.state_dict())
     with torch.no_grad():
         network.generator_bias.copy_(state.generator_lm_head.bias)
-    state = _read(transformers().ElectraForPreTraining, pretrained.discriminator, "discriminator", _sizes(config))
+    expected = config.transformers()
+    state = _read(pretrained.discriminator, "model.pretrained.discriminator", "PreTraining", expected)
     network.discriminator.load_state_dict(state.electra.state_dict())
     network.discriminator_head.load_state_dict(state.discriminator_predictions.state_dict())
 
@@ -73,142 +72,101 @@ def load_reader(network: ElectraReader, name: str) -> None:
     Raises:
         ValueError: if the folder cannot be read, or is of another size.
     """
-    state = _read(transformers().ElectraForQuestionAnswering, name, None, _sizes(network.config), head="qa_outputs.")
+    expected = network.config.transformers()
+    state = _read(name, "model.pretrained", "QuestionAnswering", expected, optional="qa_outputs.")
     network.electra.load_state_dict(state.electra.state_dict())
     if isinstance(network.head, SimpleHead) and not state.lmrecipes_new_head:
         network.head.outputs.load_state_dict(state.qa_outputs.state_dict())
 
 
-def _sizes(config: EncoderConfig) -> dict[str, int]:
-    return {name: getattr(config, name) for name in _SIZES}
-
-
 def _read(
-    kind: Any,
-    name: str,
-    field: str | None,
-    sizes: dict[str, int],
-    theirs: dict[str, str] = _SIZES,
-    head: str = "\0",
+    name: str, field: str, task: str, expected: Any, fields: dict[str, str] = _FIELDS, optional: str = "\0"
 ) -> Any:
-    """A network of a folder, checked.
+    """A network of a folder or hub name, checked.
 
     Args:
-        kind: transformers' class.
         name: folder or hub name.
-        field: which of `Pretrained` names it; None where model.pretrained itself does.
-        sizes: what must agree, by our names.
-        theirs: transformers' names of these.
-        head: how names of parameters begin that may be missing.
+        field: which of the recipe's fields names it.
+        task: transformers' class, without ElectraFor.
+        expected: transformers' configuration of the network here.
+        fields: what must agree.
+        optional: how names of parameters begin that may be missing.
     """
-    source = f"model.pretrained{f'.{field}' if field else ''} {name}"
-    try:
-        with quietly():
-            published = transformers().ElectraConfig.from_pretrained(name)
-            model_type = transformers().PreTrainedConfig.get_config_dict(name)[0].get("model_type")
-            if model_type != "electra":
-                raise ValueError(f"its model is {model_type}, not electra")
-            for ours, size in sizes.items():
-                its = getattr(published, theirs[ours])
-                if its != size:
-                    raise ValueError(f"its {theirs[ours]} is {its}, but model.config.{ours} makes {size}")
-            found, about = kind.from_pretrained(name, output_loading_info=True)
-    except (OSError, ValueError, RuntimeError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"{source} cannot be used: {reason}") from error
-    missing = [parameter for parameter in about["missing_keys"] if not parameter.startswith(head)]
+    kind = f"ElectraFor{task}"
+    with common.reading(f"{field} {name}"), common.quietly():
+        stored = common.transformers().PreTrainedConfig.get_config_dict(name)[0]
+        defaults = {**common.transformers().ElectraConfig().to_dict(), "model_type": None}
+        common.check_config({**defaults, **stored}, expected.to_dict(), fields)
+        model, info = getattr(common.transformers(), kind).from_pretrained(name, output_loading_info=True)
+    missing = [parameter for parameter in info["missing_keys"] if not parameter.startswith(optional)]
     if missing:
-        raise ValueError(f"{source} lacks {min(missing)}: it is no {kind.__name__}")
-    found.lmrecipes_new_head = bool(about["missing_keys"])
-    return found
+        raise ValueError(f"{field} {name} lacks {min(missing)}: it is not an {kind}")
+    model.lmrecipes_new_head = bool(info["missing_keys"])
+    return model
 
 
+@torch.no_grad()
 def write_pretraining(network: Electra, folder: Path, vocabulary: Any) -> list[Path]:
     """Writes `discriminator` and `generator`, reads them again and compares.
 
     Raises:
-        ValueError: if what is read does not compute what the network does.
+        ValueError: if transformers computes other outputs from them than the network.
     """
-    config = network.config
-    discriminator = transformers().ElectraForPreTraining(config.transformers())
+    config, paths = network.config, [folder / "discriminator", folder / "generator"]
+    ids_N, types_N, packing = _packed_text(network)
+    discriminator = common.transformers().ElectraForPreTraining(config.transformers())
     discriminator.electra.load_state_dict(network.discriminator.state_dict())
     discriminator.discriminator_predictions.load_state_dict(network.discriminator_head.state_dict())
-    generator = transformers().ElectraForMaskedLM(config.generator_transformers())
+    logits = packing.pad(network.discriminator_logits(ids_N, types_N, packing))
+    _write(discriminator, paths[0], vocabulary, config, {"logits": logits})
+    generator = common.transformers().ElectraForMaskedLM(config.generator_transformers())
     shared = network.discriminator.embeddings.state_dict(prefix="embeddings.")
     generator.electra.load_state_dict({**network.generator.state_dict(), **shared})
     generator.generator_predictions.load_state_dict(network.generator_head.state_dict())
     generator.generator_lm_head.load_state_dict(
-        {"weight": shared["embeddings.word_embeddings.weight"], "bias": network.generator_bias.detach()}
+        {"weight": shared["embeddings.word_embeddings.weight"], "bias": network.generator_bias}
     )
-    ids, packing = _some_text(config)
-    types = torch.zeros_like(ids)
-    with torch.no_grad():
-        embedded = embed(network.discriminator, packing.pack(ids), packing.pack(types), packing)
-        expected = packing.pad(network.discriminator_head(encode(network.discriminator, embedded, packing)))
-        table = network.discriminator.embeddings.word_embeddings.weight
-        hidden = network.generator_head(encode(network.generator, embedded, packing))
-        logits = packing.pad(hidden @ table.t() + network.generator_bias)
-    paths = [folder / "discriminator", folder / "generator"]
-    _write(discriminator, paths[0], vocabulary, config, "AutoModelForPreTraining", ids, [("logits", expected)])
-    _write(generator, paths[1], vocabulary, config, "AutoModelForMaskedLM", ids, [("logits", logits)])
+    logits = packing.pad(network.generator_logits(ids_N, types_N, packing, torch.arange(len(ids_N))))
+    _write(generator, paths[1], vocabulary, config, {"logits": logits})
     return paths
 
 
+@torch.no_grad()
 def write_reader(network: ElectraReader, folder: Path, vocabulary: Any) -> list[Path]:
-    """Writes one folder: question answering with the simple head, the encoder alone with a joint one.
+    """Writes one folder, of question answering with the simple head.
 
     Raises:
-        ValueError: if what is read does not compute what the network does.
+        ValueError: if the head is a joint one, or what is read does not compute what the network does.
     """
     config = network.config
-    ids, packing = _some_text(config)
-    with torch.no_grad():
-        embedded = embed(network.electra, packing.pack(ids), packing.pack(torch.zeros_like(ids)), packing)
-        hidden = packing.pad(encode(network.electra, embedded, packing))
     if not isinstance(network.head, SimpleHead):
         raise ValueError(
             f"--format hf: transformers has no model with the joint head {config.head}; --format state_dict writes it"
         )
-    exported = transformers().ElectraForQuestionAnswering(config.transformers())
+    ids_N, types_N, packing = _packed_text(network)
+    hidden = packing.pad(encode(network.electra, embed(network.electra, ids_N, types_N, packing), packing))
+    start, end = network.head.logits(hidden, hidden.new_ones(packing.shape, dtype=torch.bool))
+    exported = common.transformers().ElectraForQuestionAnswering(config.transformers())
     exported.electra.load_state_dict(network.electra.state_dict())
     exported.qa_outputs.load_state_dict(network.head.outputs.state_dict())
-    with torch.no_grad():
-        start, end = network.head.logits(hidden, torch.ones_like(ids, dtype=torch.bool))
-    expected = [("start_logits", start), ("end_logits", end)]
-    _write(exported, folder, vocabulary, config, "AutoModelForQuestionAnswering", ids, expected)
+    _write(exported, folder, vocabulary, config, {"start_logits": start, "end_logits": end})
     return [folder]
 
 
-def made_up(config: EncoderConfig) -> Tensor:
-    """Tokens of two texts, to compare networks by: int64 (2, T)."""
-    length = min(16, config.max_positions)
-    return torch.arange(2 * length).view(2, length) % config.n_embeddings
+def _packed_text(network: Electra | ElectraReader) -> tuple[Tensor, Tensor, Packing]:
+    """Synthetic tokens (N,), their segments (N,) and their packing, for comparing networks."""
+    ids = common.made_up(network.config)
+    packing = Packing.of(torch.full((2,), ids.shape[1]), ids.device)
+    return packing.pack(ids), packing.pack(torch.zeros_like(ids)), packing
 
 
-def _some_text(config: EncoderConfig) -> tuple[Tensor, Packing]:
-    ids = made_up(config)
-    return ids, Packing.of(torch.full((2,), ids.shape[1]), ids.device)
-
-
-def _write(
-    model: nn.Module,
-    folder: Path,
-    vocabulary: Any,
-    config: EncoderConfig,
-    kind: str,
-    ids: Tensor,
-    expected: list[tuple[str, Tensor]],
-) -> None:
+def _write(model: nn.Module, folder: Path, vocabulary: Any, config: EncoderConfig, expected: dict[str, Tensor]) -> None:
     if not hasattr(vocabulary, "fast"):
         raise ValueError(f"--format hf needs a WordPiece vocabulary, and the run's is of kind {vocabulary.kind}")
-    with quietly():
+    tokenizer = vocabulary.fast
+    tokenizer.model_max_length = config.max_positions
+    with common.quietly():
         model.save_pretrained(folder)  # type: ignore[operator]
-        tokenizer = vocabulary.fast
-        tokenizer.model_max_length = config.max_positions
         tokenizer.save_pretrained(folder)
-        again = getattr(transformers(), kind).from_pretrained(folder).eval()
-    with torch.no_grad():
-        out = again(input_ids=ids)
-    for name, value in expected:
-        if not torch.allclose(out[name].float(), value.float(), atol=1e-3, rtol=1e-3):
-            raise ValueError(f"what transformers loads from {folder} does not compute what the run's network does")
+    kind = type(model).__name__.replace("Electra", "AutoModel")
+    common.check_written(folder, kind, {"input_ids": common.made_up(config)}, expected)

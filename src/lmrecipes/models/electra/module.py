@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lmrecipes.batches import BatchPlan, MaskedBatch
 from lmrecipes.metrics.replaced_tokens import ReplacedTokens
-from lmrecipes.models.common.hf import is_fresh_start
+from lmrecipes.models.common.hf import is_fresh_start, made_up
 from lmrecipes.models.common.module import RecipeModule
 from lmrecipes.models.common.parallel_plan import ParallelPlan
 from lmrecipes.models.common.vocab_size import corpus_of
@@ -97,7 +97,7 @@ class ElectraModule(RecipeModule):
 
     def example(self) -> dict[str, Any]:
         """Synthetic arguments of one forward pass, by name."""
-        ids, first = hf.made_up(self.config), torch.zeros(2, 1, dtype=torch.long)
+        ids, first = made_up(self.config), torch.zeros(2, 1, dtype=torch.long)
         return {
             "input_ids": ids,
             "token_type_ids": torch.zeros_like(ids),

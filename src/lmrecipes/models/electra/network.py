@@ -89,14 +89,14 @@ class Electra(nn.Module):
         where_M = (positions + packing.starts[:, None]).flatten().index_select(0, chosen_M)
         originals_M = originals.flatten().index_select(0, chosen_M)
 
-        logits_MV = self._generate(masked_N, types_N, packing, where_M)
+        logits_MV = self.generator_logits(masked_N, types_N, packing, where_M)
         generator_loss = F.cross_entropy(logits_MV.float(), originals_M)
         sampled_M = sample(logits_MV.detach(), self.config.temperature)
 
         text_N = _put(masked_N, where_M, originals_M)
         shown_N = _put(masked_N, where_M, sampled_M)
         replaced_N = shown_N != text_N
-        found_N = self._discriminate(shown_N, types_N, packing)
+        found_N = self.discriminator_logits(shown_N, types_N, packing)
         discriminator_loss = F.binary_cross_entropy_with_logits(found_N.float(), replaced_N.float())
 
         return PretrainingOutput(
@@ -110,13 +110,13 @@ class Electra(nn.Module):
             replaced=replaced_N,
         )
 
-    def _generate(self, masked_N: Tensor, types_N: Tensor, packing: Packing, where_M: Tensor) -> Tensor:
+    def generator_logits(self, masked_N: Tensor, types_N: Tensor, packing: Packing, where_M: Tensor) -> Tensor:
         """The generator's logits at the positions to predict (M, V)."""
         hidden_NG = encode(self.generator, embed(self.discriminator, masked_N, types_N, packing), packing)
         hidden_ME = self.generator_head(hidden_NG.index_select(0, where_M))
         return linear(hidden_ME, self.discriminator.embeddings.word_embeddings.weight, self.generator_bias)
 
-    def _discriminate(self, shown_N: Tensor, types_N: Tensor, packing: Packing) -> Tensor:
+    def discriminator_logits(self, shown_N: Tensor, types_N: Tensor, packing: Packing) -> Tensor:
         """The discriminator's logits (N,)."""
         hidden_ND = encode(self.discriminator, embed(self.discriminator, shown_N, types_N, packing), packing)
         out: Tensor = self.discriminator_head(hidden_ND)

@@ -13,7 +13,7 @@ from torch import Tensor
 from lmrecipes.batches import BatchPlan, SpanBatch, SpanScores
 from lmrecipes.checkpoints.weights import check_weights, own_weights
 from lmrecipes.data.tasks.squad.best_spans import best_spans
-from lmrecipes.models.common.hf import is_fresh_start
+from lmrecipes.models.common.hf import is_fresh_start, made_up
 from lmrecipes.models.common.module import RecipeModule
 from lmrecipes.models.common.parallel_plan import ParallelPlan
 from lmrecipes.models.electra import hf
@@ -121,7 +121,7 @@ class ElectraReaderModule(RecipeModule):
 
     def example(self) -> dict[str, Any]:
         """Synthetic arguments of one forward pass, by name."""
-        ids, first = hf.made_up(self.config), torch.zeros(2, dtype=torch.long)
+        ids, first = made_up(self.config), torch.zeros(2, dtype=torch.long)
         return {
             "input_ids": ids,
             "token_type_ids": torch.zeros_like(ids),

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from lmrecipes.config.validation import at_least
+from lmrecipes.config.validation import at_least, is_probability
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,11 +57,10 @@ class MT5Config:
         Raises:
             ValueError: naming the field and what would work.
         """
-        at_least(
-            self, "model.config.", vocab_multiple=1, d_model=1, n_layers=1, n_heads=1, d_head=1, d_ff=1, max_positions=1
+        sizes = dict.fromkeys(
+            ("vocab_multiple", "d_model", "n_layers", "n_heads", "d_head", "d_ff", "max_positions"), 1
         )
-        if self.vocab_size < 0:
-            raise ValueError(f"model.config.vocab_size is {self.vocab_size}; it must be 0 (the corpus's) or more")
+        at_least(self, "model.config.", vocab_size=0, **sizes)
         if self.n_buckets < 4 or self.n_buckets % 4:
             raise ValueError(f"model.config.n_buckets is {self.n_buckets}; it must be a multiple of 4, such as 32")
         if self.max_distance <= self.n_buckets // 2:
@@ -69,9 +68,7 @@ class MT5Config:
                 f"model.config.max_distance is {self.max_distance}; it must be above half of n_buckets, "
                 f"{self.n_buckets // 2}"
             )
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"model.config.{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        is_probability(self, "model.config.", "dropout", "attention_dropout")
 
     @property
     def n_embeddings(self) -> int:

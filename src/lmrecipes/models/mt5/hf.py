@@ -11,20 +11,21 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from lmrecipes.models.common.hf import quietly, transformers
+from lmrecipes.models.common import hf as common
 from lmrecipes.models.common.peft import merged
 from lmrecipes.models.mt5.config import MT5Config
 from lmrecipes.models.mt5.network import MT5
 
-# Shape-defining fields: ours, and transformers'.
-_SIZES = {
-    "n_embeddings": "vocab_size",
+# transformers' fields that define shapes, each with the field of ours that sets it.
+_FIELDS = {
+    "vocab_size": "n_embeddings",
     "d_model": "d_model",
-    "n_layers": "num_layers",
-    "n_heads": "num_heads",
-    "d_head": "d_kv",
+    "num_layers": "n_layers",
+    "num_decoder_layers": "n_layers",
+    "num_heads": "n_heads",
+    "d_kv": "d_head",
     "d_ff": "d_ff",
-    "n_buckets": "relative_attention_num_buckets",
+    "relative_attention_num_buckets": "n_buckets",
 }
 _ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
 _FF = {"gate": "wi_0", "up": "wi_1", "down": "wo"}
@@ -54,7 +55,7 @@ def published_names(config: MT5Config) -> Iterator[tuple[str, str]]:
                 yield f"{ours}.ff.{part}.weight", f"{last}.DenseReluDense.{short}.weight"
 
 
-def _turned(name: str, value: Tensor) -> Tensor:
+def _transposed(name: str, value: Tensor) -> Tensor:
     # Heads come first here, for tensor parallelism.
     return value.t() if name.endswith("distances") else value
 
@@ -72,19 +73,23 @@ def load_published(network: MT5, name: str) -> None:
             f"{source} is Google's mT5, but model.config.family is {config.family} with {config.positions} positions; "
             f"set family google and positions relative"
         )
-    try:
-        published = _weights_of(_check(config, _folder(name)))
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).split("\n")[0]
-        raise ValueError(f"{source} cannot be used: {reason}") from error
+    with common.reading(source):
+        folder = _folder(name)
+        stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        common.check_config(stored, {"model_type": "mt5", **_sizes(config)}, _FIELDS)
+        published = _weights_of(folder)
     state = network.state_dict()
     for ours, theirs in published_names(config):
         if theirs not in published:
             raise ValueError(f"{source} lacks {theirs}: it is not an mT5 with an untied output embedding")
-        value = _turned(ours, published[theirs])
+        value = _transposed(ours, published[theirs])
         if value.shape != state[ours].shape:
             raise ValueError(f"{source}: {theirs} has shape {tuple(value.shape)}, not {tuple(state[ours].shape)}")
         state[ours].copy_(value)
+
+
+def _sizes(config: MT5Config) -> dict[str, int]:
+    return {theirs: getattr(config, ours) for theirs, ours in _FIELDS.items()}
 
 
 def _folder(name: str) -> Path:
@@ -97,19 +102,6 @@ def _folder(name: str) -> Path:
 
     files = ["config.json", *_WEIGHTS, *(f"{file}.index.json" for file in _WEIGHTS), "model-*.safetensors"]
     return Path(snapshot_download(name, allow_patterns=files))
-
-
-def _check(config: MT5Config, folder: Path) -> Path:
-    about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if about.get("model_type") != "mt5":
-        raise ValueError(f"its model is {about.get('model_type')}, not mt5")
-    for ours, theirs in _SIZES.items():
-        if theirs in about and about[theirs] != getattr(config, ours):
-            raise ValueError(f"its {theirs} is {about[theirs]}, but model.config.{ours} makes {getattr(config, ours)}")
-    decoder = about.get("num_decoder_layers")
-    if decoder not in (None, config.n_layers):
-        raise ValueError(f"its decoder has {decoder} layers, but model.config.n_layers is {config.n_layers}")
-    return folder
 
 
 def _weights_of(folder: Path) -> Mapping[str, Tensor]:
@@ -131,6 +123,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     return weights
 
 
+@torch.no_grad()
 def write_published(network: MT5, folder: Path, vocabulary: Any) -> list[Path]:
     """Writes a folder, reads it again with transformers and compares.
 
@@ -143,8 +136,8 @@ def write_published(network: MT5, folder: Path, vocabulary: Any) -> list[Path]:
             f"--format hf: transformers has no mT5 of the family {config.family} with {config.positions} positions; "
             f"--format state_dict writes it"
         )
-    published = transformers().MT5Config(
-        **{theirs: getattr(config, ours) for ours, theirs in _SIZES.items()},
+    published = common.transformers().MT5Config(
+        **_sizes(config),
         relative_attention_max_distance=config.max_distance,
         dropout_rate=config.dropout,
         eos_token_id=getattr(vocabulary, "eos_id", 1),
@@ -152,35 +145,21 @@ def write_published(network: MT5, folder: Path, vocabulary: Any) -> list[Path]:
         decoder_start_token_id=getattr(vocabulary, "pad_id", 0),
         architectures=["MT5ForConditionalGeneration"],
     )
-    about = published.to_dict()
     folder.mkdir(parents=True, exist_ok=True)
     # transformers sets this flag regardless; the weights are not tied.
-    (folder / "config.json").write_text(json.dumps({**about, "tie_word_embeddings": False}, indent=2) + "\n")
+    settings = {**published.to_dict(), "tie_word_embeddings": False}
+    (folder / "config.json").write_text(json.dumps(settings, indent=2) + "\n")
     state = merged(network)
     weights = {
-        theirs: _turned(ours, state[ours]).detach().cpu().contiguous() for ours, theirs in published_names(config)
+        theirs: _transposed(ours, state[ours]).detach().cpu().contiguous() for ours, theirs in published_names(config)
     }
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     if hasattr(vocabulary, "write_published"):
         vocabulary.write_published(folder)
-    _compare(network, folder)
+    ids = common.made_up(config)
+    inputs = {"input_ids": ids, "decoder_input_ids": ids[:, :8]}
+    encoded, pairs = network.encode(ids, torch.ones_like(ids))
+    logits = network.step(ids[:, :8], network.begin(pairs, 8), encoded)
+    last = (slice(None), -1, slice(logits.shape[1]))
+    common.check_written(folder, "AutoModelForSeq2SeqLM", inputs, {"logits": logits}, last)
     return [folder]
-
-
-def made_up(config: MT5Config) -> Tensor:
-    """Tokens of two texts, to compare networks by: int64 (2, T)."""
-    length = min(16, config.max_positions)
-    return (torch.arange(2 * length).view(2, length) * 7) % config.vocab_size
-
-
-@torch.no_grad()
-def _compare(network: MT5, folder: Path) -> None:
-    ids = made_up(network.config)
-    with quietly():
-        again = transformers().AutoModelForSeq2SeqLM.from_pretrained(folder).eval()
-    theirs = again(input_ids=ids, decoder_input_ids=ids[:, :8]).logits[:, -1].float()
-    pairs = torch.ones_like(ids)
-    encoded, pairs = network.encode(ids, pairs)
-    ours = network.step(ids[:, :8], network.begin(pairs, 8), encoded)
-    if not torch.allclose(theirs[:, : ours.shape[1]], ours, atol=1e-3, rtol=1e-3):
-        raise ValueError(f"what transformers loads from {folder} does not compute what the run's network does")

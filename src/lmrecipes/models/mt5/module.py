@@ -16,7 +16,7 @@ from lmrecipes.checkpoints.weights import own_weights
 from lmrecipes.metrics.group_loss import GroupLoss
 from lmrecipes.models.common import peft
 from lmrecipes.models.common.generation import Decoding, Generated, generate
-from lmrecipes.models.common.hf import is_fresh_start
+from lmrecipes.models.common.hf import is_fresh_start, made_up
 from lmrecipes.models.common.module import RecipeModule
 from lmrecipes.models.common.parallel_plan import ParallelPlan
 from lmrecipes.models.common.peft import Tuning, tuned_plan
@@ -169,7 +169,7 @@ class MT5Module(RecipeModule):
 
     def example(self) -> dict[str, Any]:
         """Synthetic arguments of one forward pass, by name."""
-        ids = hf.made_up(self.config)
+        ids = made_up(self.config)
         one = torch.ones_like(ids)
         return {
             "input_ids": ids,

@@ -135,12 +135,7 @@ class MT5(nn.Module):
         return float(parameter.shape[1] ** -0.5)
 
     def forward(
-        self,
-        input_ids: Tensor,
-        input_pairs: Tensor,
-        decoder_input_ids: Tensor,
-        targets: Tensor,
-        target_pairs: Tensor,
+        self, input_ids: Tensor, input_pairs: Tensor, decoder_input_ids: Tensor, targets: Tensor, target_pairs: Tensor
     ) -> PairLoss:
         """Loss of target texts given input texts; arguments as in TextPairBatch."""
         tokens = torch.cat([input_ids.flatten(), decoder_input_ids.flatten()])

@@ -63,14 +63,7 @@ def relative_attention(
         masked_TK: positions that may not be attended to.
         dropout: probability of dropping an attention weight.
     """
-    arguments = (
-        q_BNTH,
-        k_BNKH,
-        v_BNKH,
-        r_NKH,
-        content_bias_NH.to(q_BNTH.dtype),
-        position_bias_NH.to(q_BNTH.dtype),
-    )
+    arguments = (q_BNTH, k_BNKH, v_BNKH, r_NKH, content_bias_NH.to(q_BNTH.dtype), position_bias_NH.to(q_BNTH.dtype))
     if q_BNTH.is_cuda or torch.compiler.is_compiling():
         return biased_attention(*arguments, masked_TK, dropout)
     out: Tensor = _RelativeAttention.apply(*arguments, masked_TK, dropout)
@@ -92,15 +85,7 @@ class _RelativeAttention(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        r: Tensor,
-        u: Tensor,
-        w: Tensor,
-        masked: Tensor,
-        dropout: float,
+        ctx: Any, q: Tensor, k: Tensor, v: Tensor, r: Tensor, u: Tensor, w: Tensor, masked: Tensor, dropout: float
     ) -> Tensor:
         (B, N, T, H), K = q.shape, k.shape[2]
         scale = H**-0.5

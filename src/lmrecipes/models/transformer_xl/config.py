@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from lmrecipes.config.validation import at_least
+from lmrecipes.config.validation import at_least, is_probability
 from lmrecipes.models.transformer_xl.adaptive import cluster_bounds
 
 
@@ -49,14 +49,10 @@ class TransformerXLConfig:
         Raises:
             ValueError: naming the field, the value and what would work.
         """
-        at_least(self, "model.config.", n_layers=1, d_model=1, n_heads=1, d_head=1, d_ff=1, div_val=1)
-        if self.vocab_size < 0:
-            raise ValueError(f"model.config.vocab_size is {self.vocab_size}; it must be 0 (the corpus's) or more")
+        at_least(self, "model.config.", vocab_size=0, n_layers=1, d_model=1, n_heads=1, d_head=1, d_ff=1, div_val=1)
         if self.d_model % 2:
             raise ValueError(f"model.config.d_model is {self.d_model}; it must be even, such as {self.d_model + 1}")
-        for name in ("dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"model.config.{name} is {getattr(self, name)}; it must be at least 0 and below 1")
+        is_probability(self, "model.config.", "dropout", "attention_dropout")
         if any(a >= b for a, b in zip([0, *self.cutoffs], self.cutoffs, strict=False)):
             raise ValueError(f"model.config.cutoffs is {self.cutoffs}; they must be positive and increasing")
         if self.vocab_size and self.cutoffs and self.cutoffs[-1] >= self.vocab_size:

@@ -69,14 +69,8 @@ class TransformerXLModule(RecipeModule):
     def _nll(self, batch: StreamBatch, split: str) -> Tensor:
         """Negative log-likelihood per token (streams, length), with the streams' memory, which is updated."""
         plan = self._segmenting[split]
-        nll, memory = self.network(
-            batch.input_ids,
-            batch.targets,
-            self._memory[split].read(batch),
-            mem_len=plan.mem_len,
-            clamp_len=plan.clamp_len,
-            same_length=plan.same_length,
-        )
+        memory = self._memory[split].read(batch)
+        nll, memory = self.network(batch.input_ids, batch.targets, memory, **export.settings_of(plan))
         self._memory[split].write(batch, memory)
         return nll
 

@@ -6,6 +6,8 @@ Of the published kinds of attention only Transformer-XL's own is here, not the l
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -32,12 +34,7 @@ class RelativeAttention(nn.Module):
         self.out = Linear(inner, config.d_model, bias=False)
 
     def forward(
-        self,
-        x_BTD: Tensor,
-        context_BKD: Tensor,
-        r_KD: Tensor,
-        biases: tuple[Tensor, Tensor],
-        masked_TK: Tensor,
+        self, x_BTD: Tensor, context_BKD: Tensor, r_KD: Tensor, biases: tuple[Tensor, Tensor], masked_TK: Tensor
     ) -> Tensor:
         """Attends from the segment to memory and segment: (B, T, D)."""
         # Per head, and only this process's heads under tensor parallelism.
@@ -164,17 +161,9 @@ class TransformerXL(nn.Module):
         nll = self.vocabulary.nll(x.reshape(-1, x.shape[-1]), targets.reshape(-1))
         return nll.view_as(targets), memory
 
-    def log_probs(
-        self,
-        input_ids: Tensor,
-        memory: list[Tensor] | None,
-        *,
-        mem_len: int,
-        clamp_len: int = 0,
-        same_length: bool = False,
-    ) -> tuple[Tensor, list[Tensor]]:
+    def log_probs(self, input_ids: Tensor, memory: list[Tensor] | None, **settings: Any) -> tuple[Tensor, list[Tensor]]:
         """Log-probabilities of every next token, float32 (B, T, vocab_size), and the new memory. See `forward`."""
-        x, memory = self.hidden_states(input_ids, memory, mem_len=mem_len, clamp_len=clamp_len, same_length=same_length)
+        x, memory = self.hidden_states(input_ids, memory, **settings)
         return self.vocabulary.log_probs(x), memory
 
 

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from lmrecipes.batches import Segmenting
+from lmrecipes.models.transformer_xl.export import settings_of
 
 
 @torch.inference_mode()
@@ -26,13 +27,7 @@ def score_tokens(network: nn.Module, ids: list[int], plan: Segmenting) -> float:
     memory, total = None, 0.0
     for start in range(0, len(ids) - 1, plan.seq_len):
         end = min(start + plan.seq_len, len(ids) - 1)
-        nll, memory = network(
-            tokens[:, start:end],
-            tokens[:, start + 1 : end + 1],
-            memory,
-            mem_len=plan.mem_len,
-            clamp_len=plan.clamp_len,
-            same_length=plan.same_length,
-        )
+        segment, targets = tokens[:, start:end], tokens[:, start + 1 : end + 1]
+        nll, memory = network(segment, targets, memory, **settings_of(plan))
         total += nll.double().sum().item()
     return total / (len(ids) - 1)

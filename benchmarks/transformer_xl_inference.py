@@ -8,13 +8,13 @@ from pathlib import Path
 
 import torch
 
-from lmrecipes.batches import Segmenting
+from lmrecipes.batches import SplitPlan
 from lmrecipes.models.transformer_xl import TransformerXL, TransformerXLConfig
 from lmrecipes.models.transformer_xl.export import ExportedTransformerXL, export, settings_of
 from lmrecipes.runtime.allocator import tune_process
 from reporting import write_json
 
-PLAN = Segmenting(batch_size=1, seq_len=64, mem_len=640, clamp_len=400, same_length=True)
+PLAN = SplitPlan(batch_size=1, seq_len=64, mem_len=640, clamp_len=400, same_length=True)
 SIZES = {"n_layers": 6, "d_model": 512, "n_heads": 8, "d_head": 64, "d_ff": 2048, "cutoffs": [2000, 10000]}
 VOCABULARY = 33278
 

@@ -180,7 +180,7 @@ def test_prepare_rejects_a_field_that_nothing_reads_and_a_missing_length(small, 
 def test_seq_len_is_required_only_by_data_that_reads_it():
     plan = BatchPlan(global_batch_size=4, val=EvalBatchPlan(batch_size=2))
     plan.check_read({"Speech": frozenset()})
-    assert (plan.accumulation(2), plan.segmenting("val").batch_size) == (1, 2)
+    assert (plan.accumulation(2), plan.for_split("val").batch_size) == (1, 2)
     with pytest.raises(ValueError, match=r"batch.seq_len is missing, which WikiText103 reads"):
         plan.check_read({"WikiText103": frozenset(("seq_len",))})
     with pytest.raises(ValueError, match=r"batch.seq_len is missing"):

@@ -167,7 +167,7 @@ class EvalBatchPlan:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Segmenting:
+class SplitPlan:
     """A split's batch plan with every field resolved."""
 
     batch_size: int
@@ -277,9 +277,9 @@ class BatchPlan:
             )
         return share // micro
 
-    def segmenting(self, split: str) -> Segmenting:
+    def for_split(self, split: str) -> SplitPlan:
         """The plan of `split` (train, val or test) with every field resolved."""
-        train = Segmenting(
+        train = SplitPlan(
             batch_size=self.global_batch_size,
             seq_len=self.seq_len or 0,
             mem_len=self.mem_len,

@@ -49,7 +49,7 @@ def test_every_recipe_is_valid_at_full_and_at_toy_size(name, tmp_path):
     built = open_recipe(test.COMMAND, ["--config", "full.yaml", "--no_runtime_tuning"])
     plan, ranks = built.config_init.batch, built.trainer.world_size
     assert ranks == settings["trainer"]["devices"] * settings["trainer"]["num_nodes"]
-    assert all(plan.segmenting(split).batch_size % ranks == 0 for split in ("val", "test"))
+    assert all(plan.for_split(split).batch_size % ranks == 0 for split in ("val", "test"))
     smallest_mesh = smallest_spread(built.trainer.strategy, settings["trainer"]["strategy"], ranks, 1)
     # Two processes along each axis.
     splits_layers = "tensor_parallel_size" in str(settings["trainer"]["strategy"])

@@ -187,7 +187,7 @@ def _check_evaluation(built: RecipeCLI, ranks: int) -> None:
         ValueError: naming the field.
     """
     for split in ("val", "test"):
-        columns = built.config_init.batch.segmenting(split).batch_size
+        columns = built.config_init.batch.for_split(split).batch_size
         if columns % ranks:
             raise ValueError(
                 f"batch.{split}.batch_size is {columns} and does not divide over {ranks} processes; "

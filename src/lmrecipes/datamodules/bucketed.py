@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from lmrecipes.batches import BatchPlan, Segmenting
+from lmrecipes.batches import BatchPlan, SplitPlan
 from lmrecipes.data.prepared.cache import short_hash, writing_to
 from lmrecipes.data.prepared.lock import find_or_make, locked
 from lmrecipes.data.prepared.made_once import made_once
@@ -198,8 +198,8 @@ class BucketedDataModule(CachedDataModule):
             find_or_make((folder / FILE).is_file, learn, locked(self.cache_dir / f".{folder.name}.lock"))
             return load_vocabulary(folder)
 
-    def _plan(self, split: str) -> Segmenting:
-        return self.batch_plan.segmenting("test" if split == PREDICT else split)
+    def _plan(self, split: str) -> SplitPlan:
+        return self.batch_plan.for_split("test" if split == PREDICT else split)
 
     def training_order(self) -> ShuffledBuckets:
         """The examples in this rank's micro-batches."""

@@ -82,9 +82,9 @@ class DocumentsDataModule(PreparedDataModule):
         if not 0 < held_out < 0.5:
             raise ValueError(f"data.held_out is {held_out}; it must be above 0 and below 0.5")
         for split in ("val", "test"):
-            if batch.segmenting(split).seq_len != batch.seq_len:
+            if batch.for_split(split).seq_len != batch.seq_len:
                 raise ValueError(
-                    f"batch.{split}.seq_len is {batch.segmenting(split).seq_len}, but examples are prepared for "
+                    f"batch.{split}.seq_len is {batch.for_split(split).seq_len}, but examples are prepared for "
                     f"batch.seq_len, {batch.seq_len}; leave it out"
                 )
 

@@ -201,7 +201,7 @@ class TextDataModule(PreparedDataModule):
             ValueError: if batch and ranks do not divide, or the text is too short; naming the field.
         """
         rank, world_size = data_rank(self.trainer)
-        plan = self.batch_plan.segmenting(split)
+        plan = self.batch_plan.for_split(split)
         training = split == "train"
         tokens = self.prepared.tokens(split)
         try:

@@ -126,7 +126,7 @@ class XNLIDataModule(BucketedDataModule):
 
     def prepare_split(self, split: str, report: Report) -> SplitExamples:
         """The pairs of a split as tokens."""
-        input_len, target_len = self.batch_plan.segmenting(split).seq_len, self.batch_plan.max_target_len
+        input_len, target_len = self.batch_plan.for_split(split).seq_len, self.batch_plan.max_target_len
         vocabulary, languages = self.vocabulary, self.languages_of(split)
 
         def write(folder: Path) -> None:

@@ -86,7 +86,7 @@ class MaskedLM(Objective):
 
     def evaluation_batches(self, sources: PreparedSources, split: str, data_rank: DataRank) -> EvaluationBatches:
         """This rank's batches of a held-out split, always with the same masks."""
-        size = sources.batch.segmenting(split).batch_size
+        size = sources.batch.for_split(split).batch_size
         return EvaluationBatches(self._masker(sources, split), batch_size=size, data_rank=data_rank)
 
 

@@ -135,7 +135,7 @@ class SpanCorruptionLM(Objective):
 
     def evaluation_batches(self, sources: PreparedSources, split: str, data_rank: DataRank) -> PairEvaluationBatches:
         """This rank's batches of a held-out split, always with the same spans."""
-        size = sources.batch.segmenting(split).batch_size
+        size = sources.batch.for_split(split).batch_size
         return PairEvaluationBatches(
             self.corrupter(sources, split), batch_size=size, data_rank=data_rank, seed=sources.seed
         )

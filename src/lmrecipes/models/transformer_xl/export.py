@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim
 
-from lmrecipes.batches import Segmenting
+from lmrecipes.batches import SplitPlan
 from lmrecipes.models.common.exported_program import (
     Program,
     check_outputs,
@@ -25,7 +25,7 @@ BEGIN, GO_ON = "begin", "go_on"
 class _Likelihood(nn.Module):
     """The network under one evaluation plan, as exported."""
 
-    def __init__(self, network: TransformerXL, plan: Segmenting) -> None:
+    def __init__(self, network: TransformerXL, plan: SplitPlan) -> None:
         super().__init__()
         self.network = network
         self.settings = settings_of(plan)
@@ -38,12 +38,12 @@ class _Likelihood(nn.Module):
         return nll, memory
 
 
-def settings_of(plan: Segmenting) -> dict[str, int | bool]:
+def settings_of(plan: SplitPlan) -> dict[str, int | bool]:
     """The settings that are constants in a program."""
     return {name: value for name, value in asdict(plan).items() if name not in ("batch_size", "seq_len")}
 
 
-def export(network: TransformerXL, plan: Segmenting, folder: Path, form: str) -> None:
+def export(network: TransformerXL, plan: SplitPlan, folder: Path, form: str) -> None:
     """Writes the network's programs for one evaluation plan, loads them and compares their outputs with the network's.
 
     Raises:
@@ -57,7 +57,7 @@ def export(network: TransformerXL, plan: Segmenting, folder: Path, form: str) ->
             check_outputs(loaded(*program.example), program.network(*program.example), folder)
 
 
-def example(network: TransformerXL, plan: Segmenting) -> tuple[Tensor, Tensor, list[Tensor]]:
+def example(network: TransformerXL, plan: SplitPlan) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Synthetic tokens, targets and memory of one call."""
     device = network.content_bias.device
     # torch.export specializes sizes 0 and 1, and aliases an argument given twice.
@@ -70,7 +70,7 @@ def example(network: TransformerXL, plan: Segmenting) -> tuple[Tensor, Tensor, l
     return tokens, targets, memory
 
 
-def programs(network: TransformerXL, plan: Segmenting) -> dict[str, Program]:
+def programs(network: TransformerXL, plan: SplitPlan) -> dict[str, Program]:
     """The network's programs for any number of sequences, length of segment and memory."""
     tokens, targets, memory = example(network, plan)
     likelihood = _Likelihood(network, plan).eval()

@@ -54,7 +54,7 @@ class TransformerXLModule(RecipeModule):
         """
         super().__init__(config, optimizer, schedule, batch, compile=compile)
         self.sampling = Sampling()
-        self._segmenting = {split: batch.segmenting(split) for split in SPLITS}
+        self._plans = {split: batch.for_split(split) for split in SPLITS}
         self._memory = {split: StreamMemory() for split in SPLITS}
         self.add_metric("loss")
 
@@ -68,7 +68,7 @@ class TransformerXLModule(RecipeModule):
 
     def _nll(self, batch: StreamBatch, split: str) -> Tensor:
         """Negative log-likelihood per token (streams, length), with the streams' memory, which is updated."""
-        plan = self._segmenting[split]
+        plan = self._plans[split]
         memory = self._memory[split].read(batch)
         nll, memory = self.network(batch.input_ids, batch.targets, memory, **export.settings_of(plan))
         self._memory[split].write(batch, memory)
@@ -94,13 +94,13 @@ class TransformerXLModule(RecipeModule):
 
     def example(self) -> dict[str, Any]:
         """Synthetic arguments of one forward pass, by name."""
-        plan = self._segmenting["test"]
+        plan = self._plans["test"]
         tokens, targets, memory = export.example(self.network, plan)
         return {"input_ids": tokens, "targets": targets, "memory": memory, **export.settings_of(plan)}
 
     def export(self, folder: Path, form: str) -> None:
         """Writes the trained network as programs for the test split's plan; see `models.common.exported_program`."""
-        export.export(self.network, self._segmenting["test"], folder, form)
+        export.export(self.network, self._plans["test"], folder, form)
 
     def use_programs(self, folder: Path, split: str = "test") -> None:
         """Replaces the network by exported programs for a split."""
@@ -109,7 +109,7 @@ class TransformerXLModule(RecipeModule):
     def predict_step(self, batch: PromptBatch, batch_idx: int) -> Tensor:
         """Continues a text token by token: ids (1, prompt + generated)."""
         ids, memory, new = batch.input_ids, None, batch.input_ids
-        plan = self._segmenting["test"]
+        plan = self._plans["test"]
         for _ in range(self.sampling.max_new_tokens):
             log_probs, memory = self.network.log_probs(
                 new, memory, mem_len=max(plan.mem_len, plan.seq_len), clamp_len=plan.clamp_len
@@ -120,7 +120,7 @@ class TransformerXLModule(RecipeModule):
 
     def score_tokens(self, ids: list[int]) -> float:
         """Mean negative log-likelihood, in nats, of every token but the first, with the memory of the test split."""
-        return score_tokens(self.network, ids, self._segmenting["test"])
+        return score_tokens(self.network, ids, self._plans["test"])
 
     @property
     def parallel_plan(self) -> ParallelPlan:
@@ -136,7 +136,7 @@ class TransformerXLModule(RecipeModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the training memory of this rank."""
-        mem_len = self._segmenting["train"].mem_len
+        mem_len = self._plans["train"].mem_len
         self._memory["train"].restore(checkpoint.get("stream_memory", []), data_rank(self.trainer), mem_len)
 
     def count(self, batch: StreamBatch) -> tuple[int, int]:
@@ -145,5 +145,5 @@ class TransformerXLModule(RecipeModule):
 
     def flops_per_token(self) -> float:
         """Floating-point operations to train on one token, forward and backward."""
-        plan = self._segmenting["train"]
+        plan = self._plans["train"]
         return self.config.flops_per_token(plan.seq_len, plan.mem_len)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from lmrecipes.batches import Segmenting
+from lmrecipes.batches import SplitPlan
 from lmrecipes.models.transformer_xl.export import settings_of
 
 
 @torch.inference_mode()
-def score_tokens(network: nn.Module, ids: list[int], plan: Segmenting) -> float:
+def score_tokens(network: nn.Module, ids: list[int], plan: SplitPlan) -> float:
     """Mean negative log-likelihood, in nats, of every token but the first.
 
     Args:

@@ -48,7 +48,7 @@ class SquadCollator(ABC):
             try:
                 layouts[split] = self.layout(batch, split, windowing)
             except ValueError as error:
-                prefix = "" if batch.segmenting(split).seq_len == batch.seq_len else f"{split}."
+                prefix = "" if batch.for_split(split).seq_len == batch.seq_len else f"{split}."
                 raise ValueError(str(error).replace("batch.seq_len", f"batch.{prefix}seq_len")) from None
         return layouts
 
@@ -71,7 +71,7 @@ class SpanCollator(SquadCollator):
 
     def layout(self, batch: BatchPlan, split: str, windowing: Mapping[str, Any]) -> Windowing:
         """Windows."""
-        return Windowing(seq_len=batch.segmenting(split).seq_len, **windowing)
+        return Windowing(seq_len=batch.for_split(split).seq_len, **windowing)
 
     def batch(self, prepared: PreparedSquad, rows: NDArray[Any], vocabulary: WordPiece, layout: Windowing) -> SpanBatch:
         """Windows, padded to the longest of them."""
@@ -123,7 +123,7 @@ class TextCollator(SquadCollator):
     def layout(self, batch: BatchPlan, split: str, windowing: Mapping[str, Any]) -> TextLayout:
         """Whole questions; in training one per answer."""
         return TextLayout(
-            seq_len=batch.segmenting(split).seq_len,
+            seq_len=batch.for_split(split).seq_len,
             target_len=batch.max_target_len,
             prompt=self.prompt,
             every_answer=split == "train",

@@ -199,6 +199,50 @@ def test_init_from_a_run_of_another_model_is_rejected_naming_both(small, tmp_pat
     assert not (tmp_path / "new").exists()
 
 
+def test_a_run_of_a_subclass_gives_its_weights(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = (
+        "from lmrecipes.models.transformer_xl import TransformerXLModule as Ours\n\n\nclass Mine(Ours):\n    pass\n"
+    )
+    (tmp_path / "subclass_of_ours.py").write_text(module)
+    assert main(["fit", *small, "--run_dir=first", "--trainer.max_steps=3"]) == 0
+    config = tmp_path / "first/config.yaml"
+    config.write_text(
+        config.read_text().replace("lmrecipes.models.transformer_xl.TransformerXLModule", "subclass_of_ours.Mine")
+    )
+    assert main(["fit", *small, "--run_dir=second", "--trainer.max_steps=3", "--init_from=first"]) == 0
+
+
+@pytest.mark.parametrize("command", [["fit"], ["fabric", "fit"]])
+@pytest.mark.parametrize(
+    ("callback", "model", "message"),
+    [
+        ("SquadAnswers", None, "SquadAnswers is for a DataModule of questions, such as SquadDataModule, not"),
+        (
+            "Throughput",
+            "Uncounted",
+            "Throughput needs a model with count() and flops_per_token(), which Uncounted lacks",
+        ),
+    ],
+)
+def test_a_callback_that_does_not_fit_is_rejected_in_one_line(
+    command, callback, model, message, small, tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    module = (
+        "from lmrecipes.models.transformer_xl import TransformerXLModule\n\n\nclass Uncounted(TransformerXLModule):\n"
+    )
+    (tmp_path / "uncounted.py").write_text(module + "    count = None\n")
+    words = [*small, f"--trainer.callbacks=[{{class_path: lmrecipes.callbacks.{callback}}}]"]
+    if model is not None:
+        words.append(f"--model=uncounted.{model}")
+    assert main([*command, *words, "--run_dir=run"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "run/checkpoints").exists()
+
+
 def test_fabric_explains_itself(capsys):
     assert main(["fabric", "--help"]) == 0
     assert "{fit,validate,test} --config RECIPE" in capsys.readouterr().out

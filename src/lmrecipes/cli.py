@@ -69,8 +69,8 @@ class Command:
     """What a command needs from a recipe."""
 
     name: str
-    description: str = ""
-    """What it does, for --help."""
+    description: str | None = None
+    """The docstring of its module, "`lmrecipes NAME`: what it does", for --help."""
     add_options: Callable[[LightningArgumentParser], None] = lambda parser: None
     """Adds options of this invocation only, which are not part of a run's configuration."""
     builds: frozenset[str] = frozenset(("trainer", "model", "data"))
@@ -115,7 +115,7 @@ class RecipeCLI(LightningCLI):
             parser_class=RecipeParser,
             parser_kwargs={
                 "prog": f"lmrecipes {command.name}",
-                "description": command.description,
+                "description": (command.description or "").partition(": ")[2],
                 "allow_abbrev": False,
                 "parser_mode": "recipe",
             },

@@ -11,6 +11,7 @@ import torch
 import warm
 from lmrecipes.checkpoints import listing, sharded
 from lmrecipes.checkpoints.io import AtomicCheckpointIO, load_checkpoint, newest_readable
+from lmrecipes.checkpoints.optimizer_state import states_of
 
 
 def content(step=1):
@@ -133,3 +134,10 @@ def test_a_sharded_checkpoint_of_the_same_step_is_replaced(group, tmp_path):
     AtomicCheckpointIO().save_checkpoint(content(1), path)
     assert load_checkpoint(path)["global_step"] == 1
     assert {p.name for p in tmp_path.iterdir()} == {path.name, listing.FILE}
+
+
+def test_optimizer_state_without_parameter_names_is_rejected_instead_of_dropped():
+    state = {"state": {0: {"exp_avg": torch.ones(2)}}, "param_groups": [{"params": [0]}]}
+    with pytest.raises(ValueError, match="optimizer state lacks the names of its parameters"):
+        states_of({"optimizer_states": [state]}, by_name=False)
+    assert states_of({}, by_name=False) == {}

@@ -31,6 +31,18 @@ def test_an_entry_of_the_same_class_overrides_the_inherited_one_and_keeps_its_ar
     ]
 
 
+def test_list_files_of_a_recipe_are_found_beside_it(tmp_path, monkeypatch):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "one.yaml").write_text("- two.yaml\n- {class_path: lightning.pytorch.callbacks.Timer}\n")
+    (folder / "two.yaml").write_text(f"- {{class_path: {THROUGHPUT}}}\n")
+    (folder / "overlay.yaml").write_text("trainer: {callbacks: [one.yaml]}\n")
+    monkeypatch.chdir(tmp_path)
+    written = _settings(["--config", "transformer_xl/tiny", "--config", "mine/overlay.yaml"])
+    names = [entry["class_path"] for entry in yaml.safe_load(written)["trainer"]["callbacks"]]
+    assert names == [THROUGHPUT, "lightning.pytorch.callbacks.Timer"]
+
+
 def test_paths_in_a_list_file_are_relative_to_it(tmp_path):
     (tmp_path / "one.yaml").write_text("- two.yaml\n- {class_path: A}\n")
     (tmp_path / "two.yaml").write_text("- {class_path: B}\n")

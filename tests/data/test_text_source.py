@@ -98,7 +98,7 @@ def test_unreadable_rows_are_reported_in_one_line(tmp_path):
     with pytest.raises(ValueError, match=r"train.parquet cannot be read as parquet"):
         list(TableFolder(damaged).blocks("train"))
     write_parquet(other, "train", ["a"], column="content")
-    with pytest.raises(ValueError, match=r"train-00000-of-00001.parquet:1 has no key 'text'; it has content"):
+    with pytest.raises(ValueError, match=r"train-00000-of-00001.parquet has no column 'text'; it has content"):
         list(TableFolder(other).blocks("train"))
     with pytest.raises(ValueError, match=r"could not be loaded from the Hugging Face hub .*--data.path FOLDER"):
         HubRepository("Salesforce/wikitext", "wikitext-2-v1").has("train")
@@ -185,3 +185,30 @@ def test_unknown_words_and_characters_are_named_by_file_and_line(tmp_path):
     vocabulary = load_vocabulary(tmp_path / "characters" / "vocabulary")
     with pytest.raises(ValueError, match=r"train.txt:3: the character 'ä' is not in the vocabulary of 7"):
         prepare(Folder(tmp_path), Tokenizing(kind="char"), tmp_path / "other", vocabulary=vocabulary)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ("text\na, b\n", r"train.csv:2 has 2 fields, but the header has 1; quote text that contains a comma"),
+        ("n,text\n1,a\n2\n", r"train.csv:3 has 1 fields, but the header has 2"),
+        ('text\n"open\nmore\n', r"train.csv:\d+ cannot be read as UTF-8 csv: unexpected end of data"),
+    ],
+)
+def test_rows_of_csv_that_do_not_match_the_header_are_rejected_instead_of_cut(tmp_path, rows, message):
+    (tmp_path / "train.csv").write_text(rows)
+    with pytest.raises(ValueError, match=message):
+        list(TableFolder(tmp_path).blocks("train"))
+
+
+def test_only_the_text_of_a_parquet_table_is_read(tmp_path, monkeypatch):
+    import pyarrow
+    from pyarrow import parquet
+
+    table = pyarrow.table({"text": ["a", "b"], "image": [b"x" * 100, b"y" * 100]})
+    parquet.write_table(table, tmp_path / "train.parquet")
+    columns, read = [], parquet.ParquetFile.iter_batches
+    record = lambda self, **options: columns.append(options["columns"]) or read(self, **options)  # noqa: E731
+    monkeypatch.setattr(parquet.ParquetFile, "iter_batches", record)
+    assert list(TableFolder(tmp_path).blocks("train")) == ["a\nb\n"]
+    assert columns == [["text"]]

@@ -56,10 +56,18 @@ def states_of(checkpoint: dict[str, Any], by_name: bool) -> NamedStates:
     Args:
         checkpoint: as read, with `optimizer_states` and, where these are numbered, `optimizer_parameters`.
         by_name: whether the states are keyed by name already.
+
+    Raises:
+        ValueError: for numbered states without the names of their parameters.
     """
     saved = checkpoint.get("optimizer_states", [])
     if not by_name:
-        saved = map(to_named, saved, checkpoint.get("optimizer_parameters", []))
+        names = checkpoint.get("optimizer_parameters", [])
+        if len(names) != len(saved):
+            raise ValueError(
+                "the checkpoint's optimizer state lacks the names of its parameters (optimizer_parameters)"
+            )
+        saved = map(to_named, saved, names)
     return {name: state for states in saved for name, state in states.items()}
 
 

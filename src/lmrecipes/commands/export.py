@@ -36,7 +36,7 @@ def _add_options(parser: LightningArgumentParser) -> None:
 
 COMMAND = Command(
     name="export",
-    description="Exports a run as torch.export programs, plain weights, or a folder for transformers.",
+    description=__doc__,
     add_options=_add_options,
     builds=frozenset(("model",)),
     uses_devices=False,

@@ -30,7 +30,7 @@ def _add_options(parser: LightningArgumentParser) -> None:
 
 COMMAND = Command(
     name="fit",
-    description="Trains a recipe, or resumes a run.",
+    description=__doc__,
     add_options=_add_options,
     trains=True,
     run_option="--resume",

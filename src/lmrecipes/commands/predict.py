@@ -42,7 +42,7 @@ def _add_options(parser: LightningArgumentParser) -> None:
 
 COMMAND = Command(
     name="predict",
-    description="Continues texts, fills masks, or answers questions with a run.",
+    description=__doc__,
     add_options=_add_options,
     builds=frozenset(("model", "data")),
 )

@@ -20,7 +20,7 @@ def _add_options(parser: LightningArgumentParser) -> None:
 
 COMMAND = Command(
     name="prepare",
-    description="Downloads, tokenizes and caches a recipe's data; training then needs no network.",
+    description=__doc__,
     add_options=_add_options,
     builds=frozenset(("data",)),
     uses_devices=False,

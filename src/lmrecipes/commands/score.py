@@ -22,7 +22,7 @@ def _add_options(parser: LightningArgumentParser) -> None:
 
 COMMAND = Command(
     name="score",
-    description="Loss and perplexity of a text under a run of a causal language model.",
+    description=__doc__,
     add_options=_add_options,
     builds=frozenset(("model",)),
     uses_devices=False,

@@ -7,7 +7,7 @@ from lmrecipes.commands.common.evaluation import add_options, evaluate
 
 COMMAND = Command(
     name="test",
-    description="Evaluates a run on the test split, next to the published results.",
+    description=__doc__,
     add_options=add_options,
     split="test",
 )

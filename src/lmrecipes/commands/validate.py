@@ -5,9 +5,7 @@ from __future__ import annotations
 from lmrecipes.cli import Command
 from lmrecipes.commands.common.evaluation import add_options, evaluate
 
-COMMAND = Command(
-    name="validate", description="Evaluates a run on the validation split.", add_options=add_options, split="val"
-)
+COMMAND = Command(name="validate", description=__doc__, add_options=add_options, split="val")
 
 
 def run(argv: list[str]) -> int:

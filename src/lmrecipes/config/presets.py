@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,11 +49,17 @@ def list_entries(value: Any, base: Path | None = None) -> list[Any]:
     if isinstance(value, str):
         path = (base or Path()) / value
         return _read(path.resolve(), ()) if _is_file(value) and path.is_file() else []
-    return _flattened(value, ()) if isinstance(value, list) else as_list(value)
+    return _flattened(value, (), base) if isinstance(value, list) else as_list(value)
 
 
-def _flattened(entries: list[Any], within: tuple[Path, ...]) -> list[Any]:
-    """Entries with list files replaced by theirs; `within` are the files that led here, by which a cycle is noticed."""
+def _flattened(entries: list[Any], within: tuple[Path, ...], base: Path | None = None) -> list[Any]:
+    """Entries with list files replaced by their entries.
+
+    Args:
+        entries: of a list.
+        within: the list files that led here, by which a cycle is noticed.
+        base: the folder that names of files are relative to; None: that of the file that jsonargparse is reading.
+    """
     for number, entry in enumerate(entries, start=1):
         if not isinstance(entry, str) and not _names_class(entry):
             listed = f"{within[-1]}: " if within else ""
@@ -65,7 +72,7 @@ def _flattened(entries: list[Any], within: tuple[Path, ...]) -> list[Any]:
     flat: list[Any] = []
     inherited: dict[str, int] = {}
     for entry in entries:
-        included = _read(_locate(entry, within), within) if _is_file(entry) else [entry]
+        included = _read(_locate(entry, base), within) if _is_file(entry) else [entry]
         added: dict[str, int] = {}
         for other in included:
             name = _class(other)
@@ -107,20 +114,16 @@ def _read(path: Path, within: tuple[Path, ...]) -> list[Any]:
         return [content]
     if not isinstance(content, list):
         raise ValueError(f"{path} holds {type(content).__name__}; it must be a list of callbacks or loggers")
-    return _flattened(content, (*within, path))
+    return _flattened(content, (*within, path), path.parent)
 
 
-def _locate(name: str, within: tuple[Path, ...]) -> Path:
+def _locate(name: str, base: Path | None) -> Path:
     """A list file by its path relative to the file that names it, or by the name it ships under."""
-    if within:
-        beside = within[-1].parent / name
-        if beside.is_file():
-            return beside.resolve()
+    if base is not None:
+        if (base / name).is_file():
+            return (base / name).resolve()
     else:
-        try:
-            # Resolved relative to the file that jsonargparse is reading.
+        with suppress(TypeError):
             return Path(Path_fr(name).absolute).resolve()
-        except TypeError:
-            pass
     folder = "loggers" if name in {f"{known}.yaml" for known in catalog.preset_paths("loggers")} else "callbacks"
     return catalog.find_preset(name, folder)

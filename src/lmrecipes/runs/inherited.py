@@ -45,9 +45,18 @@ def check_source_model(config: Namespace) -> None:
         return
     run = find_run(name, root=Path(config.runs_root))
     source, target = catalog.read_yaml(run / CONFIG)["model"]["class_path"], config.model.class_path
-    if source != target and not isinstance(class_of(target), SelectsWeights):
+    if source != target and not isinstance(class_of(target), SelectsWeights) and not _are_related(source, target):
         source, target = (path.rpartition(".")[2] for path in (source, target))
         raise ConfigError(f"--init_from {name} is a run of {source}, but model is {target}; name a run of {target}")
+
+
+def _are_related(source: str, target: str) -> bool:
+    """Whether one class inherits from the other; true if the source cannot be imported any more."""
+    try:
+        one, other = class_of(source), class_of(target)
+    except (ImportError, AttributeError):
+        return True
+    return issubclass(one, other) or issubclass(other, one)
 
 
 def inherit_vocabulary(config: Namespace, run_dir: Path | None, *, resumed: bool) -> None:

@@ -158,7 +158,8 @@ class ShardedCheckpoints:
         """Loads from a checkpoint that is read in full on every process; returns the rest of it."""
         checkpoint = load_checkpoint(path)
         weights = checkpoint.pop("state_dict")
-        states = states_of(checkpoint, checkpoint.pop(BY_NAME, False))
+        by_name = checkpoint.pop(BY_NAME, False)
+        states = states_of(checkpoint, by_name) if self.optimizers else {}
         checkpoint.pop("optimizer_states", None)
         parameters = distinct(self.lightning_module)
         # Under ZeRO-3 a parameter is empty; DeepSpeed keeps its shape in `ds_shape`.

@@ -193,7 +193,7 @@ def _text(line: bytes, path: Path, position: int, key: str | None, flaws: Flaws)
     try:
         text = line.decode("utf-8" if position else "utf-8-sig").rstrip("\r\n")
     except UnicodeDecodeError as error:
-        flaws.wrong("line that is no UTF-8", f"{_at(path, position)} is not UTF-8 text: {error.reason}")
+        flaws.wrong("line that is not UTF-8", f"{_at(path, position)} is not UTF-8 text: {error.reason}")
         return None
     if key is None or not text.strip():
         return text if key is None else ""

@@ -30,23 +30,26 @@ def refuse(kind: str, problem: str) -> None:
     raise ValueError(problem)
 
 
-def read_rows(path: Path, report: Callable[[str, str], None] = refuse) -> Iterator[Row]:
+def read_rows(
+    path: Path, report: Callable[[str, str], None] = refuse, columns: list[str] | None = None
+) -> Iterator[Row]:
     """The rows of a table.
 
     Args:
         path: .parquet; .csv; .tsv, in which quotes are text; .json with a list, or JSON lines under any other name.
         report: called with the kind and a description of every malformed line, which is then skipped.
+        columns: the only ones to read of parquet; left out, all. Rows of other formats are read whole.
 
     Raises:
         ValueError: for a file that is damaged or in another format.
     """
     suffix = unpacked_suffix(path)
     if suffix == ".parquet":
-        yield from parquet_rows(path)
+        yield from parquet_rows(path, columns)
         return
     with reporting_damage(path), open_unpacked(path) as file:
         if suffix in _DELIMITED:
-            yield from _delimited_rows(path, file, _DELIMITED[suffix])
+            yield from _delimited_rows(path, file, _DELIMITED[suffix], report)
         elif suffix == ".json" and _starts_with_bracket(file):
             for number, row in enumerate(read_json(path), start=1):
                 if isinstance(row, dict):
@@ -66,12 +69,23 @@ def _starts_with_bracket(file: Any) -> bool:
     return bool(file.peek(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["))
 
 
-def _delimited_rows(path: Path, file: IO[bytes], dialect: dict[str, Any]) -> Iterator[Row]:
+def _delimited_rows(
+    path: Path, file: IO[bytes], dialect: dict[str, Any], report: Callable[[str, str], None]
+) -> Iterator[Row]:
     csv.field_size_limit(sys.maxsize)
     with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
-        reader = csv.DictReader(text, **dialect)
+        # Strict: an unclosed quote would otherwise swallow the rest of the file.
+        reader = csv.DictReader(text, strict=True, **dialect)
         try:
             for row in reader:
+                if None in row or None in row.values():
+                    n = sum(value is not None for name, value in row.items() if name is not None)
+                    n += len(row.get(None, ()))
+                    names = reader.fieldnames or ()
+                    fix = "; quote text that contains a comma" if unpacked_suffix(path) == ".csv" else ""
+                    problem = f"has {n} fields, but the header has {len(names)}{fix}"
+                    report("malformed line", f"{path}:{reader.line_num} {problem}")
+                    continue
                 yield reader.line_num, row
         except (UnicodeDecodeError, csv.Error) as error:
             raise ValueError(f"{path}:{reader.line_num + 1} cannot be read as UTF-8 csv: {error}") from None

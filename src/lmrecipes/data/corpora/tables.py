@@ -142,7 +142,7 @@ class TableFolder(Source):
         """
         self.require(split)
         for file in self.files[split]:
-            yield from _text_blocks(str(file), read_rows(file), self.column)
+            yield from _text_blocks(str(file), read_rows(file, columns=[self.column]), self.column)
 
 
 def _tables(folder: Path) -> list[Path]:

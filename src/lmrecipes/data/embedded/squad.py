@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -61,7 +62,7 @@ def make_squad(split: str, passages: int, *, unanswerable: bool = True, seed: in
     return {"version": "v2.0" if unanswerable else "1.1", "data": [article]}
 
 
-class Invented:
+class Invented(ABC):
     """Synthetic documents about the entities of the training split."""
 
     name: ClassVar[str]
@@ -78,9 +79,9 @@ class Invented:
         for i in range(self.number):
             yield str(i), self.document(random.Random(f"{self.name} {i}"), i)
 
+    @abstractmethod
     def document(self, generator: random.Random, number: int) -> list[str]:
         """Paragraphs of one document."""
-        raise NotImplementedError
 
 
 class InventedPassages(Invented):

@@ -20,11 +20,12 @@ from lmrecipes.cli import open_recipe
 from lmrecipes.commands import validate
 from lmrecipes.commands.common.export_folder import exporting
 from lmrecipes.commands.predict import answers_folder
-from lmrecipes.data.prepared.lock import locked
 from lmrecipes.loggers import RunCSVLogger, WandbLogger
 from lmrecipes.resilience import failure_report
 from lmrecipes.resilience.heartbeat import End
+from lmrecipes.runs import run_lock
 from lmrecipes.runtime import launcher
+from lmrecipes.runtime.file_lock import locked
 from unrelated_files import everything, put_files
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -234,11 +235,13 @@ def test_a_run_that_cannot_be_resumed_stays_intact(subcommand, small, here, caps
     assert everything(here) == before
 
 
-def test_the_second_of_two_runs_in_one_folder_is_rejected_and_removes_nothing(small, here, capsys):
+def test_the_second_of_two_runs_in_one_folder_is_rejected_and_removes_nothing(small, here, capsys, monkeypatch):
     runs.new_run_dir("r", root=here, requested=here / "run")
+    # Another process holds it: main() would release a lock of this one.
+    monkeypatch.setattr(run_lock, "_held", None)
     before = everything(here)
     for more in ([], ["--init_from=nowhere"]):
-        assert "run directory run is taken by a run that is starting" in error_line(
+        assert "run directory run is being trained by process" in error_line(
             capsys, ["fit", *small, *more, "--run_dir=run"]
         )
     assert everything(here) == before
@@ -262,12 +265,12 @@ def test_a_requeued_job_restarts_only_in_its_own_run(here, monkeypatch):
     assert everything(here) == before
     monkeypatch.setenv("SLURM_JOB_ID", "17")
     assert runs.new_run_dir("r", root=here, requested=run_dir) == run_dir
-    assert {path.name for path in run_dir.iterdir()} == {runs.ABOUT, "wandb.json"}
+    assert {path.name for path in run_dir.iterdir()} == {runs.ABOUT, "wandb.json", run_lock.LOCK}
     # After this rejection it may still restart the next time.
     runs.write_text(run_dir / runs.CONFIG, "of the second start")
     runs.write_text(run_dir / "wandb.json", "of the second start")
     runs.discard_if_unused()
-    assert {path.name for path in run_dir.iterdir()} == {runs.ABOUT, "wandb.json"}
+    assert {path.name for path in run_dir.iterdir()} == {runs.ABOUT, "wandb.json", run_lock.LOCK}
     assert runs.new_run_dir("r", root=here, requested=run_dir) == run_dir
 
 

@@ -209,6 +209,8 @@ class RecipeCLI(LightningCLI):
                         f"directory, from its own checkpoint"
                     )
             self._use_run(config.resume, root)
+            assert self.run_dir is not None
+            runs.continue_run(self.run_dir)
             self.resumed = True
 
     def _use_run(self, run: str, root: Path) -> None:
@@ -281,7 +283,7 @@ class RecipeCLI(LightningCLI):
             # A fraction of an epoch.
             kwargs["check_val_every_n_epoch"] = 1
         trainer = super().instantiate_trainer(**kwargs)
-        launcher.check_rank(trainer.global_rank)
+        launcher.check_rank(trainer.global_rank, trainer.world_size)
         set_group_timeout(trainer, self.config.group_timeout_minutes)
         optimizer = self.config.model.init_args.get("optimizer") or {}
         check_strategy(trainer, self.model, optimizer.get("class_path", ""))
@@ -364,6 +366,7 @@ def open_recipe(command: Command, argv: Sequence[str], cli_class: type[RecipeCLI
         ValueError: for bad input, in one line.
     """
     runs.forget()
+    launcher.train_as_on_a_laptop()
     quiet()
     atexit.register(_leave_group)
     if "--no_runtime_tuning" not in argv:

@@ -2,25 +2,30 @@
 
 import itertools
 import json
+import multiprocessing
 import os
 import shutil
 import subprocess
+import time
 
 import pytest
 import yaml
+from lightning.fabric.plugins.environments import SLURMEnvironment
 
 import warm
-from conftest import environment
+from conftest import environment, wait_until
 from lmrecipes import runs
 from lmrecipes.__main__ import main
 from lmrecipes.cli import open_recipe
 from lmrecipes.commands import fit
 from lmrecipes.data.corpora.text_source import Folder
+from lmrecipes.runs import run_lock
 from lmrecipes.runtime import launcher
 
 VARIABLES = (
     *("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "TORCHELASTIC_RUN_ID"),
     *("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_PROCID", "SLURM_NTASKS", "SLURM_LOCALID", launcher.RUN_DIR_VARIABLE),
+    *("SLURM_JOB_NAME", "SLURM_PTY_PORT", "SLURM_STEP_NUM_TASKS", "MASTER_PORT"),
 )
 
 
@@ -177,3 +182,81 @@ def test_a_saved_configuration_lists_lightnings_callbacks_with_their_defaults(tm
     built = open_recipe(fit.COMMAND, ["--config", "transformer_xl/tiny", "--config", str(tmp_path / "timer.yaml")])
     (saved,) = yaml.safe_load(built.settings())["trainer"]["callbacks"]
     assert saved["init_args"] == {"duration": "00:01:00:00", "interval": "step", "verbose": True}
+
+
+@pytest.mark.slow
+def test_a_directory_is_claimed_by_one_of_two_runs_and_resumed_by_one_process(process, tmp_path, monkeypatch):
+    process()
+    monkeypatch.setattr(run_lock, "PATIENCE_S", 0.2)
+    run = tmp_path / "run"
+    holder = multiprocessing.get_context("fork").Process(target=_hold_as_another, args=(run, tmp_path / "held"))
+    holder.start()
+    try:
+        wait_until("the lock is held", (tmp_path / "held").exists, 30)
+        with pytest.raises(ValueError, match=rf"is being trained by process {holder.pid} on .*; name another"):
+            runs.new_run_dir("r", root=tmp_path, requested=run)
+        (run / runs.CONFIG).write_text("")
+        with pytest.raises(ValueError, match=rf"is being trained by process {holder.pid} on .* before --resume"):
+            runs.continue_run(run)
+    finally:
+        holder.kill()
+        holder.join()
+    runs.continue_run(run)
+    runs.end()
+
+
+def _hold_as_another(run, held):
+    runs.new_run_dir("r", root=run.parent, requested=run)
+    held.touch()
+    time.sleep(600)
+
+
+@pytest.mark.slow
+def test_a_run_killed_before_its_settings_were_saved_does_not_block_its_directory(process, tmp_path):
+    process()
+    run = tmp_path / "run"
+    holder = multiprocessing.get_context("fork").Process(target=_hold_as_another, args=(run, tmp_path / "held"))
+    holder.start()
+    wait_until("the lock is held", (tmp_path / "held").exists, 30)
+    holder.kill()
+    holder.join()
+    runs.new_run_dir("r", root=tmp_path, requested=run)
+    runs.end()
+
+
+def test_a_file_of_the_users_called_run_json_is_not_taken_for_a_killed_run(process, tmp_path):
+    process()
+    (tmp_path / runs.ABOUT).write_text('{"laps": 3}')
+    with pytest.raises(ValueError, match="is not empty and holds no run"):
+        runs.new_run_dir("r", root=tmp_path, requested=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == [runs.ABOUT]
+
+
+@pytest.mark.filterwarnings("ignore:The `srun` command")
+@pytest.mark.parametrize(
+    "shell",
+    [
+        {"SLURM_STEP_ID": 0, "SLURM_JOB_NAME": "bash", "SLURM_STEP_NUM_TASKS": 1},
+        {"SLURM_STEP_ID": 3, "SLURM_JOB_NAME": "mine", "SLURM_PTY_PORT": 41234, "SLURM_STEP_NUM_TASKS": 1},
+        {"SLURM_STEP_ID": 4294967290, "SLURM_JOB_NAME": "mine"},
+    ],
+)
+def test_in_an_interactive_slurm_shell_every_fit_is_a_run_of_its_own(process, tmp_path, shell):
+    def directory():
+        process(SLURM_JOB_ID=17, SLURM_NTASKS=1, SLURM_PROCID=0, SLURM_LOCALID=0, **shell)
+        launcher.train_as_on_a_laptop()
+        assert not launcher.in_slurm_job()
+        assert not SLURMEnvironment.detect()
+        return runs.new_run_dir("r", root=tmp_path)
+
+    assert directory() != directory()
+
+
+def test_rank_variables_that_cannot_be_true_are_named(process):
+    process(LOCAL_RANK=0)
+    launcher.check_rank(0, 1)
+    with pytest.raises(ValueError, match=r"LOCAL_RANK=0.* no MASTER_PORT .*; unset LOCAL_RANK"):
+        launcher.check_rank(0, 2)
+    process(RANK=3, LOCAL_RANK=1)
+    with pytest.raises(ValueError, match=r"RANK=3 and LOCAL_RANK=1.*; unset RANK and LOCAL_RANK"):
+        launcher.check_rank(0, 1)

@@ -68,6 +68,8 @@ def run(argv: list[str]) -> int:
         if command.trains:
             runs.discard_if_unused()
         raise
+    finally:
+        runs.end()
 
 
 def _check(cli: RecipeCLI) -> None:
@@ -113,7 +115,7 @@ def _loop(cli: RecipeCLI, more: list[Any]) -> Loop:
     callbacks = [FailFast(), *(c for c in callbacks if not _needs_the_trainer(c)), *more]
     run_dir = cli.run_dir if cli.command.trains else None
     loop = Loop(cli.datamodule, settings, callbacks, run_dir, **where)
-    launcher.check_rank(loop.global_rank)
+    launcher.check_rank(loop.global_rank, loop.world_size)
     loop.default_root_dir = cli.run_dir or Path.cwd()
     loop.accumulate_grad_batches = cli.config_init.batch.accumulation(loop.world_size)
     if not started_by_fabric_run():

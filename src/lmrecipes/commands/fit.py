@@ -9,7 +9,7 @@ from lmrecipes import runs
 from lmrecipes.callbacks import LeftBySignal, StoppedByLossGuard
 from lmrecipes.checkpoints.io import newest_readable
 from lmrecipes.checkpoints.weights import naming_mismatches
-from lmrecipes.cli import Command, open_recipe
+from lmrecipes.cli import Command, RecipeCLI, open_recipe
 from lmrecipes.commands.common.end_run import exit_code, onward, stop
 from lmrecipes.commands.common.start_run import begin, save_vocabulary
 from lmrecipes.resilience import signals
@@ -39,7 +39,13 @@ COMMAND = Command(
 
 def run(argv: list[str]) -> int:
     """Trains; returns 130 after Ctrl-C, 128 + the signal's number if stopped by a signal."""
-    cli = open_recipe(COMMAND, argv)
+    try:
+        return _fit(open_recipe(COMMAND, argv))
+    finally:
+        runs.end()
+
+
+def _fit(cli: RecipeCLI) -> int:
     assert cli.run_dir is not None
     resume = f"lmrecipes fit --resume {short(cli.run_dir)}"
     try:

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from lmrecipes.batches import BatchPlan, SplitPlan
 from lmrecipes.data.prepared.cache import short_hash, writing_to
-from lmrecipes.data.prepared.lock import find_or_make, locked
+from lmrecipes.data.prepared.lock import find_or_make
 from lmrecipes.data.prepared.made_once import made_once
 from lmrecipes.data.sampling.length_buckets import ShuffledBuckets, budgeted
 from lmrecipes.data.tokenizers.base import FILE, Vocabulary
@@ -26,6 +26,7 @@ from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings
 from lmrecipes.data.tokenizers.wordpiece import WordPiece
 from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings, load_wordpiece
 from lmrecipes.datamodules.cached import CachedDataModule, check_vocabulary
+from lmrecipes.runtime.file_lock import locked
 from lmrecipes.trainer_state import data_rank
 
 SPLITS = ("train", "val", "test")

@@ -13,6 +13,7 @@ from typing import Any
 
 from lmrecipes import __version__
 from lmrecipes.config import catalog
+from lmrecipes.runs import run_lock
 from lmrecipes.runtime import atomic_write
 from lmrecipes.runtime.launcher import RUN_DIR_VARIABLE, is_main_process, launcher_id, sweep_id
 from lmrecipes.runtime.ledger import Ledger
@@ -31,6 +32,7 @@ def forget() -> None:
     global _claimed
     _claimed = None
     _ledger.clear()
+    run_lock.release()
     if is_main_process():
         os.environ.pop(RUN_DIR_VARIABLE, None)
 
@@ -64,24 +66,42 @@ def new_run_dir(recipe: str, *, root: Path, requested: Path | None = None) -> Pa
 
 
 def _claim(directory: Path) -> None:
-    """Claims a directory for this run by writing the first file in it, which records how the run was started.
+    """Claims a directory for this run by its lock, and records how the run was started.
 
     Raises:
-        ValueError: if it cannot be created, or is not empty.
+        ValueError: if it cannot be created, is not empty, or another process has claimed it.
     """
-    from importlib.metadata import version
-
     global _claimed
     again = _clear_failed_start(directory)
     if os.path.lexists(directory) and not directory.is_dir():
         kind = "a dangling symbolic link" if directory.is_symlink() and not directory.exists() else "no folder"
         raise ValueError(f"run directory {directory} is {kind}; name another with --run_dir")
-    if (directory / CONFIG).exists():
-        raise ValueError(
-            f"run directory {directory} holds a run already; "
-            f"continue it with --resume {directory}, or name another with --run_dir"
-        )
-    about = {
+    if not again:
+        _check_free(directory)
+    try:
+        _ledger.make_folder(directory)
+        _ledger.note(directory / run_lock.LOCK)
+        run_lock.hold(directory)
+        # Another process may have used it in the meantime.
+        if not again:
+            _check_free(directory)
+        write_text(directory / ABOUT, json.dumps(_about(), indent=2) + "\n")
+    except run_lock.HeldElsewhereError as error:
+        _ledger.clear()
+        raise ValueError(f"run directory {directory} {error}; name another with --run_dir") from None
+    except (OSError, ValueError) as error:
+        run_lock.release()
+        _ledger.undo()
+        if isinstance(error, ValueError):
+            raise
+        raise ValueError(f"run directory {directory} cannot be created: {error.strerror}") from error
+    _claimed = directory.resolve()
+
+
+def _about() -> dict[str, Any]:
+    from importlib.metadata import version
+
+    return {
         "command": ["lmrecipes", *sys.argv[1:]],
         "created": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         "lmrecipes": __version__,
@@ -90,29 +110,34 @@ def _claim(directory: Path) -> None:
         "python": platform.python_version(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
     }
-    text = json.dumps(about, indent=2) + "\n"
-    taken = (
-        f"run directory {directory} is taken by a run that is starting, or was killed as it started; "
-        f"name another with --run_dir"
-    )
+
+
+def _check_free(directory: Path) -> None:
+    """Accepts a directory that is new, empty, or left by a run that was killed as it started.
+
+    Raises:
+        ValueError: if it holds a run or other files.
+    """
+    names = {path.name for path in directory.iterdir()} if directory.is_dir() else set()
+    if CONFIG in names:
+        raise ValueError(
+            f"run directory {directory} holds a run already; "
+            f"continue it with --resume {directory}, or name another with --run_dir"
+        )
+    started = {run_lock.LOCK, f"{run_lock.LOCK}.held"} | ({ABOUT} if _started(directory) is not None else set())
+    if names - started:
+        raise ValueError(
+            f"run directory {directory} is not empty and holds no run; name a new or an empty one with --run_dir"
+        )
+
+
+def _started(directory: Path) -> dict[str, Any] | None:
+    """The record of how the directory's run was started; None if it has none."""
     try:
-        _ledger.make_folder(directory)
-        if again:
-            write_text(directory / ABOUT, text)
-        elif (directory / ABOUT).exists():
-            raise ValueError(taken)
-        elif any(directory.iterdir()):
-            raise ValueError(
-                f"run directory {directory} is not empty and holds no run; name a new or an empty one with --run_dir"
-            )
-        else:
-            # Exclusive creation: of two runs starting in one directory, the second fails here.
-            _ledger.write_new(directory / ABOUT, text)
-    except OSError as error:
-        _ledger.undo()
-        lost = isinstance(error, FileExistsError) and (directory / ABOUT).exists()
-        raise ValueError(taken if lost else f"run directory {directory} cannot be created: {error.strerror}") from error
-    _claimed = directory.resolve()
+        about = json.loads((directory / ABOUT).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return about if isinstance(about, dict) and {"command", "created", "lmrecipes"} <= about.keys() else None
 
 
 def _clear_failed_start(directory: Path) -> bool:
@@ -120,11 +145,8 @@ def _clear_failed_start(directory: Path) -> bool:
     job = os.environ.get("SLURM_JOB_ID")
     if int(os.environ.get("SLURM_RESTART_COUNT", "0")) == 0 or any((directory / "checkpoints").glob("*.ckpt")):
         return False
-    try:
-        about = json.loads((directory / ABOUT).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return False
-    if job is None or not isinstance(about, dict) or about.get("slurm_job") != job:
+    about = _started(directory)
+    if job is None or about is None or about.get("slurm_job") != job:
         return False
     for name in (CONFIG, "metrics.csv"):
         (directory / name).unlink(missing_ok=True)
@@ -173,6 +195,22 @@ def find_run(name: str, *, root: Path) -> Path:
     raise ValueError(f"no run {name!r}, neither as a directory nor as a recipe that was run; {hint}")
 
 
+def continue_run(directory: Path) -> None:
+    """Holds a run that this command continues.
+
+    Raises:
+        ValueError: if another process trains it, or it cannot be written.
+    """
+    if not is_main_process():
+        return
+    try:
+        run_lock.hold(directory, run_lock.PATIENCE_S)
+    except run_lock.HeldElsewhereError as error:
+        raise ValueError(f"run {directory} {error}; wait for its end, or stop it, before --resume") from None
+    except OSError as error:
+        raise ValueError(f"run directory {directory} cannot be written: {error.strerror}") from error
+
+
 def note(path: Path) -> None:
     """Records a file or folder about to be created, to be removed if the run is refused."""
     _ledger.note(path)
@@ -215,10 +253,16 @@ def add_result(run_dir: Path, result: dict[str, Any]) -> None:
     write_text(run_dir / RESULTS, json.dumps([*results(run_dir), result], indent=2) + "\n")
 
 
+def end() -> None:
+    """Ends this command's hold on its run."""
+    run_lock.release()
+
+
 def discard_if_unused() -> None:
     """Removes the files that this command created for a run refused before training; others stay."""
     global _claimed
     run_dir, _claimed = _claimed, None
+    run_lock.release()
     if run_dir is None or (run_dir / "checkpoints").exists() or (run_dir / "metrics.csv").exists():
         return
     errors = run_dir / "errors"

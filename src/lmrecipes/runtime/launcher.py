@@ -8,6 +8,8 @@ from pathlib import Path
 RUN_DIR_VARIABLE = "LMRECIPES_RUN_DIR"
 
 
+# The step of the shell that salloc opens on a node (slurm.h: SLURM_INTERACTIVE_STEP).
+_INTERACTIVE_STEP = str(0xFFFFFFFA)
 _RANKS = ("RANK", "SLURM_PROCID", "LOCAL_RANK")
 
 
@@ -16,15 +18,21 @@ def is_main_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in _RANKS)
 
 
-def check_rank(rank: int) -> None:
-    """Refuses stray rank variables: this process is rank 0 for Lightning but not for the environment.
+def check_rank(rank: int, world_size: int) -> None:
+    """Refuses stray launcher variables, which would give a run that writes nothing or waits for ever.
 
     Args:
         rank: of this process, as Lightning has it.
+        world_size: number of processes of the run, as Lightning has it.
 
     Raises:
-        ValueError: naming the variables that contradict it.
+        ValueError: naming the variables that cannot be true for this process.
     """
+    if world_size > 1 and "LOCAL_RANK" in os.environ and "MASTER_PORT" not in os.environ and not in_slurm_job():
+        raise ValueError(
+            f"the environment has LOCAL_RANK={os.environ['LOCAL_RANK']}, as if a launcher had started the {world_size} "
+            f"processes, but no MASTER_PORT to reach them by; unset LOCAL_RANK"
+        )
     if rank == 0 and not is_main_process():
         names = [name for name in _RANKS if os.environ.get(name, "0") != "0"]
         variables = " and ".join(f"{name}={os.environ[name]}" for name in names)
@@ -43,7 +51,7 @@ def sweep_id() -> str | None:
 
 def launcher_id() -> str | None:
     """An id shared by all processes of an srun or torchrun launch without communication; None otherwise."""
-    if "SLURM_JOB_ID" in os.environ and os.environ.get("SLURM_STEP_ID", "").isdigit():
+    if "SLURM_JOB_ID" in os.environ and os.environ.get("SLURM_STEP_ID", "").isdigit() and not in_interactive_shell():
         return f"slurm-{os.environ['SLURM_JOB_ID']}-{os.environ['SLURM_STEP_ID']}"
     if "TORCHELASTIC_RUN_ID" in os.environ:
         if os.environ["TORCHELASTIC_RUN_ID"] not in ("", "none"):
@@ -56,9 +64,27 @@ def launcher_id() -> str | None:
     return None
 
 
+def in_interactive_shell() -> bool:
+    """Whether this process was started by hand in a shell of `srun --pty` or `salloc`, where a job has many runs."""
+    if "SLURM_JOB_ID" not in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
+        return False
+    return (
+        os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")
+        or os.environ.get("SLURM_STEP_ID") == _INTERACTIVE_STEP
+        or "SLURM_PTY_PORT" in os.environ
+    )
+
+
+def train_as_on_a_laptop() -> None:
+    """In an interactive shell: makes Lightning start the processes itself, as the shell is one task of the job."""
+    if in_interactive_shell():
+        os.environ["SLURM_JOB_NAME"] = "interactive"
+
+
 def in_slurm_job() -> bool:
     """Whether this process belongs to a batch job, rather than to an interactive allocation."""
-    return "SLURM_JOB_ID" in os.environ and os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+    batch = os.environ.get("SLURM_JOB_NAME") not in ("bash", "interactive")
+    return "SLURM_JOB_ID" in os.environ and batch and not in_interactive_shell()
 
 
 def job_id() -> str:

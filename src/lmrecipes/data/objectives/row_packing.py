@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from lmrecipes.data.objectives.span_corruption import SpanCorruption
 from lmrecipes.data.prepared.corpus import mapped
-from lmrecipes.data.prepared.lock import find_or_make, locked
+from lmrecipes.data.prepared.lock import find_or_make
 from lmrecipes.runtime.atomic_write import replacing, write_text
+from lmrecipes.runtime.file_lock import locked
 
 Ints = NDArray[Any]
 # Minimum tokens of a piece cut from a document.

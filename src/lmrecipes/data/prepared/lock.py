@@ -1,4 +1,4 @@
-"""File locks, so that one process prepares while others wait."""
+"""One process prepares while others wait."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from filelock import FileLock, Timeout
+from lmrecipes.runtime.file_lock import locked
 
 Found = TypeVar("Found")
 Made = TypeVar("Made")
@@ -37,39 +37,3 @@ def preparing(folder: Path) -> Iterator[None]:
         raise ValueError(f"{folder} is not empty and holds no prepared data; move it away")
     with locked(lock):
         yield
-
-
-@contextmanager
-def locked(path: Path) -> Iterator[None]:
-    """Holds a file lock, waiting for another holder; creates the lock's folder if needed.
-
-    The operating system releases the lock when its holder exits, even if killed. The file and its content stay.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _lock(path):
-        yield
-
-
-@contextmanager
-def claimed(path: Path, wait: bool) -> Iterator[bool]:
-    """Tries to hold a lock; yields False if another process has it or its folder no longer exists.
-
-    Args:
-        path: the lock file.
-        wait: whether to wait for the other process instead.
-    """
-    lock = _lock(path)
-    try:
-        lock.acquire(blocking=wait)
-    except (Timeout, FileNotFoundError):
-        yield False
-        return
-    try:
-        yield True
-    finally:
-        lock.release()
-
-
-def _lock(path: Path) -> FileLock:
-    # A soft lock (a file's presence) would outlive a killed holder: require the system's locks.
-    return FileLock(path, preserve_lock_file=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from lmrecipes.data.prepared.lock import find_or_make, locked
+from lmrecipes.data.prepared.lock import find_or_make
 from lmrecipes.runtime.atomic_write import new_folder
+from lmrecipes.runtime.file_lock import locked
 
 
 def made_once(folder: Path, write: Callable[[Path], object]) -> Path:

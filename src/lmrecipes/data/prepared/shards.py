@@ -23,11 +23,12 @@ from lmrecipes.data.corpora.text_source import SPLITS
 from lmrecipes.data.prepared.cache import Vocabularies
 from lmrecipes.data.prepared.corpus import Prepared, check_unchanged, find_prepared, token_dtype, write_manifest
 from lmrecipes.data.prepared.examples import join, writing
-from lmrecipes.data.prepared.lock import claimed, find_or_make, locked, preparing
+from lmrecipes.data.prepared.lock import find_or_make, preparing
 from lmrecipes.data.prepared.progress_bar import Progress
 from lmrecipes.data.tokenizers.base import FILE, Vocabulary
 from lmrecipes.data.tokenizers.loading import load_vocabulary
 from lmrecipes.runtime.atomic_write import write_text
+from lmrecipes.runtime.file_lock import claimed, locked
 
 # Names of a part's files: finished, or temporary ones with the id of the writing process.
 _PART_FILE = re.compile(rf"\.?\d{{6,}}\.(claim|json|({'|'.join(SPLITS)})\.(tokens|lengths|seconds))(\.\d+(-\d+)?)?")

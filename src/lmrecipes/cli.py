@@ -17,6 +17,7 @@ import yaml
 from jsonargparse import ArgumentError, Namespace, get_loader, set_loader
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lmrecipes import runs
 from lmrecipes.batches import BatchPlan
@@ -42,8 +43,9 @@ from lmrecipes.config.hardware import check_hardware
 from lmrecipes.config.moved import with_current_paths
 from lmrecipes.config.presets import as_list, with_lists_flattened
 from lmrecipes.config.recipe_files import check_groups, check_named_files, written_groups
+from lmrecipes.config.trainer_flags import check_flags
 from lmrecipes.data import load_vocabulary
-from lmrecipes.datamodules.protocols import EvaluatesWith
+from lmrecipes.datamodules.protocols import EvaluatesWith, Overfits, WarmsUp
 from lmrecipes.loggers import RunCSVLogger, RunLogger
 from lmrecipes.models.common.protocols import ChecksPrecision, ReadsBatchPlan, TypesBatches
 from lmrecipes.runs.checkpoint_choice import checkpoint_of, is_checkpoint
@@ -177,6 +179,7 @@ class RecipeCLI(LightningCLI):
             # Report a precision that the model never supports before one that this machine lacks.
             if "model" in config and isinstance(model := class_of(config.model.class_path), ChecksPrecision):
                 model.check_precision(str(requested.precision))
+            check_flags(requested)
             check_hardware(requested.accelerator, requested.devices, requested.precision, requested.strategy)
         if self.command.trains:
             self._begin_or_continue(config, root)
@@ -193,8 +196,6 @@ class RecipeCLI(LightningCLI):
         """Creates the directory of a new run, or finds that of the run to resume."""
         if config.init_optimizer and not config.init_from:
             raise ConfigError("--init_optimizer needs a run to take the optimizer's state from: --init_from RUN")
-        if config.trainer.max_steps == 0:
-            raise ConfigError("trainer.max_steps is 0; it must be 1 or more")
         if config.resume is None:
             if config.run_dir == "":
                 raise ConfigError("--run_dir is empty; name a directory, or leave it out")
@@ -208,6 +209,8 @@ class RecipeCLI(LightningCLI):
                         f"--resume and --{other} are mutually exclusive: --resume continues a run in its own "
                         f"directory, from its own checkpoint"
                     )
+            if config.trainer.fast_dev_run:
+                raise ConfigError("trainer.fast_dev_run tries a new run and saves nothing; leave out --resume")
             self._use_run(config.resume, root)
             assert self.run_dir is not None
             runs.continue_run(self.run_dir)
@@ -282,6 +285,8 @@ class RecipeCLI(LightningCLI):
         if settings.check_val_every_n_epoch is None and isinstance(settings.val_check_interval, float):
             # A fraction of an epoch.
             kwargs["check_val_every_n_epoch"] = 1
+        if settings.overfit_batches:
+            kwargs |= self._overfit(int(settings.overfit_batches))
         trainer = super().instantiate_trainer(**kwargs)
         launcher.check_rank(trainer.global_rank, trainer.world_size)
         set_group_timeout(trainer, self.config.group_timeout_minutes)
@@ -294,6 +299,11 @@ class RecipeCLI(LightningCLI):
                 f"{accumulation} micro-batches; leave it out and set batch.micro_batch_size"
             )
         trainer.accumulate_grad_batches = accumulation
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
+            # Lightning counts micro-batches; its one epoch would end in the middle of a step.
+            trainer.fit_loop.max_epochs, trainer.limit_train_batches = -1, 1.0
+            trainer.val_check_interval, trainer.check_val_every_n_epoch = int(settings.fast_dev_run), None
+        self.score_something(trainer)
         if isinstance(trainer.val_check_interval, int):
             # Recipes count optimizer steps; Lightning counts micro-batches.
             trainer.val_check_interval *= accumulation
@@ -302,6 +312,33 @@ class RecipeCLI(LightningCLI):
             trainer.callbacks.append(Requeue(self.config.max_requeues))  # type: ignore[attr-defined]
             take_signals_from(trainer)
         return trainer
+
+    def _overfit(self, n_batches: int) -> dict[str, Any]:
+        """Trains on the first batches over and over; Lightning's own way would replace the loader's order.
+
+        Returns:
+            Settings of the Trainer for it.
+        """
+        if not isinstance(self.datamodule, Overfits):
+            return {}
+        self.datamodule.overfit_batches = n_batches
+        return {"overfit_batches": 0, "limit_val_batches": n_batches, "limit_test_batches": n_batches}
+
+    def score_something(self, settings: Any) -> None:
+        """Raises a limit of evaluation batches that would leave only those that fill the memory, and are not scored.
+
+        Args:
+            settings: a started Trainer, or the `trainer:` group.
+        """
+        for split in ("val", "test") if isinstance(self.datamodule, WarmsUp) else ():
+            name, warm = f"limit_{split}_batches", self.datamodule.warm_up_batches(split)
+            limit = getattr(settings, name)
+            if isinstance(limit, int) and 0 < limit <= warm:
+                setattr(settings, name, warm + 1)
+                rank_zero_warn(
+                    f"trainer.{name} is {limit}, but the first {warm} of an evaluation only fill the memory and are "
+                    f"not scored: evaluating {warm + 1}"
+                )
 
     def run_loggers(self) -> list[Any]:
         """The CSV logger and the recipe's loggers, bound to the run directory."""
@@ -313,7 +350,7 @@ class RecipeCLI(LightningCLI):
         return [RunCSVLogger(self.run_dir), *loggers]
 
     def _own_callbacks(self) -> list[Any]:
-        callbacks: list[Any] = [console_progress()]
+        callbacks: list[Any] = [console_progress()] if self.config_init.trainer.enable_progress_bar is not False else []
         if self.command.trains:
             callbacks += [StepSeed(int(self.config.seed_everything)), KeepOptimizerSettings(), PortableOptimizerState()]
             callbacks.append(ResumeLog())

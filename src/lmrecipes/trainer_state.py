@@ -45,6 +45,11 @@ def logs_step(trainer: Any) -> bool:
     return bool(trainer.logs_step if connector is None else connector.should_update_logs)
 
 
+def is_due(step: int, every: int) -> bool:
+    """Whether something that happens every so many steps happens at this one; with 0 it never does."""
+    return every > 0 and step % every == 0
+
+
 def is_sanity_check(trainer: Any) -> bool:
     """Whether this is the Trainer's sanity check before training."""
     return bool(getattr(trainer, "sanity_checking", False))

@@ -10,7 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar
 
 from lmrecipes.callbacks.progress_bar import StepBar
-from lmrecipes.trainer_state import completes_step
+from lmrecipes.trainer_state import completes_step, is_due
 
 
 def console_progress() -> ProgressBar:
@@ -46,7 +46,7 @@ class ConsoleLog(ProgressBar):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Prints a line if the step is logged."""
-        if not completes_step(trainer) or trainer.global_step % trainer.log_every_n_steps:  # type: ignore[attr-defined]
+        if not completes_step(trainer) or not is_due(trainer.global_step, trainer.log_every_n_steps):  # type: ignore[attr-defined]
             return
         now, step = time.perf_counter(), trainer.global_step
         (before, earlier), self._last = self._last, (now, step)

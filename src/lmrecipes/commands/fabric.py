@@ -49,6 +49,7 @@ class FabricCLI(RecipeCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Any:
         """None: its settings are enough."""
+        self.score_something(self.config_init.trainer)
 
 
 def run(argv: list[str]) -> int:

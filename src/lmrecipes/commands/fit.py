@@ -69,6 +69,11 @@ def _fit(cli: RecipeCLI) -> int:
         if not cli.trainer.interrupted or leaving.code != 1:
             raise
     signals.ignore()
+    if cli.trainer.fast_dev_run:  # type: ignore[attr-defined]
+        runs.discard_if_unused()
+        steps = cli.trainer.global_step
+        say(f"trainer.fast_dev_run: {steps} step{'' if steps == 1 else 's'} and a validation ran; nothing was saved")
+        return 0
     if cli.trainer.interrupted:
         kept = newest_readable(cli.run_dir / "checkpoints")
         then = f"continue from {kept.stem} with: {resume}" if kept else "no checkpoint was saved yet"

@@ -48,7 +48,13 @@ def check_hardware(accelerator: Any, devices: Any, precision: Any, strategy: Any
     if str(precision) in ("16", "16-mixed", "16-true") and on_cpu:
         raise ConfigError(f"trainer.precision is {precision}, which a CPU cannot do; bf16-mixed and 32-true work")
     _check_strategy(strategy, on_cpu)
-    if isinstance(devices, list) or "," in str(devices) or devices == "auto":
+    if isinstance(devices, list) or "," in str(devices):
+        if on_cpu:
+            raise ConfigError(
+                f"trainer.devices is {devices!r}, which lists GPUs; on a CPU it is the number of processes, such as 1"
+            )
+        return
+    if devices == "auto":
         return
     try:
         number = int(devices)

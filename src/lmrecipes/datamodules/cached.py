@@ -19,7 +19,8 @@ from lmrecipes.data.tokenizers.base import Vocabulary
 from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings
 from lmrecipes.data.tokenizers.wordpiece import WordPiece
 from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings
-from lmrecipes.datamodules.resumable_loader import Batches, PositionLoader, micro_batches_done
+from lmrecipes.datamodules.resumable_loader import Batches, FirstBatches, PositionLoader, micro_batches_done
+from lmrecipes.trainer_state import data_rank
 
 
 def vocabulary_settings(
@@ -88,6 +89,7 @@ class CachedDataModule(LightningDataModule, ABC):
         self.batch_plan, self.num_workers, self.seed = batch, num_workers, seed
         self.vocabulary_dir = None if vocabulary_dir is None else Path(vocabulary_dir).expanduser()
         self.cache_dir = cache_folder(cache_dir)
+        self.overfit_batches = 0
 
     @abstractmethod
     def prepare(self, progress: bool = True) -> None:
@@ -111,9 +113,11 @@ class CachedDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> PositionLoader:
         """Micro-batches from the optimizer's step to the end of the epoch, every time it is iterated."""
-        return PositionLoader(
-            self.train_batches(), lambda: micro_batches_done(self.trainer, self.batch_plan), self.num_workers
-        )
+        batches = self.train_batches()
+        if self.overfit_batches:
+            accumulation = self.batch_plan.accumulation(data_rank(self.trainer).size)
+            batches = FirstBatches(batches, self.overfit_batches * accumulation)
+        return PositionLoader(batches, lambda: micro_batches_done(self.trainer, self.batch_plan), self.num_workers)
 
     def val_dataloader(self) -> DataLoader[Any]:
         """Validation batches."""

@@ -47,6 +47,22 @@ class EvaluatesWith(Protocol):
 
 
 @runtime_checkable
+class Overfits(Protocol):
+    """Data that can repeat its first batches: `--trainer.overfit_batches 2`."""
+
+    overfit_batches: int
+    """Optimizer steps' batches that make an epoch; 0: all."""
+
+
+@runtime_checkable
+class WarmsUp(Protocol):
+    """Data whose evaluations begin with batches that are not scored."""
+
+    def warm_up_batches(self, split: str) -> int:
+        """Their number, for a split (val or test)."""
+
+
+@runtime_checkable
 class AnswersQuestions(Protocol):
     """Data that takes questions from the command line: `lmrecipes predict --question`."""
 

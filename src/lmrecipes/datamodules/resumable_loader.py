@@ -24,6 +24,21 @@ class Batches(Protocol[Batch_co]):
         """Batch number k, counted from the start of training."""
 
 
+class FirstBatches:
+    """The first batches over and over, to see whether a model can overfit them."""
+
+    def __init__(self, batches: Batches[Any], n: int) -> None:
+        self.batches, self.n = batches, min(n, len(batches))
+
+    def __len__(self) -> int:
+        """Batches until they repeat."""
+        return self.n
+
+    def batch(self, k: int) -> Any:
+        """Batch number k modulo n."""
+        return self.batches.batch(k % self.n)
+
+
 class _Positions(IterableDataset[Any]):
     """Batches from `start` to the end of its epoch, every n-th of them in each of n workers."""
 

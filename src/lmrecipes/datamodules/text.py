@@ -221,6 +221,11 @@ class TextDataModule(PreparedDataModule):
             message = str(error)
             raise ValueError(message if message.startswith("batch.") else f"{field}: {message}") from None
 
+    def warm_up_batches(self, split: str) -> int:
+        """Batches that only fill the memory before a split's first scored one."""
+        plan = self.batch_plan.for_split(split)
+        return -(-plan.mem_len // plan.seq_len) if self.warm_up_evaluation else 0
+
     def train_batches(self) -> Streams:
         """This rank's streams of the training text."""
         return self.streams("train")

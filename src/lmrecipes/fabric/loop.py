@@ -27,6 +27,7 @@ from lmrecipes.fabric.checkpoint import restore, save, save_best
 from lmrecipes.models.common.protocols import Countable
 from lmrecipes.resilience import signals
 from lmrecipes.runs.plots import plot_runs
+from lmrecipes.trainer_state import is_due
 
 # Suffixes of the evaluation hooks.
 _AROUND = ("start", "epoch_start", "batch_start", "batch_end", "epoch_end", "end")
@@ -105,7 +106,7 @@ class Loop(Fabric):
     @property
     def logs_step(self) -> bool:
         """Whether the current step is logged."""
-        return (self.global_step + (not self._stepped)) % self.log_every_n_steps == 0
+        return is_due(self.global_step + (not self._stepped), self.log_every_n_steps)
 
     @property
     def logged_metrics(self) -> dict[str, Any]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
@@ -20,6 +21,29 @@ class Schedule(ABC):
     @abstractmethod
     def lr(self, step: int, base_lr: float, max_steps: int) -> float:
         """Learning rate of update number `step`, counted from 0, of a training of max_steps updates."""
+
+    def fitted(self, max_steps: int) -> Schedule:
+        """The schedule for a training of max_steps updates, whose warm-up may be longer than that."""
+        return self
+
+
+class _Decaying(Schedule):
+    """A schedule whose decay begins after the warm-up, which a short trial has no time for."""
+
+    warmup_steps: int
+
+    def fitted(self, max_steps: int) -> Schedule:
+        """Shortens a warm-up of `warmup_steps` to half of a training that is not longer; warns of it."""
+        if not 0 < max_steps <= self.warmup_steps:
+            return self
+        steps = max_steps // 2
+        rank_zero_warn(
+            f"model.schedule.warmup_steps is {self.warmup_steps}, but trainer.max_steps is {max_steps}: "
+            f"warming up for {steps} step{'' if steps == 1 else 's'}",
+            stacklevel=2,
+        )
+        shortened: Schedule = replace(self, warmup_steps=steps)  # type: ignore[type-var]
+        return shortened
 
 
 def _warm(step: int, base_lr: float, warmup_steps: int) -> float:
@@ -51,7 +75,7 @@ class Constant(Schedule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cosine(Schedule):
+class Cosine(_Decaying):
     """Half a cosine from the full rate to min_lr after the warm-up."""
 
     warmup_steps: int = 0
@@ -60,6 +84,10 @@ class Cosine(Schedule):
     """Rate at the end."""
     max_steps: int | None = None
     """Updates until min_lr is reached; left out, all of trainer.max_steps."""
+
+    def fitted(self, max_steps: int) -> Schedule:
+        """See Schedule."""
+        return super().fitted(max_steps) if self.max_steps is None else self
 
     def lr(self, step: int, base_lr: float, max_steps: int) -> float:
         """See Schedule."""
@@ -71,7 +99,7 @@ class Cosine(Schedule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Linear(Schedule):
+class Linear(_Decaying):
     """Linear decay from the full rate to min_lr after the warm-up."""
 
     warmup_steps: int = 0
@@ -114,7 +142,7 @@ class WarmupAnnealing(Schedule):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Polynomial(Schedule):
+class Polynomial(_Decaying):
     """Polynomial decay, as in ELECTRA's two published schedules."""
 
     warmup_steps: int = 0
@@ -178,7 +206,7 @@ class StepSchedule(LRScheduler):
     """
 
     def __init__(self, optimizer: Optimizer, schedule: Schedule, *, max_steps: int) -> None:
-        self.schedule = schedule
+        self.schedule = schedule.fitted(max_steps)
         self.max_steps = max_steps
         super().__init__(optimizer)
 

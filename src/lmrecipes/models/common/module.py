@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import warnings
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 from lightning.pytorch import LightningModule
@@ -17,9 +17,11 @@ from lmrecipes.metrics.perplexity import TokenLoss
 from lmrecipes.models.common.protocols import ChecksPrecision
 from lmrecipes.models.common.vocab_size import corpus_of, with_vocabulary
 from lmrecipes.optim import GroupSettings, Schedule, StepSchedule, build_optimizer, parameter_groups
-from lmrecipes.trainer_state import completes_step, is_sanity_check, logs_step
+from lmrecipes.trainer_state import completes_step, data_rank, is_sanity_check, logs_step, sum_over_ranks
 
 SPLITS = ("train", "val", "test")
+# Key in a checkpoint for sums of training metrics that were not logged yet.
+_TRAINING_METRICS = "training_metrics"
 
 
 class RecipeModule(LightningModule):
@@ -183,6 +185,28 @@ class RecipeModule(LightningModule):
             warnings.warn(message, stacklevel=2)
         self.log_dict({f"{split}/{name}": value for name, value in metrics.items()}, batch_size=1)
         self.begin_split(split)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds the training metrics since the last logged step, summed over ranks: a resumed run logs the same mean."""
+        copies = self.trainer.world_size // data_rank(self.trainer).size
+        checkpoint[_TRAINING_METRICS] = {
+            name: (sum_over_ranks(self.trainer, state.clone()) / copies).cpu()
+            for name, state in self._training_states()
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restores them on the first rank; earlier versions did not save them."""
+        saved = checkpoint.get(_TRAINING_METRICS, {})
+        for name, state in self._training_states():
+            if name in saved and data_rank(self.trainer).rank == 0:
+                state.copy_(saved[name])
+
+    def _training_states(self) -> Iterator[tuple[str, Tensor]]:
+        for name, metric in self._metrics_by_split.items():
+            if name.startswith("train_"):
+                for part, state in cast(Metric, metric).metric_state.items():
+                    if isinstance(state, Tensor):
+                        yield f"{name}.{part}", state
 
     def _scored_nothing(self, split: str) -> bool:
         losses = [metric for name, metric in self._metrics_by_split.items() if name.startswith(f"{split}_")]

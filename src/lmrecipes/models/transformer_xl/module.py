@@ -129,6 +129,7 @@ class TransformerXLModule(RecipeModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the training memory of all ranks."""
+        super().on_save_checkpoint(checkpoint)
         copies = self.trainer.world_size // data_rank(self.trainer).size
         checkpoint["stream_memory"] = self._memory["train"].state(
             lambda layer: cast(Tensor, self.all_gather(layer)).view(-1, *layer.shape)[::copies]
@@ -136,6 +137,7 @@ class TransformerXLModule(RecipeModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores the training memory of this rank."""
+        super().on_load_checkpoint(checkpoint)
         mem_len = self._plans["train"].mem_len
         self._memory["train"].restore(checkpoint.get("stream_memory", []), data_rank(self.trainer), mem_len)
 

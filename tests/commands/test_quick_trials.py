@@ -27,6 +27,7 @@ def rows(run):
         return list(csv.DictReader(file))
 
 
+@pytest.mark.filterwarnings("default:model.schedule.warmup_steps")
 def test_fewer_steps_than_the_warm_up_are_trained_with_a_warning(fit, tmp_path):
     printed = fit("--model.schedule.warmup_steps=100", "--trainer.max_steps=5")
     assert "warmup_steps is 100, but trainer.max_steps is 5: warming up for 2 steps" in printed
@@ -49,6 +50,7 @@ def test_overfit_batches_repeats_the_first_batches(fit, tmp_path):
     assert losses[-1] < 0.5 < losses[0]
 
 
+@pytest.mark.filterwarnings("default:trainer.limit_val_batches")
 def test_a_limit_of_one_evaluation_batch_gives_a_figure(fit, tmp_path):
     printed = fit("--trainer.limit_val_batches=1", "--batch.val.seq_len=8", "--batch.val.mem_len=16")
     assert "limit_val_batches is 1, but the first 2 of an evaluation only fill the memory" in printed
@@ -65,7 +67,8 @@ def test_training_without_logs_and_progress_is_silent(fit, tmp_path):
 
 
 def test_the_first_loss_after_a_resume_is_the_uninterrupted_runs(fit, small, tmp_path):
-    options = ["--model.schedule=lmrecipes.optim.Constant", "--trainer.log_every_n_steps=5", "--trainer.val_check_interval=3"]
+    options = ["--trainer.log_every_n_steps=5", "--trainer.val_check_interval=3"]
+    options.append("--model.schedule=lmrecipes.optim.Constant")
     fit(*options)
     assert main(["fit", *small, *options, "--run_dir=half", "--trainer.max_steps=8"]) == 0
     assert main(["fit", "--resume=half", "--trainer.max_steps=12"]) == 0

@@ -7,8 +7,6 @@ import pytest
 
 from lmrecipes.__main__ import main
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
 
 @pytest.fixture
 def fit(small, tmp_path, monkeypatch, capsys):
@@ -27,13 +25,14 @@ def rows(run):
         return list(csv.DictReader(file))
 
 
-@pytest.mark.filterwarnings("default:model.schedule.warmup_steps")
+@pytest.mark.filterwarnings("default")
 def test_fewer_steps_than_the_warm_up_are_trained_with_a_warning(fit, tmp_path):
     printed = fit("--model.schedule.warmup_steps=100", "--trainer.max_steps=5")
     assert "warmup_steps is 100, but trainer.max_steps is 5: warming up for 2 steps" in printed
     assert [row["step"] for row in rows(tmp_path / "run") if row["train/loss"]] == ["1", "2", "3", "4", "5"]
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_fast_dev_run_trains_and_validates_whole_steps_and_leaves_nothing(fit, tmp_path):
     printed = fit("--trainer.fast_dev_run=2", "--batch.micro_batch_size=1")
     assert "2 steps and a validation ran; nothing was saved" in printed
@@ -41,6 +40,7 @@ def test_fast_dev_run_trains_and_validates_whole_steps_and_leaves_nothing(fit, t
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_overfit_batches_repeats_the_first_batches(fit, tmp_path):
     fit(
         *("--trainer.overfit_batches=1", "--trainer.max_steps=80", "--trainer.log_every_n_steps=20"),
@@ -50,7 +50,7 @@ def test_overfit_batches_repeats_the_first_batches(fit, tmp_path):
     assert losses[-1] < 0.5 < losses[0]
 
 
-@pytest.mark.filterwarnings("default:trainer.limit_val_batches")
+@pytest.mark.filterwarnings("default")
 def test_a_limit_of_one_evaluation_batch_gives_a_figure(fit, tmp_path):
     printed = fit("--trainer.limit_val_batches=1", "--batch.val.seq_len=8", "--batch.val.mem_len=16")
     assert "limit_val_batches is 1, but the first 2 of an evaluation only fill the memory" in printed
@@ -59,6 +59,7 @@ def test_a_limit_of_one_evaluation_batch_gives_a_figure(fit, tmp_path):
     assert json.loads((tmp_path / "run/results.json").read_text())[0]["metrics"]["test/loss"] > 0
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_training_without_logs_and_progress_is_silent(fit, tmp_path):
     printed = fit("--trainer.log_every_n_steps=0", "--trainer.enable_progress_bar=false")
     assert "ms/batch" not in printed
@@ -66,6 +67,7 @@ def test_training_without_logs_and_progress_is_silent(fit, tmp_path):
     assert [row["step"] for row in rows(tmp_path / "run")] == ["6", "12"]
 
 
+@pytest.mark.filterwarnings("ignore")
 def test_the_first_loss_after_a_resume_is_the_uninterrupted_runs(fit, small, tmp_path):
     options = ["--trainer.log_every_n_steps=5", "--trainer.val_check_interval=3"]
     options.append("--model.schedule=lmrecipes.optim.Constant")

@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 
 from lmrecipes import __version__
 from lmrecipes.resilience import failure_report, signals
+from lmrecipes.runtime.console import keep_going_without_output, open_output
+from lmrecipes.runtime.home import ensure_home
 from lmrecipes.runtime.launcher import RUN_DIR_VARIABLE
 from lmrecipes.runtime.lazy_imports import postpone
 
@@ -63,6 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     run_dir = os.environ.get(RUN_DIR_VARIABLE)
     try:
+        if argv is None:
+            ensure_home()
         if arguments[0] in ("fit", "fabric") and argv is None:
             # Only in our own process, not when another program calls main().
             signals.watch()
@@ -99,6 +103,9 @@ def command() -> None:
     and would abort the process when they let go of one after that.
     """
     postpone()
+    open_output()
+    if sys.argv[1:2] in (["fit"], ["fabric"]):
+        keep_going_without_output()
     try:
         code: str | int | None = main()
     except SystemExit as leaving:

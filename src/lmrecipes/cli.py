@@ -42,7 +42,13 @@ from lmrecipes.config.errors import ConfigError, condense, known_options, unknow
 from lmrecipes.config.hardware import check_hardware
 from lmrecipes.config.moved import with_current_paths
 from lmrecipes.config.presets import as_list, with_lists_flattened
-from lmrecipes.config.recipe_files import check_groups, check_named_files, written_groups
+from lmrecipes.config.recipe_files import (
+    check_groups,
+    check_named_files,
+    without_anchors,
+    without_empty_files,
+    written_groups,
+)
 from lmrecipes.config.trainer_flags import check_flags
 from lmrecipes.data import load_vocabulary
 from lmrecipes.datamodules.protocols import EvaluatesWith, Overfits, WarmsUp
@@ -60,7 +66,7 @@ yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, name: dumper.represen
 
 
 def _load(text: str) -> Any:
-    return with_lists_flattened(with_current_paths(get_loader("yaml")(text)))
+    return with_lists_flattened(without_anchors(with_current_paths(get_loader("yaml")(text))))
 
 
 set_loader("recipe", _load, exceptions=(yaml.YAMLError,))
@@ -408,7 +414,7 @@ def open_recipe(command: Command, argv: Sequence[str], cli_class: type[RecipeCLI
     atexit.register(_leave_group)
     if "--no_runtime_tuning" not in argv:
         tune_process()
-    words = expand_names(argv)
+    words = without_empty_files(expand_names(argv))
     source = value_of(words, command.run_option) if command.run_option else None
     if source is not None:
         run = runs.find_run(source, root=Path(value_of(words, "--runs_root") or "runs"))

@@ -7,6 +7,7 @@ from lmrecipes.cli import open_recipe
 from lmrecipes.commands import test as test_command
 from lmrecipes.config import catalog
 from lmrecipes.config.presets import with_lists_flattened
+from lmrecipes.config.recipe_files import without_empty_files
 
 THROUGHPUT = "lmrecipes.callbacks.Throughput"
 BEST = "lmrecipes.callbacks.BestCheckpoint"
@@ -144,3 +145,24 @@ def test_the_validation_interval_counts_steps_of_the_run_unless_it_is_a_fraction
     assert (built.trainer.check_val_every_n_epoch, built.trainer.val_check_interval) == (None, 6)
     built = open_recipe(test_command.COMMAND, [*small, "--no_runtime_tuning", "--trainer.val_check_interval=0.5"])
     assert (built.trainer.check_val_every_n_epoch, built.trainer.val_check_interval) == (1, 0.5)
+
+
+def test_an_overlay_that_is_empty_changes_nothing_and_a_recipe_that_is_empty_is_named(tmp_path):
+    overlay = tmp_path / "overlay.yaml"
+    for text in ("", "# trainer: {max_steps: 3}\n\n", "---\n"):
+        overlay.write_text(text)
+        words = ["--config", "a.yaml", f"--config={overlay}", "--config", str(overlay), "--x=1"]
+        assert without_empty_files(words) == ["--config", "a.yaml", "--x=1"]
+        with pytest.raises(ValueError, match=f"{overlay} is empty; see a shipped recipe"):
+            without_empty_files(["--config", str(overlay)])
+
+
+def test_keys_that_begin_with_x_are_a_place_for_anchors(tmp_path):
+    (tmp_path / "sizes.yaml").write_text(
+        "x-sizes: &sizes {n_layers: 2, d_model: 32}\nmodel: {init_args: {config: *sizes}}\n"
+    )
+    cli = open_recipe(
+        test_command.COMMAND, ["--config", "transformer_xl/tiny", "--config", str(tmp_path / "sizes.yaml")]
+    )
+    assert cli.model.config.d_model == 32
+    assert "x-sizes" not in cli.settings()

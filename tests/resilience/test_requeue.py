@@ -1,6 +1,8 @@
 """A job requeues itself once, within a limit, and only if it has made progress."""
 
 import json
+import signal
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -100,3 +102,12 @@ def test_a_requeue_rejected_by_slurm_is_reported_and_not_counted(slurm, tmp_path
     assert requeue.requeue(tmp_path, step=5, limit=100) is None
     monkeypatch.setenv("PATH", "/nowhere")
     assert "scontrol cannot be run" in str(requeue.requeue(tmp_path, step=9, limit=100))
+
+
+def test_a_scontrol_that_the_requeue_itself_has_killed_is_no_refusal(monkeypatch, tmp_path):
+    def killed(command, **_):
+        return subprocess.CompletedProcess(command, -signal.SIGTERM, "JobState=RUNNING Restarts=0", "")
+
+    monkeypatch.setattr(requeue.subprocess, "run", killed)
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    assert requeue.requeue(tmp_path, step=5, limit=100) is None

@@ -1,5 +1,8 @@
 """Files and folders are written completely or not at all."""
 
+import errno
+import os
+
 import pytest
 
 from lmrecipes.runtime.atomic_write import new_folder, replacing, write_text
@@ -57,3 +60,19 @@ def test_a_folder_appears_only_when_complete_and_other_files_stay(tmp_path):
     assert {path.read_text() for path in (tmp_path / "made").iterdir()} == {"whole"}
     assert {path.name for path in tmp_path.iterdir()} - before == {"made"}
     assert unchanged()
+
+
+def test_an_error_names_the_file_and_not_the_temporary_one(tmp_path, monkeypatch):
+    path = tmp_path / "missing" / "results.json"
+    with pytest.raises(FileNotFoundError) as raised:
+        write_text(path, "x")
+    assert raised.value.filename == str(path)
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="No space left") as raised:
+        write_text(tmp_path / "results.json", "x")
+    assert raised.value.filename == str(tmp_path / "results.json")
+    assert list(tmp_path.iterdir()) == []

@@ -8,6 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import DeepSpeedStrategy
 
 from lmrecipes.checkpoints.weights import load_optimizer_state, load_weights
+from lmrecipes.runtime.console import quoted
 
 
 class InitWeights(Callback):
@@ -26,7 +27,7 @@ class InitWeights(Callback):
             ValueError: if a weight does not match the network, naming it, or if there is no optimizer state.
         """
         path = Path(trainer.strategy.broadcast(str(self.path)))
-        load_weights(pl_module, path, f"--init_from {path}", trainer.strategy)
+        load_weights(pl_module, path, f"--init_from {quoted(path)}", trainer.strategy)
         if not self.optimizer:
             return
         if isinstance(trainer.strategy, DeepSpeedStrategy):

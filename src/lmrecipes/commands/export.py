@@ -14,7 +14,7 @@ from lmrecipes.commands.common.load_model import Trained, built, load_trained
 from lmrecipes.commands.common.options import add_run
 from lmrecipes.models.common.exported_program import COMPILED, GRAPH
 from lmrecipes.models.common.protocols import ExportsHF, ExportsPrograms, ExportsWeights
-from lmrecipes.runtime.console import say, short
+from lmrecipes.runtime.console import quoted, say, short
 
 WEIGHTS = "weights.pt"
 
@@ -55,7 +55,7 @@ def run(argv: list[str]) -> int:
     for path, what in written.items():
         say(f"{short(folder / path.relative_to(part))}: {what}")
     for command in ("test --run RUN", 'score --run RUN --text "..."') if form in (GRAPH, COMPILED) else ():
-        say(f"use them with: lmrecipes {command.replace('RUN', short(cli.run_dir))} --exported {short(folder)}")
+        say(f"use them with: lmrecipes {command.replace('RUN', quoted(cli.run_dir))} --exported {quoted(folder)}")
     return 0
 
 

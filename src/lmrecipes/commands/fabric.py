@@ -25,7 +25,7 @@ from lmrecipes.resilience import signals
 from lmrecipes.resilience.requeue import requeue
 from lmrecipes.runs.inherited import init_checkpoint
 from lmrecipes.runtime import launcher
-from lmrecipes.runtime.console import say, short
+from lmrecipes.runtime.console import quoted, say
 
 _COMMANDS = {"fit": fit.COMMAND, "validate": validate.COMMAND, "test": test.COMMAND}
 _STRATEGIES = ("auto", "ddp")
@@ -150,14 +150,14 @@ def _never_called(callbacks: list[Callback]) -> list[str]:
 def _fit(cli: RecipeCLI) -> int:
     assert cli.run_dir is not None
     checkpoint, keeping = begin(cli, cli.run_dir)
-    resume = f"lmrecipes fabric fit --resume {short(cli.run_dir)}"
+    resume = f"lmrecipes fabric fit --resume {quoted(cli.run_dir)}"
     loop = _loop(cli, list(keeping))
     save_vocabulary(cli, cli.run_dir)
     weights = init_checkpoint(cli.config) if cli.config.init_from else None
     source = checkpoint or weights
     option = "--resume" if checkpoint else "--init_from"
     try:
-        with naming_mismatches(cli.model, source, f"{option} {short(source)}" if source else ""):
+        with naming_mismatches(cli.model, source, f"{option} {quoted(source)}" if source else ""):
             loop.fit(cli.model, checkpoint, weights, cli.config.init_optimizer)
     except StoppedByLossGuard as stopped:
         stop(cli, stopped, resume)
@@ -165,7 +165,7 @@ def _fit(cli: RecipeCLI) -> int:
     signals.ignore()
     if loop.stopped_by:
         return _leave(cli, loop, cli.run_dir, resume)
-    say(f"done at step {loop.global_step}; test it with: lmrecipes fabric test --run {short(cli.run_dir)}")
+    say(f"done at step {loop.global_step}; test it with: lmrecipes fabric test --run {quoted(cli.run_dir)}")
     return 0
 
 
@@ -192,7 +192,7 @@ def _evaluate(cli: RecipeCLI) -> int:
         checkpoint = None
     loop = _loop(cli, [])
     began = time.perf_counter()
-    with naming_mismatches(cli.model, checkpoint, f"--checkpoint {short(checkpoint)}" if checkpoint else ""):
+    with naming_mismatches(cli.model, checkpoint, f"--checkpoint {quoted(checkpoint)}" if checkpoint else ""):
         metrics = loop.measure(cli.model, checkpoint, split)
     elapsed = time.perf_counter() - began
     metrics = {**metrics, f"{split}/tokens_per_s": loop.evaluated_tokens * loop.world_size / elapsed}

@@ -13,7 +13,7 @@ from lmrecipes.cli import Command, RecipeCLI, open_recipe
 from lmrecipes.commands.common.end_run import exit_code, onward, stop
 from lmrecipes.commands.common.start_run import begin, save_vocabulary
 from lmrecipes.resilience import signals
-from lmrecipes.runtime.console import say, short
+from lmrecipes.runtime.console import quoted, say, short
 
 
 def _add_options(parser: LightningArgumentParser) -> None:
@@ -47,12 +47,12 @@ def run(argv: list[str]) -> int:
 
 def _fit(cli: RecipeCLI) -> int:
     assert cli.run_dir is not None
-    resume = f"lmrecipes fit --resume {short(cli.run_dir)}"
+    resume = f"lmrecipes fit --resume {quoted(cli.run_dir)}"
     try:
         checkpoint, keeping = begin(cli, cli.run_dir)
         cli.trainer.callbacks += keeping  # type: ignore[attr-defined]
         save_vocabulary(cli, cli.run_dir)
-        with naming_mismatches(cli.model, checkpoint, f"--resume {short(checkpoint)}" if checkpoint else ""):
+        with naming_mismatches(cli.model, checkpoint, f"--resume {quoted(checkpoint)}" if checkpoint else ""):
             cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint)
     except (ValueError, OSError, MisconfigurationException):
         runs.discard_if_unused()
@@ -84,5 +84,5 @@ def _fit(cli: RecipeCLI) -> int:
         say(f"training ran at {float(speed):,.0f} tokens/s")
     if (plot := cli.run_dir / "plots" / "run.png").is_file():
         say(f"curves: {short(plot)}")
-    say(f"done at step {cli.trainer.global_step}; test it with: lmrecipes test --run {short(cli.run_dir)}")
+    say(f"done at step {cli.trainer.global_step}; test it with: lmrecipes test --run {quoted(cli.run_dir)}")
     return 0

@@ -10,12 +10,42 @@ from typing import Any
 import yaml
 
 from lmrecipes.config import catalog
-from lmrecipes.config.arguments import value_of
+from lmrecipes.config.arguments import config_files, value_of
 from lmrecipes.config.errors import ConfigError, unknown_key
 from lmrecipes.config.presets import LISTS, list_entries
 
 GROUPS = {"seed_everything", "trainer", "model", "data", "batch", "published"}
 """Keys allowed at the top level of a recipe."""
+
+
+def without_empty_files(argv: Sequence[str]) -> list[str]:
+    """A command line without the --config files that hold nothing, such as an overlay that is all comments.
+
+    Raises:
+        ConfigError: if no other file is left.
+    """
+    files = config_files(argv)
+    empty = {str(path) for path in files if path.is_file() and catalog.read_yaml(path) is None}
+    if not empty:
+        return list(argv)
+    if all(str(path) in empty for path in files):
+        raise ConfigError(f"{files[0]} is empty; see a shipped recipe (`lmrecipes list`) for one")
+    kept: list[str] = []
+    words = iter(argv)
+    for word in words:
+        if word in ("--config", "-c"):
+            name = next(words, None)
+            kept += [word] if name is None else [] if name in empty else [word, name]
+        elif not word.startswith(("--config=", "-c=")) or word.partition("=")[2] not in empty:
+            kept.append(word)
+    return kept
+
+
+def without_anchors(content: Any) -> Any:
+    """A recipe without its keys that begin with `x-`, a place for YAML anchors that other keys refer to."""
+    if isinstance(content, dict) and GROUPS & content.keys():
+        return {key: value for key, value in content.items() if not str(key).startswith("x-")}
+    return content
 
 
 def check_groups(files: Sequence[Path], present: set[str]) -> None:
@@ -26,9 +56,9 @@ def check_groups(files: Sequence[Path], present: set[str]) -> None:
         present: groups that options on the command line belong to.
     """
     for path in files:
-        content = catalog.read_yaml(path)
+        content = without_anchors(catalog.read_yaml(path))
         if not isinstance(content, dict):
-            raise ConfigError(f"{path} is not a recipe: it holds {type(content).__name__}, not keys and values")
+            raise ConfigError(f"{path} is not a recipe: it holds a {type(content).__name__}, not keys and values")
         if "config" in content:
             raise ConfigError(f"{path}: a recipe cannot include another by `config:`; give a second --config")
         for key in content:
@@ -80,7 +110,7 @@ def written_groups(files: Sequence[Path], argv: Sequence[str]) -> dict[str, Any]
     """The groups of recipe files, with the files that they or the command line name for a group."""
     groups: dict[str, Any] = {}
     for path in files:
-        content = catalog.read_yaml(path) or {}
+        content = without_anchors(catalog.read_yaml(path)) or {}
         groups |= {key: path.parent / value if isinstance(value, str) else value for key, value in content.items()}
         groups["trainer"] = {**content.get("trainer", {}), **_list_options(content, path.parent)}
     for key in ("model", "data"):

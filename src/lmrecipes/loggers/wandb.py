@@ -24,6 +24,7 @@ from lmrecipes import runs
 from lmrecipes.loggers.run_logger import RunLogger, require
 from lmrecipes.resilience import signals
 from lmrecipes.runtime import launcher
+from lmrecipes.runtime.console import quoted
 
 # File with the id of a run directory's wandb run.
 KEPT = "wandb.json"
@@ -120,7 +121,7 @@ class WandbLogger(RunLogger, Lightnings):
                 wandb.teardown()
                 reason = f"as the server refuses: {' '.join(str(error).split())}"
         run = self._describe(wandb.init(**self._wandb_init, settings=settings, mode="offline"))
-        folders = Path(os.path.relpath(self._save_dir or ".")) / "wandb" / "offline-run-*"
+        folders = f"{quoted(Path(os.path.relpath(self._save_dir or '.')) / 'wandb')}/offline-run-*"
         print(f"wandb: offline, {reason}; upload the run later with: wandb sync {folders}", flush=True)
         return run
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn, Protocol
 
 from lmrecipes.runtime import launcher
-from lmrecipes.runtime.console import short
+from lmrecipes.runtime.console import quoted, short
 from lmrecipes.runtime.launcher import launch_id
 
 FOLDER = "errors"
@@ -113,7 +113,7 @@ def onward() -> str:
     errors = folder()
     if errors is None or not any((errors.parent / "checkpoints").glob("*.ckpt")):
         return ""
-    return f"; continue with: lmrecipes fit --resume {short(errors.parent)}"
+    return f"; continue with: lmrecipes fit --resume {quoted(errors.parent)}"
 
 
 def say(line: str) -> None:

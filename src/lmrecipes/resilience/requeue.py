@@ -51,7 +51,8 @@ def requeue(run_dir: Path, step: int, limit: int) -> str | None:
     # Written first: after the requeue this process may be killed at any moment.
     runs.write_text(record, json.dumps({"requeues": earlier["requeues"] + 1, "step": step}) + "\n")
     done = _scontrol("requeue", job_id())
-    if done.returncode == 0 or _job()[0] in _QUEUED:
+    # A requeue kills the job's processes, scontrol itself among them.
+    if done.returncode <= 0 or _job()[0] in _QUEUED:
         return None
     runs.write_text(record, json.dumps(earlier) + "\n")
     return " ".join(done.stderr.split()) or f"scontrol requeue exited with {done.returncode}"

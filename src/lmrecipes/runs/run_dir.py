@@ -15,6 +15,7 @@ from lmrecipes import __version__
 from lmrecipes.config import catalog
 from lmrecipes.runs import run_lock
 from lmrecipes.runtime import atomic_write
+from lmrecipes.runtime.console import quoted
 from lmrecipes.runtime.launcher import RUN_DIR_VARIABLE, is_main_process, launcher_id, sweep_id
 from lmrecipes.runtime.ledger import Ledger
 
@@ -122,7 +123,7 @@ def _check_free(directory: Path) -> None:
     if CONFIG in names:
         raise ValueError(
             f"run directory {directory} holds a run already; "
-            f"continue it with --resume {directory}, or name another with --run_dir"
+            f"continue it with --resume {quoted(directory)}, or name another with --run_dir"
         )
     started = {run_lock.LOCK, f"{run_lock.LOCK}.held"} | ({ABOUT} if _started(directory) is not None else set())
     if names - started:

@@ -41,6 +41,8 @@ def replacing(
         except FileExistsError:
             if part is not None:
                 raise
+        except OSError as error:
+            raise _of(path, error) from error
     try:
         with file:
             yield file
@@ -48,9 +50,16 @@ def replacing(
                 file.flush()
                 os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(temporary)):
+            raise _of(path, error) from error
         raise
+
+
+def _of(path: Path, error: OSError) -> OSError:
+    """The error with the name that the user knows, not the temporary file's."""
+    return type(error)(error.errno, error.strerror, str(path))
 
 
 def write_text(path: Path, text: str, *, part: Path | None = None, durable: bool = False) -> None:

@@ -15,7 +15,7 @@ from lmrecipes.commands.common.load_model import use_exported
 from lmrecipes.commands.common.options import add_exported, add_run
 from lmrecipes.commands.common.report import check_evaluation, report
 from lmrecipes.models.common.protocols import Countable
-from lmrecipes.runtime.console import short
+from lmrecipes.runtime.console import quoted
 from lmrecipes.strategies.checks import data_parallel_size
 
 
@@ -38,7 +38,7 @@ def evaluate(command: Command, argv: list[str]) -> int:
     cli.trainer.callbacks.append(counted)  # type: ignore[attr-defined]
     began = time.perf_counter()
     method = getattr(cli.trainer, command.name)
-    with naming_mismatches(cli.model, checkpoint, f"--checkpoint {short(checkpoint)}" if checkpoint else ""):
+    with naming_mismatches(cli.model, checkpoint, f"--checkpoint {quoted(checkpoint)}" if checkpoint else ""):
         metrics = method(cli.model, datamodule=cli.datamodule, ckpt_path=checkpoint, verbose=False)[0]
     elapsed = time.perf_counter() - began
     metrics = {**metrics, f"{command.split}/tokens_per_s": counted.tokens * data_parallel_size(cli.trainer) / elapsed}

@@ -12,7 +12,7 @@ from lmrecipes.checkpoints.weights import check_weights
 from lmrecipes.cli import RecipeCLI
 from lmrecipes.data import Vocabulary, load_vocabulary
 from lmrecipes.models.common.protocols import ExportsPrograms
-from lmrecipes.runtime.console import short
+from lmrecipes.runtime.console import quoted
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,7 @@ def load_trained(cli: RecipeCLI) -> Trained:
     module = built(cli.model, vocabulary)
     path = cli.checkpoint()
     weights = load_checkpoint(path)["state_dict"]
-    check_weights(weights, module.state_dict(), f"--checkpoint {short(path)}")
+    check_weights(weights, module.state_dict(), f"--checkpoint {quoted(path)}")
     module.load_state_dict(weights)
     return Trained(module, vocabulary)
 

@@ -56,5 +56,9 @@ def report(cli: RecipeCLI, command: str, metrics: dict[str, float], checkpoint: 
             "elapsed_s": round(elapsed_s, 3),
             "date": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         }
-        runs.add_result(cli.run_dir, result)
+        try:
+            runs.add_result(cli.run_dir, result)
+        except OSError as error:
+            path = short(cli.run_dir / runs.RESULTS)
+            raise ValueError(f"the metrics above could not be written to {path}: {error.strerror}") from error
         say(f"written to {short(cli.run_dir / runs.RESULTS)}")

@@ -16,7 +16,7 @@ from lmrecipes.config import published
 from lmrecipes.data import load_vocabulary
 from lmrecipes.resilience import failure_report
 from lmrecipes.runtime import launcher
-from lmrecipes.runtime.console import say, short
+from lmrecipes.runtime.console import quoted, say, short
 
 # Settings that determine the position in the data.
 _POSITION = ("batch.global_batch_size", "batch.seq_len")
@@ -75,13 +75,13 @@ def _note_changes(cli: RecipeCLI, run_dir: Path, checkpoint: Path) -> list[Callb
     if (key := "model.optimizer.class_path") in changed:
         raise ValueError(
             f"--resume cannot change model.optimizer: the optimizer states of {before.get(key)} and {after.get(key)} "
-            f"are incompatible; start a new run with --init_from {short(run_dir)}"
+            f"are incompatible; start a new run with --init_from {quoted(run_dir)}"
         )
     for key in _POSITION:
         if key in changed:
             raise ValueError(
                 f"--resume cannot change {key} from {before.get(key)} to {after.get(key)}, by which the position in "
-                f"the data is counted; leave it, or start a new run with --init_from {short(run_dir)}"
+                f"the data is counted; leave it, or start a new run with --init_from {quoted(run_dir)}"
             )
     step, last = step_of(checkpoint), after["trainer.max_steps"]
     # Only rank 0 knows the chosen checkpoint yet.
@@ -128,5 +128,5 @@ def save_vocabulary(cli: RecipeCLI, run_dir: Path) -> None:
     elif load_vocabulary(saved).digest() != vocabulary.digest():
         raise ValueError(
             f"data has another vocabulary now than when {short(run_dir)} was begun; start a new run, or read the "
-            f"data with the run's own: --data.vocabulary_dir {short(saved)}"
+            f"data with the run's own: --data.vocabulary_dir {quoted(saved)}"
         )

@@ -53,8 +53,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, or 2 for bad input (reported in one line on stderr), 1 for any other failure,
-        3 if LossGuard stopped training, 4 if Watchdog did, 130 if interrupted, or 128 and the number of the
-        signal that stopped training between two steps (143 for SIGTERM).
+        3 if LossGuard stopped training, 4 if Watchdog did, 5 if its last weights could not be written,
+        130 if interrupted, or 128 and the number of the signal that stopped training between two steps
+        (143 for SIGTERM).
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     if not arguments or arguments[0] in ("-h", "--help", "help"):

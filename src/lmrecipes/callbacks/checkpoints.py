@@ -15,7 +15,7 @@ from torch import Tensor
 
 from lmrecipes.callbacks.loss_guard import is_finite
 from lmrecipes.checkpoints import listing
-from lmrecipes.checkpoints.io import remove_others
+from lmrecipes.checkpoints.io import make_room, remove_others
 from lmrecipes.checkpoints.sharded import begin_writing
 
 _PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
@@ -52,6 +52,9 @@ class _WholeCheckpoint(ModelCheckpoint):
         super()._save_checkpoint(trainer, filepath)
         self._on_its_way = _is_writing(trainer, path)
         self._failed = not (self._on_its_way or self.file_exists(filepath, trainer))
+        if self._failed and self._makes_room(trainer, path):
+            super()._save_checkpoint(trainer, filepath)
+            self._failed = not self.file_exists(filepath, trainer)
         if self._failed:
             return
 
@@ -69,6 +72,10 @@ class _WholeCheckpoint(ModelCheckpoint):
             trainer.strategy.after_saving(arrived, failed)  # type: ignore[attr-defined]
         else:
             arrived()
+
+    def _makes_room(self, trainer: Trainer, path: Path) -> bool:
+        """Whether rank 0 could remove what the checkpoint would replace."""
+        return bool(trainer.strategy.broadcast(trainer.is_global_zero and make_room(path)))
 
     def _save_topk_checkpoint(self, trainer: Trainer, monitor_candidates: dict[str, Tensor]) -> None:
         """Saves; if nothing was written (full disk), the previous best or last checkpoint is kept."""
@@ -178,11 +185,15 @@ class LastCheckpoint(_WholeCheckpoint):
         self.save_now(trainer)
         finish_saving(trainer)
 
+    def is_saved(self, trainer: Trainer) -> bool:
+        """Whether the current state is on disk."""
+        return self._last_global_step_saved == trainer.global_step
+
     def save_now(self, trainer: Trainer) -> None:
         """Saves the state, unless it was just saved."""
         if self._on_its_way:
             finish_saving(trainer)
-        if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not self.is_saved(trainer) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import errno
 import os
 import re
+import sys
 import warnings
 import zipfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +18,16 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from lmrecipes.checkpoints import listing, sharded
 from lmrecipes.checkpoints.sharded import ALIASES, STATES, WEIGHTS, remove
-from lmrecipes.checkpoints.write_errors import causes
 from lmrecipes.runtime import launcher
+from lmrecipes.runtime.console import short
+from lmrecipes.runtime.disk_space import explain, refusal
 
 # Marks a checkpoint whose optimizer state is keyed by parameter name.
 BY_NAME = "optimizer_states_by_name"
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 # A checkpoint read to check it before a resume, with its identity on disk, so that it is not read twice.
 _kept: tuple[tuple[int, ...], dict[str, Any]] | None = None
+# Checkpoints that the disk did not take, with its errors.
+_refused: dict[Path, OSError] = {}
 # Sharded checkpoints whose checksums were verified, by their manifests.
 _verified: set[tuple[int, ...]] = set()
 
@@ -32,7 +36,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """Writes a temporary file and renames it, so that a kill at any moment leaves the previous checkpoint intact."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
-        """Writes a checkpoint; a full disk is warned about and does not end training."""
+        """Writes a checkpoint; a disk that takes no more is warned about each time, and does not end training."""
         target = Path(path)
         target.parent.mkdir(parents=True, exist_ok=True)
         temporary = target.with_name(f".{target.name}.part")
@@ -44,10 +48,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 os.fsync(file.fileno())
             sharded.put_in_place(temporary, target)
         except (OSError, RuntimeError) as error:
-            temporary.unlink(missing_ok=True)
-            if not is_full_disk(error):
+            with suppress(OSError):
+                temporary.unlink(missing_ok=True)
+            if (refused := refusal(error)) is None:
                 raise
-            warnings.warn(f"no checkpoint written: {target.parent} is full; training goes on", stacklevel=2)
+            warn_unwritten(target, refused, size_of(checkpoint))
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
@@ -63,15 +68,73 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         remove(Path(path))
 
 
-def is_full_disk(error: BaseException) -> bool:
-    """Whether something could not be written because there is no space left."""
-    # torch wraps some OSErrors in RuntimeErrors.
-    return any(getattr(cause, "errno", None) in _FULL for cause in causes(error))
+def warn_unwritten(path: Path, refused: OSError, needed: int) -> None:
+    """Says that a checkpoint could not be written, which is tried again.
+
+    Args:
+        path: the checkpoint.
+        refused: the error by which the disk takes no more.
+        needed: size of the checkpoint, in bytes.
+    """
+    why = explain(refused, path.parent, needed)
+    _refused[path] = refused
+    # Not a Python warning: those are shown once, and this may happen again.
+    print(f"warning: {path.name} was not written to {short(path.parent)}: {why}; training goes on", file=sys.stderr)
+
+
+def size_of(content: Any) -> int:
+    """Bytes of all tensors in a nested structure; tensors that share memory count once."""
+    sizes: dict[int, int] = {}
+
+    def visit(value: Any) -> None:
+        if isinstance(value, torch.Tensor):
+            # A DTensor's size is that of all its shards.
+            sizes[value.data_ptr() or id(value)] = value.numel() * value.element_size()
+        elif isinstance(value, dict | list | tuple):
+            for part in value.values() if isinstance(value, dict) else value:
+                visit(part)
+
+    visit(content)
+    return sum(sizes.values())
+
+
+def make_room(path: Path) -> bool:
+    """Removes the run's checkpoints that a new one would replace, if a whole one of another kind stays.
+
+    Args:
+        path: the new checkpoint, which could not be written.
+
+    Returns:
+        Whether something was removed.
+    """
+    refused = _refused.pop(path, None)
+    if refused is None or refused.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return False
+    ours = [path.with_name(name) for name in sorted(listing.written(path.parent)) if name != path.name]
+    replaced = [one for one in ours if _kind(one) == _kind(path) and os.path.lexists(one)]
+    if not replaced or not any(_kind(one) != _kind(path) and is_whole(one) for one in ours):
+        return False
+    for one in replaced:
+        remove(one)
+    return True
+
+
+def _kind(path: Path) -> str:
+    return path.name.split("-")[0]
+
+
+def is_whole(path: Path) -> bool:
+    """Whether a checkpoint can be read completely."""
+    try:
+        check(path)
+    except ValueError:
+        return False
+    return True
 
 
 def remove_others(path: Path) -> None:
     """Removes this run's other checkpoints of the same kind, best or last."""
-    kind = path.name.split("-")[0]
+    kind = _kind(path)
     for name in sorted(listing.written(path.parent)):
         if name != path.name and re.fullmatch(rf"{kind}-step=\d+\.ckpt", name):
             remove(path.with_name(name))

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
-
-def causes(error: BaseException) -> Iterator[BaseException]:
-    """An error and its causes."""
-    cause: BaseException | None = error
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__ or cause.__context__
+from lmrecipes.runtime.disk_space import causes
 
 
 def sendable(error: Exception) -> OSError:

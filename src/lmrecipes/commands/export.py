@@ -104,7 +104,8 @@ def write_weights(module: Any, anew: Any, folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / WEIGHTS
     weights = {name: value.detach().cpu() for name, value in module.network.state_dict().items()}
-    torch.save(weights, path)
+    with path.open("wb") as file:
+        torch.save(weights, file)
     again = torch.load(path, weights_only=True, map_location="cpu")
     if weights.keys() != again.keys() or not all(torch.equal(again[name], value) for name, value in weights.items()):
         raise ValueError(f"{path} does not contain what was written to it; check the disk")

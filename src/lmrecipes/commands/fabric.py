@@ -15,7 +15,7 @@ from lmrecipes.callbacks.check_distinct import check_distinct
 from lmrecipes.checkpoints.weights import naming_mismatches
 from lmrecipes.cli import RecipeCLI, open_recipe
 from lmrecipes.commands import fit, test, validate
-from lmrecipes.commands.common.end_run import exit_code, onward, stop
+from lmrecipes.commands.common.end_run import UNSAVED, exit_code, onward, stop, unsaved
 from lmrecipes.commands.common.load_model import use_exported
 from lmrecipes.commands.common.report import check_evaluation, report
 from lmrecipes.commands.common.start_run import begin, save_vocabulary
@@ -165,6 +165,9 @@ def _fit(cli: RecipeCLI) -> int:
     signals.ignore()
     if loop.stopped_by:
         return _leave(cli, loop, cli.run_dir, resume)
+    if loop.saved is None and loop.run_dir is not None:
+        say(unsaved(cli.run_dir, loop.global_step, resume))
+        return exit_code(loop, UNSAVED)
     say(f"done at step {loop.global_step}; test it with: lmrecipes fabric test --run {quoted(cli.run_dir)}")
     return 0
 

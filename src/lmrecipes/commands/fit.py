@@ -6,11 +6,12 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.cli import LightningArgumentParser
 
 from lmrecipes import runs
-from lmrecipes.callbacks import LeftBySignal, StoppedByLossGuard
+from lmrecipes.callbacks import LastCheckpoint, LeftBySignal, StoppedByLossGuard
+from lmrecipes.callbacks.loss_guard import is_finite
 from lmrecipes.checkpoints.io import newest_readable
 from lmrecipes.checkpoints.weights import naming_mismatches
 from lmrecipes.cli import Command, RecipeCLI, open_recipe
-from lmrecipes.commands.common.end_run import exit_code, onward, stop
+from lmrecipes.commands.common.end_run import UNSAVED, exit_code, onward, stop, unsaved
 from lmrecipes.commands.common.start_run import begin, save_vocabulary
 from lmrecipes.resilience import signals
 from lmrecipes.runtime.console import quoted, say, short
@@ -79,6 +80,10 @@ def _fit(cli: RecipeCLI) -> int:
         then = f"continue from {kept.stem} with: {resume}" if kept else "no checkpoint was saved yet"
         say(f"interrupted at step {cli.trainer.global_step}; {then}")
         return 130
+    last = next((c for c in cli.trainer.callbacks if isinstance(c, LastCheckpoint)), None)  # type: ignore[attr-defined]
+    if last is not None and not last.is_saved(cli.trainer) and is_finite(cli.trainer.callbacks):  # type: ignore[attr-defined]
+        say(unsaved(cli.run_dir, cli.trainer.global_step, resume))
+        return exit_code(cli.trainer, UNSAVED)
     speed = cli.trainer.callback_metrics.get("throughput/tokens_per_s")
     if speed is not None:
         say(f"training ran at {float(speed):,.0f} tokens/s")

@@ -14,7 +14,7 @@ from lightning.pytorch.loops.fit_loop import _FitLoop
 from lmrecipes.callbacks import BestCheckpoint
 from lmrecipes.callbacks.loss_guard import is_finite
 from lmrecipes.callbacks.resume_log import FIGURES, rewind_logs
-from lmrecipes.checkpoints.io import BY_NAME, AtomicCheckpointIO, check, remove_others
+from lmrecipes.checkpoints.io import BY_NAME, AtomicCheckpointIO, is_whole, make_room, remove_others
 from lmrecipes.checkpoints.listing import make_way
 from lmrecipes.checkpoints.optimizer_state import from_named, names_in_order
 from lmrecipes.checkpoints.sharded import remove
@@ -60,23 +60,18 @@ def save(loop: Training, kind: str) -> Path | None:
     content = _state(loop)
     if loop.is_global_zero and path not in loop.written:
         make_way(path)
-        if not _is_whole(path):
+        if not is_whole(path):
             # If the disk is full, an old broken file must not be mistaken for this checkpoint.
             remove(path)
         AtomicCheckpointIO().save_checkpoint(content, path)
+        if not path.exists() and make_room(path):
+            AtomicCheckpointIO().save_checkpoint(content, path)
         if path.exists():
             remove_others(path)
-    loop.written.add(path)
+    if path.exists():
+        loop.written.add(path)
     loop.barrier()
     return path if path.exists() else None
-
-
-def _is_whole(path: Path) -> bool:
-    try:
-        check(path)
-    except ValueError:
-        return False
-    return True
 
 
 def save_best(loop: Training, best: BestCheckpoint, metrics: dict[str, float]) -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import os
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lmrecipes import runs
 from lmrecipes.loggers.run_logger import RunLogger
 from lmrecipes.runtime.atomic_write import replacing
+from lmrecipes.runtime.console import short
+from lmrecipes.runtime.disk_space import explain, refusal
 
 
 class RunCSVLogger(RunLogger, CSVLogger):
@@ -93,10 +97,31 @@ def _write(path: Path, names: Sequence[str], rows: list[dict[str, str]]) -> None
 class _Continued(ExperimentWriter):
     def __init__(self, log_dir: str) -> None:
         super().__init__(log_dir)
+        self._waiting = False
         path = Path(self.metrics_file_path)
         if path.is_file():
             with path.open(newline="") as file:
                 self.metrics_keys = list(csv.DictReader(file).fieldnames or [])
+
+    def save(self) -> None:
+        """Writes the new rows; on a disk that takes no more they wait in memory for the next time."""
+        path, keys = Path(self.metrics_file_path), list(self.metrics_keys)
+        size = path.stat().st_size if path.is_file() else None
+        try:
+            super().save()
+        except OSError as error:
+            if (refused := refusal(error)) is None:
+                raise
+            # Without the part of a row that was written, and with its columns, if they are new, still to be added.
+            self.metrics_keys = keys
+            with suppress(OSError):
+                path.unlink() if size is None else os.truncate(path, size)
+            if not self._waiting:
+                why = explain(refused, path.parent)
+                print(f"warning: {short(path)} was not written: {why}; its rows wait in memory", file=sys.stderr)
+            self._waiting = True
+        else:
+            self._waiting = False
 
     def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
         path = Path(self.metrics_file_path)

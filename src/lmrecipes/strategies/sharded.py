@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import warnings
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from datetime import timedelta
@@ -15,9 +14,10 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lmrecipes.checkpoints import sharded
-from lmrecipes.checkpoints.io import BY_NAME, is_full_disk, load_checkpoint
+from lmrecipes.checkpoints.io import BY_NAME, load_checkpoint, size_of, warn_unwritten
 from lmrecipes.checkpoints.optimizer_state import NamedStates, fill_states, states_of
 from lmrecipes.checkpoints.sharded import ALIASES, STATES, WEIGHTS, remove
+from lmrecipes.runtime.disk_space import refusal
 
 
 class CheckpointWriter:
@@ -38,6 +38,7 @@ class CheckpointWriter:
         self._copies: dict[str, Tensor] = {}
         self._path: Path | None = None
         self._written = True
+        self._size = 0
         self._error: BaseException | None = None
         # Called when the pending write has completed, and when it has failed.
         self._afterwards: list[tuple[Callable[[], None], Callable[[], None]]] = []
@@ -50,7 +51,7 @@ class CheckpointWriter:
     def write(self, tensors: dict[str, Tensor], rest: dict[str, Any], path: Path) -> None:
         """Writes a checkpoint, once the previous one is complete."""
         self.finish()
-        self._path, self._written = path, False
+        self._path, self._written, self._size = path, False, size_of(tensors)
         if not self.background:
             self._write(tensors, rest, path)
             self._done()
@@ -70,16 +71,16 @@ class CheckpointWriter:
             self._error = error
 
     def _done(self) -> None:
-        error, afterwards = self._error, self._afterwards
+        error, afterwards, path = self._error, self._afterwards, self._path
         self._thread, self._path, self._error, self._afterwards = None, None, None, []
         for arrived, failed in afterwards:
             (arrived if error is None else failed)()
         if error is None:
             return
-        if not is_full_disk(error):
+        if (refused := refusal(error)) is None:
             raise error
-        if dist.get_rank(self._group) == 0:
-            warnings.warn("no checkpoint written: the disk is full; training goes on", stacklevel=2)
+        if dist.get_rank(self._group) == 0 and path is not None:
+            warn_unwritten(path, refused, self._size)
 
     def finish(self) -> None:
         """Waits for the pending write to complete or fail.

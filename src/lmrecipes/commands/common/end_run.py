@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 from lmrecipes.callbacks import LeftBySignal, StoppedByLossGuard
@@ -10,6 +11,7 @@ from lmrecipes.cli import RecipeCLI
 from lmrecipes.resilience import failure_report
 from lmrecipes.resilience.requeue import ENDED_BY_SWEEP
 from lmrecipes.runtime import launcher
+from lmrecipes.runtime.console import short
 from lmrecipes.runtime.launcher import job_id
 
 
@@ -50,6 +52,23 @@ def stop(cli: RecipeCLI, stopped: StoppedByLossGuard, resume: str) -> None:
                 f"learning rate: {resume} --model.optimizer.lr ..."
             )
         failure_report.say(f"{stopped}; {then}")
+
+
+UNSAVED = 5
+"""Exit code of a training that ended without its last weights on disk."""
+
+
+def unsaved(run_dir: Path, step: int, resume: str) -> str:
+    """What a training that is done lacks, because the disk took no more.
+
+    Args:
+        run_dir: of the run.
+        step: optimizer steps done.
+        resume: the command that continues it.
+    """
+    kept = newest_readable(run_dir / "checkpoints")
+    then = f"; then continue from {kept.stem} with: {resume}" if kept else ""
+    return f"done at step {step}, but its last weights could not be written: make room for {short(run_dir)}{then}"
 
 
 def exit_code(training: Any, code: int) -> int:

@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 
 from lmrecipes import __version__
 from lmrecipes.runtime.atomic_write import discard, write_text
+from lmrecipes.runtime.disk_space import explain, refusal
 from lmrecipes.runtime.ledger import Ledger
 
 MANIFEST = "export.json"
@@ -25,8 +26,8 @@ def exporting(folder: Path, form: str) -> Iterator[Path]:
         form: of the export; one of the same form is replaced, others stay.
 
     Raises:
-        ValueError: if the folder cannot be written to, or contains files but no export, before anything is written; or
-            if other files have the same names, before any of them is replaced.
+        ValueError: if the folder cannot be written to, or contains files but no export, before anything is written; if
+            the disk takes no more; or if other files have the same names, before any of them is replaced.
     """
     ledger = Ledger()
     try:
@@ -48,6 +49,8 @@ def exporting(folder: Path, form: str) -> Iterator[Path]:
     except BaseException as error:
         discard(part)
         ledger.undo()
+        if (refused := refusal(error)) is not None:
+            raise ValueError(f"{folder} was not written: {explain(refused, folder)}") from error
         if isinstance(error, ValueError):
             raise ValueError(str(error).replace(str(part), str(folder))) from error
         raise

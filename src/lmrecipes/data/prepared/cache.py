@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Protocol
 
 from lmrecipes.data.prepared.corpus import Described, Prepared, find_prepared
 from lmrecipes.runtime.atomic_write import write_text
+from lmrecipes.runtime.disk_space import explain, refusal
 
 _VERSION = 2
 
@@ -96,6 +97,11 @@ def writing_to(cache_dir: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if (refused := refusal(error)) is not None:
+            raise ValueError(
+                f"data.cache_dir {cache_dir} was not written to: {explain(refused, cache_dir)}; make room, or name "
+                f"another folder"
+            ) from error
         if error.errno not in _UNWRITABLE or not Path(str(error.filename)).is_relative_to(cache_dir):
             raise
         raise ValueError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -14,6 +15,7 @@ import torch
 from torch import nn
 
 from lmrecipes.models.common.linear import export_for_this_machine
+from lmrecipes.runtime.disk_space import check_room
 
 GRAPH, COMPILED = "torch_export", "aot_inductor"
 _MANIFEST = "programs.json"
@@ -52,8 +54,12 @@ def write_programs(programs: Mapping[str, Program], folder: Path, form: str, set
                 program.network, program.example, dynamic_shapes=program.dynamic, strict=False
             )
             if form == GRAPH:
-                torch.export.save(exported, path)
+                # In memory first: torch aborts the process if it cannot write a file to its end.
+                content = io.BytesIO()
+                torch.export.save(exported, content)
+                path.write_bytes(content.getbuffer())
             else:
+                check_room(folder, sum(tensor.nbytes for tensor in exported.state_dict.values()))
                 _compile(exported, path)
     device = str(next(iter(programs.values())).example[0].device)
     about = {"form": form, "device": device, "torch": torch.__version__, "programs": list(programs)}

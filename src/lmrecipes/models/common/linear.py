@@ -53,6 +53,14 @@ def runs_on_onednn(*tensors: Tensor) -> bool:
     )
 
 
+def rows_to_add(rows: Tensor) -> int:
+    """Rows to add, where their number depends on the data, for a multiple of 32; none on GPUs.
+
+    oneDNN compiles kernels for every number of rows that it meets, and keeps them: memory would grow for hours.
+    """
+    return -len(rows) % 32 if rows.is_cpu else 0
+
+
 def product(x: Tensor, weight: Tensor) -> Tensor:
     """x (N, I) times the transpose of weight (O, I), for use where no gradient is recorded: (N, O)."""
     return onednn_product(x, weight) if runs_on_onednn(x, weight) else x @ weight.t()

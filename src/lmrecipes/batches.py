@@ -66,10 +66,14 @@ class SpanBatch(NamedTuple):
     """1 if there is no answer, by the recipe's rule for windows, float32 of shape (windows,)."""
     windows: Tensor
     """Number of each window in its split, int64 of shape (windows,); -1 for padding."""
+    n_best: int = 20
+    """Spans to find in each window."""
+    max_answer_len: int = 30
+    """Maximum tokens of a span."""
 
     def to(self, device: Any, non_blocking: bool = False) -> SpanBatch:
         """Moves the batch to a device, except tensors from which sizes are read, to avoid synchronizing."""
-        return SpanBatch(*_to_device(self, device, non_blocking, keep=("lengths",)))
+        return SpanBatch(*_to_device(self, device, non_blocking, keep=("lengths", "n_best", "max_answer_len")))
 
 
 class SpanScores(NamedTuple):
@@ -96,7 +100,7 @@ class SpanScores(NamedTuple):
     """True: `null` is the log odds of a classifier. False: a score comparable to those of the spans."""
 
 
-def _to_device(batch: Any, device: Any, non_blocking: bool, keep: tuple[str, ...]) -> list[Tensor]:
+def _to_device(batch: Any, device: Any, non_blocking: bool, keep: tuple[str, ...]) -> list[Any]:
     tensors = batch._asdict().items()
     return [x if name in keep else x.to(device, non_blocking=non_blocking) for name, x in tensors]
 

@@ -131,3 +131,29 @@ def test_gold_answers_score_100_on_real_questions(write_json, capsys):
     assert evaluate("--data", str(file), "--predictions", write_json("p.json", predictions)) == 0
     questions = [(qa["id"], [a["text"] for a in qa["answers"]]) for qa in qas]
     assert json.loads(capsys.readouterr().out) == naive.squad_20(questions, predictions)
+
+
+def test_missing_predictions_of_squad_20_are_refused_or_count_as_wrong(write_json, capsys):
+    file = write_json("d.json", data(("a", ["cat"]), ("b", []), version="2.0"))
+    options = ("--data", file, "--predictions", write_json("p.json", {"a": "cat"}))
+    assert evaluate(*options) == 2
+    assert "p.json has no prediction for 1 of 2 questions: b; --missing wrong" in capsys.readouterr().err
+    assert evaluate(*options, "--missing", "wrong") == 0
+    assert json.loads(capsys.readouterr().out)["exact"] == 50.0
+
+
+def test_predictions_and_odds_that_cannot_be_are_refused_by_name(write_json, capsys):
+    file = write_json("d.json", data(("a", ["cat"]), version="2.0"))
+    for name, content, message in (
+        ("twice.json", b'{"a": "cat", "a": "dog"}', "twice.json has 'a' twice"),
+        ("deep.json", b"[" * 100_000, "deep.json is nested too deep"),
+    ):
+        assert evaluate("--data", file, "--predictions", write_json(name, content)) == 2
+        assert message in capsys.readouterr().err
+    predictions = write_json("p.json", {"a": "cat"})
+    assert (
+        evaluate("--data", file, "--predictions", predictions, "--null-odds", write_json("o.json", b'{"a": NaN}')) == 2
+    )
+    assert "o.json: question a has NaN, which is not a number" in capsys.readouterr().err
+    assert evaluate("--data", write_json("n.json", data(("a", [7]))), "--predictions", predictions) == 2
+    assert "question a has an answer whose text is not a string" in capsys.readouterr().err

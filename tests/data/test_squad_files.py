@@ -85,7 +85,12 @@ def test_a_malformed_question_is_rejected_by_id_or_skipped_and_counted(tmp_path,
     ("wrong", "position", "kind"),
     [
         (malformed(id=...), r"data\[0\]\.paragraphs\[0\]\.qas\[1\]: it has no id", "missing key"),
-        (malformed(id=7), r"data\[0\]\.paragraphs\[0\]\.qas\[1\]: id is 7, not a string", "wrong type"),
+        (malformed(id=7.5), r"question 7.5: id is 7.5, not a string", "wrong type"),
+        (
+            malformed(question="a \ud800 b"),
+            r"question bad: its question has half a character, \\ud800, at 2",
+            "half a character",
+        ),
         ("text", r"qas\[1\]: question is \"text\", not an object", "wrong type"),
         (malformed(answers=[{"text": "Bonn"}]), 'question bad: the answer "Bonn" has no answer_start', "missing key"),
         (
@@ -134,7 +139,9 @@ def test_repair_moves_answers_to_the_nearest_match_and_numbers_duplicates(tmp_pa
     [
         (b'{"data": [\n  {"title": }]}', r"a\.json:2:13 is not valid JSON"),
         (b'{"data": "\xff"}', "not UTF-8 text"),
-        (b"[]", 'must be an object with a list "data"'),
+        (b"[]", "has no question"),
+        (b'"text"', 'must be an object with a list "data", or a question per record'),
+        (b'{"data": ' + b"[" * 100_000, "nested too deep"),
         (b'{"data": []}', "has no question"),
     ],
 )
@@ -232,3 +239,66 @@ def test_real_files_are_read_completely(tmp_path):
     read = read_squad(tydi, "repair")
     assert len(read.questions) == len({q.id for q in read.questions}) == 3696
     assert read.repaired == {"duplicate id": 3607}
+
+
+def test_numbers_are_ids_and_an_empty_answer_of_an_impossible_question_is_none(tmp_path):
+    empty = [malformed(id=n, answers=[{"text": "", "answer_start": n - 1}], is_impossible=True) for n in (0, 1)]
+    questions = read_squad(write(tmp_path / "a.json", content({**GOOD, "id": 38544}, *empty))).questions
+    assert [(q.id, len(q.answers), q.is_impossible) for q in questions] == [
+        ("38544", 1, False),
+        ("0", 0, True),
+        ("1", 0, True),
+    ]
+    # Without the mark it is not clear what is meant.
+    with pytest.raises(ValueError, match="question bad: its text is empty"):
+        read_squad(write(tmp_path / "a.json", content(malformed(answers=[{"text": "", "answer_start": -1}]))))
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl", "data.json", "lines.json", "a.jsonl.gz", "a.parquet"])
+def test_a_question_per_record_is_read_as_the_hub_and_to_json_write_it(tmp_path, name):
+    records = [
+        {"id": "a", "title": "T", "context": CONTEXT, "question": "Where?"}
+        | {"answers": {"text": ["Bonn"], "answer_start": [21]}},
+        {"id": "b", "title": "T", "context": CONTEXT, "question": "Who?", "answers": {"text": [], "answer_start": []}},
+    ]
+    path = tmp_path / name
+    if name.endswith("parquet"):
+        import pyarrow
+        from pyarrow import parquet
+
+        parquet.write_table(pyarrow.Table.from_pylist(records), path)
+    elif name in ("a.json", "data.json"):
+        write(path, records if name == "a.json" else {"data": records})
+    else:
+        lines = "".join(f"{json.dumps(record)}\n" for record in records).encode()
+        path.write_bytes(gzip.compress(lines) if name.endswith("gz") else lines)
+    assert read_squad(path).questions == (
+        Question("a", "Where?", CONTEXT, (Answer("Bonn", 21),), False, "T"),
+        Question("b", "Who?", CONTEXT, (), True, "T"),
+    )
+
+
+@pytest.mark.parametrize(
+    ("context", "text", "start", "found", "why"),
+    [
+        ("on 14\u00a0May", "14 May", 3, "14\u00a0May", "character 3, NO-BREAK SPACE and SPACE"),
+        ("the Cafe\u0301 Sud", "Caf\u00e9", 4, "Cafe\u0301", "character 4, LATIN SMALL LETTER E and LATIN SMALL"),
+        ("a zero\u200bwidth b", "zerowidth", 2, "zero\u200bwidth", "character 5, ZERO WIDTH SPACE and"),
+        ("thin\u2009space", "thin space", 0, "thin\u2009space", "character 5, THIN SPACE and SPACE"),
+    ],
+)
+def test_texts_that_look_the_same_are_told_apart_and_repaired(tmp_path, context, text, start, found, why):
+    question = malformed(answers=[{"text": text, "answer_start": start}])
+    path = write(tmp_path / "a.json", content(question, context=context))
+    with pytest.raises(ValueError, match=f"they differ at {why}") as refused:
+        read_squad(path)
+    assert str(refused.value).replace(str(path), "").isascii() or "\u00e9" in text
+    assert read_squad(path, "repair").questions[0].answers == (Answer(found, start),)
+
+
+def test_repair_does_not_leave_out_every_question_without_an_answer(tmp_path):
+    contradictory = [malformed(id=f"i{n}", is_impossible=True) for n in range(3)]
+    path = write(tmp_path / "a.json", content(GOOD, *contradictory))
+    with pytest.raises(ValueError, match="none of its 3 questions without an answer would be left"):
+        read_squad(path, "repair")
+    assert len(read_squad(path, "skip").questions) == 1

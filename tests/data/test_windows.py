@@ -49,6 +49,15 @@ def window_with_max_context(windows, token):
     return best
 
 
+def test_windows_that_do_not_overlap_are_warned_of():
+    short, long = [question(n, number=n) for n in (3, 5)], [question(n, number=n) for n in (3, 97)]
+    windowing = Windowing(seq_len=16, max_query_len=6, doc_stride=100)
+    cut(short, WORDS, windowing)
+    with pytest.warns(match="data.doc_stride is 100, but a window of batch.seq_len 16 has at most"):
+        cut(long, WORDS, windowing)
+
+
+@pytest.mark.filterwarnings("ignore:data.doc_stride is 100")
 @pytest.mark.parametrize(("seq_len", "stride"), [(16, 4), (16, 9), (12, 100), (20, 1), (64, 16)])
 def test_windows_and_max_context_are_as_published(seq_len, stride):
     questions = [question(n, number=n) for n in (1, 5, 9, 10, 11, 25, 40, 97)]

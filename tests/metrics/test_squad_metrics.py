@@ -1,6 +1,8 @@
 """SQuAD metrics equal a naive version of the official evaluations to the last digit."""
 
+import math
 import random
+from random import Random
 
 import naive_squad as naive
 import pytest
@@ -101,13 +103,31 @@ def test_squad_11_agrees_with_torchmetrics():
     assert {name: float(value) for name, value in theirs.items()} == pytest.approx(ours, rel=1e-6)
 
 
-def test_missing_predictions_score_zero_in_11_and_do_not_count_in_20():
+def test_missing_predictions_are_wrong_in_11_and_refused_in_20_unless_they_are_to_count_as_wrong():
     questions = [Gold("a", ("x",)), Gold("b", ("y",))]
     assert squad11(questions, {"a": "x"}) == {"exact_match": 50.0, "f1": 50.0}
-    assert squad20(questions, {"a": "x"})["exact"] == 100.0
-    assert squad20(questions, {"a": "x"})["total"] == 1
+    with pytest.raises(ValueError, match="1 of 2 questions have no prediction: b"):
+        squad20(questions, {"a": "x"})
     with pytest.raises(ValueError, match="none of the 2 questions has a prediction"):
         squad20(questions, {"other": "x"})
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_a_missing_prediction_counts_as_wrong_at_every_threshold(seed):
+    random = Random(seed)
+    questions = [Gold(str(i), () if random.random() < 0.5 else ("x",)) for i in range(30)]
+    predictions = {gold.id: random.choice(["x", "y", ""]) for gold in questions if random.random() < 0.7}
+    odds = {id: random.gauss(0, 1) for id in predictions}
+    metrics = squad20(questions, predictions, odds, missing_are_wrong=True)
+    right = sum(predictions.get(g.id, "wrong") == (g.answers[0] if g.answers else "") for g in questions)
+    predicted = [gold for gold in questions if gold.id in predictions]
+    best = max(
+        sum(not g.answers if odds[g.id] > limit else predictions[g.id] == (*g.answers, "")[0] for g in predicted)
+        for limit in (-math.inf, *odds.values())
+    )
+    assert metrics["total"] == 30
+    assert squad20(questions, predictions, missing_are_wrong=True)["exact"] == pytest.approx(100 * right / 30)
+    assert metrics["best_exact"] == pytest.approx(100 * best / 30)
 
 
 def test_the_first_of_equally_good_thresholds_is_reported():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,9 @@ def run(argv: list[str]) -> int:
     else:
         odds = None if options.null_odds is None else _numbered(options.null_odds, float, "a number")
         threshold = 1.0 if options.na_threshold is None else options.na_threshold
-        text = json.dumps(squad20(golds, predictions, odds, threshold, options.language), indent=2)
+        wrong = options.missing == "wrong"
+        figures = squad20(golds, predictions, odds, threshold, options.language, missing_are_wrong=wrong)
+        text = json.dumps(figures, indent=2)
     print(text)
     if options.output is not None:
         try:
@@ -60,21 +63,26 @@ def _check_replaceable(output: Path) -> None:
 
 
 def _check_predicted(golds: list[Gold], predictions: dict[str, Any], options: argparse.Namespace, version: str) -> None:
-    """Warns of questions without predictions.
+    """Warns of questions without predictions, which score 0.
 
     Raises:
-        ValueError: if no question has one.
+        ValueError: if no question has one; for SQuAD 2.0 if any has none, as in the official script, unless they are
+            to count as wrong.
     """
     without = [gold.id for gold in golds if gold.id not in predictions]
     if golds and len(without) == len(golds):
         raise ValueError(
             f"{options.predictions} answers no question of {options.data}; give the predictions for that file"
         )
-    if without:
-        score = "which will receive score 0" if version == "1.1" else "which is left out of every figure"
-        named = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
-        share = f"{len(without):,} of {len(golds):,} questions"
-        print(f"warning: no prediction for {share}, {score}: {named}", file=sys.stderr)
+    if not without:
+        return
+    named = ", ".join(without[:3]) + (", ..." if len(without) > 3 else "")
+    share = f"{len(without):,} of {len(golds):,} questions"
+    if version == "2.0" and options.missing != "wrong":
+        raise ValueError(
+            f"{options.predictions} has no prediction for {share}: {named}; --missing wrong counts them as wrong"
+        )
+    print(f"warning: no prediction for {share}, which will receive score 0: {named}", file=sys.stderr)
 
 
 def _parser() -> Arguments:
@@ -85,6 +93,12 @@ def _parser() -> Arguments:
     squad.add_argument("--predictions", type=Path, required=True, help="JSON: answer by question id")
     squad.add_argument("--null-odds", type=Path, help="JSON: no-answer odds by question id")
     squad.add_argument("--na-threshold", type=float, help="odds above which a question is left unanswered (1.0)")
+    squad.add_argument(
+        "--missing",
+        choices=("refuse", "wrong"),
+        default="refuse",
+        help="SQuAD 2.0: what to do about questions without a prediction (SQuAD 1.1 always counts them as wrong)",
+    )
     squad.add_argument(
         "--language",
         choices=sorted(LANGUAGES),
@@ -97,26 +111,30 @@ def _parser() -> Arguments:
     return parser
 
 
-def _read(path: Path) -> Any:
+def _read(path: Path, *, distinct: bool = False) -> Any:
     """The content of a JSON file.
+
+    Args:
+        path: the file.
+        distinct: whether a key that is given twice is an error.
 
     Raises:
         ValueError: if it cannot be read, naming line and column.
     """
     try:
-        return read_json(path)
+        return read_json(path, distinct=distinct)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror or error}") from None
 
 
 def _numbered(path: Path, kind: type, what: str) -> dict[str, Any]:
     """What a file holds by question id."""
-    content = _read(path)
+    content = _read(path, distinct=True)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds {type(content).__name__}; it must be an object with {what} by question id")
-    accepted = (int, float) if kind is float else kind
+    accepted: Any = (int, float) if kind is float else kind
     for id, value in content.items():
-        if not isinstance(value, accepted) or isinstance(value, bool):
+        if not isinstance(value, accepted) or isinstance(value, bool) or not (kind is str or math.isfinite(value)):
             raise ValueError(f"{path}: question {id} has {json.dumps(value)[:60]}, which is not {what}")
     return content
 
@@ -128,7 +146,10 @@ def _questions(data: Any) -> list[Any]:
 def _golds(data: Any, path: Path) -> list[Gold]:
     """The gold answers; no other part of the data file is read."""
     try:
-        return [Gold(qa["id"], tuple(str(a["text"]) for a in qa["answers"])) for qa in _questions(data)]
+        golds = [Gold(str(qa["id"]), tuple(a["text"] for a in qa["answers"])) for qa in _questions(data)]
+        if wrong := next((gold for gold in golds if not all(isinstance(text, str) for text in gold.answers)), None):
+            raise ValueError(f"{path}: question {wrong.id} has an answer whose text is not a string")
+        return golds
     except (KeyError, TypeError) as error:
         reason = f"key {error} is missing" if isinstance(error, KeyError) else str(error)
         raise ValueError(

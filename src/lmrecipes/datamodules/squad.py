@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
-from lmrecipes.batches import BatchPlan
+from lmrecipes.batches import BatchPlan, SpanBatch
 from lmrecipes.config.validation import at_least
 from lmrecipes.data.embedded.squad import make_squad
 from lmrecipes.data.tasks.squad.answers import Evidence
@@ -153,9 +153,15 @@ class SquadDataModule(BucketedDataModule):
         return SplitExamples(
             prepared,
             prepared.pieces.lengths,
-            lambda rows: collator.batch(prepared, rows, vocabulary, layout),
+            lambda rows: self._searched(collator.batch(prepared, rows, vocabulary, layout)),
             prepared.manifest["complaint"],
         )
+
+    def _searched(self, batch: Any) -> Any:
+        """The batch with the limits of the search for spans, where its type has them."""
+        if not isinstance(batch, SpanBatch):
+            return batch
+        return batch._replace(n_best=self.n_best, max_answer_len=self.max_answer_len)
 
     def learning_key(self) -> str:
         """The training questions and the vocabulary's settings."""

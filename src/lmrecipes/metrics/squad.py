@@ -134,42 +134,55 @@ def squad20(
     null_odds: Mapping[str, float] | None = None,
     na_threshold: float = 1.0,
     language: str | None = None,
+    *,
+    missing_are_wrong: bool = False,
 ) -> Figures:
     """All metrics of the official SQuAD 2.0 evaluation, in its order; the answer `""` means "no answer".
 
     Args:
         golds: the questions; of two with one id the last counts.
-        predictions: answers by question. Questions without one count nowhere.
+        predictions: answers by question.
         null_odds: no-answer odds by question; with them the best thresholds are computed.
         na_threshold: odds above which a prediction counts as "no answer".
         language: see `normalizer`.
+        missing_are_wrong: whether a question without a prediction counts as a wrong answer, at any threshold.
 
     Raises:
-        ValueError: if no question has a prediction, or one lacks its odds.
+        ValueError: if no question has a prediction, or one lacks its prediction or its odds.
     """
     by_id = {gold.id: gold for gold in golds}
     predicted = [gold for gold in by_id.values() if gold.id in predictions]
     if not predicted:
         raise ValueError(f"none of the {len(by_id)} questions has a prediction; are these predictions for this data?")
+    missing = [gold for gold in by_id.values() if gold.id not in predictions]
+    if missing and not missing_are_wrong:
+        raise ValueError(f"{len(missing):,} of {len(by_id):,} questions have no prediction: {_named(missing)}")
     odds: Mapping[str, float] = dict.fromkeys(predictions, 0.0) if null_odds is None else null_odds
     for gold in predicted:
         if gold.id not in odds:
             raise ValueError(f"question {gold.id} has a prediction, but no null odds")
     exact, overlap = _raw_scores(predicted, predictions, normalizer(language))
-    groups = {"": predicted, "HasAns_": [g for g in predicted if g.answers]}
-    groups["NoAns_"] = [g for g in predicted if not g.answers]
+    everyone = list(by_id.values())
+    groups = {"": everyone, "HasAns_": [g for g in everyone if g.answers]}
+    groups["NoAns_"] = [g for g in everyone if not g.answers]
     metrics: Figures = {}
     for prefix, group in groups.items():
         if group:
             for name, raw in (("exact", exact), ("f1", overlap)):
-                scores = [_with_threshold(g, raw[g.id], odds[g.id] > na_threshold) for g in group]
+                scores = [_with_threshold(g, raw[g.id], odds[g.id] > na_threshold) if g.id in raw else 0 for g in group]
                 metrics[prefix + name] = 100.0 * sum(scores) / len(scores)
             metrics[prefix + "total"] = len(group)
     if null_odds is not None:
         for name, raw in (("exact", exact), ("f1", overlap)):
-            best, threshold = _best_threshold(by_id, predictions, raw, odds)
+            best, threshold = _best_threshold({g.id: g for g in predicted}, predictions, raw, odds)
+            # Of all questions: those without a prediction are wrong at any threshold.
+            best *= len(predicted) / len(everyone) if missing else 1
             metrics[f"best_{name}"], metrics[f"best_{name}_thresh"] = best, threshold
     return metrics
+
+
+def _named(golds: Sequence[Gold]) -> str:
+    return ", ".join(gold.id for gold in golds[:3]) + (", ..." if len(golds) > 3 else "")
 
 
 def _raw_scores(

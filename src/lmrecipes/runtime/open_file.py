@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -67,16 +68,30 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, *, distinct: bool = False) -> Any:
     """The content of a JSON file.
 
+    Args:
+        path: the file.
+        distinct: whether a key that is given twice in an object is an error; otherwise the last value counts.
+
     Raises:
-        ValueError: if it is damaged, not UTF-8, or not JSON, naming line and column.
+        ValueError: if it is damaged, not UTF-8, not JSON, naming line and column, or nested too deep.
     """
+
+    def checked(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        content = dict(pairs)
+        if len(content) < len(pairs):
+            twice = next(key for key, number in Counter(key for key, _ in pairs).items() if number > 1)
+            raise ValueError(f"{path} has {twice!r} twice")
+        return content
+
     try:
-        return json.loads(read_text(path))
+        return json.loads(read_text(path), object_pairs_hook=checked if distinct else None)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}:{error.colno} is not valid JSON: {error.msg}") from None
+    except RecursionError:
+        raise ValueError(f"{path} is nested too deep to be read") from None
 
 
 @contextmanager

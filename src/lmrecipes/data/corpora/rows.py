@@ -65,6 +65,16 @@ def read_rows(
                         report("malformed line", f"{path}:{number} {error}")
 
 
+def is_json_lines(path: Path) -> bool:
+    """Whether a JSON file holds an object per line rather than one value."""
+    with reporting_damage(path), open_unpacked(path) as file:
+        lines = [line for line in (file.readline().strip(b"\xef\xbb\xbf \t\r\n") for _ in range(2)) if line]
+        try:
+            return all(isinstance(json.loads(line), dict) for line in lines) and len(lines) == 2
+        except (ValueError, RecursionError):
+            return False
+
+
 def _starts_with_bracket(file: Any) -> bool:
     return bool(file.peek(64).lstrip(b"\xef\xbb\xbf \t\r\n").startswith(b"["))
 

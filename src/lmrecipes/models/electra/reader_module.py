@@ -23,6 +23,9 @@ from lmrecipes.models.electra.reader import ElectraReader
 from lmrecipes.models.electra.tiny import tiny
 from lmrecipes.optim import GroupSettings, Schedule
 
+# Fields of a batch that concern the search for answers, not the network.
+_NOT_READ = ("windows", "n_best", "max_answer_len")
+
 
 class ElectraReaderModule(RecipeModule):
     """Fine-tuning on SQuAD-shaped data; evaluation steps hand over the spans that were found."""
@@ -85,7 +88,7 @@ class ElectraReaderModule(RecipeModule):
         return dict(weights)
 
     def _run(self, batch: SpanBatch, split: str) -> Any:
-        out = self.network(**{name: value for name, value in batch._asdict().items() if name != "windows"})
+        out = self.network(**{name: value for name, value in batch._asdict().items() if name not in _NOT_READ})
         self.metric(split, "loss").update(out.loss.detach().expand(len(batch.lengths)))
         return out
 
@@ -99,7 +102,8 @@ class ElectraReaderModule(RecipeModule):
         out = self._run(batch, split)
         if out.logits is not None:
             start, end = out.logits
-            return best_spans(start, end, batch._replace(allowed=batch.allowed[:, : start.shape[1]]))
+            shown = batch._replace(allowed=batch.allowed[:, : start.shape[1]])
+            return best_spans(start, end, shown, n_best=batch.n_best, max_answer_len=batch.max_answer_len)
         odds = self.config.answerable
         return SpanScores(windows=batch.windows, **out.found._asdict(), null_is_odds=odds)
 

@@ -6,10 +6,12 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
-from lmrecipes.data.corpora.rows import read_rows
+from lmrecipes.data.corpora.rows import is_json_lines, read_rows
+from lmrecipes.data.tasks.squad.invisible import difference, nearest_lookalike, shown
 from lmrecipes.runtime.open_file import read_json, unpacked_suffix
 
 OnMalformed = Literal["refuse", "skip", "repair"]
@@ -65,28 +67,30 @@ class _Malformed(Exception):  # noqa: N818  (never leaves this file)
 
 
 def read_squad(path: Path, on_malformed: OnMalformed = "refuse", *, need_answers: bool = True) -> SquadFile:
-    """Reads a .json or .parquet file, either also as .gz.
+    """Reads a .json, .jsonl or .parquet file, each also as .gz: SQuAD's layout of articles, or a question per row.
+
+    Numbers are accepted as ids, and an empty answer as none where `is_impossible` is true.
 
     Args:
         path: the file.
         on_malformed: what to do about a malformed question: refuse the file, skip the question, or repair it if
-            possible (an answer is moved to the nearest occurrence of its text; the second question of an id becomes
-            `ID#2`).
+            possible (an answer is moved to the nearest occurrence of its text, or of a text that looks the same; the
+            second question of an id becomes `ID#2`).
         need_answers: whether a question must list its answers or be marked as impossible.
 
     Raises:
         ValueError: for a file that cannot be read or has no question; naming a malformed question.
     """
     reader = _Reader(str(path), on_malformed, need_answers)
-    if unpacked_suffix(path) == ".parquet":
-        return reader.read(_parquet_rows(path))
-    return reader.read(_articles(read_json(path), reader))
+    if unpacked_suffix(path) == ".json" and not is_json_lines(path):
+        return reader.read(_questions(read_json(path), reader))
+    return reader.read(_flat(f"row {number}", row) for number, row in read_rows(path))
 
 
 def read_content(content: Any, name: str) -> SquadFile:
     """The same for the parsed content of a JSON file."""
     reader = _Reader(name, "refuse", True)
-    return reader.read(_articles(content, reader))
+    return reader.read(_questions(content, reader))
 
 
 class _Row(NamedTuple):
@@ -106,6 +110,8 @@ class _Reader:
         self.skipped: Counter[str] = Counter()
         self.repaired: Counter[str] = Counter()
         self._ids: Counter[str] = Counter()
+        # Questions that are marked as impossible, malformed ones too.
+        self._unanswerable = 0
 
     def wrong(self, location: str, problem: _Malformed, number: int = 1) -> None:
         """Refuses, or counts as skipped."""
@@ -119,6 +125,11 @@ class _Reader:
         """The valid questions, and counts of the others."""
         questions = tuple(self._good(rows))
         file = SquadFile(questions, self.skipped, self.repaired)
+        if self.on_malformed == "repair" and self._unanswerable and not any(q.is_impossible for q in questions):
+            raise ValueError(
+                f"{file.complaint(self.name)}: none of its {self._unanswerable} questions without an answer would be "
+                f"left (on_malformed: skip goes on without them)"
+            )
         if not questions:
             raise ValueError(file.complaint(self.name) or f"{self.name} has no question")
         return file
@@ -126,7 +137,8 @@ class _Reader:
     def _good(self, rows: Iterable[_Row]) -> Iterator[Question]:
         for row in rows:
             id = row.question.get("id") if isinstance(row.question, dict) else None
-            location = f"question {id}" if isinstance(id, str) and id else row.location
+            location = f"question {shown(id)[1:-1] if isinstance(id, str) else id}" if id else row.location
+            self._unanswerable += isinstance(row.question, dict) and row.question.get("is_impossible") is True
             try:
                 yield self._question(row)
             except _Malformed as problem:
@@ -134,12 +146,15 @@ class _Reader:
 
     def _question(self, row: _Row) -> Question:
         info = _typed(row.question, dict, "question")
+        if isinstance(info.get("id"), int) and not isinstance(info["id"], bool):
+            info = {**info, "id": str(info["id"])}
         id = _text(info, "id")
         context = row.context
         if not isinstance(context, str):
-            raise _Malformed("wrong type", f"context is {_shown(context)}, not a string")
+            raise _Malformed("wrong type", f"context is {shown(context)}, not a string")
         if not context.strip():
             raise _Malformed("empty context", "its context is empty")
+        _whole(context, "context")
         question = _text(info, "question")
         repairs: list[str] = []
         answers = tuple(self._answers(info, context, repairs))
@@ -166,33 +181,40 @@ class _Reader:
             return
         for answer in _typed(info["answers"], list, "answers"):
             _typed(answer, dict, "an answer")
+            if info.get("is_impossible") is True and answer.get("text") == "":
+                continue
             text = _text(answer, "text")
             if "answer_start" not in answer:
-                raise _Malformed("missing key", f"the answer {_shown(text)} has no answer_start")
+                raise _Malformed("missing key", f"the answer {shown(text)} has no answer_start")
             start = _typed(answer["answer_start"], int, "answer_start")
             excerpt = context[start : start + len(text)] if start >= 0 else ""
             if excerpt != text:
-                nearest = _nearest(context, text, start) if self.on_malformed == "repair" else None
-                if nearest is None:
+                span = _nearest(context, text, start) if self.on_malformed == "repair" else None
+                if span is None:
+                    looks = nearest_lookalike(context, text, start)
+                    there = context[slice(*looks)] if looks is not None and looks[0] == start else excerpt
+                    why = difference(there, text)
                     raise _Malformed(
                         "answer not at answer_start",
-                        f"at answer_start {start} the context has {_shown(excerpt)}, not the answer {_shown(text)}",
+                        f"at answer_start {start} the context has {shown(there)}, not the answer {shown(text)}"
+                        + (f": {why}" if why else ""),
                     )
                 repairs.append("answer not at answer_start")
-                start = nearest
+                start, text = span[0], context[slice(*span)]
             yield Answer(text, start)
 
 
-def _nearest(context: str, text: str, start: int) -> int | None:
-    """The occurrence of the text nearest to `start`."""
+def _nearest(context: str, text: str, start: int) -> tuple[int, int] | None:
+    """First and last character (exclusive) of the occurrence of the text, or of one that looks like it, at `start`."""
     occurrences = (i for i in range(len(context)) if context.startswith(text, i))
-    return min(occurrences, key=lambda i: abs(i - start), default=None)
+    nearest = min(occurrences, key=lambda i: abs(i - start), default=None)
+    return nearest_lookalike(context, text, start) if nearest is None else (nearest, nearest + len(text))
 
 
 def _typed(value: Any, kind: type, name: str) -> Any:
     if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
         expected = {dict: "an object", list: "a list", int: "an integer", bool: "true or false"}[kind]
-        raise _Malformed("wrong type", f"{name} is {_shown(value)}, not {expected}")
+        raise _Malformed("wrong type", f"{name} is {shown(value)}, not {expected}")
     return value
 
 
@@ -201,22 +223,34 @@ def _text(holder: dict[str, Any], key: str) -> str:
         raise _Malformed("missing key", f"it has no {key}")
     value = holder[key]
     if not isinstance(value, str):
-        raise _Malformed("wrong type", f"{key} is {_shown(value)}, not a string")
+        raise _Malformed("wrong type", f"{key} is {shown(value)}, not a string")
     if not value.strip():
         raise _Malformed(f"empty {key}", f"its {key} is empty")
+    _whole(value, key)
     return value
 
 
-def _shown(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False, default=str)
-    return text if len(text) <= 60 else f"{text[:57]}..."
+def _whole(text: str, key: str) -> None:
+    """Refuses lone surrogates, which JSON escapes can encode and UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        half = json.dumps(text[error.start])[1:-1]
+        raise _Malformed("half a character", f"its {key} has half a character, {half}, at {error.start}") from None
 
 
-def _articles(content: Any, reader: _Reader) -> Iterator[_Row]:
-    """Iterates over questions; checks the structure above them."""
-    if not isinstance(content, dict) or not isinstance(content.get("data"), list):
-        raise ValueError(f'{reader.name} is not in SQuAD format: it must be an object with a list "data"')
-    for i, article in enumerate(content["data"]):
+def _questions(content: Any, reader: _Reader) -> Iterator[_Row]:
+    """Iterates over questions in either layout; checks the structure above them."""
+    data = content.get("data") if isinstance(content, dict) else content
+    if not isinstance(data, list):
+        raise ValueError(
+            f'{reader.name} is not in SQuAD format: it must be an object with a list "data", or a question per record '
+            f"with id, context, question and answers"
+        )
+    if data and all(isinstance(one, dict) and "context" in one and "paragraphs" not in one for one in data):
+        yield from (_flat(f"data[{i}]", one) for i, one in enumerate(data))
+        return
+    for i, article in enumerate(data):
         for j, paragraph in enumerate(_items(article, "paragraphs", f"data[{i}]", reader)):
             location = f"data[{i}].paragraphs[{j}]"
             questions = _items(paragraph, "qas", location, reader)
@@ -242,12 +276,11 @@ def _items(holder: Any, key: str, location: str, reader: _Reader) -> list[Any]:
     return items
 
 
-def _parquet_rows(path: Path) -> Iterator[_Row]:
-    """A question per row, as on the hub: answers as two lists."""
-    for number, row in read_rows(path):
-        info = {key: value for key, value in row.items() if value is not None}
-        answers = info.get("answers")
-        if isinstance(answers, dict):
-            pairs = zip(answers.get("text") or [], answers.get("answer_start") or [], strict=False)
-            info["answers"] = [{"text": text, "answer_start": start} for text, start in pairs]
-        yield _Row(f"row {number}", info.get("title"), info.get("context"), info)
+def _flat(location: str, row: dict[str, Any]) -> _Row:
+    """A question with its context, as on the hub: answers as two lists."""
+    info = {key: value for key, value in row.items() if value is not None}
+    answers = info.get("answers")
+    if isinstance(answers, dict):
+        pairs = zip_longest(answers.get("text") or [], answers.get("answer_start") or [])
+        info["answers"] = [{"text": text, "answer_start": start} for text, start in pairs]
+    return _Row(location, info.get("title"), info.get("context"), info)

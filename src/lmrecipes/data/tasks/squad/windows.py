@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -174,6 +175,14 @@ def cut(
     )
     n_tokens = np.diff(context_bounds)[question_context]
     room = windowing.seq_len - _MARKS - np.diff(query_bounds)
+    if len(room) and windowing.doc_stride > room.max() and (n_tokens > room).any():
+        warnings.warn(
+            f"data.doc_stride is {windowing.doc_stride}, but a window of batch.seq_len {windowing.seq_len} has at most "
+            f"{room.max()} tokens of context: windows do not overlap, and an answer across a border is in none of "
+            f"them; {max(room.max() // 2, 1)} would do",
+            stacklevel=2,
+        )
+    # Beside the longest questions there may be room for less.
     step = np.minimum(windowing.doc_stride, room)
     number = 1 + np.maximum(0, -(-(n_tokens - room) // step))
     question = np.repeat(np.arange(len(questions)), number)

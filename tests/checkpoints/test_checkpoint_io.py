@@ -1,7 +1,9 @@
 """A checkpoint is complete or absent, and loading one executes no code."""
 
+import contextlib
 import errno
 import os
+import random
 import signal
 import subprocess
 
@@ -89,7 +91,7 @@ def test_the_newest_readable_checkpoint_is_used(tmp_path):
     assert newest_readable(tmp_path).name == "last-step=300.ckpt"
     broken = tmp_path / "last-step=300.ckpt"
     broken.write_bytes(broken.read_bytes()[:200])
-    with pytest.warns(UserWarning, match="it is broken; taking an earlier one"):
+    with pytest.warns(UserWarning, match="it is cut short or damaged; taking an earlier one"):
         assert newest_readable(tmp_path).name == "last-step=40.ckpt"
     assert newest_readable(tmp_path / "nowhere") is None
 
@@ -124,8 +126,85 @@ def test_a_damaged_byte_is_detected(tmp_path):
     damaged = bytearray(path.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     path.write_bytes(damaged)
-    with pytest.raises(ValueError, match="it is broken"):
+    with pytest.raises(ValueError, match="it is cut short or damaged"):
         load_checkpoint(path)
+
+
+def is_noticed(path, data):
+    """Whether a checkpoint with this content is refused; loading other tensors would be neither."""
+    path.write_bytes(data)
+    try:
+        loaded = load_checkpoint(path)
+    except ValueError:
+        return True
+    assert torch.equal(loaded["state_dict"]["w"], torch.arange(300.0))
+    assert loaded["global_step"] == 1
+    return False
+
+
+def saved_here_and_earlier(tmp_path):
+    """The same checkpoint as it is written, and as earlier versions wrote it."""
+    saved = {"state_dict": {"w": torch.arange(300.0)}, "global_step": 1}
+    AtomicCheckpointIO().save_checkpoint(saved, tmp_path / "last-step=1.ckpt")
+    torch.save(saved, tmp_path / "earlier.ckpt")
+    return (tmp_path / "last-step=1.ckpt").read_bytes(), (tmp_path / "earlier.ckpt").read_bytes()
+
+
+def test_damage_of_any_byte_is_noticed(tmp_path):
+    content, _ = saved_here_and_earlier(tmp_path)
+    for i in range(len(content)):
+        damaged = bytearray(content)
+        damaged[i] ^= 1 << random.randrange(8)
+        assert is_noticed(tmp_path / "damaged.ckpt", damaged), f"byte {i} of {len(content)}"
+
+
+def test_damage_of_any_bit_of_the_archives_directory_is_noticed(tmp_path):
+    content, _ = saved_here_and_earlier(tmp_path)
+    for i in range(content.index(b"PK\x01\x02"), len(content)):
+        for bit in range(8):
+            damaged = bytearray(content)
+            damaged[i] ^= 1 << bit
+            assert is_noticed(tmp_path / "damaged.ckpt", damaged), f"byte {i} of {len(content)}, bit {bit}"
+
+
+def test_a_checkpoint_that_is_cut_or_has_bytes_added_is_noticed(tmp_path):
+    content, _ = saved_here_and_earlier(tmp_path)
+    for other in (content + b"\0", b"\0" + content, *(content[:i] for i in range(0, len(content), 7))):
+        assert is_noticed(tmp_path / "damaged.ckpt", other)
+
+
+def test_checkpoints_without_a_checksum_open_and_damage_of_theirs_changes_no_tensor(tmp_path):
+    _, earlier = saved_here_and_earlier(tmp_path)
+    assert not is_noticed(tmp_path / "copy.ckpt", earlier)
+    for i in range(len(earlier)):
+        damaged = bytearray(earlier)
+        damaged[i] ^= 1 << random.randrange(8)
+        is_noticed(tmp_path / "damaged.ckpt", damaged)
+
+
+def test_a_checkpoint_with_a_checksum_is_one_that_torch_reads(tmp_path):
+    saved_here_and_earlier(tmp_path)
+    for memory_mapped in (True, False):
+        loaded = torch.load(tmp_path / "last-step=1.ckpt", weights_only=True, mmap=memory_mapped)
+        assert torch.equal(loaded["state_dict"]["w"], torch.arange(300.0))
+
+
+def test_damage_of_any_byte_of_a_sharded_checkpoint_is_noticed(group, tmp_path):
+    path, w = tmp_path / "last-step=1.ckpt", torch.arange(30.0)
+    sharded.write({"state_dict.w": w}, {"global_step": 1}, path, group)
+    for file in sorted(path.iterdir()):
+        content = file.read_bytes()
+        for i in range(0, len(content), 1 if file.name == sharded.MANIFEST else 5):
+            damaged = bytearray(content)
+            damaged[i] ^= 1 << random.randrange(8)
+            file.write_bytes(damaged)
+            with contextlib.suppress(ValueError):
+                sharded.verify(path)
+                # White space in the list of checksums.
+                assert file.name == sharded.MANIFEST, f"byte {i} of {file.name}"
+                assert torch.equal(load_checkpoint(path)["state_dict"]["w"], w)
+        file.write_bytes(content)
+    assert torch.equal(load_checkpoint(path)["state_dict"]["w"], w)
 
 
 def test_a_sharded_checkpoint_of_the_same_step_is_replaced(group, tmp_path):

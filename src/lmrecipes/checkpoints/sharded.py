@@ -10,7 +10,6 @@ import json
 import os
 import pickle
 import warnings
-import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lmrecipes.checkpoints import listing
+from lmrecipes.checkpoints.checksum import checksum
 from lmrecipes.checkpoints.write_errors import sendable
 from lmrecipes.runtime.atomic_write import discard, replace_path, replacing, sync_folder, write_text
 from lmrecipes.runtime.dtensor import is_split
@@ -38,7 +38,6 @@ MANIFEST = "manifest.json"
 REST = "rest.pt"
 _METADATA = ".metadata"
 _CODE = "checkpoint {path} cannot be read: it contains pickled objects"
-_PIECE = 2**24
 
 
 def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, group: dist.ProcessGroup) -> None:
@@ -159,11 +158,7 @@ def _on_all_ranks(work: Any, group: dist.ProcessGroup) -> list[Any]:
 
 
 def _checksum(file: Path) -> list[int]:
-    check = 0
-    with file.open("rb") as content:
-        while piece := content.read(_PIECE):
-            check = zlib.crc32(piece, check)
-    return [file.stat().st_size, check]
+    return [file.stat().st_size, checksum(file)]
 
 
 def verify(path: Path) -> None:

@@ -14,6 +14,8 @@ import warm
 from lmrecipes.checkpoints import listing, sharded
 from lmrecipes.checkpoints.io import AtomicCheckpointIO, load_checkpoint, newest_readable
 from lmrecipes.checkpoints.optimizer_state import states_of
+from lmrecipes.commands.common.start_run import _checkpoint_to_resume
+from lmrecipes.runs.checkpoint_choice import checkpoint_of
 
 
 def content(step=1):
@@ -94,6 +96,24 @@ def test_the_newest_readable_checkpoint_is_used(tmp_path):
     with pytest.warns(UserWarning, match="it is cut short or damaged; taking an earlier one"):
         assert newest_readable(tmp_path).name == "last-step=40.ckpt"
     assert newest_readable(tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize(
+    ("content_of_it", "fault"),
+    [(b"", "it is empty"), (b"text", "it is a text file"), (b"\x80\x04.", "it is cut short or damaged")],
+)
+@pytest.mark.parametrize("choose", [lambda run: checkpoint_of(run, "best"), _checkpoint_to_resume])
+def test_a_run_without_a_readable_checkpoint_is_refused_in_one_line_about_the_newest(
+    tmp_path, content_of_it, fault, choose, recwarn
+):
+    for name in ("best-step=2.ckpt", "last-step=3.ckpt"):
+        (tmp_path / "checkpoints").mkdir(exist_ok=True)
+        (tmp_path / "checkpoints" / name).write_bytes(content_of_it)
+    with pytest.raises(
+        ValueError, match=f"no readable checkpoint in checkpoints/: .*last-step=3.ckpt cannot be read: {fault}"
+    ):
+        choose(tmp_path)
+    assert not recwarn
 
 
 class Malicious:

@@ -8,9 +8,9 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 import torch.distributed as dist
@@ -45,7 +45,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             sharded.begin_writing(target)
             with temporary.open("wb") as file:
                 checked = ChecksummedFile(file)
-                torch.save(checkpoint, checked)
+                torch.save(checkpoint, cast(IO[bytes], checked))
                 checked.finish()
                 file.flush()
                 os.fsync(file.fileno())
@@ -187,32 +187,34 @@ def readable_checkpoint(folder: Path, *patterns: str, keep: bool = False) -> Pat
     """
     path, faults = _search(folder, patterns, keep)
     if path is None:
-        run = short(folder.parent)
-        raise ValueError(
-            f"run {run} has no readable checkpoint in {folder.name}/" + "".join(f": {e}" for e in faults[:1])
-        )
+        newest = f": {faults[max(faults, key=_age)]}" if faults else ""
+        raise ValueError(f"run {short(folder.parent)} has no readable checkpoint in {folder.name}/{newest}")
     _warn(faults)
     return path
 
 
-def _search(folder: Path, patterns: Sequence[str], keep: bool) -> tuple[Path | None, list[ValueError]]:
+def _search(folder: Path, patterns: Sequence[str], keep: bool) -> tuple[Path | None, dict[Path, ValueError]]:
     """The first readable checkpoint, and what is wrong with those before it."""
     faults: dict[Path, ValueError] = {}
     for pattern in patterns:
-        for path in sorted(folder.glob(pattern), key=lambda p: (step_of(p), p.stat().st_mtime_ns), reverse=True):
+        for path in sorted(folder.glob(pattern), key=_age, reverse=True):
             if path in faults:
                 continue
             try:
                 if launcher.is_main_process():
                     check(path, keep=keep)
-                return path, list(faults.values())
+                return path, faults
             except ValueError as error:
                 faults[path] = error
-    return None, list(faults.values())
+    return None, faults
 
 
-def _warn(faults: Sequence[ValueError]) -> None:
-    for error in faults:
+def _age(path: Path) -> tuple[int, int]:
+    return step_of(path), path.stat().st_mtime_ns
+
+
+def _warn(faults: Mapping[Path, ValueError]) -> None:
+    for error in faults.values():
         warnings.warn(f"{error}; taking an earlier one", stacklevel=3)
 
 

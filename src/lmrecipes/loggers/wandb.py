@@ -24,6 +24,7 @@ from lmrecipes import runs
 from lmrecipes.loggers.run_logger import RunLogger, require
 from lmrecipes.resilience import signals
 from lmrecipes.runtime import launcher
+from lmrecipes.runtime.open_file import read_json
 
 # File with the id of a run directory's wandb run.
 KEPT = "wandb.json"
@@ -74,7 +75,7 @@ class WandbLogger(RunLogger, Lightnings):
         self._config = yaml.safe_load(config)
         path = run_dir / KEPT
         try:
-            kept = json.loads(path.read_text()) if path.is_file() else {}
+            kept = read_json(path) if path.is_file() else {}
         except ValueError as error:
             raise ValueError(f"{path} is damaged; remove it to start a new wandb run: {error}") from error
         run_id = os.environ.get("WANDB_RUN_ID")

@@ -20,6 +20,7 @@ from lmrecipes.data.objectives.span_corruption import SpanCorruption
 from lmrecipes.data.prepared.corpus import mapped
 from lmrecipes.data.prepared.lock import find_or_make, locked
 from lmrecipes.runtime.atomic_write import replacing, write_text
+from lmrecipes.runtime.open_file import read_json
 
 Ints = NDArray[Any]
 # Minimum tokens of a piece cut from a document.
@@ -147,7 +148,7 @@ def index_rows(path: Path, starts: Ints, documents: Sequence[int], packing: Pack
     """
     index = _beside(path, "json")
     find_or_make(index.is_file, lambda: _write(path, starts, documents, packing), locked(_beside(path, "lock")))
-    info = json.loads(index.read_text(encoding="utf-8"))
+    info = read_json(index)
     bounds = mapped(_beside(path, "bin"), np.int64)
     if len(bounds) != sum(info["counts"]) + 1:
         raise ValueError(f"prepared data {_beside(path, 'bin')} is damaged; move it and {index.name} away")

@@ -25,6 +25,7 @@ from lmrecipes.loggers.run_logger import RunLogger, require
 from lmrecipes.resilience import signals
 from lmrecipes.runtime import launcher
 from lmrecipes.runtime.open_file import read_json
+from lmrecipes.runtime.path_names import check_plain
 
 # File with the id of a run directory's wandb run.
 KEPT = "wandb.json"
@@ -82,6 +83,7 @@ class WandbLogger(RunLogger, Lightnings):
         if run_id and run_id != kept.get("id"):
             kept = {"id": run_id}
         self._id = kept.setdefault("id", secrets.token_hex(4))
+        check_plain("WANDB_RUN_ID" if run_id == self._id else f"id in {path}", str(self._id), "k3x9a")
         self._save_dir = str(run_dir)
         self._wandb_init.update(kept, dir=self._save_dir)
         self._wandb_init["name"] = self._name or os.environ.get("WANDB_NAME") or f"{run_dir.parent.name}/{run_dir.name}"

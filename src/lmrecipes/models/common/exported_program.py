@@ -18,6 +18,7 @@ from torch import nn
 from lmrecipes.models.common.linear import export_for_this_machine
 from lmrecipes.runtime.file_faults import CARRIES_CODE, fault_of
 from lmrecipes.runtime.open_file import read_json
+from lmrecipes.runtime.path_names import check_plain
 
 GRAPH, COMPILED = "torch_export", "aot_inductor"
 _MANIFEST = "programs.json"
@@ -112,7 +113,10 @@ def load_programs(folder: Path, form: str) -> dict[str, Callable[..., Any]]:
         ValueError: if a file cannot be loaded.
     """
     calls: dict[str, Callable[..., Any]] = {}
-    for path in (folder / f"{name}.pt2" for name in read_manifest(folder)["programs"]):
+    names = read_manifest(folder)["programs"]
+    for name in names:
+        check_plain(f"programs in {folder / _MANIFEST}", name, "score")
+    for path in (folder / f"{name}.pt2" for name in names):
         try:
             with _quietly(), _without_pickled_objects():
                 if form == GRAPH:

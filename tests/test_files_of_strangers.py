@@ -4,14 +4,17 @@ import contextlib
 import json
 import os
 import pickle
+import sys
 import zipfile
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from safetensors.torch import save_file
 
 from lmrecipes import runs
+from lmrecipes.__main__ import main
 from lmrecipes.checkpoints import sharded
 from lmrecipes.checkpoints.io import AtomicCheckpointIO, load_checkpoint
 from lmrecipes.data import load_vocabulary
@@ -226,3 +229,62 @@ def test_the_payload_of_these_tests_would_run(tmp_path):
     torch.save(Payload(tmp_path / "another"), tmp_path / "x.pt")
     torch.load(tmp_path / "x.pt", weights_only=False)
     assert (tmp_path / "another").is_dir()
+
+
+EVIL = "from pathlib import Path\nPath({marker!r}).mkdir()\nclass Callback: pass\n"
+
+
+@pytest.fixture
+def marked(tmp_path, monkeypatch):
+    """A module that can be imported, and makes a folder when it is; returns the folder."""
+    marker = tmp_path / "marker"
+    (tmp_path / "modules").mkdir()
+    (tmp_path / "modules/evil_callbacks.py").write_text(EVIL.format(marker=str(marker)))
+    monkeypatch.syspath_prepend(tmp_path / "modules")
+    yield marker
+    sys.modules.pop("evil_callbacks", None)
+
+
+@pytest.mark.parametrize("use", ["fit --config {}/config.yaml", "test --run {}", "plot {}", "fit --resume {}"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        "!!python/object/apply:os.mkdir [{}]",
+        "model: !!python/object/apply:os.mkdir [{}]",
+        "model: {{class_path: !!python/name:os.mkdir '', init_args: [{}]}}",
+    ],
+)
+def test_tags_of_python_objects_in_a_recipe_run_nothing(content, use, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run/config.yaml").write_text(content.format(tmp_path / "marker"))
+    assert main(use.format("run").split()) == 2
+    assert not (tmp_path / "marker").exists()
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_plot_builds_nothing_that_a_runs_recipe_names_and_test_does(small, marked, tmp_path, monkeypatch, capsys):
+    """As SECURITY.md says: a recipe is code, also that of a run."""
+    monkeypatch.chdir(tmp_path)
+    assert main(["fit", *small, "--run_dir=run", "--trainer.max_steps=4"]) == 0
+    config = tmp_path / "run/config.yaml"
+    recipe = yaml.safe_load(config.read_text())
+    recipe["trainer"]["callbacks"] = [{"class_path": "evil_callbacks.Callback"}]
+    config.write_text(yaml.safe_dump(recipe))
+    assert main(["plot", "run"]) == 0
+    assert not marked.exists()
+    assert main(["test", "--run=run"]) == 2
+    assert marked.exists()
+
+
+def test_no_file_of_a_run_and_no_report_holds_a_secret(small, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for variable in ("WANDB_API_KEY", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
+        monkeypatch.setenv(variable, "s3cret-0123456789")
+    assert main(["fit", *small, "--run_dir=run", "--trainer.max_steps=4"]) == 0
+    main(["doctor", "--config", "transformer_xl/tiny"])
+    said = capsys.readouterr()
+    assert "s3cret" not in said.out + said.err
+    files = [path for path in (tmp_path / "run").rglob("*") if path.is_file()]
+    assert len(files) > 3
+    assert not [path for path in files if b"s3cret" in path.read_bytes()]

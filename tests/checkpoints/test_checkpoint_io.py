@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import os
+import pickle
 import random
 import signal
 import subprocess
@@ -100,7 +101,13 @@ def test_the_newest_readable_checkpoint_is_used(tmp_path):
 
 @pytest.mark.parametrize(
     ("content_of_it", "fault"),
-    [(b"", "it is empty"), (b"text", "it is a text file"), (b"\x80\x04.", "it is cut short or damaged")],
+    [
+        *[(b"", "it is empty"), (b"text", "it is a text file"), (b"PK\x03\x04\x00\xff", "it is cut short or damaged")],
+        *[
+            (pickle.dumps({}), "it is a pickle"),
+            (b"version https://git-lfs.github.com/spec/v1", "it is a git-lfs pointer"),
+        ],
+    ],
 )
 @pytest.mark.parametrize("choose", [lambda run: checkpoint_of(run, "best"), _checkpoint_to_resume])
 def test_a_run_without_a_readable_checkpoint_is_refused_in_one_line_about_the_newest(

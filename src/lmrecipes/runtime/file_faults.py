@@ -8,6 +8,8 @@ from pathlib import Path
 CARRIES_CODE = "it contains pickled objects; refusing to unpickle"
 _BEGIN = 2**10
 _POINTER = b"version https://git-lfs"
+# How pickles begin: an opcode and a version.
+_PROTOCOL, _PROTOCOLS = 0x80, (b"\2", b"\3", b"\4", b"\5")
 
 
 def fault_of(path: Path, otherwise: str = "it is cut short or damaged") -> str:
@@ -15,7 +17,7 @@ def fault_of(path: Path, otherwise: str = "it is cut short or damaged") -> str:
 
     Args:
         path: the file.
-        otherwise: what to say of one that is neither absent, empty, a git-lfs pointer nor text.
+        otherwise: what to say of one that is neither absent, empty, a git-lfs pointer, a pickle nor text.
     """
     try:
         with path.open("rb") as file:
@@ -26,6 +28,8 @@ def fault_of(path: Path, otherwise: str = "it is cut short or damaged") -> str:
         return "it is empty"
     if begin.startswith(_POINTER):
         return "it is a git-lfs pointer in place of the file; fetch it with `git lfs pull`"
+    if begin[0] == _PROTOCOL and begin[1:2] in _PROTOCOLS:
+        return "it is a pickle; refusing to unpickle"
     with suppress(UnicodeDecodeError):
         # A character may be cut at the end.
         text = (begin[:-4] if len(begin) == _BEGIN else begin).decode("utf-8")

@@ -18,6 +18,7 @@ _OURS = re.compile(b"lmrecipes crc32 ([0-9a-f]{8})")
 _LENGTH = len(_COMMENT % 0)
 # The archive's last entry is of 22 bytes, and ends with the length of the comment, in two.
 _END = 22
+_FOLDER = 0x10
 _NONE = (0).to_bytes(2, "little")
 
 
@@ -67,4 +68,6 @@ def is_intact(path: Path) -> bool:
     if (found := _OURS.fullmatch(end[len(_NONE) :])) and end[: len(_NONE)] == _LENGTH.to_bytes(2, "little"):
         return zlib.crc32(_NONE, checksum(path, size - len(end))) == int(found[1], 16)
     with zipfile.ZipFile(path) as archive:
-        return is_bare and archive.testzip() is None
+        # torch reads nothing for an entry that is marked as a folder, and leaves what was in memory.
+        folders = any(entry.external_attr & _FOLDER for entry in archive.infolist())
+        return is_bare and not folders and archive.testzip() is None

@@ -54,6 +54,7 @@ bench: setup  ## measure speed next to reference implementations in the same run
 	$(BIN)/python benchmarks/corpus_speed.py
 	$(BIN)/python benchmarks/text_pairs_speed.py
 	$(BIN)/python benchmarks/training_overhead.py
+	$(BIN)/python benchmarks/flood_overhead.py
 	$(BIN)/python benchmarks/loops.py
 	$(BIN)/python benchmarks/startup.py
 

@@ -19,7 +19,9 @@ from lightning.pytorch.loggers import CSVLogger
 
 from lmrecipes import runs
 from lmrecipes.resilience import failure_report
-from lmrecipes.resilience.heartbeat import Address, End, Hub, Member
+from lmrecipes.resilience.heartbeat import Address, End, Member
+from lmrecipes.resilience.hub import Hub
+from lmrecipes.resilience.hub_host import hub_host
 
 # Errors that surviving ranks raise when another is gone.
 _OF_ANOTHER = re.compile(r"gloo|nccl|connection (closed|reset|refused|was)|broken pipe|process ?group|socket", re.I)
@@ -45,20 +47,24 @@ class FailFast(Callback):
         self._trainer = trainer
         if trainer.world_size == 1 or self._connection is not None:
             return
-        if trainer.is_global_zero:
-            self._connection = Hub(self._other_ended, failure_report.state)
-            trainer.strategy.broadcast(tuple(self._connection.address))
-        else:
-            address = Address(*trainer.strategy.broadcast((0, "", "")))
-            environment: Any = getattr(trainer.strategy, "cluster_environment", None)
-            try:
-                self._connection = Member(
-                    trainer.global_rank, environment.main_address, address, self._other_ended, failure_report.state
-                )
-            except OSError as error:
-                warnings.warn(f"rank {trainer.global_rank} cannot connect to the other ranks: {error}", stacklevel=2)
-                return
-        failure_report.connect(self)
+        environment: Any = getattr(trainer.strategy, "cluster_environment", None)
+        host = hub_host(environment.main_address)
+        address: Address | None = None
+        try:
+            if trainer.is_global_zero:
+                hub = Hub(host, trainer.world_size, self._other_ended, failure_report.state)
+                self._connection, address = hub, hub.address
+        except OSError as error:
+            warnings.warn(f"the ranks cannot connect to each other: rank 0 at {host}: {error}", stacklevel=2)
+        # Also without an address: the others wait for it.
+        address = trainer.strategy.broadcast(address)
+        try:
+            if address is not None and not trainer.is_global_zero:
+                self._connection = Member(trainer.global_rank, address, self._other_ended, failure_report.state)
+        except OSError as error:
+            warnings.warn(f"rank {trainer.global_rank} cannot connect to the other ranks: {error}", stacklevel=2)
+        if self._connection is not None:
+            failure_report.connect(self)
 
     def _children(self) -> list[subprocess.Popen]:
         """Processes that Lightning started from this one."""

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import re
 import sys
 import warnings
 import zipfile
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any, cast
 
 import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from lmrecipes.checkpoints import listing, sharded
+from lmrecipes.checkpoints.checksum import ChecksummedFile, is_intact
 from lmrecipes.checkpoints.sharded import ALIASES, STATES, WEIGHTS, remove
 from lmrecipes.runtime import launcher
 from lmrecipes.runtime.console import short
 from lmrecipes.runtime.disk_space import explain, refusal
+from lmrecipes.runtime.file_faults import CARRIES_CODE, fault_of
 
 # Marks a checkpoint whose optimizer state is keyed by parameter name.
 BY_NAME = "optimizer_states_by_name"
@@ -43,7 +47,9 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         try:
             sharded.begin_writing(target)
             with temporary.open("wb") as file:
-                torch.save(checkpoint, file)
+                checked = ChecksummedFile(file)
+                torch.save(checkpoint, cast(IO[bytes], checked))
+                checked.finish()
                 file.flush()
                 os.fsync(file.fileno())
             sharded.put_in_place(temporary, target)
@@ -156,17 +162,14 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         (_, kept), _kept = _kept, None
         return kept
     try:
-        # torch.load does not verify the zip archive's checksums.
-        with zipfile.ZipFile(path) as archive:
-            if archive.testzip() is not None:
-                raise zipfile.BadZipFile(path)
+        # torch.load verifies no checksum.
+        if not is_intact(path):
+            raise zipfile.BadZipFile(path)
         content = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"checkpoint {path} cannot be read: {CARRIES_CODE}") from error
     except Exception as error:
-        carries_code = "Unsupported" in str(error) or "weights_only" in str(error).lower()
-        reason = "it contains pickled objects; refusing to unpickle" if carries_code else "it is broken"
-        if path.stat().st_size == 0:
-            reason = "it is empty"
-        raise ValueError(f"checkpoint {path} cannot be read: {reason}") from error
+        raise ValueError(f"checkpoint {path} cannot be read: {fault_of(path)}") from error
     if not isinstance(content, dict) or "state_dict" not in content:
         raise ValueError(f"checkpoint {path} cannot be read: it has no state_dict")
     return content
@@ -219,7 +222,7 @@ def check(path: Path, *, keep: bool = False) -> None:
 
 
 def newest_readable(folder: Path, pattern: str = "*.ckpt", *, keep: bool = False) -> Path | None:
-    """The readable checkpoint of the greatest step; broken ones are warned about.
+    """The readable checkpoint of the greatest step, None if there is none; broken ones are warned about.
 
     Only the main process reads them, and broadcasts its choice before anything is loaded.
 
@@ -228,15 +231,53 @@ def newest_readable(folder: Path, pattern: str = "*.ckpt", *, keep: bool = False
         pattern: pattern of file names.
         keep: as for `check`.
     """
-    for path in sorted(folder.glob(pattern), key=lambda p: (step_of(p), p.stat().st_mtime_ns), reverse=True):
-        try:
-            if launcher.is_main_process():
-                check(path, keep=keep)
-        except ValueError as error:
-            warnings.warn(f"{error}; taking an earlier one", stacklevel=2)
-            continue
-        return path
-    return None
+    path, faults = _search(folder, [pattern], keep)
+    _warn(faults)
+    return path
+
+
+def readable_checkpoint(folder: Path, *patterns: str, keep: bool = False) -> Path:
+    """The readable checkpoint of the greatest step; broken ones are warned about.
+
+    Args:
+        folder: the folder of checkpoints.
+        patterns: patterns of file names, by preference.
+        keep: as for `check`.
+
+    Raises:
+        ValueError: if there is none, saying what is wrong with the newest; to be continued with a hint.
+    """
+    path, faults = _search(folder, patterns, keep)
+    if path is None:
+        newest = f": {faults[max(faults, key=_age)]}" if faults else ""
+        raise ValueError(f"run {short(folder.parent)} has no readable checkpoint in {folder.name}/{newest}")
+    _warn(faults)
+    return path
+
+
+def _search(folder: Path, patterns: Sequence[str], keep: bool) -> tuple[Path | None, dict[Path, ValueError]]:
+    """The first readable checkpoint, and what is wrong with those before it."""
+    faults: dict[Path, ValueError] = {}
+    for pattern in patterns:
+        for path in sorted(folder.glob(pattern), key=_age, reverse=True):
+            if path in faults:
+                continue
+            try:
+                if launcher.is_main_process():
+                    check(path, keep=keep)
+                return path, faults
+            except ValueError as error:
+                faults[path] = error
+    return None, faults
+
+
+def _age(path: Path) -> tuple[int, int]:
+    return step_of(path), path.stat().st_mtime_ns
+
+
+def _warn(faults: Mapping[Path, ValueError]) -> None:
+    for error in faults.values():
+        warnings.warn(f"{error}; taking an earlier one", stacklevel=3)
 
 
 def step_of(path: Path) -> int:

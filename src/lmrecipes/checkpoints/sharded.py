@@ -6,11 +6,11 @@ checksum of each file, which is written last. It takes its name once it is compl
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import pickle
 import warnings
-import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -21,9 +21,11 @@ import torch.distributed as dist
 from torch import Tensor
 
 from lmrecipes.checkpoints import listing
+from lmrecipes.checkpoints.checksum import checksum
 from lmrecipes.checkpoints.write_errors import sendable
 from lmrecipes.runtime.atomic_write import discard, replace_path, replacing, sync_folder, write_text
 from lmrecipes.runtime.dtensor import is_split
+from lmrecipes.runtime.file_faults import CARRIES_CODE, fault_of
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.metadata import Metadata
@@ -37,8 +39,6 @@ ALIASES = "aliases"
 MANIFEST = "manifest.json"
 REST = "rest.pt"
 _METADATA = ".metadata"
-_CODE = "checkpoint {path} cannot be read: it contains pickled objects"
-_PIECE = 2**24
 
 
 def write(tensors: Mapping[str, Tensor], rest: Mapping[str, Any], path: Path, group: dist.ProcessGroup) -> None:
@@ -159,11 +159,7 @@ def _on_all_ranks(work: Any, group: dist.ProcessGroup) -> list[Any]:
 
 
 def _checksum(file: Path) -> list[int]:
-    check = 0
-    with file.open("rb") as content:
-        while piece := content.read(_PIECE):
-            check = zlib.crc32(piece, check)
-    return [file.stat().st_size, check]
+    return [file.stat().st_size, checksum(file)]
 
 
 def verify(path: Path) -> None:
@@ -180,8 +176,9 @@ def verify(path: Path) -> None:
                 raise ValueError(f"checkpoint {path} cannot be read: {name} is incomplete")
             if _checksum(file) != [size, check]:
                 raise ValueError(f"checkpoint {path} cannot be read: {name} is damaged")
-    except (OSError, json.JSONDecodeError, TypeError, AttributeError) as error:
-        raise ValueError(f"checkpoint {path} cannot be read: it is incomplete") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError, AttributeError) as error:
+        which = f"{MANIFEST} is damaged" if (path / MANIFEST).is_file() else "it is incomplete"
+        raise ValueError(f"checkpoint {path} cannot be read: {which}") from error
     _index(path)
 
 
@@ -191,12 +188,13 @@ def _index(path: Path) -> Metadata:
     try:
         with (path / _METADATA).open("rb") as file:
             index = IndexUnpickler(file).load()
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{_CODE.format(path=path)} ({error}); refusing to unpickle") from error
     except Exception as error:
-        raise ValueError(f"checkpoint {path} cannot be read: its index is damaged") from error
+        raise _refusal(path, _METADATA, error) from error
     if not isinstance(index, Metadata):
-        raise ValueError(f"checkpoint {path} cannot be read: its index is not a checkpoint index")
+        raise ValueError(f"checkpoint {path} cannot be read: {_METADATA} is not a checkpoint index")
+    for about in (index.storage_data or {}).values():
+        if Path(name := about.relative_path).name != name:
+            raise ValueError(f"checkpoint {path} cannot be read: {_METADATA} names {name}, which is outside of it")
     return index
 
 
@@ -212,13 +210,36 @@ def read_rest(path: Path) -> dict[str, Any]:
     """Everything but the tensors by name.
 
     Raises:
-        ValueError: if it holds code.
+        ValueError: if it cannot be read, or holds code.
     """
     try:
         rest: dict[str, Any] = torch.load(path / REST, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise ValueError(f"{_CODE.format(path=path)}; refusing to unpickle") from error
+    except Exception as error:
+        raise _refusal(path, REST, error) from error
+    if not isinstance(rest, dict):
+        raise ValueError(f"checkpoint {path} cannot be read: {REST} holds no settings")
     return rest
+
+
+def _refusal(path: Path, name: str, error: Exception) -> ValueError:
+    """The error about a file of a checkpoint."""
+    reason = fault_of(path / name, *([CARRIES_CODE] if isinstance(error, pickle.UnpicklingError) else []))
+    return ValueError(f"checkpoint {path} cannot be read: {name}: {reason}")
+
+
+def _check_shards(path: Path, index: Metadata) -> None:
+    """Reads every tensor of a checkpoint that could not be loaded.
+
+    Raises:
+        ValueError: naming the first file that cannot be read.
+    """
+    for about in (index.storage_data or {}).values():
+        try:
+            with (path / about.relative_path).open("rb") as file:
+                file.seek(about.offset)
+                torch.load(io.BytesIO(file.read(about.length)), map_location="cpu", weights_only=True)
+        except Exception as error:
+            raise _refusal(path, about.relative_path, error) from error
 
 
 def read_into(tensors: Mapping[str, Tensor], path: Path, group: dist.ProcessGroup | None) -> None:
@@ -228,14 +249,21 @@ def read_into(tensors: Mapping[str, Tensor], path: Path, group: dist.ProcessGrou
         tensors: by name; of a DTensor this process's part is loaded.
         path: the checkpoint.
         group: processes that load together; None reads in this process alone.
+
+    Raises:
+        ValueError: if a file cannot be read, or holds code.
     """
     import torch.distributed.checkpoint as dcp
 
-    _index(path)
+    index = _index(path)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         reader = dcp.FileSystemReader(path)
-        dcp.load(dict(tensors), storage_reader=reader, process_group=group, no_dist=group is None)
+        try:
+            dcp.load(dict(tensors), storage_reader=reader, process_group=group, no_dist=group is None)
+        except dcp.api.CheckpointException:
+            _check_shards(path, index)
+            raise
 
 
 def read_whole(path: Path, prefix: str = "") -> dict[str, Tensor]:

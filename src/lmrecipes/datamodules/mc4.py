@@ -17,6 +17,7 @@ from lmrecipes.data.objectives.span_corruption_lm import SpanCorruptionLM
 from lmrecipes.data.prepared.shards import ALL, Share
 from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings
 from lmrecipes.datamodules.documents import DocumentsDataModule
+from lmrecipes.runtime.path_names import check_plain
 
 _LANGUAGE = "{language}"
 
@@ -82,6 +83,8 @@ class MC4DataModule(DocumentsDataModule):
         """
         if not languages or len(set(languages)) < len(languages):
             raise ValueError(f"data.languages is {list(languages)}; give one or more, each once, such as [en, de]")
+        for code in languages:
+            check_plain("data.languages", code, "de")
         if unknown := [code for code in paths or {} if code not in languages]:
             raise ValueError(f"data.paths names {unknown[0]}, which is none of data.languages: {', '.join(languages)}")
         if path is not None and _LANGUAGE not in path and len(languages) > 1:

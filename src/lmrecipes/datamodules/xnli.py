@@ -19,6 +19,7 @@ from lmrecipes.data.tasks.nli_embedded import EMBEDDED, make_nli
 from lmrecipes.data.tasks.text_pairs import TextPair, TextPairs, tokenized, written
 from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings
 from lmrecipes.datamodules.bucketed import SPLITS, BucketedDataModule, Report, SplitExamples
+from lmrecipes.runtime.path_names import check_plain
 
 _LANGUAGE = "{language}"
 _VERSION = 1
@@ -74,6 +75,8 @@ class XNLIDataModule(BucketedDataModule):
         """
         if not languages or len(set(languages)) < len(languages):
             raise ValueError(f"data.languages is {list(languages)}; give one or more, each once, such as [en, de]")
+        for code in languages:
+            check_plain("data.languages", code, "de")
         if _LANGUAGE in (train or ""):
             raise ValueError(f"data.train is {train}; training is in one language, so name one file")
         super().__init__(

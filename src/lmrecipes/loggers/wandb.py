@@ -25,6 +25,8 @@ from lmrecipes.loggers.run_logger import RunLogger, require
 from lmrecipes.resilience import signals
 from lmrecipes.runtime import launcher
 from lmrecipes.runtime.console import quoted
+from lmrecipes.runtime.open_file import read_json
+from lmrecipes.runtime.path_names import check_plain
 
 # File with the id of a run directory's wandb run.
 KEPT = "wandb.json"
@@ -75,13 +77,14 @@ class WandbLogger(RunLogger, Lightnings):
         self._config = yaml.safe_load(config)
         path = run_dir / KEPT
         try:
-            kept = json.loads(path.read_text()) if path.is_file() else {}
+            kept = read_json(path) if path.is_file() else {}
         except ValueError as error:
             raise ValueError(f"{path} is damaged; remove it to start a new wandb run: {error}") from error
         run_id = os.environ.get("WANDB_RUN_ID")
         if run_id and run_id != kept.get("id"):
             kept = {"id": run_id}
         self._id = kept.setdefault("id", secrets.token_hex(4))
+        check_plain("WANDB_RUN_ID" if run_id == self._id else f"id in {path}", str(self._id), "k3x9a")
         self._save_dir = str(run_dir)
         self._wandb_init.update(kept, dir=self._save_dir)
         self._wandb_init["name"] = self._name or os.environ.get("WANDB_NAME") or f"{run_dir.parent.name}/{run_dir.name}"

@@ -12,6 +12,7 @@ from pathlib import Path
 from lmrecipes import runs
 from lmrecipes.runtime import launcher
 from lmrecipes.runtime.launcher import job_id
+from lmrecipes.runtime.open_file import read_json
 
 RECORD = "requeues.json"
 # Reason for not requeueing a run that its sweep has stopped.
@@ -38,7 +39,7 @@ def requeue(run_dir: Path, step: int, limit: int) -> str | None:
         Why it was not requeued, or None if it was.
     """
     record = run_dir / RECORD
-    earlier = json.loads(record.read_text()) if record.is_file() else {"requeues": 0, "step": 0}
+    earlier = read_json(record) if record.is_file() else {"requeues": 0, "step": 0}
     if earlier["requeues"] >= limit:
         return f"it was requeued {earlier['requeues']} times, and --max_requeues is {limit}"
     if step <= earlier["step"]:

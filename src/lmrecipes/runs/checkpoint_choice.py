@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from lmrecipes.checkpoints import sharded
-from lmrecipes.checkpoints.io import newest_readable
+from lmrecipes.checkpoints.io import readable_checkpoint
 
 
 def is_checkpoint(path: Path) -> bool:
@@ -19,8 +19,4 @@ def checkpoint_of(run_dir: Path, which: str) -> Path:
     Raises:
         ValueError: if no checkpoint can be read.
     """
-    folder = run_dir / "checkpoints"
-    checkpoint = newest_readable(folder, pattern=f"{which}-*.ckpt") or newest_readable(folder)
-    if checkpoint is None:
-        raise ValueError(f"run {run_dir} has no readable checkpoint in checkpoints/")
-    return checkpoint
+    return readable_checkpoint(run_dir / "checkpoints", f"{which}-*.ckpt", "*.ckpt")

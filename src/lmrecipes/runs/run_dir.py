@@ -18,6 +18,7 @@ from lmrecipes.runtime import atomic_write
 from lmrecipes.runtime.console import quoted
 from lmrecipes.runtime.launcher import RUN_DIR_VARIABLE, is_main_process, launcher_id, sweep_id
 from lmrecipes.runtime.ledger import Ledger
+from lmrecipes.runtime.path_names import check_plain
 
 ABOUT = "run.json"
 CONFIG = "config.yaml"
@@ -49,6 +50,8 @@ def new_run_dir(recipe: str, *, root: Path, requested: Path | None = None) -> Pa
     Raises:
         ValueError: if the directory cannot be created, or is not empty.
     """
+    for part in recipe.split("/"):
+        check_plain("the recipe's name", part, "my_recipe")
     shared_id = None if requested is not None else sweep_id() or launcher_id()
     inherited = os.environ.get(RUN_DIR_VARIABLE)
     if inherited and requested is None and shared_id is None and not is_main_process():
@@ -177,7 +180,9 @@ def find_run(name: str, *, root: Path) -> Path:
     directory = Path(name)
     if (directory / CONFIG).is_file():
         return directory.resolve()
-    below = root / name.removesuffix(".yaml").removeprefix("recipes/")
+    recipe = name.removesuffix(".yaml").removeprefix("recipes/")
+    # What leaves the folder of all runs is a directory, not the name of a recipe.
+    below = directory if os.pardir in Path(recipe).parts else root / recipe
     if (below / CONFIG).is_file():
         return below.resolve()
     runs = [path.parent for path in below.glob(f"*/{CONFIG}")] if below.is_dir() else []

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from lmrecipes.runtime.path_names import check_plain
+
 RUN_DIR_VARIABLE = "LMRECIPES_RUN_DIR"
 
 
@@ -43,19 +45,32 @@ def check_rank(rank: int, world_size: int) -> None:
 
 
 def sweep_id() -> str | None:
-    """A unique id of every run that a wandb agent starts, even within one SLURM step."""
+    """A unique id of every run that a wandb agent starts, even within one SLURM step.
+
+    Raises:
+        ValueError: if it names no folder.
+    """
     if "WANDB_SWEEP_ID" in os.environ and "WANDB_RUN_ID" in os.environ:
-        return f"sweep-{os.environ['WANDB_SWEEP_ID']}-{os.environ['WANDB_RUN_ID']}"
+        return f"sweep-{_named('WANDB_SWEEP_ID')}-{_named('WANDB_RUN_ID')}"
     return None
 
 
+def _named(variable: str) -> str:
+    return check_plain(variable, os.environ[variable], "k3x9a")
+
+
 def launcher_id() -> str | None:
-    """An id shared by all processes of an srun or torchrun launch without communication; None otherwise."""
+    """An id shared by all processes of an srun or torchrun launch without communication; None otherwise.
+
+    Raises:
+        ValueError: if it names no folder, or several nodes share no id.
+    """
     if "SLURM_JOB_ID" in os.environ and os.environ.get("SLURM_STEP_ID", "").isdigit() and not in_interactive_shell():
-        return f"slurm-{os.environ['SLURM_JOB_ID']}-{os.environ['SLURM_STEP_ID']}"
+        return f"slurm-{_named('SLURM_JOB_ID')}-{os.environ['SLURM_STEP_ID']}"
     if "TORCHELASTIC_RUN_ID" in os.environ:
         if os.environ["TORCHELASTIC_RUN_ID"] not in ("", "none"):
-            return f"torchrun-{os.environ['TORCHELASTIC_RUN_ID']}"
+            name = check_plain("torchrun's --rdzv-id", os.environ["TORCHELASTIC_RUN_ID"], "my_run")
+            return f"torchrun-{name}"
         if os.environ.get("LOCAL_WORLD_SIZE") != os.environ.get("WORLD_SIZE"):
             raise ValueError("torchrun over several nodes needs --rdzv-id, or --run_dir naming one shared directory")
         launcher = os.getppid()

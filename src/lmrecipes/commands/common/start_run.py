@@ -10,7 +10,7 @@ import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lmrecipes import runs
-from lmrecipes.checkpoints.io import newest_readable, step_of
+from lmrecipes.checkpoints.io import readable_checkpoint, step_of
 from lmrecipes.cli import RecipeCLI
 from lmrecipes.config import published
 from lmrecipes.data import load_vocabulary
@@ -49,12 +49,10 @@ def _checkpoint_to_resume(run_dir: Path) -> Path:
     Raises:
         ValueError: if there is none.
     """
-    checkpoint = newest_readable(run_dir / "checkpoints", keep=True)
-    if checkpoint is None:
-        raise ValueError(
-            f"run {short(run_dir)} has no readable checkpoint to resume from; start over with another --run_dir"
-        )
-    return checkpoint
+    try:
+        return readable_checkpoint(run_dir / "checkpoints", "*.ckpt", keep=True)
+    except ValueError as error:
+        raise ValueError(f"{error}; start over with another --run_dir") from error
 
 
 def _note_changes(cli: RecipeCLI, run_dir: Path, checkpoint: Path) -> list[Callback]:

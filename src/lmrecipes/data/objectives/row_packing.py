@@ -21,6 +21,7 @@ from lmrecipes.data.prepared.corpus import mapped
 from lmrecipes.data.prepared.lock import find_or_make
 from lmrecipes.runtime.atomic_write import replacing, write_text
 from lmrecipes.runtime.file_lock import locked
+from lmrecipes.runtime.open_file import read_json
 
 Ints = NDArray[Any]
 # Minimum tokens of a piece cut from a document.
@@ -148,7 +149,7 @@ def index_rows(path: Path, starts: Ints, documents: Sequence[int], packing: Pack
     """
     index = _beside(path, "json")
     find_or_make(index.is_file, lambda: _write(path, starts, documents, packing), locked(_beside(path, "lock")))
-    info = json.loads(index.read_text(encoding="utf-8"))
+    info = read_json(index)
     bounds = mapped(_beside(path, "bin"), np.int64)
     if len(bounds) != sum(info["counts"]) + 1:
         raise ValueError(f"prepared data {_beside(path, 'bin')} is damaged; move it and {index.name} away")

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol
 from lmrecipes.data.prepared.corpus import Described, Prepared, find_prepared
 from lmrecipes.runtime.atomic_write import write_text
 from lmrecipes.runtime.disk_space import explain, refusal
+from lmrecipes.runtime.path_names import is_plain
 
 _VERSION = 2
 
@@ -56,7 +57,8 @@ def recall(
         cache_dir: where prepared data is stored.
     """
     note = _note(path, tokenizing, name, cache_dir)
-    prepared = find_prepared(cache_dir / note.read_text()) if note.is_file() else None
+    folder = note.read_text(encoding="utf-8", errors="replace") if note.is_file() else ""
+    prepared = find_prepared(cache_dir / folder) if is_plain(folder) else None
     if prepared is None:
         return None
     same_text = source is None or prepared.manifest["source"] == source.describe()

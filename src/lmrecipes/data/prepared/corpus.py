@@ -107,7 +107,7 @@ def read_manifest(folder: Path, *keys: str) -> dict[str, Any] | None:
         manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         if all(key in manifest for key in keys):
             return manifest
-    except (json.JSONDecodeError, TypeError):
+    except (ValueError, TypeError):
         pass
     raise ValueError(f"{path} cannot be read; {_again(folder)}")
 

@@ -29,6 +29,7 @@ from lmrecipes.data.tokenizers.base import FILE, Vocabulary
 from lmrecipes.data.tokenizers.loading import load_vocabulary
 from lmrecipes.runtime.atomic_write import write_text
 from lmrecipes.runtime.file_lock import claimed, locked
+from lmrecipes.runtime.open_file import read_json
 
 # Names of a part's files: finished, or temporary ones with the id of the writing process.
 _PART_FILE = re.compile(rf"\.?\d{{6,}}\.(claim|json|({'|'.join(SPLITS)})\.(tokens|lengths|seconds))(\.\d+(-\d+)?)?")
@@ -139,7 +140,7 @@ class _Plan:
     def read(cls, folder: Path) -> _Plan | None:
         """The stored plan, if there is one."""
         path = folder / "plan.json"
-        return cls(folder, json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+        return cls(folder, read_json(path)) if path.is_file() else None
 
     @classmethod
     def make(cls, corpus: Corpus, folder: Path, objective: str) -> _Plan:
@@ -259,7 +260,7 @@ def _join(plan: _Plan, corpus: Corpus, settings: VocabularySettings) -> Prepared
 
     check_unchanged(corpus, plan.content["described"], "text of data.sources", discard)
     vocabulary = load_vocabulary(folder / "vocabulary")
-    infos = [json.loads(plan.stem(number, "json").read_text(encoding="utf-8")) for number in range(len(plan.parts))]
+    infos = [read_json(plan.stem(number, "json")) for number in range(len(plan.parts))]
     splits: dict[str, Any] = {}
     for split in SPLITS:
         counts = [info["splits"][split] for info in infos]

@@ -21,6 +21,7 @@ from lmrecipes.data.tokenizers.loading import load_vocabulary
 from lmrecipes.data.tokenizers.text_config import Tokenizing, load_subwords
 from lmrecipes.data.tokenizers.words import EOS, UNK, WordVocabulary, corpus_words
 from lmrecipes.runtime.atomic_write import replacing, write_text
+from lmrecipes.runtime.open_file import read_json
 
 
 def prepare(
@@ -71,7 +72,7 @@ class _Writer:
         self.source, self.folder, self.progress = source, folder, progress
         self._state = folder / "state.json"
         try:
-            self.splits: dict[str, Any] = json.loads(self._state.read_text()) if self._state.is_file() else {}
+            self.splits: dict[str, Any] = read_json(self._state) if self._state.is_file() else {}
         except ValueError:
             raise ValueError(f"{self._state} cannot be read; move {folder} away and prepare again") from None
 

@@ -40,7 +40,7 @@ def load_vocabulary(folder: Path) -> Vocabulary:
         return CharacterVocabulary(content["symbols"], kind=kind)
     except FileNotFoundError:
         raise ValueError(f"no vocabulary in {folder}") from None
-    except (KeyError, TypeError, json.JSONDecodeError) as error:
+    except Exception as error:  # a file of a stranger may hold anything
         raise ValueError(f"vocabulary {path} cannot be read: {error}") from error
 
 

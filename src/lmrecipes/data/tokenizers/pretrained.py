@@ -67,7 +67,7 @@ class Pretrained(Generic[V]):
     def _checked(self, read: Callable[[], V], location: str) -> V:
         try:
             return read()
-        except (ValueError, KeyError, TypeError) as error:
+        except Exception as error:  # a file of a stranger may hold anything
             raise ValueError(f"{location} holds no {self.label} vocabulary: {error}") from None
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import pickle
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
@@ -16,9 +18,14 @@ from torch import nn
 
 from lmrecipes.models.common.linear import export_for_this_machine
 from lmrecipes.runtime.disk_space import check_room
+from lmrecipes.runtime.file_faults import CARRIES_CODE, fault_of
+from lmrecipes.runtime.open_file import read_json
+from lmrecipes.runtime.path_names import check_plain
 
 GRAPH, COMPILED = "torch_export", "aot_inductor"
 _MANIFEST = "programs.json"
+# What torch.load obeys in calls that are not ours.
+_TENSORS_ONLY = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +103,12 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     Raises:
         ValueError: if the folder holds no programs.
     """
-    try:
-        manifest: dict[str, Any] = json.loads((folder / _MANIFEST).read_text())
-    except FileNotFoundError:
-        raise ValueError(f"{folder} holds no exported programs; `lmrecipes export --run RUN` makes them") from None
+    path = folder / _MANIFEST
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no exported programs; `lmrecipes export --run RUN` makes them")
+    manifest = read_json(path)
+    if not isinstance(manifest, dict) or not manifest.keys() >= {"form", "device", "torch", "programs", "settings"}:
+        raise ValueError(f"{path} does not describe exported programs; export the run again")
     return manifest
 
 
@@ -110,16 +119,33 @@ def load_programs(folder: Path, form: str) -> dict[str, Callable[..., Any]]:
         ValueError: if a file cannot be loaded.
     """
     calls: dict[str, Callable[..., Any]] = {}
-    for path in (folder / f"{name}.pt2" for name in read_manifest(folder)["programs"]):
+    names = read_manifest(folder)["programs"]
+    for name in names:
+        check_plain(f"programs in {folder / _MANIFEST}", name, "score")
+    for path in (folder / f"{name}.pt2" for name in names):
         try:
-            with _quietly():
+            with _quietly(), _without_pickled_objects():
                 if form == GRAPH:
                     calls[path.stem] = torch.export.load(path).module()
                 else:
                     calls[path.stem] = torch._inductor.aoti_load_package(str(path))
         except Exception as error:
-            raise ValueError(f"{path} cannot be loaded: {error}; export the run again") from error
+            reason = CARRIES_CODE if isinstance(error, pickle.UnpicklingError) else fault_of(path)
+            raise ValueError(f"{path} cannot be loaded: {reason}; export the run again") from error
     return calls
+
+
+@contextmanager
+def _without_pickled_objects() -> Iterator[None]:
+    """Keeps torch.export.load from unpickling any object where it finds more than tensors."""
+    before = os.environ.get(_TENSORS_ONLY)
+    os.environ[_TENSORS_ONLY] = "1"
+    try:
+        yield
+    finally:
+        del os.environ[_TENSORS_ONLY]
+        if before is not None:
+            os.environ[_TENSORS_ONLY] = before
 
 
 @contextmanager

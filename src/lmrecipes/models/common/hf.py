@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,7 +11,14 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule
+from safetensors.torch import load_file
 from torch import Tensor
+
+from lmrecipes.runtime.file_faults import CARRIES_CODE, fault_of
+from lmrecipes.runtime.open_file import read_json
+
+# Files of weights by preference.
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 def transformers() -> Any:
@@ -52,9 +61,54 @@ def reading(source: str) -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except Exception as error:
         reason = str(error).split("\n")[0]
         raise ValueError(f"{source} cannot be used: {reason}") from error
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json of a folder.
+
+    Raises:
+        ValueError: if it is missing or holds no configuration.
+    """
+    path = folder / "config.json"
+    config = read_json(path)
+    if not isinstance(config, dict):
+        raise ValueError(f"{path.name} holds no configuration")
+    return config
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a .safetensors file, or of a .bin file that torch wrote, mapped into memory where possible.
+
+    Raises:
+        ValueError: if it cannot be read, or holds anything but tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        # The format before torch 1.6 cannot be mapped.
+        mapped = zipfile.is_zipfile(path)
+        weights = torch.load(path, weights_only=True, map_location="cpu", mmap=mapped)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"{path.name}: {fault_of(path, CARRIES_CODE)}") from error
+    except Exception as error:
+        raise ValueError(f"{path.name}: {fault_of(path)}") from error
+    if not isinstance(weights, dict) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise ValueError(f"{path.name}: it holds no tensors by name")
+    return weights
+
+
+def check_files(folder: Path) -> None:
+    """Checks that the configuration and the weights of a folder can be read.
+
+    Raises:
+        ValueError: naming the file that cannot.
+    """
+    read_config(folder)
+    for path in sorted(path for path in folder.iterdir() if path.name.endswith(WEIGHT_FILES)):
+        read_weights(path)
 
 
 def check_config(published: Mapping[str, Any], expected: Mapping[str, Any], fields: Mapping[str, str]) -> None:

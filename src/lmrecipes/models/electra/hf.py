@@ -94,6 +94,8 @@ def _read(
     """
     kind = f"ElectraFor{task}"
     with common.reading(f"{field} {name}"), common.quietly():
+        if (folder := Path(name).expanduser()).is_dir():
+            common.check_files(folder)
         stored = common.transformers().PreTrainedConfig.get_config_dict(name)[0]
         defaults = {**common.transformers().ElectraConfig().to_dict(), "model_type": None}
         common.check_config({**defaults, **stored}, expected.to_dict(), fields)

@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from lmrecipes.models.common import hf as common
 from lmrecipes.models.common.peft import merged
 from lmrecipes.models.mt5.config import MT5Config
 from lmrecipes.models.mt5.network import MT5
+from lmrecipes.runtime.open_file import read_json
 
 # transformers' fields that define shapes, each with the field of ours that sets it.
 _FIELDS = {
@@ -29,7 +30,6 @@ _FIELDS = {
 }
 _ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
 _FF = {"gate": "wi_0", "up": "wi_1", "down": "wo"}
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")
 
 
 def published_names(config: MT5Config) -> Iterator[tuple[str, str]]:
@@ -75,7 +75,7 @@ def load_published(network: MT5, name: str) -> None:
         )
     with common.reading(source):
         folder = _folder(name)
-        stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        stored = common.read_config(folder)
         common.check_config(stored, {"model_type": "mt5", **_sizes(config)}, _FIELDS)
         published = _weights_of(folder)
     state = network.state_dict()
@@ -100,27 +100,25 @@ def _folder(name: str) -> Path:
     # Needed for hub names only, and slow to import.
     from huggingface_hub import snapshot_download
 
-    files = ["config.json", *_WEIGHTS, *(f"{file}.index.json" for file in _WEIGHTS), "model-*.safetensors"]
+    files = [
+        "config.json",
+        *common.WEIGHT_FILES,
+        *(f"{file}.index.json" for file in common.WEIGHT_FILES),
+        "model-*.safetensors",
+    ]
     return Path(snapshot_download(name, allow_patterns=files))
 
 
 def _weights_of(folder: Path) -> Mapping[str, Tensor]:
     # Not by transformers' class, whose versions tie the output table to the input's, or the other way round.
-    for name in _WEIGHTS:
+    for name in common.WEIGHT_FILES:
         index = folder / f"{name}.index.json"
         if (folder / name).is_file():
-            return _read(folder / name)
+            return common.read_weights(folder / name)
         if index.is_file():
-            parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
-            return {key: value for part in parts for key, value in _read(folder / part).items()}
-    raise ValueError(f"{folder} holds neither {' nor '.join(_WEIGHTS)}")
-
-
-def _read(path: Path) -> dict[str, Tensor]:
-    if path.suffix == ".safetensors":
-        return load_file(path)
-    weights: dict[str, Tensor] = torch.load(path, weights_only=True, map_location="cpu", mmap=True)
-    return weights
+            parts = sorted(set(read_json(index)["weight_map"].values()))
+            return {key: value for part in parts for key, value in common.read_weights(folder / part).items()}
+    raise ValueError(f"{folder} holds neither {' nor '.join(common.WEIGHT_FILES)}")
 
 
 @torch.no_grad()

@@ -18,6 +18,7 @@ from lmrecipes.data.tasks.squad.files import Answer, Question
 from lmrecipes.data.tasks.squad.source import SquadSource
 from lmrecipes.data.tokenizers.base import Vocabulary
 from lmrecipes.runtime.atomic_write import write_text
+from lmrecipes.runtime.open_file import read_json
 
 # Increment when arrays, embedded questions or windowing change.
 _VERSION = 6
@@ -56,7 +57,7 @@ class PreparedSquad:
         """The questions, in the order of the file."""
         if self.folder is None:
             return self.in_memory
-        content = json.loads((self.folder / "questions.json").read_text(encoding="utf-8"))
+        content = read_json(self.folder / "questions.json")
         contexts = content["contexts"]
         return [
             Question(id, question, contexts[context], tuple(Answer(*a) for a in answers), impossible, title, language)

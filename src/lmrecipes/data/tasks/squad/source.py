@@ -10,6 +10,7 @@ from typing import Any
 from lmrecipes.data.corpora.hub import file_identity, local_file
 from lmrecipes.data.embedded.squad import make_squad
 from lmrecipes.data.tasks.squad.files import OnMalformed, Question, SquadFile, read_content, read_squad
+from lmrecipes.runtime.path_names import check_plain
 
 _LANGUAGE = "{language}"
 _EMBEDDED = "embedded:"
@@ -94,6 +95,10 @@ def check_languages(files: Mapping[str, str | None], language: str | None, langu
     Raises:
         ValueError: naming the field and what would work.
     """
+    for code in languages or ():
+        check_plain("data.languages", code, "de")
+    if language is not None:
+        check_plain("data.language", language, "de")
     for split, file in files.items():
         if _LANGUAGE in (file or "") and language is None and (split == "train" or not languages):
             raise ValueError(f"data.{split} is {file}, which needs data.language, such as de")

@@ -58,6 +58,9 @@ yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, name: dumper.represen
 
 
 def _load(text: str) -> Any:
+    if text.startswith("#") and "\n" not in text:
+        # The value of an option, such as --data.path '#4', which YAML would read as a comment, that is as nothing.
+        return text
     return with_lists_flattened(with_current_paths(get_loader("yaml")(text)))
 
 
@@ -87,6 +90,13 @@ class Command:
 
 class RecipeParser(LightningArgumentParser):
     """Raises errors instead of printing them below the usage."""
+
+    def parse_args(self, args: Any = None, *others: Any, **how: Any) -> Any:
+        """Parses a command line, or one option of a class within it."""
+        if "defaults" in how and args is not None:
+            # jsonargparse writes the parsed value of such an option into a word again, and so null as None.
+            args = [f"{word.removesuffix('=None')}=null" if word.endswith("=None") else word for word in args]
+        return super().parse_args(args, *others, **how)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Raises the message."""

@@ -14,7 +14,7 @@ from lmrecipes.runtime.console import say
 
 
 def _add_options(parser: LightningArgumentParser) -> None:
-    parser.add_argument("--shard", type=str | None, help="Shard of this job: 1/8 to 8/8 in an array of 8.")
+    parser.add_argument("--shard", type=str, help="Shard of this job: 1/8 to 8/8 in an array of 8.")
     parser.add_argument("--workers", type=int | None, help="Number of processes (default: one per core).")
 
 

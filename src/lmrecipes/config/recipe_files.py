@@ -10,13 +10,9 @@ from typing import Any
 import yaml
 
 from lmrecipes.config import catalog
-from lmrecipes.config.arguments import value_of
+from lmrecipes.config.arguments import GROUPS, value_of
 from lmrecipes.config.errors import ConfigError, unknown_key
 from lmrecipes.config.presets import LISTS, list_entries
-
-GROUPS = {"seed_everything", "trainer", "model", "data", "batch", "published"}
-"""Keys allowed at the top level of a recipe."""
-
 
 def check_groups(files: Sequence[Path], present: set[str]) -> None:
     """Refuses unknown and missing groups by name, before their consequences are reported.

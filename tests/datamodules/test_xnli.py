@@ -82,6 +82,8 @@ def test_files_in_the_published_format_are_read(tmp_path):
         ('{"label": 0, "premise": "c"', r"m.jsonl:2 is not valid JSON"),
         ('{"label": 0, "premise": "c"}', r"m.jsonl:2 has no sentence2 or hypothesis"),
         ('{"label": 7, "premise": "c", "hypothesis": "d"}', r"m.jsonl:2 has the label 7, which is none of entailment"),
+        ('{"label": 1, "premise": "c", "hypothesis": "d \\ud800"}', r"m.jsonl:2 has half a character in hypothesis"),
+        ('{"label": 1, "premise": "c", "hypothesis": 3}', r"m.jsonl:2 has hypothesis 3, which is not a string"),
         ('"text"', r"m.jsonl:2 is str, not keys and values"),
     ],
 )

@@ -14,6 +14,7 @@ from lmrecipes.config.arguments import GROUPS, value_of
 from lmrecipes.config.errors import ConfigError, unknown_key
 from lmrecipes.config.presets import LISTS, list_entries
 
+
 def check_groups(files: Sequence[Path], present: set[str]) -> None:
     """Refuses unknown and missing groups by name, before their consequences are reported.
 

@@ -19,9 +19,7 @@ def add_text(parser: LightningArgumentParser) -> None:
 
 def add_exported(parser: LightningArgumentParser) -> None:
     """Exported programs in place of the network."""
-    parser.add_argument(
-        "--exported", type=str, help="Folder of exported programs to use instead of the network."
-    )
+    parser.add_argument("--exported", type=str, help="Folder of exported programs to use instead of the network.")
 
 
 def check_text(option: str, text: str | None) -> None:
@@ -36,5 +34,6 @@ def check_text(option: str, text: str | None) -> None:
         (text or "").encode()
     except UnicodeEncodeError as error:
         half = error.object[error.start]
-        what = f"the byte 0x{ord(half) - 0xDC00:02X}" if 0xDC80 <= ord(half) <= 0xDCFF else f"half a character, {half!r},"
+        is_byte = 0xDC80 <= ord(half) <= 0xDCFF
+        what = f"the byte 0x{ord(half) - 0xDC00:02X}" if is_byte else f"half a character, {half!r},"
         raise ValueError(f"{option} has {what} at position {error.start}, which is no UTF-8 text") from None

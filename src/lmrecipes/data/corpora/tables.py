@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lmrecipes.data.corpora.hub import newest_commit, not_loaded
-from lmrecipes.data.corpora.rows import TABLES, Row, read_rows, text_of
+from lmrecipes.data.corpora.rows import READER_VERSION, TABLES, Row, read_rows, text_of
 from lmrecipes.data.corpora.text_source import NAMES, SPLITS, Source
 from lmrecipes.runtime.open_file import PACKED, unpacked_suffix
 
@@ -126,9 +126,10 @@ class TableFolder(Source):
             raise ValueError(f"{self.folder} has no {_row_split(split)} split; it has {existing or 'none'}")
 
     def describe(self) -> dict[str, Any]:
-        """Column; names, sizes and times of the files."""
+        """Column, version of the reader; names, sizes and times of the files."""
         stats = {file.name: file.stat() for file in self._all}
         return {
+            "reader": READER_VERSION,
             "folder": str(self.folder.resolve()),
             "column": self.column,
             "files": {name: [s.st_size, s.st_mtime_ns] for name, s in stats.items()},

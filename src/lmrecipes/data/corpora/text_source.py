@@ -107,21 +107,19 @@ class Folder(Source):
         """Text of the file.
 
         Raises:
-            ValueError: for an empty or damaged file, or text that is not UTF-8, with file and line.
+            ValueError: for a damaged file, or text that is not UTF-8, with file and line.
         """
         self.require(split)
         path = self.files[split]
-        line, empty = 1, True
+        line, first = 1, True
         for block in _file_blocks(path):
             try:
                 # Skip a byte order mark.
-                yield block.decode("utf-8-sig" if empty else "utf-8")
+                yield block.decode("utf-8-sig" if first else "utf-8")
             except UnicodeDecodeError as error:
                 line += block.count(b"\n", 0, error.start)
                 raise ValueError(f"{path}:{line} is not UTF-8 text: {error.reason}") from None
-            line, empty = line + block.count(b"\n"), False
-        if empty:
-            raise ValueError(f"{path} is empty")
+            line, first = line + block.count(b"\n"), False
 
 
 def _file_blocks(path: Path) -> Iterator[bytes]:

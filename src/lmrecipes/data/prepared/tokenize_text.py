@@ -42,7 +42,7 @@ def prepare(
         splits: to tokenize, if the source has them; a vocabulary is made from train.
 
     Raises:
-        ValueError: if the text cannot be read, or changes meanwhile.
+        ValueError: if a split has no text, cannot be read, or changes meanwhile.
     """
 
     def make() -> Prepared:
@@ -79,11 +79,14 @@ class _Writer:
         self._state.unlink(missing_ok=True)
 
     def _blocks(self, split: str) -> Iterator[str]:
-        done, total = 0, self.source.size(split)
+        done, total, blank = 0, self.source.size(split), True
         for block in self.source.blocks(split):
             yield block
             done += len(block)
+            blank = blank and not block.strip()
             self.progress(split, done, total)
+        if blank:
+            raise ValueError(f"{self.source.place(split)} has no text")
 
     def _lines(self, split: str) -> Iterator[str]:
         """Blocks, of which the last ends with a newline too."""

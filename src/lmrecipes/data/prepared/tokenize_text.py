@@ -199,6 +199,7 @@ class _Writer:
             "dtype": dtype.name,
             "words": words,
             "characters": characters,
+            "lines": tally.lines,
         }
         write_text(self._state, json.dumps(self.splits), part=self.folder / "state.part")
 
@@ -208,14 +209,23 @@ class _Tally:
 
     def __init__(self, words: bool) -> None:
         self._counts_words, self._words, self._last = words, 0, "\n"
-        self.characters = 0
+        self.characters = self._newlines = 0
 
     def add(self, block: str) -> None:
+        if not block:
+            return
         self.characters += len(block)
-        if self._counts_words and block:
+        newlines = block.count("\n")
+        self._newlines += newlines
+        if self._counts_words:
             splits_word = not self._last.isspace() and not block[0].isspace()
-            self._words += len(block.split()) + block.count("\n") - splits_word
-            self._last = block[-1]
+            self._words += len(block.split()) + newlines - splits_word
+        self._last = block[-1]
+
+    @property
+    def lines(self) -> int:
+        """Lines, the last one even without a newline."""
+        return self._newlines + (self._last != "\n")
 
     @property
     def words(self) -> int:

@@ -24,7 +24,7 @@ class SubwordVocabulary(Vocabulary):
     """
 
     kind = "subword"
-    origin = ""
+    origin = "of the run"
     """Name by which it was loaded, for messages."""
 
     def __init__(self, tokenizer_json: str) -> None:

@@ -44,6 +44,9 @@ def test_null_for_an_optional_option_of_a_recipe_takes_its_value_away_as_in_a_fi
     for words in (("--config", str(file)), ("--data.cache_dir", "null", "--data.wordpiece.name", "null")):
         taken = settings(*given, *words)
         assert (taken.cache_dir, taken.wordpiece.name) == (None, None), words
+    (source,) = settings("--data.sources", '[{name: mine, path: null, key: "a=None"}]').sources
+    assert (source.path, source.key) == (None, "a=None")
+    assert settings("--data.paths.mine", "a=None").paths == {"mine": "a=None"}
     with pytest.raises(ValueError, match=r"data.paths: expected str, got {'mine': None}"):
         settings("--data.paths.mine", "null")
 

@@ -90,6 +90,15 @@ def test_a_path_that_exists_is_no_pattern(tmp_path, name):
     assert DocumentSource(name="mine", path=str(folder / "none*")).gone
 
 
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("a.txt", "a\r\nb\0c\r\n\r\nd\r\n"), ("a.jsonl", '{"text": "a\\nb\\u0000c"}\r\n{"text": "d"}\r\n')],
+)
+def test_a_byte_order_mark_and_line_ends_of_windows_are_not_text(tmp_path, name, content):
+    (tmp_path / name).write_text(content, encoding="utf-8-sig", newline="")
+    assert documents(tmp_path)[1] == [["a", "b\0c"], ["d"]]
+
+
 def test_many_files_are_named_in_part():
     text = omissions({"hidden": [f".{i}" for i in range(1000)], "other": ["b"]})
     assert text == "; passed over: .0, .1, .2, .3, .4, .5 and 994 more (hidden), b (other)"

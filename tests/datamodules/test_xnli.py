@@ -76,6 +76,15 @@ def test_files_in_the_published_format_are_read(tmp_path):
     assert read_nli(str(tmp_path / "v.parquet"), language="fr").pairs == [Inference("c", "d", "entailment", "fr")]
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+def test_a_byte_order_mark_is_not_part_of_the_first_name(tmp_path, name):
+    row = {"premise": "c", "hypothesis": "NA", "label": "neutral"}
+    comma = {"a.csv": ",", "a.tsv": "\t"}.get(name)
+    lines = [json.dumps(row)] if comma is None else [comma.join(row), comma.join(row.values())]
+    (tmp_path / name).write_text("".join(f"{line}\r\n" for line in lines), encoding="utf-8-sig", newline="")
+    assert read_nli(str(tmp_path / name)).pairs == [Inference("c", "NA", "neutral")]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

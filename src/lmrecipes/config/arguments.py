@@ -55,11 +55,14 @@ def _expand(option: str, value: str) -> str:
     if folder and (value.endswith(".yaml") or value in catalog.preset_paths(folder)):
         return str(catalog.find_preset(value, folder))
     # Options of a recipe's groups only: words of other options, such as --text, stay as they are.
-    return _without_none(value) if option.removeprefix("--").partition(".")[0] in GROUPS else value
+    return without_none(value) if option.removeprefix("--").partition(".")[0] in GROUPS else value
 
 
-def _without_none(value: str) -> str:
-    """A value written by Python, as wandb's agent does, with `null` in place of None, which YAML reads as a word."""
+def without_none(value: str) -> str:
+    """A value written by Python, as wandb's agent does, with `null` in place of None, which YAML reads as a word.
+
+    A word that only contains None stays as it is.
+    """
     if "None" not in value:
         return value
     try:

@@ -81,14 +81,16 @@ class SubwordVocabulary(Vocabulary):
 def _with_unknown(tokenizer: Any) -> tuple[Any, int | None]:
     """The tokenizer, and the id of an unknown token that it was given if it had none.
 
-    Without one a BPE drops what it does not know in silence. The ids of all other tokens stay as they are.
+    Without one a BPE drops what it does not know in silence, unless it knows all bytes. The ids of all other tokens
+    stay as they are.
     """
-    from tokenizers import Tokenizer
+    from tokenizers import Tokenizer, pre_tokenizers
 
     content = json.loads(tokenizer.to_str())
-    model = content["model"]
-    unknown = model.get("unk_token")
-    if model["type"] not in ("BPE", "WordLevel", "WordPiece") or unknown in model["vocab"]:
+    model, splitter = content["model"], json.dumps(content["pre_tokenizer"])
+    if model["type"] not in ("BPE", "WordLevel", "WordPiece") or model.get("unk_token") in model["vocab"]:
+        return tokenizer, None
+    if '"ByteLevel"' in splitter and model["vocab"].keys() >= set(pre_tokenizers.ByteLevel.alphabet()):
         return tokenizer, None
     # Among the model's tokens those added to it keep their ids, which would be counted anew otherwise.
     model["vocab"] |= {added["content"]: added["id"] for added in content["added_tokens"]}

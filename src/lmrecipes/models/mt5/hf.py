@@ -15,6 +15,7 @@ from lmrecipes.models.common import hf as common
 from lmrecipes.models.common.peft import merged
 from lmrecipes.models.mt5.config import MT5Config
 from lmrecipes.models.mt5.network import MT5
+from lmrecipes.runtime.open_file import read_json
 
 # transformers' fields that define shapes, each with the field of ours that sets it.
 _FIELDS = {
@@ -75,7 +76,7 @@ def load_published(network: MT5, name: str) -> None:
         )
     with common.reading(source):
         folder = _folder(name)
-        stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        stored = read_json(folder / "config.json")
         common.check_config(stored, {"model_type": "mt5", **_sizes(config)}, _FIELDS)
         published = _weights_of(folder)
     state = network.state_dict()
@@ -111,7 +112,7 @@ def _weights_of(folder: Path) -> Mapping[str, Tensor]:
         if (folder / name).is_file():
             return _read(folder / name)
         if index.is_file():
-            parts = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+            parts = sorted(set(read_json(index)["weight_map"].values()))
             return {key: value for part in parts for key, value in _read(folder / part).items()}
     raise ValueError(f"{folder} holds neither {' nor '.join(_WEIGHTS)}")
 

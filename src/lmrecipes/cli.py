@@ -37,7 +37,7 @@ from lmrecipes.callbacks import (
 from lmrecipes.callbacks.check_distinct import check_distinct
 from lmrecipes.checkpoints.io import AtomicCheckpointIO
 from lmrecipes.config import published
-from lmrecipes.config.arguments import class_of, config_files, expand_names, given_options, value_of
+from lmrecipes.config.arguments import class_of, config_files, expand_names, given_options, value_of, without_none
 from lmrecipes.config.errors import ConfigError, condense, known_options, unknown_key
 from lmrecipes.config.hardware import check_hardware
 from lmrecipes.config.moved import with_current_paths
@@ -66,6 +66,9 @@ yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, name: dumper.represen
 
 
 def _load(text: str) -> Any:
+    if text.startswith("#") and "\n" not in text:
+        # The value of an option, such as --data.path '#4', which YAML would read as a comment, that is as nothing.
+        return text
     return with_lists_flattened(without_anchors(with_current_paths(get_loader("yaml")(text))))
 
 
@@ -95,6 +98,14 @@ class Command:
 
 class RecipeParser(LightningArgumentParser):
     """Raises errors instead of printing them below the usage."""
+
+    def parse_args(self, args: Any = None, *others: Any, **how: Any) -> Any:
+        """Parses a command line, or one option of a class within it."""
+        if "defaults" in how and args is not None:
+            # jsonargparse writes the parsed value of such an option into a word again, as Python does.
+            parts = [word.partition("=") for word in args]
+            args = [f"{option}{equals}{without_none(value)}" for option, equals, value in parts]
+        return super().parse_args(args, *others, **how)
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Raises the message."""

@@ -106,6 +106,8 @@ def test_byte_order_marks_and_foreign_line_ends_are_removed(tmp_path):
         ("a.txt", b"fine\n\nal\xffso\n", r"a.txt:3 is not UTF-8 text"),
         ("a.jsonl", b'{"text": "a"}\n{"texts": "b", "n": 1}\n', r"a.jsonl:2 has no key 'text'; it has texts, n"),
         ("a.jsonl", b'{"text": "a"}\n\n{"text": \n', r"a.jsonl:3 is not valid JSON"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": null}\n', r"a.jsonl:2 has text null, which is not a string"),
+        ("a.jsonl", b'{"text": "a"}\n{"text": "\\ud83d"}\n', r"a.jsonl:2 has half a character in text"),
         ("a.jsonl", b'{"text": 3}\n', r"a.jsonl:1 has text 3, which is not a string"),
         ("a.jsonl", b"[1]\n", r"a.jsonl:1 is list, not keys and values"),
         ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n' * 1000, mtime=0)[:60], r"a.jsonl.gz is damaged or truncated"),

@@ -1,5 +1,6 @@
 """SentencePiece vocabularies: published ones load, new ones are trained, and ids follow mT5's numbering."""
 
+import base64
 import io
 import json
 import os
@@ -16,7 +17,7 @@ from conftest import environment, requires
 from lmrecipes.data.tokenizers.loading import load_vocabulary
 from lmrecipes.data.tokenizers.sentencepiece import SentencePiece
 from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings, load_sentencepiece
-from lmrecipes.data.tokenizers.spm_proto import model_of
+from lmrecipes.data.tokenizers.spm_proto import FLAGS, model_of
 from lmrecipes.data.tokenizers.spm_trainer import learn_pieces
 
 REAL = Path(os.environ.get("LMRECIPES_TEST_DATA", "/nowhere"))
@@ -51,8 +52,9 @@ def train_with_sentencepiece(texts, size=400, **options):
     """Serialized model of SentencePiece's own trainer, with mT5's conventions."""
     written = io.BytesIO()
     SentencePieceTrainer.train(
-        sentence_iterator=iter(texts), model_writer=written, vocab_size=size, hard_vocab_limit=False, pad_id=0,
-        eos_id=1, unk_id=2, bos_id=-1, minloglevel=2, max_sentence_length=100_000, **options,
+        sentence_iterator=iter(texts), model_writer=written, vocab_size=size, hard_vocab_limit=False,
+        minloglevel=2, max_sentence_length=100_000,
+        **{"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, **options},
     )  # fmt: skip
     return written.getvalue()
 
@@ -107,6 +109,100 @@ def test_encoding_equals_sentencepiece(tmp_path, byte_fallback):
     ours, theirs = load_sentencepiece(str(tmp_path)), SentencePieceProcessor(model_proto=model)
     texts = [*TEXTS, *ODD]
     assert ours.encode_batch(texts) == [ours.encode(text) for text in texts] == theirs.encode(texts)
+
+
+ORDERS = [
+    {"unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": 3},
+    {"pad_id": 0, "unk_id": 1, "bos_id": 2, "eos_id": 3},
+    {"pad_id": 0, "eos_id": 1, "unk_id": 2},
+    {"bos_id": 0, "pad_id": 1, "eos_id": 2, "unk_id": 3, "unk_piece": "[?]", "pad_piece": "[PAD]", "eos_piece": "[E]"},
+]
+WHITE_SPACE = [{}, {"add_dummy_prefix": False}, {"remove_extra_whitespaces": False}]
+UNSEEN = ["the ω cat", " the  red\tcat ", "Ｔｈｅ ﬁne ①", "of  10", "日本", "dogs\n"]
+
+
+@pytest.mark.parametrize("order", ORDERS, ids=str)
+@pytest.mark.parametrize("rule", ["identity", "nmt_nfkc", "nfkc"])
+def test_ids_and_normalization_are_those_of_the_model(tmp_path, order, rule):
+    for white_space in WHITE_SPACE:
+        model = train_with_sentencepiece(TEXTS, 60, normalization_rule_name=rule, **order, **white_space)
+        (tmp_path / "spiece.model").write_bytes(model)
+        ours, theirs = load_sentencepiece(str(tmp_path)), SentencePieceProcessor(model_proto=model)
+        assert (ours.pad_id, ours.eos_id, ours.unk_id) == (theirs.pad_id(), theirs.eos_id(), theirs.unk_id())
+        assert ours.unknown == theirs.unk_id()
+        texts = [*TEXTS, *ODD, *UNSEEN]
+        assert ours.encode_batch(texts) == theirs.encode(texts), white_space
+        assert ours.encode_block("red\ncat\n").tolist() == [
+            *theirs.encode("red\n"), theirs.eos_id(), *theirs.encode("cat\n"), theirs.eos_id()
+        ]  # fmt: skip
+        ids = ours.encode("the ω cat")
+        assert ours.unk_id in ids
+        assert ours.decode([ours.pad_id, *ours.encode("red cat"), ours.eos_id]) == theirs.decode(
+            theirs.encode("red cat")
+        )
+        ours.save(tmp_path / "saved")
+        again = load_vocabulary(tmp_path / "saved")
+        assert (again.digest(), again.eos_id, again.encode("the ω")) == (
+            ours.digest(),
+            ours.eos_id,
+            ours.encode("the ω"),
+        )
+
+
+def test_vocabularies_that_differ_only_in_white_space_have_different_digests():
+    model = ModelProto.FromString(train_with_sentencepiece(TEXTS))
+    digests = {SentencePiece(model.SerializeToString()).digest()}
+    for flag in FLAGS:
+        setattr(model.normalizer_spec, flag, False)
+        digests.add(SentencePiece(model.SerializeToString()).digest())
+    assert len(digests) == 1 + len(FLAGS)
+
+
+@pytest.mark.parametrize("rule", ["identity", "nmt_nfkc"])
+@pytest.mark.parametrize("white_space", WHITE_SPACE, ids=str)
+def test_a_tokenizer_json_normalizes_as_it_says(tmp_path, rule, white_space):
+    model = ModelProto.FromString(
+        train_with_sentencepiece(TEXTS, 60, normalization_rule_name=rule, **ORDERS[0], **white_space)
+    )
+    charsmap = base64.b64encode(model.normalizer_spec.precompiled_charsmap).decode()
+    # As transformers' converter writes it.
+    steps = [{"type": "Precompiled", "precompiled_charsmap": charsmap}] if charsmap else []
+    if model.normalizer_spec.remove_extra_whitespaces:
+        steps.append({"type": "Strip", "strip_left": False, "strip_right": True})
+        steps.append({"type": "Replace", "pattern": {"Regex": " {2,}"}, "content": "▁"})
+    scheme = "always" if model.normalizer_spec.add_dummy_prefix else "never"
+    names = [piece.piece for piece in model.pieces]
+    content = {
+        "model": {"type": "Unigram", "unk_id": 0, "vocab": [[piece.piece, piece.score] for piece in model.pieces]},
+        "added_tokens": [{"id": i, "content": names[i], "special": True} for i in range(4)],
+        "normalizer": {"type": "Sequence", "normalizers": steps} if steps else None,
+        "pre_tokenizer": {"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": True},
+    }
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    ours, theirs = load_sentencepiece(str(tmp_path)), SentencePieceProcessor(model_proto=model.SerializeToString())
+    texts = [*TEXTS, *ODD, *UNSEEN]
+    assert ours.encode_batch(texts) == theirs.encode(texts)
+    content["normalizer"] = {"type": "Lowercase"}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"tokenizer.json holds no .*: its normalizer has the step Lowercase"):
+        load_sentencepiece(str(tmp_path))
+
+
+def test_a_vocabulary_by_hub_name_has_the_ids_of_its_model(tmp_path, monkeypatch):
+    model = train_with_sentencepiece(TEXTS, byte_fallback=True)
+    (tmp_path / "spiece.model").write_bytes(model)
+
+    def download(name, file):
+        assert name == "someone/mt5"
+        if not (tmp_path / file).is_file():
+            raise FileNotFoundError(file)
+        return str(tmp_path / file)
+
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", download)
+    texts = [*TEXTS, "ω 日本 🙂"]
+    assert load_sentencepiece("someone/mt5").encode_batch(texts) == SentencePieceProcessor(model_proto=model).encode(
+        texts
+    )
 
 
 @requires(REAL.is_dir(), "LMRECIPES_TEST_DATA is not set")
@@ -169,8 +265,9 @@ def test_invalid_vocabularies_are_rejected_in_one_line(published, tmp_path):
         load(published.read_bytes()[:-20])
     with refused("must be a unigram model"):
         load(train_with_sentencepiece(TEXTS, 100, model_type="bpe"))
-    with refused("must be <pad>, </s> and <unk>"):
-        load(model_of([("<unk>", 0.0), ("<s>", 0.0), *SPECIAL, *PIECES]))
+    for name, unknown in (("<pad>", 1), ("</s>", 1), ("<unk>", -1)):
+        with refused(rf"made.model holds no SentencePiece vocabulary: the model has no piece {name}, for"):
+            load(model_of([*(piece for piece in SPECIAL if piece[0] != name), *PIECES], unknown=unknown))
     with refused("<extra_id_0> must be the last piece"):
         load(model_of([*SPECIAL, ("<extra_id_0>", 0.0), ("<extra_id_1>", 0.0)]))
     with refused("has no vocabulary: no spiece.model, sentencepiece.model, tokenizer.json or vocabulary.json"):
@@ -180,6 +277,11 @@ def test_invalid_vocabularies_are_rejected_in_one_line(published, tmp_path):
         SentencePieceSettings(character_coverage=0.97)
     with refused("vocab_size is 10"):
         SentencePieceSettings(vocab_size=10)
+
+
+def test_an_export_that_transformers_would_number_otherwise_is_refused(tmp_path):
+    with pytest.raises(ValueError, match="--format hf: the unknown piece of the vocabulary is number 0, but"):
+        SentencePiece(train_with_sentencepiece(TEXTS, **ORDERS[0])).write_published(tmp_path)
 
 
 def test_a_vocabulary_is_trained_saved_and_loaded(tmp_path):

@@ -1,13 +1,16 @@
 """Text is read from any supported files, and unreadable input is named."""
 
+import codecs
 import csv
 import gzip
 import json
+import re
 
 import pytest
 
 from lmrecipes.batches import BatchPlan
 from lmrecipes.data import Folder, HubRepository, TableFolder, Tokenizing, load_vocabulary
+from lmrecipes.data.corpora import rows
 from lmrecipes.data.prepared.tokenize_text import prepare
 from lmrecipes.datamodules import TextFolder, WikiText2
 
@@ -124,9 +127,57 @@ def test_a_row_that_is_not_text_is_named_by_file_and_line(tmp_path):
         list(TableFolder(tmp_path).blocks("train"))
 
 
-def test_a_byte_order_mark_is_not_text(tmp_path):
-    (tmp_path / "train.txt").write_text("a b\n", encoding="utf-8-sig")
-    assert list(Folder(tmp_path).blocks("train")) == ["a b\n"]
+def test_a_row_without_a_text_is_no_empty_line(tmp_path):
+    write_parquet(tmp_path, "train", ["a", None])
+    (tmp_path / "validation.jsonl").write_text('{"text": "a"}\n{"text": null}\n')
+    (tmp_path / "test.json").write_text('[{"text": "a"}, {"text": null}]')
+    source = TableFolder(tmp_path)
+    for split in ("train", "val", "test"):
+        with pytest.raises(ValueError, match=rf"{re.escape(source.place(split))}:2 has text null, which is not a str"):
+            list(source.blocks(split))
+
+
+def test_a_row_with_half_a_character_is_named(tmp_path):
+    (tmp_path / "train.jsonl").write_text('{"text": "a"}\n{"text": "\\ud83d"}\n')
+    with pytest.raises(ValueError, match=r"train.jsonl:2 has half a character in text: '\\ud83d'"):
+        list(TableFolder(tmp_path).blocks("train"))
+
+
+@pytest.mark.parametrize(("name", "content"), [("csv", "n,text\n"), ("jsonl", ""), ("json", "[]"), ("txt", "\ufeff\n")])
+def test_a_training_text_without_text_is_named(tmp_path, name, content):
+    for split in ("train", "valid"):
+        (tmp_path / f"{split}.{name}").write_text(content)
+    data = TextFolder(PLAN, path=str(tmp_path), cache_dir=str(tmp_path / "cache"))
+    with pytest.raises(ValueError, match=rf"train.{name} has no text"):
+        data.prepare(progress=False)
+
+
+def test_tables_read_by_another_version_are_prepared_again(tmp_path, monkeypatch):
+    folders = {}
+    for kind, write in (("tables", write_csv), ("text", write_text)):
+        (tmp_path / kind).mkdir()
+        for split in ("train", "valid"):
+            write(tmp_path / kind, split, ["a b"])
+        for version in (1, rows.READER_VERSION):
+            monkeypatch.setattr("lmrecipes.data.corpora.tables.READER_VERSION", version)
+            data = TextFolder(PLAN, path=str(tmp_path / kind), cache_dir=str(tmp_path / "cache"))
+            data.prepare(progress=False)
+            folders.setdefault(kind, set()).add(data.prepared.folder)
+    assert (len(folders["tables"]), len(folders["text"])) == (2, 1)
+
+
+@pytest.mark.parametrize("write", [write_text, write_gzip, write_json, write_array, write_csv])
+def test_a_byte_order_mark_is_not_text(tmp_path, write):
+    for split in ("train", "valid"):
+        write(tmp_path, split, ["a b"])
+    for file in sorted(tmp_path.iterdir()):
+        unpack = gzip.open if file.suffix == ".gz" else open
+        with unpack(file, "rb") as opened:
+            content = opened.read().removeprefix(codecs.BOM_UTF8)
+        with unpack(file, "wb") as opened:
+            opened.write(codecs.BOM_UTF8 + content)
+    source = TextFolder(PLAN, path=str(tmp_path), cache_dir=str(tmp_path)).source()
+    assert list(source.blocks("train")) == ["a b\n"]
 
 
 def test_a_missing_split_is_reported_with_all_accepted_file_names(tmp_path):
@@ -192,7 +243,9 @@ def test_unknown_words_and_characters_are_named_by_file_and_line(tmp_path):
     [
         ("text\na, b\n", r"train.csv:2 has 2 fields, but the header has 1; quote text that contains a comma"),
         ("n,text\n1,a\n2\n", r"train.csv:3 has 1 fields, but the header has 2"),
-        ('text\n"open\nmore\n', r"train.csv:\d+ cannot be read as UTF-8 csv: unexpected end of data"),
+        ('text\nfine\n"open\nmore\n', r"train.csv:3 cannot be read as csv: a quote that begins here is never closed"),
+        ('n,text\n7,"a\nb"\n8,"abc" def\n', r"train.csv:4 cannot be read as csv: text follows the closing quote"),
+        ("text,n,text\na,1,b\n", r"train.csv:1 has two columns 'text'; rename one of them"),
     ],
 )
 def test_rows_of_csv_that_do_not_match_the_header_are_rejected_instead_of_cut(tmp_path, rows, message):

@@ -136,7 +136,7 @@ def test_changed_text_is_prepared_again_and_damaged_files_are_rejected(tmp_path)
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [(b"fine\nalso\nb\xffd\n", r"train.txt:3 is not UTF-8"), (b"", "train.txt is empty")],
+    [(b"fine\nalso\nb\xffd\n", r"train.txt:3 is not UTF-8"), (b"", "train.txt has no text"), (b" \n\n", "has no text")],
 )
 def test_unreadable_text_is_named_by_file_and_line(tmp_path, text, message):
     with pytest.raises(ValueError, match=message):

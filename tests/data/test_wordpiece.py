@@ -12,6 +12,7 @@ import warm
 from conftest import environment, requires
 from lmrecipes.data import load_vocabulary
 from lmrecipes.data.tokenizers.wordpiece import SPECIAL, WordPiece
+from lmrecipes.data.tokenizers.wordpiece_cache import WordCache
 from lmrecipes.data.tokenizers.wordpiece_config import load_wordpiece
 from lmrecipes.data.tokenizers.wordpiece_trainer import train_wordpiece
 
@@ -60,6 +61,60 @@ def test_every_saved_form_loads_unchanged(tmp_path, form, lower_case):
     text = "Hello, unaffable é World"
     assert again.encode(text) == first.encode(text)
     assert first.encode(text) == first.fast.encode(text, add_special_tokens=False)
+
+
+CHINESE = [*TOKENS, "日", "本", "日本", "東京", "e", "E", "É"]
+
+
+@pytest.mark.parametrize("form", ["vocab.txt", "tokenizer.json", "both"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"do_lower_case": False, "tokenize_chinese_chars": False},
+        {"do_lower_case": False, "tokenize_chinese_chars": True},
+        {"do_lower_case": True, "strip_accents": False, "tokenize_chinese_chars": False},
+        {"do_lower_case": False, "strip_accents": True},
+    ],
+    ids=str,
+)
+def test_the_settings_of_a_folder_take_effect(tmp_path, form, settings):
+    from transformers import ElectraTokenizerFast
+
+    theirs = ElectraTokenizerFast(vocab={token: i for i, token in enumerate(CHINESE)}, **settings)
+    if form == "vocab.txt":
+        (tmp_path / form).write_text("\n".join(CHINESE) + "\n", encoding="utf-8")
+    else:
+        # In a folder with both, the configuration decides.
+        saved = theirs if form == "tokenizer.json" else ElectraTokenizerFast(vocab=theirs.get_vocab())
+        saved.backend_tokenizer.save(str(tmp_path / "tokenizer.json"))
+    if form != "tokenizer.json":
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings), encoding="utf-8-sig")
+    ours = load_wordpiece(str(tmp_path))
+    for text in ("日本 東京 日 É e E hello", "hello, 日本語"):
+        expected = theirs.encode(text, add_special_tokens=False)
+        assert ours.encode(text) == WordCache(ours).encode(text) == expected, text
+        assert ours.fast.encode(text, add_special_tokens=False) == expected
+    ours.save(tmp_path / "saved")
+    for again in (load_vocabulary(tmp_path / "saved"), pickle.loads(pickle.dumps(ours))):
+        assert again.encode("日本 É") == ours.encode("日本 É")
+
+
+def test_a_setting_that_cannot_be_read_is_named(tmp_path):
+    content = json.loads(WordPiece(TOKENS).fast.backend_tokenizer.to_str())
+    for place, key, value in (("normalizer", "clean_text", False), ("model", "continuing_subword_prefix", "@@")):
+        changed = {**content, place: {**content[place], key: value}}
+        (tmp_path / "tokenizer.json").write_text(json.dumps(changed))
+        with pytest.raises(ValueError, match=rf"tokenizer.json holds no WordPiece .*: its {place} has {key} {value!r}"):
+            load_wordpiece(str(tmp_path))
+
+
+def test_a_broken_configuration_is_named(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(TOKENS), encoding="utf-8-sig")
+    for content, problem in (("", "is not valid JSON"), ("[]", "holds list, not keys and values")):
+        (tmp_path / "tokenizer_config.json").write_text(content)
+        with pytest.raises(ValueError, match=rf"tokenizer_config.json\S* {problem}"):
+            load_wordpiece(str(tmp_path))
+    assert load_wordpiece(str(tmp_path / "vocab.txt")).tokens == TOKENS
 
 
 def test_text_equal_to_a_special_token_stays_text():

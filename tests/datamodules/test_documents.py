@@ -67,6 +67,13 @@ def cache(folder, tmp_path_factory):
     return path
 
 
+def test_documents_of_every_source_are_listed_once_prepared(folder, cache, tmp_path):
+    lines = module(folder, cache).listing()
+    assert [line.partition(", ")[2] for line in lines] == ["100 documents", "20 documents"]
+    assert [line.partition(": ")[0] for line in lines] == ["source a", "source b"]
+    assert not any("documents" in line.rpartition("/")[2] for line in module(folder, tmp_path).listing())
+
+
 def on_rank(data, rank, size):
     data.trainer = SimpleNamespace(
         distributed_sampler_kwargs={"rank": rank, "num_replicas": size}, global_step=0, world_size=size

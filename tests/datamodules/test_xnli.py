@@ -76,12 +76,23 @@ def test_files_in_the_published_format_are_read(tmp_path):
     assert read_nli(str(tmp_path / "v.parquet"), language="fr").pairs == [Inference("c", "d", "entailment", "fr")]
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl"])
+def test_a_byte_order_mark_is_not_part_of_the_first_name(tmp_path, name):
+    row = {"premise": "c", "hypothesis": "NA", "label": "neutral"}
+    comma = {"a.csv": ",", "a.tsv": "\t"}.get(name)
+    lines = [json.dumps(row)] if comma is None else [comma.join(row), comma.join(row.values())]
+    (tmp_path / name).write_text("".join(f"{line}\r\n" for line in lines), encoding="utf-8-sig", newline="")
+    assert read_nli(str(tmp_path / name)).pairs == [Inference("c", "NA", "neutral")]
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
         ('{"label": 0, "premise": "c"', r"m.jsonl:2 is not valid JSON"),
         ('{"label": 0, "premise": "c"}', r"m.jsonl:2 has no sentence2 or hypothesis"),
         ('{"label": 7, "premise": "c", "hypothesis": "d"}', r"m.jsonl:2 has the label 7, which is none of entailment"),
+        ('{"label": 1, "premise": "c", "hypothesis": "d \\ud800"}', r"m.jsonl:2 has half a character in hypothesis"),
+        ('{"label": 1, "premise": "c", "hypothesis": 3}', r"m.jsonl:2 has hypothesis 3, which is not a string"),
         ('"text"', r"m.jsonl:2 is str, not keys and values"),
     ],
 )

@@ -16,6 +16,7 @@ from lmrecipes.commands.common.parser import Arguments
 from lmrecipes.config.arguments import config_files, expand_names
 from lmrecipes.config.errors import ConfigError
 from lmrecipes.config.hardware import check_hardware
+from lmrecipes.datamodules.protocols import ListsFiles
 from lmrecipes.diagnostics import slurm
 from lmrecipes.diagnostics.machine import Finding, machine
 from lmrecipes.runtime.console import say
@@ -45,7 +46,7 @@ def run(argv: list[str]) -> int:
         job = list(slurm.job(*(_wanted(trainer) if trainer is not None else (None, None))))
     if trainer is not None:
         # In a mismatched SLURM job Lightning would raise about the job, not the recipe.
-        findings.append(_recipe(trainer, rest, whole=all(finding.fix is None for finding in job)))
+        findings += _recipe(trainer, rest, whole=all(finding.fix is None for finding in job))
     findings += job
     if slurm.tasks() > 1:
         findings = _of_all(findings, options.timeout_s)
@@ -59,24 +60,34 @@ def run(argv: list[str]) -> int:
     return 1 if problems else 0
 
 
-def _recipe(trainer: Any, argv: list[str], whole: bool) -> Finding:
-    """Whether a recipe can be trained here, as far as can be checked in this process.
+def _recipe(trainer: Any, argv: list[str], whole: bool) -> list[Finding]:
+    """Whether a recipe can be trained here, as far as can be checked in this process, and the files that it reads.
 
     Args:
         trainer: its `trainer:` group.
         argv: the command line that names it.
         whole: whether to build it, rather than only compare it with the machine.
     """
+    files: list[Finding] = []
     description = f"{trainer.accelerator}, devices {trainer.devices}, {trainer.precision or '32-true'}"
     try:
         check_hardware(trainer.accelerator, trainer.devices, trainer.precision, trainer.strategy)
         if whole:
             # Build as for a test, which creates no run directory.
-            open_recipe(test.COMMAND, argv)
+            files = _files(open_recipe(test.COMMAND, argv).datamodule)
     except (ConfigError, MisconfigurationException) as error:
         problem, _, fix = str(error).partition("; ")
-        return Finding("recipe", problem, fix=fix or "change it, or run where there is one")
-    return Finding("recipe", description)
+        return [Finding("recipe", problem, fix=fix or "change it, or run where there is one")]
+    return [Finding("recipe", description), *files]
+
+
+def _files(data: Any) -> list[Finding]:
+    """The local files that are read, and those that are passed over."""
+    try:
+        return [Finding("data", line) for line in data.listing()] if isinstance(data, ListsFiles) else []
+    except ValueError as error:
+        # What was prepared of it may still be in the cache.
+        return [Finding("data", str(error), note=True)]
 
 
 def _wanted(trainer: Any) -> tuple[int, int | None]:

@@ -29,7 +29,7 @@ def _add_options(parser: LightningArgumentParser) -> None:
     parser.add_argument("--format", type=forms, default="torch_export", help="What to write.")
     parser.add_argument(
         "--output",
-        type=str | None,
+        type=str,
         help=f"New or empty folder, or that of an earlier export (default: RUN/{EXPORTED}).",
     )
 

@@ -18,12 +18,12 @@ from lmrecipes.runtime.console import quoted, say, short
 
 
 def _add_options(parser: LightningArgumentParser) -> None:
-    parser.add_argument("--resume", type=str | None, help="Run to continue, with its own configuration.")
-    parser.add_argument("--init_from", type=str | None, help="Checkpoint or run to initialize the weights from.")
+    parser.add_argument("--resume", type=str, help="Run to continue, with its own configuration.")
+    parser.add_argument("--init_from", type=str, help="Checkpoint or run to initialize the weights from.")
     parser.add_argument(
         "--init_optimizer", type=bool, default=False, help="With --init_from: load the optimizer state too."
     )
-    parser.add_argument("--run_dir", type=str | None, help="Directory of the new run, a new or an empty one.")
+    parser.add_argument("--run_dir", type=str, help="Directory of the new run, a new or an empty one.")
     parser.add_argument(
         "--max_requeues", type=int, default=100, help="Maximum number of times that a SLURM job requeues itself."
     )

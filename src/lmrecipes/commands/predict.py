@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 from lmrecipes.callbacks import SquadAnswers
 from lmrecipes.cli import Command, RecipeCLI, open_recipe
 from lmrecipes.commands.common.load_model import load_trained, texts_of
-from lmrecipes.commands.common.options import add_run, add_text
+from lmrecipes.commands.common.options import add_run, add_text, check_text
 from lmrecipes.data.corpora.hub import local_file
 from lmrecipes.data.tasks.squad.answers import write_answers
 from lmrecipes.data.tasks.squad.files import Question, read_squad
@@ -33,8 +33,8 @@ _FORMATS = (".json", ".jsonl", ".parquet", ".gz", ".zst")
 def _add_options(parser: LightningArgumentParser) -> None:
     add_run(parser)
     add_text(parser)
-    parser.add_argument("--question", type=str | None, help="A question, for a question-answering model.")
-    parser.add_argument("--context", type=str | None, help="The passage that contains the answer.")
+    parser.add_argument("--question", type=str, help="A question, for a question-answering model.")
+    parser.add_argument("--context", type=str, help="The passage that contains the answer.")
     parser.add_argument("--max_new_tokens", type=int | None, help="Maximum number of tokens to generate.")
     parser.add_argument("--temperature", type=float | None, help="0 decodes greedily.")
     parser.add_argument("--top_k", type=int | None, help="Sample from the k most probable tokens; 0 samples from all.")
@@ -150,9 +150,11 @@ def _questions(cli: RecipeCLI) -> tuple[Question, ...]:
     """The questions of --question and --context, or of --file.
 
     Raises:
-        ValueError: if neither is given, or both.
+        ValueError: if neither is given, or both, or they are no UTF-8.
     """
     question, context, file = cli.config.question, cli.config.context, cli.config.file
+    check_text("--question", question)
+    check_text("--context", context)
     if cli.config.text is not None:
         raise ValueError("--text is for a model that generates text; give --question and --context, or --file")
     if (file is None) == (question is None and context is None):

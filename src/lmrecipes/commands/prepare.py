@@ -9,12 +9,12 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from lmrecipes.cli import Command, RecipeCLI, open_recipe
 from lmrecipes.data.prepared.shards import Share
-from lmrecipes.datamodules.protocols import PreparesInShards
+from lmrecipes.datamodules.protocols import ListsFiles, PreparesInShards
 from lmrecipes.runtime.console import say
 
 
 def _add_options(parser: LightningArgumentParser) -> None:
-    parser.add_argument("--shard", type=str | None, help="Shard of this job: 1/8 to 8/8 in an array of 8.")
+    parser.add_argument("--shard", type=str, help="Shard of this job: 1/8 to 8/8 in an array of 8.")
     parser.add_argument("--workers", type=int | None, help="Number of processes (default: one per core).")
 
 
@@ -33,6 +33,8 @@ def run(argv: list[str]) -> int:
     cli = open_recipe(COMMAND, argv)
     data = cli.datamodule
     data.prepare(progress=sys.stderr.isatty(), **_shard_arguments(cli))
+    for line in data.listing() if isinstance(data, ListsFiles) else ():
+        say(line)
     if not isinstance(data, PreparesInShards) or data.ready:
         say(f"prepared: vocabulary {data.vocab_size:,}")
     else:

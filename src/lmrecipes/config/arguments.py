@@ -21,6 +21,8 @@ _PRESETS = {
     "--trainer.logger": "loggers",
     "--trainer.logger+": "loggers",
 }
+GROUPS = {"seed_everything", "trainer", "model", "data", "batch", "published"}
+"""Keys allowed at the top level of a recipe."""
 
 
 def expand_names(argv: Sequence[str]) -> list[str]:
@@ -52,11 +54,15 @@ def _expand(option: str, value: str) -> str:
     folder = _PRESETS.get(option)
     if folder and (value.endswith(".yaml") or value in catalog.preset_paths(folder)):
         return str(catalog.find_preset(value, folder))
-    return _without_none(value) if "." in option or value.startswith("{") else value
+    # Options of a recipe's groups only: words of other options, such as --text, stay as they are.
+    return without_none(value) if option.removeprefix("--").partition(".")[0] in GROUPS else value
 
 
-def _without_none(value: str) -> str:
-    """A value written by Python, as wandb's agent does, with `null` in place of None, which YAML reads as a word."""
+def without_none(value: str) -> str:
+    """A value written by Python, as wandb's agent does, with `null` in place of None, which YAML reads as a word.
+
+    A word that only contains None stays as it is.
+    """
     if "None" not in value:
         return value
     try:

@@ -87,6 +87,7 @@ def condense(message: str, options: Iterable[str] = ()) -> str:
         message: what jsonargparse raised.
         options: dotted names of known options, from which the nearest to a misspelt one is offered.
     """
+    message = re.sub(r"NestedArg\(key='([\w.]+)', val=None\)", r"{'\1': None}", message)
     unknown = _UNKNOWN.search(message)
     if unknown:
         group = re.search(r"Group '([\w.]+)' does not accept", message)

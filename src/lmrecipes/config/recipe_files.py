@@ -10,12 +10,9 @@ from typing import Any
 import yaml
 
 from lmrecipes.config import catalog
-from lmrecipes.config.arguments import config_files, value_of
+from lmrecipes.config.arguments import GROUPS, config_files, value_of
 from lmrecipes.config.errors import ConfigError, unknown_key
 from lmrecipes.config.presets import LISTS, list_entries
-
-GROUPS = {"seed_everything", "trainer", "model", "data", "batch", "published"}
-"""Keys allowed at the top level of a recipe."""
 
 
 def without_empty_files(argv: Sequence[str]) -> list[str]:

@@ -171,6 +171,18 @@ class DocumentsDataModule(PreparedDataModule):
                 for split in SPLITS:
                     self.objective.index(self.prepared_sources, split)
 
+    def listing(self) -> list[str]:
+        """The files of every local source, with documents once they are prepared."""
+        if self._text_missing:
+            return []
+        splits = self._prepared_splits(self.settings).values()
+        lines = []
+        for i, source in enumerate(self.sources):
+            # Earlier versions did not count the documents of every source.
+            counts = [info["documents_of_sources"][i] for info in splits if "documents_of_sources" in info]
+            lines.append(source.listing(sum(counts) if counts else None))
+        return [line for line in lines if line is not None]
+
     @property
     def ready(self) -> bool:
         """Whether all shards are prepared."""

@@ -146,7 +146,7 @@ class MC4DataModule(DocumentsDataModule):
         if not missing or len(missing) == len(self.sources) or self.path is None:
             return
         before, _, after = self.path.partition(_LANGUAGE)
-        codes = {name[len(before) :] for name in glob.glob(f"{before}*")} if after == "" else set()
+        codes = {name[len(before) :] for name in glob.glob(f"{glob.escape(before)}*")} if after == "" else set()
         existing = sorted(codes) or [source.name for source in self.sources if not source.gone]
         raise ValueError(
             f"data.languages has {', '.join(missing)}, but {self.path} has no such files; "

@@ -74,6 +74,17 @@ class PreparedDataModule(CachedDataModule):
             self._remember(prepared, settings, tag)
         return prepared
 
+    def _prepared_splits(self, settings: Vocabularies) -> dict[str, Any]:
+        """The manifest's entries of the splits, if they are prepared."""
+        prepared = self._prepared
+        if prepared is None and self.vocabulary_dir is None:
+            prepared = self._find(self.source(), settings, self.name)
+        return {} if prepared is None else dict(prepared.manifest["splits"])
+
+    @abstractmethod
+    def listing(self) -> list[str]:
+        """Lines that say which local files are read, and which are passed over; none for other text."""
+
     def _remember(self, prepared: Prepared, settings: Vocabularies, tag: str) -> None:
         path, name = self._note(tag)
         remember(prepared, path, settings, name)

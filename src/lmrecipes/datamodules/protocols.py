@@ -23,6 +23,18 @@ class Prepares(Protocol):
 
 
 @runtime_checkable
+class ListsFiles(Protocol):
+    """Data of local folders, in which there may be files that are not read: `lmrecipes prepare` and `doctor`."""
+
+    def listing(self) -> list[str]:
+        """Lines that say which files are read, with their numbers, and which are passed over, with the reason.
+
+        Raises:
+            ValueError: if there is nothing to read.
+        """
+
+
+@runtime_checkable
 class PreparesInShards(Protocol):
     """Data that several processes or jobs prepare together: `lmrecipes prepare --shard 1/8 --workers 16`."""
 

@@ -190,6 +190,16 @@ class TextDataModule(PreparedDataModule):
                     return prepared
         return None
 
+    def listing(self) -> list[str]:
+        """The files of the folder, with lines once they are prepared."""
+        if self.path is None or self._text_missing:
+            return []
+        splits = self._prepared_splits(self.tokenizing)
+        # Earlier versions counted no lines.
+        lines = {split: info["lines"] for split, info in splits.items() if "lines" in info}
+        listed = self.source().listing(lines)
+        return [] if listed is None else [f"data.path {listed}"]
+
     def statistics(self, split: str) -> TextStatistics:
         """Tokens, words and characters of a split (train, val or test)."""
         return self.prepared.statistics(split)

@@ -10,6 +10,7 @@ from lmrecipes import runs
 from lmrecipes.checkpoints.io import load_checkpoint
 from lmrecipes.checkpoints.weights import check_weights
 from lmrecipes.cli import RecipeCLI
+from lmrecipes.commands.common.options import check_text
 from lmrecipes.data import Vocabulary, load_vocabulary
 from lmrecipes.models.common.protocols import ExportsPrograms
 from lmrecipes.runtime.console import quoted
@@ -51,8 +52,9 @@ def texts_of(cli: RecipeCLI) -> list[str]:
     """What --text and --file give.
 
     Raises:
-        ValueError: if neither is given, or the file cannot be read.
+        ValueError: if neither is given, the text is no UTF-8, or the file cannot be read.
     """
+    check_text("--text", cli.config.text)
     texts = [cli.config.text] if cli.config.text is not None else []
     if cli.config.file is not None:
         try:

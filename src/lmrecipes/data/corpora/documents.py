@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import glob
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from pathlib import Path
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from lmrecipes.config.validation import at_least
 from lmrecipes.data.corpora.document_files import ENDINGS, Boundaries, Span, form, read_documents, readable, spans
+from lmrecipes.data.corpora.folder_files import FolderFiles, counted, files_below, matching, no_data, omissions
 from lmrecipes.data.corpora.hub import download, newest_commit, repository_files
 from lmrecipes.data.corpora.malformed import Flaws, OnMalformedLine
 from lmrecipes.data.corpora.python_text import PythonText
@@ -39,7 +40,8 @@ class DocumentSource:
     """Epochs over this source per training epoch; 2.5 = every example twice plus a fresh random half. Span corruption,
     which samples sources by a power of their size, multiplies the sampling probability by it."""
     path: str | None = None
-    """File, folder or pattern of local files: text, JSON lines (.jsonl, .json) or parquet; also .gz and .zst. Or
+    """File, folder or pattern of local files: text, JSON lines (.jsonl, .json) or parquet; also .gz and .zst. Of a
+    folder and those below it all such files are read, except hidden ones and those that describe a data set. Or
     embedded:LANGUAGE for synthetic sentences, embedded:passages or embedded:facts."""
     repository: str | None = None
     """Repository on the Hugging Face hub with such files, such as wikimedia/wikipedia; unused with a path."""
@@ -98,7 +100,7 @@ class DocumentSource:
     @property
     def gone(self) -> bool:
         """Whether its files are local, and none of them exists."""
-        return self.local is not None and not self.local.exists() and not glob.glob(str(self.local))
+        return self.local is not None and not matching(self.local)
 
     def describe(self) -> dict[str, Any]:
         """What identifies its documents: settings, and names, sizes and times of local files.
@@ -129,17 +131,39 @@ class DocumentSource:
         """Where documents of a file end."""
         return self.documents or ("blank_line" if form(name) == ".txt" else "line")
 
-    def _local_files(self) -> list[Path]:
+    def listing(self, documents: int | None = None) -> str | None:
+        """What is read of local files, by folder, and what is passed over; None for sources without local files.
+
+        Args:
+            documents: how many there are, if that is known.
+        """
+        if self.local is None or self.gone:
+            return None
+        files = self._local_files()
+        n_documents = "" if documents is None else f", {counted(documents, 'document')}"
+        if not self.local.is_dir():
+            return f"source {self.name}: {self.path}: {counted(len(files), 'file')}{n_documents}"
+        folders = Counter(str(path.parent.relative_to(self.local)) for path in files)
+        by_folder = ", ".join(f"{n:,} in {self.path if name == '.' else name + '/'}" for name, n in folders.items())
+        left_out = omissions(self._folder_files().passed_over)
+        return f"source {self.name}: {self.path}: {counted(len(files), 'file')} ({by_folder}){n_documents}{left_out}"
+
+    def _folder_files(self) -> FolderFiles:
+        assert self.local is not None
+        return files_below(self.local, readable, "not a document file")
+
+    def _local_files(self) -> Sequence[Path]:
         assert self.local is not None
         if self.local.is_dir():
-            files = sorted(path for path in self.local.rglob("*") if readable(path.name) and path.is_file())
-            if not files:
+            folder = self._folder_files()
+            if not folder.read:
                 raise ValueError(
                     f"source {self.name}: {self.local} has no files that end in {', '.join(ENDINGS)} (also packed, "
                     f"{' or '.join(PACKED)}); name them by a pattern such as {self.local}/*"
+                    f"{omissions(folder.passed_over)}"
                 )
-            return files
-        files = [path for name in sorted(glob.glob(str(self.local))) if (path := Path(name)).is_file()]
+            return folder.read
+        files = [path for path in matching(self.local) if path.is_file()]
         if not files:
             raise ValueError(
                 f"source {self.name}: {self.local} is not a file, folder or pattern that matches files; "
@@ -153,7 +177,7 @@ class DocumentSource:
             return [(str(path), path.stat().st_size) for path in self._local_files()]
         if self.repository is not None and not self.embedded:
             listed = repository_files(self.repository, self.config, commit or self.revision, self.files_named)
-            files = [file for file in listed if readable(file[0])]
+            files = [file for file in listed if readable(file[0]) and no_data(Path(file[0]).name) is None]
             if not files:
                 raise ValueError(
                     f"source {self.name}: {self.repository} ({self.config}) has no files named "

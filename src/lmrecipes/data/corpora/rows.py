@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -20,9 +21,18 @@ from lmrecipes.runtime.open_file import (
 )
 
 _DELIMITED: dict[str, dict[str, Any]] = {".csv": {}, ".tsv": {"delimiter": "\t", "quoting": csv.QUOTE_NONE}}
+# The csv package's words for a misplaced quote.
+_QUOTES = {
+    "unexpected end of data": "a quote that begins here is never closed",
+    "',' expected after '\"'": "text follows the closing quote of a field that begins here",
+}
 TABLES = (".parquet", ".json", ".jsonl", ".csv")
 Row = tuple[int, dict[str, Any]]
 """A row of a table and its number: the line, or a count from 1 in parquet and JSON arrays."""
+
+
+READER_VERSION = 2
+"""What a table's rows are changes with it: tables read by another version are prepared again."""
 
 
 def refuse(kind: str, problem: str) -> None:
@@ -85,20 +95,34 @@ def _delimited_rows(
     csv.field_size_limit(sys.maxsize)
     with io.TextIOWrapper(file, encoding="utf-8-sig", newline="") as text:
         # Strict: an unclosed quote would otherwise swallow the rest of the file.
-        reader = csv.DictReader(text, strict=True, **dialect)
-        try:
-            for row in reader:
-                if None in row or None in row.values():
-                    n = sum(value is not None for name, value in row.items() if name is not None)
-                    n += len(row.get(None, ()))
-                    names = reader.fieldnames or ()
-                    fix = "; quote text that contains a comma" if unpacked_suffix(path) == ".csv" else ""
-                    problem = f"has {n} fields, but the header has {len(names)}{fix}"
-                    report("malformed line", f"{path}:{reader.line_num} {problem}")
-                    continue
-                yield reader.line_num, row
-        except (UnicodeDecodeError, csv.Error) as error:
-            raise ValueError(f"{path}:{reader.line_num + 1} cannot be read as UTF-8 csv: {error}") from None
+        rows = _numbered_rows(path, csv.reader(text, strict=True, **dialect))
+        header, names = next(rows, (0, []))
+        if twice := [name for name, n in Counter(names).items() if n > 1 and name]:
+            raise ValueError(f"{path}:{header} has two columns {twice[0]!r}; rename one of them")
+        for number, values in rows:
+            if len(values) == len(names):
+                yield number, dict(zip(names, values, strict=True))
+                continue
+            fix = "; quote text that contains a comma" if unpacked_suffix(path) == ".csv" else ""
+            problem = f"has {len(values)} fields, but the header has {len(names)}{fix}"
+            report("malformed line", f"{path}:{number} {problem}")
+
+
+def _numbered_rows(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """Rows with the numbers of the lines that they begin at; empty lines are skipped."""
+    begins = 1
+    try:
+        for values in reader:
+            if values:
+                yield begins, values
+            begins = reader.line_num + 1
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path}:{begins} cannot be read as UTF-8 csv: {error}") from None
+    except csv.Error as error:
+        raise ValueError(
+            f"{path}:{begins} cannot be read as csv: {_QUOTES.get(str(error), str(error))}; "
+            f'quote the whole field, with "" for each quote within it'
+        ) from None
 
 
 def parquet_rows(path: Path, columns: list[str] | None = None, part: int = 0, parts: int = 1) -> Iterator[Row]:
@@ -111,13 +135,15 @@ def parquet_rows(path: Path, columns: list[str] | None = None, part: int = 0, pa
         parts: number of parts that the file's row groups are divided into.
 
     Raises:
-        ValueError: if it cannot be read as parquet, or lacks a column.
+        ValueError: if it cannot be read as parquet, or lacks a column or has it twice.
     """
     with reporting_parquet(path), parquet_file(path) as file:
         names = file.schema_arrow.names
         for column in columns or ():
             if column not in names:
                 raise ValueError(f"{path} has no column {column!r}; it has {', '.join(names)}")
+            if names.count(column) > 1:
+                raise ValueError(f"{path} has two columns {column!r}; rename one of them")
         n = file.num_row_groups
         for group in range(n * part // parts, n * (part + 1) // parts):
             number = sum(file.metadata.row_group(i).num_rows for i in range(group))
@@ -142,18 +168,16 @@ def json_row(line: str) -> dict[str, Any]:
 
 
 def text_of(row: dict[str, Any], key: str) -> str:
-    """The text under a key of a row; empty for null.
+    """The text under a key of a row.
 
     Raises:
-        ValueError: if there is none, or it is not a string of whole characters.
+        ValueError: if there is none (null is none), or it is not a string of whole characters.
     """
     if key not in row:
         raise ValueError(f"has no key {key!r}; it has {', '.join(map(str, row))}")
     text = row[key]
-    if text is None:
-        return ""
     if not isinstance(text, str):
-        raise ValueError(f"has {key} {text!r}, which is not a string")
+        raise ValueError(f"has {key} {'null' if text is None else repr(text)}, which is not a string")
     try:
         text.encode()
     except UnicodeEncodeError as error:

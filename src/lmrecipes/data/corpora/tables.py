@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from lmrecipes.data.corpora.folder_files import files_in
 from lmrecipes.data.corpora.hub import newest_commit, not_loaded
-from lmrecipes.data.corpora.rows import TABLES, Row, read_rows, text_of
-from lmrecipes.data.corpora.text_source import NAMES, SPLITS, Source
+from lmrecipes.data.corpora.rows import READER_VERSION, TABLES, Row, read_rows, text_of
+from lmrecipes.data.corpora.text_source import NAMES, SPLITS, Source, split_listing
 from lmrecipes.runtime.open_file import PACKED, unpacked_suffix
 
 _ROWS = 500
@@ -101,6 +102,12 @@ class TableFolder(Source):
         if not any(self.files.values()):
             self.files["train"] = self._all
 
+    def listing(self, lines: Mapping[str, int]) -> str:
+        """The tables of each split, and the other files."""
+        names = {file.name for files in self.files.values() for file in files}
+        others = files_in(self.folder, names.__contains__, "not the table of a split")
+        return split_listing(self.folder, self.files, others, lines)
+
     @classmethod
     def fits(cls, folder: Path) -> bool:
         """Whether a folder holds tables."""
@@ -126,9 +133,10 @@ class TableFolder(Source):
             raise ValueError(f"{self.folder} has no {_row_split(split)} split; it has {existing or 'none'}")
 
     def describe(self) -> dict[str, Any]:
-        """Column; names, sizes and times of the files."""
+        """Column, version of the reader; names, sizes and times of the files."""
         stats = {file.name: file.stat() for file in self._all}
         return {
+            "reader": READER_VERSION,
             "folder": str(self.folder.resolve()),
             "column": self.column,
             "files": {name: [s.st_size, s.st_mtime_ns] for name, s in stats.items()},
@@ -146,7 +154,7 @@ class TableFolder(Source):
 
 
 def _tables(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if unpacked_suffix(file) in TABLES and file.is_file())
+    return list(files_in(folder, lambda name: unpacked_suffix(Path(name)) in TABLES, "not a table").read)
 
 
 def _split_of(file: Path) -> str | None:

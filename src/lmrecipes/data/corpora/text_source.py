@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lmrecipes.data.corpora.block_reader import text_blocks
+from lmrecipes.data.corpora.folder_files import FolderFiles, counted, files_in, no_data, omissions
 from lmrecipes.runtime.open_file import open_unpacked, reporting_damage
 
 SPLITS = ("train", "val", "test")
@@ -42,6 +43,14 @@ class Source(ABC):
         """Bytes of a split, if known, to show progress."""
         return None
 
+    def listing(self, lines: Mapping[str, int]) -> str | None:
+        """What is read of a folder, and what is passed over; None for text that is in no folder.
+
+        Args:
+            lines: how many a split has, where that is known.
+        """
+        return None
+
     def place(self, split: str) -> str:
         """Name of a split's text in messages."""
         return f"{split} text"
@@ -68,7 +77,7 @@ class Folder(Source):
                     self.folder / f"{name}.{ending}",
                     *sorted(self.folder.glob(f"*.{name}.{ending}")),
                 ):
-                    if candidate.is_file():
+                    if candidate.is_file() and no_data(candidate.name) is None:
                         return candidate
         return None
 
@@ -85,6 +94,12 @@ class Folder(Source):
                 f"data.path {self.folder} has no {split} text (looked for {accepted}, also as .txt.gz, .tokens, .raw, "
                 f".bpe; or all splits as .parquet, .jsonl, .json or .csv); found {existing}"
             )
+
+    def listing(self, lines: Mapping[str, int]) -> str:
+        """The file of each split, and the other files."""
+        names = {path.name for path in self.files.values()}
+        others = files_in(self.folder, names.__contains__, "not the text of a split")
+        return split_listing(self.folder, {split: [path] for split, path in self.files.items()}, others, lines)
 
     def describe(self) -> dict[str, Any]:
         """Names, sizes and times of the files."""
@@ -107,21 +122,32 @@ class Folder(Source):
         """Text of the file.
 
         Raises:
-            ValueError: for an empty or damaged file, or text that is not UTF-8, with file and line.
+            ValueError: for a damaged file, or text that is not UTF-8, with file and line.
         """
         self.require(split)
         path = self.files[split]
-        line, empty = 1, True
+        line, first = 1, True
         for block in _file_blocks(path):
             try:
                 # Skip a byte order mark.
-                yield block.decode("utf-8-sig" if empty else "utf-8")
+                yield block.decode("utf-8-sig" if first else "utf-8")
             except UnicodeDecodeError as error:
                 line += block.count(b"\n", 0, error.start)
                 raise ValueError(f"{path}:{line} is not UTF-8 text: {error.reason}") from None
-            line, empty = line + block.count(b"\n"), False
-        if empty:
-            raise ValueError(f"{path} is empty")
+            line, first = line + block.count(b"\n"), False
+
+
+def split_listing(
+    folder: Path, files: Mapping[str, Sequence[Path]], others: FolderFiles, lines: Mapping[str, int]
+) -> str:
+    """The files of each split of a folder, with their lines if they are counted, and the files that are in none."""
+    parts = []
+    for split, paths in files.items():
+        if paths:
+            n_lines = f", {counted(lines[split], 'line')}" if split in lines else ""
+            what = paths[0].name if len(paths) == 1 else counted(len(paths), "file")
+            parts.append(f"{split} {what}{n_lines}")
+    return f"{folder}: {'; '.join(parts)}{omissions(others.passed_over)}"
 
 
 def _file_blocks(path: Path) -> Iterator[bytes]:

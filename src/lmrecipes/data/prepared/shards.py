@@ -264,13 +264,15 @@ def _join(plan: _Plan, corpus: Corpus, settings: VocabularySettings) -> Prepared
     splits: dict[str, Any] = {}
     for split in SPLITS:
         counts = [info["splits"][split] for info in infos]
-        examples = [0] * len(corpus.sources)
+        examples, documents = [0] * len(corpus.sources), [0] * len(corpus.sources)
         for part, count in zip(plan.parts, counts, strict=True):
             examples[part.source] += count["examples"]
+            documents[part.source] += count["documents"]
         splits[split] = {
             **{name: sum(count[name] for count in counts) for name in ("tokens", "documents", "characters")},
             "dtype": token_dtype(vocabulary.size).name,
             "examples": examples,
+            "documents_of_sources": documents,
         }
     for i, source in enumerate(corpus.sources):
         if not any(split["examples"][i] for split in splits.values()):

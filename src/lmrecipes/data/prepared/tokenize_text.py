@@ -43,7 +43,7 @@ def prepare(
         splits: to tokenize, if the source has them; a vocabulary is made from train.
 
     Raises:
-        ValueError: if the text cannot be read, or changes meanwhile.
+        ValueError: if a split has no text, cannot be read, or changes meanwhile.
     """
 
     def make() -> Prepared:
@@ -80,11 +80,14 @@ class _Writer:
         self._state.unlink(missing_ok=True)
 
     def _blocks(self, split: str) -> Iterator[str]:
-        done, total = 0, self.source.size(split)
+        done, total, blank = 0, self.source.size(split), True
         for block in self.source.blocks(split):
             yield block
             done += len(block)
+            blank = blank and not block.strip()
             self.progress(split, done, total)
+        if blank:
+            raise ValueError(f"{self.source.place(split)} has no text")
 
     def _lines(self, split: str) -> Iterator[str]:
         """Blocks, of which the last ends with a newline too."""
@@ -197,6 +200,7 @@ class _Writer:
             "dtype": dtype.name,
             "words": words,
             "characters": characters,
+            "lines": tally.lines,
         }
         write_text(self._state, json.dumps(self.splits), part=self.folder / "state.part")
 
@@ -206,14 +210,23 @@ class _Tally:
 
     def __init__(self, words: bool) -> None:
         self._counts_words, self._words, self._last = words, 0, "\n"
-        self.characters = 0
+        self.characters = self._newlines = 0
 
     def add(self, block: str) -> None:
+        if not block:
+            return
         self.characters += len(block)
-        if self._counts_words and block:
+        newlines = block.count("\n")
+        self._newlines += newlines
+        if self._counts_words:
             splits_word = not self._last.isspace() and not block[0].isspace()
-            self._words += len(block.split()) + block.count("\n") - splits_word
-            self._last = block[-1]
+            self._words += len(block.split()) + newlines - splits_word
+        self._last = block[-1]
+
+    @property
+    def lines(self) -> int:
+        """Lines, the last one even without a newline."""
+        return self._newlines + (self._last != "\n")
 
     @property
     def words(self) -> int:

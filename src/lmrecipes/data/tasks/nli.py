@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 
 from lmrecipes.data.corpora.hub import local_file
 from lmrecipes.data.corpora.malformed import Flaws, OnMalformedLine
-from lmrecipes.data.corpora.rows import read_rows
+from lmrecipes.data.corpora.rows import read_rows, text_of
 
 LABELS = ("entailment", "neutral", "contradiction")
 Prompt = Literal["nemo", "google"]
@@ -70,12 +70,14 @@ def read_nli(path: str, on_malformed: OnMalformedLine = "refuse", *, language: s
         if str(label) in _UNLABELLED:
             flaws.note("pair without a label", f"{path}:{number}".format)
             continue
-        premise, hypothesis = _first(row, "sentence1", "premise"), _first(row, "sentence2", "hypothesis")
-        problem = _problem(premise, hypothesis, label)
-        if problem:
-            flaws.wrong("malformed line", f"{path}:{number} {problem}")
+        try:
+            premise, hypothesis = _sentence(row, "sentence1", "premise"), _sentence(row, "sentence2", "hypothesis")
+            if str(label) not in _WORDS:
+                raise ValueError(f"has the label {label!r}, which is none of {', '.join(LABELS)}")
+        except ValueError as error:
+            flaws.wrong("malformed line", f"{path}:{number} {error}")
             continue
-        pairs.append(Inference(str(premise), str(hypothesis), _WORDS[str(label)], language or str(code or "en")))
+        pairs.append(Inference(premise, hypothesis, _WORDS[str(label)], language or str(code or "en")))
     if not pairs:
         existing = f"; it has {', '.join(sorted(others))}" if others else ""
         raise ValueError(f"{path} has no pair of sentences{f' in {language}' if language else ''}{existing}")
@@ -86,8 +88,10 @@ def _first(row: dict[str, Any], *names: str) -> Any:
     return next((row[name] for name in names if row.get(name) is not None), None)
 
 
-def _problem(premise: Any, hypothesis: Any, label: Any) -> str:
-    for name, value in (("sentence1 or premise", premise), ("sentence2 or hypothesis", hypothesis)):
-        if not isinstance(value, str) or not value.strip():
-            return f"has no {name}"
-    return "" if str(label) in _WORDS else f"has the label {label!r}, which is none of {', '.join(LABELS)}"
+def _sentence(row: dict[str, Any], *names: str) -> str:
+    """The text under the first of these names."""
+    name = next((name for name in names if row.get(name) is not None), None)
+    sentence = "" if name is None else text_of(row, name)
+    if not sentence.strip():
+        raise ValueError(f"has no {' or '.join(names)}")
+    return sentence

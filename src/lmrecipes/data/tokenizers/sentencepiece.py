@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lmrecipes.data.tokenizers.base import Ids, Vocabulary
-from lmrecipes.data.tokenizers.spm_proto import CONTROL, UNKNOWN, UNUSED, charsmap_text, mark_bytes, parse
+from lmrecipes.data.tokenizers.spm_proto import CONTROL, FLAGS, UNKNOWN, UNUSED, charsmap_text, mark_bytes, parse
 
 if TYPE_CHECKING:
     from sentencepiece import SentencePieceProcessor
@@ -23,19 +23,19 @@ if TYPE_CHECKING:
 SENTINELS = 100
 _MULTIPLE = 128
 SENTINEL = re.compile(r"\u2581?<extra_id_(\d+)>")
-_SPECIAL = ("<pad>", "</s>", "<unk>")
+# transformers' T5Tokenizer reads it from no file.
+_T5_UNKNOWN = 2
 _PROBE = "Straße ÀÉ naïve, Ελληνικά 日本語 한국어 🙂"
 
 
 class SentencePiece(Vocabulary):
     """Pieces of a unigram model, then 100 sentinels of which the first has the last id, padded to a multiple of 128.
 
-    Ids are as published: 0 is <pad>, 1 </s>, 2 <unk>; then bytes, if any, and pieces. </s> or <extra_id_0> in a text is
-    text, not the special token.
+    Ids are those of the model: as mT5 is published, 0 is <pad>, 1 </s>, 2 <unk>; then bytes, if any, and pieces. </s>
+    or <extra_id_0> in a text is text, not the special token.
     """
 
     kind = "sentencepiece"
-    pad_id, eos_id, unk_id = 0, 1, 2
 
     def __init__(self, model: bytes) -> None:
         """Creates a vocabulary from a model; sentinels must be its last pieces, and are added if it has none.
@@ -44,7 +44,8 @@ class SentencePiece(Vocabulary):
             model: content of a `.model` file of SentencePiece.
 
         Raises:
-            ValueError: if it is not a unigram model, or its pieces are in another order.
+            ValueError: if it is not a unigram model, its sentinels are in another order, or it has no piece for
+                padding, for the end of a text or for what is unknown.
         """
         self.model = model
         proto = parse(model)
@@ -57,8 +58,7 @@ class SentencePiece(Vocabulary):
             raise ValueError(f"the sentinels are in the order {named[:3]}...; <extra_id_0> must be the last piece")
         if any(SENTINEL.fullmatch(name) for name in names[:n]):
             raise ValueError("sentinels stand between other pieces; they must be the last")
-        if tuple(names[:3]) != _SPECIAL:
-            raise ValueError(f"the first pieces are {', '.join(names[:3])}; they must be <pad>, </s> and <unk>")
+        self.pad_id, self.eos_id, self.unk_id = _special(proto, names[:n])
         self.n_pieces = n
         """Tokens before the sentinels."""
         self.n_sentinels = len(named) or SENTINELS
@@ -70,12 +70,12 @@ class SentencePiece(Vocabulary):
     def _prepare(self, proto: Any) -> SentencePieceProcessor:
         """A processor that never finds special pieces and sentinels in a text, whatever their types in the file."""
         del proto.pieces[self.n_pieces :]
-        for piece, kind in zip(proto.pieces, (CONTROL, CONTROL, UNKNOWN), strict=False):
-            piece.type = kind
+        for special, kind in ((self.pad_id, CONTROL), (self.eos_id, CONTROL), (self.unk_id, UNKNOWN)):
+            proto.pieces[special].type = kind
         mark_bytes(proto)
         for number in range(self.n_sentinels - 1, -1, -1):
             proto.pieces.add(piece=f"<extra_id_{number}>", score=0.0, type=UNUSED)
-        proto.trainer_spec.unk_surface = _SPECIAL[self.unk_id]
+        proto.trainer_spec.unk_surface = proto.pieces[self.unk_id].piece
         return _processor(proto)
 
     @property
@@ -144,7 +144,16 @@ class SentencePiece(Vocabulary):
         return self._processor.id_to_piece(int(i)) if i < self.n_pieces + self.n_sentinels else ""
 
     def write_published(self, folder: Path) -> None:
-        """Writes spiece.model and tokenizer_config.json, which transformers loads as a T5Tokenizer with these ids."""
+        """Writes spiece.model and tokenizer_config.json, which transformers loads as a T5Tokenizer with these ids.
+
+        Raises:
+            ValueError: if it would load other ids.
+        """
+        if self.unk_id != _T5_UNKNOWN:
+            raise ValueError(
+                f"--format hf: the unknown piece of the vocabulary is number {self.unk_id}, but transformers takes "
+                f"number {_T5_UNKNOWN} of a T5 vocabulary for it; --format state_dict writes the weights"
+            )
         proto = parse(self._processor.serialized_model_proto())
         del proto.pieces[self.n_pieces :]
         (folder / "spiece.model").write_bytes(proto.SerializeToString())
@@ -163,6 +172,10 @@ class SentencePiece(Vocabulary):
             "charsmap": charsmap_text(proto),
             "byte_fallback": proto.trainer_spec.byte_fallback,
         }
+        # What earlier versions could not read is named only where it differs from theirs.
+        content |= {name: False for name in FLAGS if not getattr(proto.normalizer_spec, name)}
+        if self.unk_id != _T5_UNKNOWN:
+            content["unknown"] = self.unk_id
         return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
 
     @classmethod
@@ -172,6 +185,27 @@ class SentencePiece(Vocabulary):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return self.of_content, (self._content(),)
+
+
+def _special(proto: Any, names: Sequence[str]) -> tuple[int, int, int]:
+    """Ids of the padding, of the end of a text and of what is unknown, before anything is known of the types.
+
+    Raises:
+        ValueError: naming the missing one.
+    """
+    spec = proto.trainer_spec
+    unknown = next((i for i, piece in enumerate(proto.pieces[: len(names)]) if piece.type == UNKNOWN), None)
+    wanted = {
+        "padding": (spec.pad_piece, None),
+        "the end of a text": (spec.eos_piece, None),
+        "what is unknown": (spec.unk_piece, unknown),
+    }
+    ids = []
+    for purpose, (name, known) in wanted.items():
+        if known is None and name not in names:
+            raise ValueError(f"the model has no piece {name}, for {purpose}; mT5 and T5 need one")
+        ids.append(names.index(name) if known is None else known)
+    return ids[0], ids[1], ids[2]
 
 
 def _processor(proto: Any) -> SentencePieceProcessor:

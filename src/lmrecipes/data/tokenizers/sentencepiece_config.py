@@ -6,13 +6,14 @@ import base64
 import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from lmrecipes.config.validation import at_least
 from lmrecipes.data.tokenizers.base import FILE
 from lmrecipes.data.tokenizers.pretrained import TOKENIZER, Pretrained, content_of
 from lmrecipes.data.tokenizers.sentencepiece import SENTINEL, SentencePiece
-from lmrecipes.data.tokenizers.spm_proto import model_of
+from lmrecipes.data.tokenizers.spm_proto import charsmap_of, model_of
 from lmrecipes.data.tokenizers.spm_trainer import learn_pieces
 
 _NAMES = ("spiece.model", "sentencepiece.model", TOKENIZER)
@@ -76,7 +77,7 @@ def load_sentencepiece(name: str) -> SentencePiece:
     return _PRETRAINED.load(name)
 
 
-def _of_tokenizer(text: str) -> SentencePiece:
+def _of_tokenizer(text: str, _: Path | None) -> SentencePiece:
     """A tokenizer.json of transformers."""
     content = json.loads(text)
     model = content["model"]
@@ -88,11 +89,55 @@ def _of_tokenizer(text: str) -> SentencePiece:
     for added in [] if has_sentinels else sorted(content.get("added_tokens", []), key=lambda token: token["id"]):
         if added["id"] == len(pieces) and SENTINEL.fullmatch(added["content"]):
             pieces.append((added["content"], 0.0))
-    normalizer = content.get("normalizer") or {}
-    steps = normalizer.get("normalizers", [normalizer])
-    charsmap = next((step["precompiled_charsmap"] for step in steps if step.get("type") == "Precompiled"), "")
-    byte_fallback = bool(model.get("byte_fallback"))
-    return SentencePiece(model_of(pieces, base64.b64decode(charsmap), byte_fallback=byte_fallback))
+    if model.get("unk_id") is None:
+        raise ValueError("its model has no unk_id, the piece for what is unknown")
+    control = {added["content"] for added in content.get("added_tokens", []) if added.get("special")}
+    return SentencePiece(
+        model_of(
+            pieces,
+            byte_fallback=bool(model.get("byte_fallback")),
+            unknown=model["unk_id"],
+            control=control | {"<pad>", "</s>"},
+            **_normalization(content),
+        )
+    )
+
+
+def _normalization(content: dict[str, Any]) -> dict[str, Any]:
+    """What a tokenizer.json does to a text before it is split, as arguments of `model_of`.
+
+    Raises:
+        ValueError: for a step that SentencePiece does not have.
+    """
+    normalizers = _steps(content.get("normalizer"), "normalizers")
+    splitters = _steps(content.get("pre_tokenizer"), "pretokenizers")
+    done: dict[str, Any] = {"charsmap": b"", "add_dummy_prefix": False, "remove_extra_whitespaces": False}
+    for step in normalizers:
+        kind, pattern = step["type"], step.get("pattern", {})
+        if kind == "Precompiled":
+            done["charsmap"] = base64.b64decode(step["precompiled_charsmap"])
+        elif kind in ("Nmt", "NFKC"):
+            nmt = any(other["type"] == "Nmt" for other in normalizers)
+            done["charsmap"] = charsmap_of("nmt_nfkc" if nmt else "nfkc")
+        elif kind == "Strip" or (kind == "Replace" and pattern.get("Regex") == " {2,}"):
+            done["remove_extra_whitespaces"] = True
+        elif kind == "Prepend":
+            done["add_dummy_prefix"] = True
+        elif kind != "Replace" or pattern.get("String") != " ":
+            raise ValueError(f"its normalizer has the step {kind} {pattern or ''}, which SentencePiece does not have")
+    for step in splitters:
+        if step["type"] == "WhitespaceSplit":
+            done["remove_extra_whitespaces"] = True
+        elif step["type"] == "Metaspace":
+            scheme = step.get("prepend_scheme", "always" if step.get("add_prefix_space", True) else "never")
+            done["add_dummy_prefix"] = scheme != "never"
+        else:
+            raise ValueError(f"its pre_tokenizer has the step {step['type']}, which SentencePiece does not have")
+    return done
+
+
+def _steps(step: dict[str, Any] | None, several: str) -> list[dict[str, Any]]:
+    return [] if step is None else list(step.get(several, [step]))
 
 
 _PRETRAINED = Pretrained(
@@ -101,4 +146,6 @@ _PRETRAINED = Pretrained(
     names=_NAMES,
     of_tokenizer=_of_tokenizer,
     of_file=lambda path, _: SentencePiece(path.read_bytes()),
+    # transformers 5 converts T5's models without their byte fallback.
+    from_hub=("spiece.model", "sentencepiece.model"),
 )

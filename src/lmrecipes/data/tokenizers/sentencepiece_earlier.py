@@ -20,7 +20,7 @@ class EarlierSentencePiece(SentencePiece):
         self._normalizer = None if content["charsmap"] else _normalizer()
         pieces = [(piece, score) for piece, score in content["pieces"]]
         super().__init__(
-            model_of(pieces, base64.b64decode(content["charsmap"]), byte_fallback=content["byte_fallback"])
+            model_of(pieces, base64.b64decode(content["charsmap"]) or None, byte_fallback=content["byte_fallback"])
         )
 
     def _before(self, text: str) -> str:

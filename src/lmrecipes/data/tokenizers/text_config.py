@@ -9,6 +9,7 @@ from typing import Any, Literal
 from lmrecipes.config.validation import at_least
 from lmrecipes.data.tokenizers.bpe import SubwordVocabulary
 from lmrecipes.data.tokenizers.pretrained import TOKENIZER, Pretrained, content_of
+from lmrecipes.runtime.open_file import read_json, read_text
 
 _NAMES = (TOKENIZER, "vocab.json")
 _MERGES = "merges.txt"
@@ -64,8 +65,7 @@ class Tokenizing:
         path = Path(str(self.vocab_file))
         if not path.is_file():
             raise ValueError(f"data.tokenizing.vocab_file {path} is not a file; give one with a word per line")
-        with path.open(encoding="utf-8") as lines:
-            return [line.split()[0] for line in lines if line.strip()]
+        return [line.split()[0] for line in read_text(path).split("\n") if line.strip()]
 
 
 def load_subwords(name: str) -> SubwordVocabulary:
@@ -75,28 +75,35 @@ def load_subwords(name: str) -> SubwordVocabulary:
         ValueError: if there is none that can be loaded.
     """
     try:
-        return _PRETRAINED.load(name)
+        vocabulary = _PRETRAINED.load(name)
     except ValueError as error:
         raise ValueError(f"data.tokenizing.name: {error}") from error
+    vocabulary.origin = name
+    return vocabulary
 
 
-def _of_tokenizer(text: str) -> SubwordVocabulary:
+def _of_tokenizer(text: str, _: Path | None) -> SubwordVocabulary:
     try:
         return SubwordVocabulary(text)
     except Exception as error:  # the tokenizers package raises nothing more precise
         raise ValueError(str(error)) from None
 
 
-def _of_merges(path: Path, _: bool) -> SubwordVocabulary:
+def _of_merges(path: Path, folder: Path | None) -> SubwordVocabulary:
     """GPT-2's form: ids in one file, merges in another beside it."""
     from tokenizers import ByteLevelBPETokenizer
 
     merges = path.with_name(_MERGES)
     if path.name not in _NAMES:
-        return _of_tokenizer(path.read_text(encoding="utf-8"))
+        return _of_tokenizer(read_text(path), folder)
     if not merges.is_file():
         raise ValueError(f"there is no {_MERGES} beside it")
-    return SubwordVocabulary(ByteLevelBPETokenizer.from_file(str(path), str(merges)).to_str())
+    lines = [line.rstrip("\r") for line in read_text(merges).split("\n")]
+    pairs = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
+    try:
+        return SubwordVocabulary(ByteLevelBPETokenizer(read_json(path), pairs).to_str())
+    except Exception as error:  # the tokenizers package raises nothing more precise
+        raise ValueError(str(error)) from None
 
 
 _PRETRAINED = Pretrained(

@@ -21,13 +21,21 @@ class WordPiece(Vocabulary):
     kind = "wordpiece"
     spells = False
 
-    def __init__(self, tokens: Sequence[str], *, lower_case: bool = True, strip_accents: bool | None = None) -> None:
+    def __init__(
+        self,
+        tokens: Sequence[str],
+        *,
+        lower_case: bool = True,
+        strip_accents: bool | None = None,
+        chinese_chars: bool = True,
+    ) -> None:
         """Creates a vocabulary from tokens in the order of their ids.
 
         Args:
             tokens: the tokens, [PAD], [UNK], [CLS], [SEP] and [MASK] among them.
             lower_case: whether text is lower-cased.
             strip_accents: whether accents are removed; left out, if text is lower-cased.
+            chinese_chars: whether every Chinese character is a word.
 
         Raises:
             ValueError: for a missing special token, or a duplicate token.
@@ -35,6 +43,7 @@ class WordPiece(Vocabulary):
         self.tokens = list(tokens)
         self.lower_case = lower_case
         self.strip_accents = strip_accents
+        self.chinese_chars = chinese_chars
         self._ids = {token: i for i, token in enumerate(self.tokens)}
         if missing := [token for token in SPECIAL if token not in self._ids]:
             raise ValueError(f"the WordPiece vocabulary has no {', '.join(missing)}; it needs {' '.join(SPECIAL)}")
@@ -43,7 +52,7 @@ class WordPiece(Vocabulary):
             raise ValueError(f"the WordPiece vocabulary has the token {duplicate!r} twice")
         self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (self._ids[token] for token in SPECIAL)
         self.unknown = self.unk_id
-        self.tokenizer = wordpiece_tokenizer(self._ids, lower_case, strip_accents)
+        self.tokenizer = wordpiece_tokenizer(self._ids, lower_case, strip_accents, chinese_chars)
 
     @property
     def size(self) -> int:
@@ -78,11 +87,16 @@ class WordPiece(Vocabulary):
         from transformers import ElectraTokenizerFast
 
         return ElectraTokenizerFast(
-            vocab=dict(self._ids), do_lower_case=self.lower_case, strip_accents=self.strip_accents
+            vocab=dict(self._ids),
+            do_lower_case=self.lower_case,
+            strip_accents=self.strip_accents,
+            tokenize_chinese_chars=self.chinese_chars,
         )
 
     def _content(self) -> dict[str, Any]:
-        return {"tokens": self.tokens, "lower_case": self.lower_case, "strip_accents": self.strip_accents}
+        content = {"tokens": self.tokens, "lower_case": self.lower_case, "strip_accents": self.strip_accents}
+        # Only where it differs from the default, so that earlier vocabularies keep their digests.
+        return content if self.chinese_chars else {**content, "chinese_chars": False}
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (self._content(),)
@@ -92,12 +106,16 @@ def _rebuilt(content: dict[str, Any]) -> WordPiece:
     return WordPiece(content.pop("tokens"), **content)
 
 
-def wordpiece_tokenizer(ids: dict[str, int], lower_case: bool, strip_accents: bool | None) -> Any:
+def wordpiece_tokenizer(
+    ids: dict[str, int], lower_case: bool, strip_accents: bool | None, chinese_chars: bool = True
+) -> Any:
     """A tokenizer of the tokenizers package with these ids, without [CLS] and [SEP]."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
 
     tokenizer = Tokenizer(models.WordPiece(vocab=ids, unk_token="[UNK]", max_input_chars_per_word=100))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lower_case, strip_accents=strip_accents)
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        handle_chinese_chars=chinese_chars, lowercase=lower_case, strip_accents=strip_accents
+    )
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     tokenizer.decoder = decoders.WordPiece()
     return tokenizer

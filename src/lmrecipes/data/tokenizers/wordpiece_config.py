@@ -13,8 +13,22 @@ from lmrecipes.data.tokenizers.base import FILE
 from lmrecipes.data.tokenizers.pretrained import TOKENIZER, Pretrained, content_of
 from lmrecipes.data.tokenizers.wordpiece import WordPiece
 from lmrecipes.data.tokenizers.wordpiece_trainer import train_wordpiece
+from lmrecipes.runtime.open_file import read_json, read_text
 
 _LINES, _CONFIG = "vocab.txt", "tokenizer_config.json"
+# Settings of transformers, and the arguments of WordPiece that they are.
+_SETTINGS = {
+    "do_lower_case": "lower_case",
+    "strip_accents": "strip_accents",
+    "tokenize_chinese_chars": "chinese_chars",
+}
+# Settings of a tokenizer.json that have one supported value.
+_FIXED = (
+    ("model", "unk_token", "[UNK]"),
+    ("model", "continuing_subword_prefix", "##"),
+    ("model", "max_input_chars_per_word", 100),
+    ("normalizer", "clean_text", True),
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,25 +86,43 @@ def load_wordpiece(name: str, lower_case: bool | None = None) -> WordPiece:
     vocabulary = _PRETRAINED.load(name)
     if lower_case in (None, vocabulary.lower_case):
         return vocabulary
-    return WordPiece(vocabulary.tokens, lower_case=bool(lower_case), strip_accents=vocabulary.strip_accents)
+    return WordPiece(
+        vocabulary.tokens,
+        lower_case=bool(lower_case),
+        strip_accents=vocabulary.strip_accents,
+        chinese_chars=vocabulary.chinese_chars,
+    )
 
 
-def _of_lines(path: Path, in_folder: bool) -> WordPiece:
+def _of_lines(path: Path, folder: Path | None) -> WordPiece:
     """A token per line; in a folder of transformers, its configuration of the normalization."""
-    config = path.with_name(_CONFIG)
-    settings = json.loads(config.read_text(encoding="utf-8")) if in_folder and config.is_file() else {}
+    settings = _settings(folder)
     try:
-        tokens = [line.rstrip("\r") for line in path.read_text(encoding="utf-8").split("\n")]
+        tokens = [line.rstrip("\r") for line in read_text(path).split("\n")]
         while tokens and not tokens[-1]:
             tokens.pop()
-        lower = settings.get("do_lower_case", True)
-        return WordPiece(tokens, lower_case=lower, strip_accents=settings.get("strip_accents"))
+        return WordPiece(tokens, **settings)
     except ValueError as error:
         raise ValueError(f"it cannot be read as a vocab.txt, a token per line: {error}") from None
 
 
-def _of_tokenizer(text: str) -> WordPiece:
-    """A tokenizer.json of transformers."""
+def _settings(folder: Path | None) -> dict[str, Any]:
+    """Arguments of WordPiece that a folder's configuration gives.
+
+    Raises:
+        ValueError: if it cannot be read.
+    """
+    config = None if folder is None else folder / _CONFIG
+    if config is None or not config.is_file():
+        return {}
+    settings = read_json(config)
+    if not isinstance(settings, dict):
+        raise ValueError(f"{config} holds {type(settings).__name__}, not keys and values")
+    return {ours: settings[theirs] for theirs, ours in _SETTINGS.items() if theirs in settings}
+
+
+def _of_tokenizer(text: str, folder: Path | None) -> WordPiece:
+    """A tokenizer.json of transformers; what the folder's configuration says of the normalization comes first."""
     content = json.loads(text)
     model, normalizer = content["model"], content.get("normalizer") or {}
     if model.get("type") != "WordPiece":
@@ -101,7 +133,15 @@ def _of_tokenizer(text: str) -> WordPiece:
     tokens = sorted(ids, key=ids.__getitem__)
     if [ids[token] for token in tokens] != list(range(len(tokens))):
         raise ValueError("its ids have gaps")
-    return WordPiece(tokens, lower_case=normalizer["lowercase"], strip_accents=normalizer.get("strip_accents"))
+    for place, key, supported in _FIXED:
+        if (value := content[place].get(key, supported)) != supported:
+            raise ValueError(f"its {place} has {key} {value!r}; only {supported!r} can be read")
+    settings = {
+        "lower_case": normalizer["lowercase"],
+        "strip_accents": normalizer.get("strip_accents"),
+        "chinese_chars": normalizer.get("handle_chinese_chars", True),
+    }
+    return WordPiece(tokens, **settings | _settings(folder))
 
 
 _PRETRAINED = Pretrained(

@@ -1,5 +1,7 @@
 """ELECTRA's networks beyond parity: masks, sampling, sizes, and cost proportional to real tokens."""
 
+import math
+
 import pytest
 import torch
 from small_electra import masked_batch, small_config
@@ -22,7 +24,7 @@ def test_sequences_do_not_attend_to_each_other_or_padding():
         torch.testing.assert_close(network.discriminator_logits(ids, types, alone), whole[start : start + length])
 
 
-def test_only_real_tokens_are_computed():
+def test_only_real_tokens_are_computed_and_fillers_up_to_a_multiple_of_32():
     network, batch = Electra(small_config()), masked_batch()
     rows = []
     network.discriminator.encoder.layer[0].intermediate.dense.register_forward_hook(
@@ -32,7 +34,8 @@ def test_only_real_tokens_are_computed():
         lambda module, inputs, output: rows.append(output.shape[:-1].numel())
     )
     network(**batch._asdict())
-    assert rows == [int(batch.weights.sum()), int(batch.lengths.sum())]
+    assert rows == [math.ceil(int(n) / 32) * 32 for n in (batch.weights.sum(), batch.lengths.sum())]
+    assert rows[1] < batch.input_ids.numel()
 
 
 def test_tokens_are_sampled_from_the_generators_distribution():

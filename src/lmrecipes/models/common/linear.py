@@ -53,12 +53,15 @@ def runs_on_onednn(*tensors: Tensor) -> bool:
     )
 
 
-def rows_to_add(rows: Tensor) -> int:
-    """Rows to add, where their number depends on the data, for a multiple of 32; none on GPUs.
+def filled(rows: Tensor) -> Tensor:
+    """Rows whose number depends on the data, with rows of zeros up to a multiple of 32; on GPUs as they are.
 
     oneDNN compiles kernels for every number of rows that it meets, and keeps them: memory would grow for hours.
     """
-    return -len(rows) % 32 if rows.is_cpu else 0
+    n_more = -len(rows) % 32
+    if not n_more or not rows.is_cpu or torch.compiler.is_compiling():
+        return rows
+    return F.pad(rows, (*[0, 0] * (rows.dim() - 1), 0, n_more))
 
 
 def product(x: Tensor, weight: Tensor) -> Tensor:

@@ -49,11 +49,11 @@ class Packing:
         return flat if self.tokens is None else flat.index_select(0, self.tokens)
 
     def pad(self, packed: Tensor) -> Tensor:
-        """(N, ...) to (sequences, length, ...), with zeros in the padding."""
-        if self.tokens is not None:
-            empty = packed.new_zeros(self.shape[0] * self.shape[1], *packed.shape[1:])
-            packed = empty.index_copy(0, self.tokens, packed)
-        return packed.unflatten(0, self.shape)
+        """(N or more, ...) to (sequences, length, ...), with zeros in the padding; more rows are left out."""
+        if self.tokens is None:
+            return packed[: self.shape[0] * self.shape[1]].unflatten(0, self.shape)
+        empty = packed.new_zeros(self.shape[0] * self.shape[1], *packed.shape[1:])
+        return empty.index_copy(0, self.tokens, packed[: len(self.tokens)]).unflatten(0, self.shape)
 
     def positions(self, device: torch.device) -> Tensor:
         """Place of each token in its sequence, int64 of shape (N,)."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lmrecipes.models.common.attention import attend
 from lmrecipes.models.common.dropout import Dropout
-from lmrecipes.models.common.linear import Linear
+from lmrecipes.models.common.linear import Linear, filled
 from lmrecipes.models.common.unpadded import Packing
 
 # B sequences, T positions, N real tokens of all sequences, n heads, h width of a head, D width of the encoder.
@@ -64,8 +64,8 @@ def embed(model: Any, ids_N: Tensor, types_N: Tensor, packing: Packing) -> Tenso
 
 
 def encode(model: Any, x_NE: Tensor, packing: Packing) -> Tensor:
-    """Embeddings (N, E) through the encoder's layers: (N, D)."""
-    x = x_NE[None]
+    """Embeddings (N, E) through the encoder's layers: (N, D), with more rows where that is a rounder number."""
+    x = filled(x_NE)[None]
     if hasattr(model, "embeddings_project"):
         x = model.embeddings_project(x)
     for layer in model.encoder.layer:
@@ -90,4 +90,4 @@ def _attend(
     q, k, v = (packing.pad(x[0].transpose(0, 1)).transpose(1, 2) for x in (query, key, value))
     mask = None if packing.real is None else packing.real[:, None, None, :]
     out = attend(q, k, v, mask, scale=scaling, p=dropout)
-    return packing.pack(out.transpose(1, 2))[None], None
+    return filled(packing.pack(out.transpose(1, 2)))[None], None

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmrecipes.models.common.linear import linear
+from lmrecipes.models.common.linear import filled, linear
 from lmrecipes.models.common.unpadded import Packing
 from lmrecipes.models.electra.config import ElectraConfig
 from lmrecipes.models.electra.encoder import build_encoder, embed, encode, faster, initialize
@@ -113,14 +113,15 @@ class Electra(nn.Module):
     def generator_logits(self, masked_N: Tensor, types_N: Tensor, packing: Packing, where_M: Tensor) -> Tensor:
         """The generator's logits at the positions to predict (M, V)."""
         hidden_NG = encode(self.generator, embed(self.discriminator, masked_N, types_N, packing), packing)
-        hidden_ME = self.generator_head(hidden_NG.index_select(0, where_M))
-        return linear(hidden_ME, self.discriminator.embeddings.word_embeddings.weight, self.generator_bias)
+        hidden_ME = self.generator_head(hidden_NG.index_select(0, filled(where_M)))
+        logits = linear(hidden_ME, self.discriminator.embeddings.word_embeddings.weight, self.generator_bias)
+        return logits[: len(where_M)]
 
     def discriminator_logits(self, shown_N: Tensor, types_N: Tensor, packing: Packing) -> Tensor:
         """The discriminator's logits (N,)."""
         hidden_ND = encode(self.discriminator, embed(self.discriminator, shown_N, types_N, packing), packing)
         out: Tensor = self.discriminator_head(hidden_ND)
-        return out
+        return out[: len(shown_N)]
 
 
 def _put(tokens_N: Tensor, where_M: Tensor, new_M: Tensor) -> Tensor:

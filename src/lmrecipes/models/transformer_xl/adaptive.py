@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmrecipes.models.common.linear import linear, rows_to_add
+from lmrecipes.models.common.linear import filled, linear
 from lmrecipes.models.common.linear_cross_entropy import linear_nll
 
 
@@ -79,8 +79,7 @@ class AdaptiveVocabulary(nn.Module):
             for i, (start, end) in enumerate(self.bounds):
                 where = ((flat >= start) & (flat < end)).nonzero().squeeze(1)
                 order.append(where)
-                chosen = F.pad(flat[where] - start, (0, rows_to_add(where)))
-                parts.append(self._lookup(i, chosen)[: len(where)])
+                parts.append(self._lookup(i, filled(flat[where] - start))[: len(where)])
             back = torch.cat(order).argsort()
             vectors = torch.cat(parts).index_select(0, back).view(*ids.shape, self.d_model)
         return vectors * self.d_model**0.5
@@ -112,9 +111,8 @@ class AdaptiveVocabulary(nn.Module):
         for i, (start, _) in enumerate(self.bounds[1:], start=1):
             # Also for an empty cluster, so that every parameter gets a gradient.
             where = (clusters == i).nonzero().squeeze(1)
-            # Uncounted tokens: torch.export needs a non-empty dimension.
-            n_more = 1 if torch.compiler.is_exporting() else rows_to_add(where)
-            chosen = F.pad(where, (0, n_more)) if n_more else where
+            # Pad by one uncounted token: torch.export needs a non-empty dimension.
+            chosen = torch.cat([where, where.new_zeros(1)]) if torch.compiler.is_exporting() else filled(where)
             tail = self._project(hidden_ND.index_select(0, chosen), i)
             within = (targets_N[chosen] - start).clamp(min=0, max=len(self.biases[i]) - 1)
             within_nll = linear_nll(tail, within, self.out_tables[i], self.biases[i])

@@ -55,6 +55,7 @@ bench: setup  ## measure speed next to reference implementations in the same run
 	$(BIN)/python benchmarks/text_pairs_speed.py
 	$(BIN)/python benchmarks/training_overhead.py
 	$(BIN)/python benchmarks/flood_overhead.py
+	$(BIN)/python benchmarks/memory_growth.py --steps 2000
 	$(BIN)/python benchmarks/loops.py
 	$(BIN)/python benchmarks/startup.py
 

@@ -10,10 +10,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from lmrecipes import __version__
 from lmrecipes.resilience import failure_report, signals
 from lmrecipes.runtime.console import keep_going_without_output, open_output
+from lmrecipes.runtime.disk_space import explain, refusal
 from lmrecipes.runtime.home import ensure_home
 from lmrecipes.runtime.launcher import RUN_DIR_VARIABLE
 from lmrecipes.runtime.lazy_imports import postpone
@@ -87,7 +89,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if os.environ.get("LMRECIPES_TRACEBACK"):
             traceback.print_exc()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {_one_line(error)}", file=sys.stderr)
         return 2
     finally:
         if argv is not None:
@@ -124,6 +126,15 @@ def command() -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code if isinstance(code, int) else 0)
+
+
+def _one_line(error: Exception) -> str:
+    """An error in one line; of the system's errors the file and what is wrong with it, and how full a full disk is."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        refused = refusal(error)
+        reason = explain(refused, Path(error.filename).parent) if refused else error.strerror
+        return f"{error.filename}: {reason}"
+    return " ".join(str(error).split())
 
 
 def _command(name: str) -> Callable[[list[str]], int]:

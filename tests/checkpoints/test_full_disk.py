@@ -158,3 +158,17 @@ def test_a_cache_without_room_is_named(tmp_path):
 def test_the_last_checkpoint_knows_whether_the_state_is_saved():
     assert not LastCheckpoint().is_saved(type("Trainer", (), {"global_step": 3}))
     assert os.strerror(errno.EFBIG) == "File too large"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES], ids=errno.errorcode.get)
+def test_an_error_of_the_system_names_its_file_and_of_a_full_disk_the_room(number, monkeypatch, tmp_path, capsys):
+    def refuse(path, *_, **__):
+        raise OSError(number, os.strerror(number), str(path))
+
+    (tmp_path / "config.yaml").touch()
+    (tmp_path / "metrics.csv").write_text("step,train/loss\n1,2.0\n2,1.0\n")
+    monkeypatch.setattr("lmrecipes.runs.plots.replacing", refuse)
+    assert main(["plot", str(tmp_path), "--output", str(tmp_path / "a.png")]) == 2
+    line = capsys.readouterr().err
+    assert line.startswith(f"error: {tmp_path}/a.png: {os.strerror(number)}")
+    assert ("free" in line) == (number == errno.ENOSPC)

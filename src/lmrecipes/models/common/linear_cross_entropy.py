@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lmrecipes.models.common.linear import product, runs_on_onednn
+from lmrecipes.models.common.linear import filled, product, runs_on_onednn
 
 IGNORED = -100
 """A target without a loss."""
@@ -40,13 +40,18 @@ def vocabulary_loss(
     if hidden.is_cpu:
         # On GPU, indexing by the mask would synchronize.
         counted = (targets != IGNORED).nonzero().squeeze(1)
-        if len(counted) < len(targets):
-            mean, losses = vocabulary_loss(hidden[counted], weight, targets[counted], bias, max_logits)
-            return mean, losses.new_zeros(targets.shape).index_copy(0, counted, losses)
+        if len(filled(counted)) < len(targets):
+            chosen = filled(counted)
+            labels = targets[chosen]
+            labels[len(counted) :] = IGNORED
+            mean, losses = vocabulary_loss(hidden[chosen], weight, labels, bias, max_logits)
+            return mean, losses.new_zeros(targets.shape).index_copy(0, counted, losses[: len(counted)])
     device = hidden.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
-    mean, rows = _VocabularyLoss.apply(hidden, weight, targets, bias, dtype, max(max_logits // weight.shape[0], 1))
-    return mean, rows
+    rows = max(max_logits // weight.shape[0], 1)
+    # A multiple of 32, as `filled` gives, so that the last piece has one of few sizes.
+    mean, losses = _VocabularyLoss.apply(hidden, weight, targets, bias, dtype, rows - rows % 32 or rows)
+    return mean, losses
 
 
 class _VocabularyLoss(torch.autograd.Function):

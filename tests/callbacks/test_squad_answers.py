@@ -60,6 +60,18 @@ def test_logged_metrics_match_the_written_files(file, tmp_path, capsys):
         assert answers[question.id] in ("", next(row["text"] for row in rows if row["text"]))
 
 
+def test_answers_that_cannot_be_written_cost_no_metrics(file, tmp_path, monkeypatch):
+    def refuse(folder, *_, **__):
+        raise PermissionError(13, "Permission denied", str(folder))
+
+    monkeypatch.setattr("lmrecipes.callbacks.squad_answers.write_answers", refuse)
+    trainer = cpu_trainer(str(tmp_path))
+    (logged,) = trainer.test(RandomAnswers(), squad_data(file, str(tmp_path / "cache")), verbose=False)
+    assert "squad/f1" in logged
+    answers = next(one for one in trainer.callbacks if isinstance(one, SquadAnswers))
+    assert answers.unwritten == f"answers were not written to {tmp_path}/answers/test: Permission denied"
+
+
 @pytest.mark.slow
 def test_one_rank_and_three_give_the_same_metrics_and_files(file, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

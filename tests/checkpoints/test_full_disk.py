@@ -15,7 +15,7 @@ from lmrecipes.__main__ import main
 from lmrecipes.callbacks import LastCheckpoint
 from lmrecipes.checkpoints import io
 from lmrecipes.data.prepared.cache import writing_to
-from lmrecipes.loggers import RunCSVLogger
+from lmrecipes.loggers import RunCSVLogger, TensorBoardLogger
 from lmrecipes.runtime.disk_space import refusal
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -135,6 +135,18 @@ def test_the_number_in_an_error_of_safetensors_is_read(tmp_path):
     with pytest.raises(safetensors.SafetensorError) as raised, files_up_to(1000):
         safetensors.torch.save_file({"a": torch.zeros(1000)}, tmp_path / "a.safetensors")
     assert refusal(raised.value).errno == errno.EFBIG
+
+
+def test_tensorboard_gives_its_file_up_and_training_goes_on(tmp_path, capsys):
+    logger = TensorBoardLogger()
+    logger.begin(tmp_path, "")
+    logger.experiment.flush()
+    with files_up_to(200):
+        for step in range(100):
+            logger.log_metrics({"a": step}, step)
+            logger.save()
+        logger.finalize("success")
+    assert capsys.readouterr().err.count("TensorBoard's file is not continued: File too large") == 1
 
 
 @pytest.mark.parametrize("form", ["state_dict", "torch_export"])

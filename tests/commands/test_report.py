@@ -26,3 +26,15 @@ def test_metrics_of_a_run_that_cannot_be_written_are_printed_and_the_file_is_nam
     with pytest.raises(ValueError, match=rf"could not be written to {tmp_path}/results.json: Permission denied"):
         report(cli, "test", {"test/loss": 2.0}, None, 1.0)  # type: ignore[arg-type]
     assert "test/loss" in capsys.readouterr().out
+
+
+def test_answers_that_were_not_written_are_named_after_the_metrics(capsys, tmp_path):
+    unwritten = SimpleNamespace(unwritten="answers were not written to there: No space left on device")
+    trainer = SimpleNamespace(callbacks=[unwritten])
+    init = SimpleNamespace(published=[], trainer=trainer)
+    cli = SimpleNamespace(
+        settings=lambda: "{}", config_init=init, run_dir=tmp_path, config=SimpleNamespace(exported=None)
+    )
+    with pytest.raises(ValueError, match="metrics above are complete, but answers were not written to there"):
+        report(cli, "test", {"test/loss": 2.0}, None, 1.0)  # type: ignore[arg-type]
+    assert "test/loss" in capsys.readouterr().out

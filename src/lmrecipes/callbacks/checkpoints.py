@@ -49,6 +49,8 @@ class _WholeCheckpoint(ModelCheckpoint):
             with suppress(OSError):
                 path.parent.mkdir(parents=True, exist_ok=True)
                 begin_writing(path)
+        # If the strategy could not write the last one in the background.
+        self._makes_room(trainer, path)
         super()._save_checkpoint(trainer, filepath)
         self._on_its_way = _is_writing(trainer, path)
         self._failed = not (self._on_its_way or self.file_exists(filepath, trainer))

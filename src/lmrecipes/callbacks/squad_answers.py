@@ -59,6 +59,8 @@ class SquadAnswers(EvaluationOutputs):
     def __init__(self) -> None:
         self.answered: dict[str, Answered] = {}
         """What the questions of the last evaluation or prediction are answered with, by their ids."""
+        self.unwritten = ""
+        """Why the answers of the last evaluation are not on disk; empty if they are."""
         self._found: list[Mapping[str, Evidence]] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -114,7 +116,14 @@ class SquadAnswers(EvaluationOutputs):
             return
         if len(evaluated) < len(questions):
             warnings.warn(f"squad metrics cover {len(evaluated)} of {len(questions)} {split} questions", stacklevel=2)
-        _write(trainer, split, answered, may_lack, questions)
+        try:
+            _write(trainer, split, answered, may_lack, questions)
+            self.unwritten = ""
+        except OSError as error:
+            # The figures are worth more than the files.
+            self.unwritten = f"answers were not written to {error.filename}: {error.strerror}"
+            if trainer.state.fn == "fit":
+                warnings.warn(f"{self.unwritten}; training goes on", stacklevel=2)
 
 
 def metrics_by_language(

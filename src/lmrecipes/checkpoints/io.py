@@ -30,7 +30,7 @@ from lmrecipes.runtime.file_faults import CARRIES_CODE, fault_of
 BY_NAME = "optimizer_states_by_name"
 # A checkpoint read to check it before a resume, with its identity on disk, so that it is not read twice.
 _kept: tuple[tuple[int, ...], dict[str, Any]] | None = None
-# Checkpoints that the disk did not take, with its errors.
+# Kinds of checkpoints of which the disk did not take the last one, with its error.
 _refused: dict[Path, OSError] = {}
 # Sharded checkpoints whose checksums were verified, by their manifests.
 _verified: set[tuple[int, ...]] = set()
@@ -83,7 +83,7 @@ def warn_unwritten(path: Path, refused: OSError, needed: int) -> None:
         needed: size of the checkpoint, in bytes.
     """
     why = explain(refused, path.parent, needed)
-    _refused[path] = refused
+    _refused[_series(path)] = refused
     # Not a Python warning: those are shown once, and this may happen again.
     print(f"warning: {path.name} was not written to {short(path.parent)}: {why}; training goes on", file=sys.stderr)
 
@@ -113,7 +113,7 @@ def make_room(path: Path) -> bool:
     Returns:
         Whether something was removed.
     """
-    refused = _refused.pop(path, None)
+    refused = _refused.pop(_series(path), None)
     if refused is None or refused.errno not in (errno.ENOSPC, errno.EDQUOT):
         return False
     ours = [path.with_name(name) for name in sorted(listing.written(path.parent)) if name != path.name]
@@ -127,6 +127,11 @@ def make_room(path: Path) -> bool:
 
 def _kind(path: Path) -> str:
     return path.name.split("-")[0]
+
+
+def _series(path: Path) -> Path:
+    """What the checkpoints of a kind have in common."""
+    return path.with_name(_kind(path))
 
 
 def is_whole(path: Path) -> bool:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lmrecipes import runs
 from lmrecipes.loggers.run_logger import RunLogger, require
+from lmrecipes.runtime.disk_space import explain, refusal
 
 
 class TensorBoardLogger(RunLogger, Lightnings):
@@ -19,6 +23,7 @@ class TensorBoardLogger(RunLogger, Lightnings):
         require("tensorboard", "logger TensorBoardLogger")
         super().__init__(save_dir="tensorboard", name="", version="", default_hp_metric=False)
         self._config = ""
+        self._refused = False
 
     def begin(self, run_dir: Path, config: str) -> None:
         """Sets the folder."""
@@ -40,11 +45,37 @@ class TensorBoardLogger(RunLogger, Lightnings):
     def log_hyperparams(self, params: Any, metrics: Any = None, step: Any = None) -> None:
         """No-op: the whole configuration is logged already."""
 
+    def log_metrics(self, metrics: Mapping[str, Any], step: int | None = None) -> None:
+        """Logs metrics, until the disk takes no more."""
+        if not self._refused:
+            with self._giving_up():
+                super().log_metrics(metrics, step)
+
     @rank_zero_only
     def save(self) -> None:
         """Flushes the logged metrics."""
-        if self._experiment is not None:
-            self._experiment.flush()
+        if self._experiment is not None and not self._refused:
+            with self._giving_up():
+                self._experiment.flush()
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Closes the file."""
+        if not self._refused:
+            with self._giving_up():
+                super().finalize(status)
+
+    @contextmanager
+    def _giving_up(self) -> Iterator[None]:
+        """Gives the file up on a disk that takes no more: its writer has ended, and training goes on."""
+        try:
+            yield
+        except OSError as error:
+            if (refused := refusal(error)) is None:
+                raise
+            self._refused = True
+            why = explain(refused, Path(self.log_dir))
+            print(f"warning: TensorBoard's file is not continued: {why}; training goes on", file=sys.stderr)
 
     def forget_after(self, step: int) -> None:
         """Tells TensorBoard to discard steps that a resume repeats."""

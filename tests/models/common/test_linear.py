@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 
 from lmrecipes.models.common import linear as module
-from lmrecipes.models.common.linear import Linear, linear, onednn_product, product
+from lmrecipes.models.common.linear import Linear, filled, linear, onednn_product, product
 
 
 @pytest.fixture(params=[True, False], ids=["onednn", "mkl"])
@@ -51,3 +51,16 @@ def test_other_dtypes_are_preserved(library, dtype):
 def test_autocast_lowers_the_precision_as_in_torch(library):
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert Linear(7, 4)(torch.randn(3, 7)).dtype == torch.bfloat16
+
+
+def test_rows_are_filled_with_zeros_to_few_different_numbers():
+    sizes = set()
+    for n in range(1, 5000, 7):
+        rows = torch.ones(n, 1)
+        more = filled(rows)
+        assert torch.equal(more[:n], rows)
+        assert not more[n:].any()
+        assert len(more) - n < max(32, n / 32)
+        sizes.add(len(more))
+    assert len(sizes) < 150
+    assert filled(torch.zeros(0, dtype=torch.long)).shape == (0,)

@@ -10,6 +10,7 @@ import yaml
 from lmrecipes import runs
 from lmrecipes.cli import RecipeCLI
 from lmrecipes.config import published
+from lmrecipes.config.presets import as_list
 from lmrecipes.runtime import launcher
 from lmrecipes.runtime.console import say, short
 
@@ -61,4 +62,7 @@ def report(cli: RecipeCLI, command: str, metrics: dict[str, float], checkpoint: 
         except OSError as error:
             path = short(cli.run_dir / runs.RESULTS)
             raise ValueError(f"the metrics above could not be written to {path}: {error.strerror}") from error
+        for callback in as_list(cli.config_init.trainer.callbacks):
+            if unwritten := getattr(callback, "unwritten", ""):
+                raise ValueError(f"the metrics above are complete, but {unwritten}")
         say(f"written to {short(cli.run_dir / runs.RESULTS)}")

@@ -5,6 +5,7 @@ import os
 import resource
 from contextlib import contextmanager
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import safetensors.torch
@@ -95,23 +96,33 @@ def test_room_is_made_by_what_a_checkpoint_replaces_while_a_whole_one_stays(fit,
         save(content, file)
 
     monkeypatch.setattr(io.torch, "save", onto_a_small_disk)
+    monkeypatch.setattr(io.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     # The best one stays at step 3.
     assert main([*fit, *small, *EVERY_3_STEPS, "--model.optimizer.lr=5.0", "--run_dir=run"]) == 0
     assert sorted(path.name for path in (here / "run/checkpoints").glob("*.ckpt"))[1] == "last-step=12.ckpt"
     assert "No space left on device" in capsys.readouterr().err
 
 
-def test_a_run_without_another_whole_checkpoint_keeps_the_one_it_has(tmp_path):
-    path = tmp_path / "last-step=2.ckpt"
+def test_a_checkpoint_is_only_removed_for_a_newer_one_if_a_whole_one_stays_and_room_is_what_lacks(
+    tmp_path, monkeypatch
+):
+    path, before = tmp_path / "last-step=2.ckpt", tmp_path / "last-step=1.ckpt"
+    monkeypatch.setattr(io.shutil, "disk_usage", lambda _: SimpleNamespace(free=1000))
     plugin = io.AtomicCheckpointIO()
-    plugin.save_checkpoint({"state_dict": {}}, tmp_path / "last-step=1.ckpt")
-    io.warn_unwritten(path, OSError(errno.ENOSPC, "full"), 1)
+    plugin.save_checkpoint({"state_dict": {}}, before)
+    fits = 1000 + before.stat().st_size
+    io.warn_unwritten(path, OSError(errno.ENOSPC, "full"), fits)
     assert not io.make_room(path)
     plugin.save_checkpoint({"state_dict": {}}, tmp_path / "best-step=1.ckpt")
-    for number, made in ((errno.EROFS, False), (errno.EFBIG, False), (errno.EDQUOT, True)):
-        io.warn_unwritten(path, OSError(number, "full"), 1)
-        assert io.make_room(path) is made
-    assert [p.name for p in tmp_path.glob("*.ckpt")] == ["best-step=1.ckpt"]
+    hopeless = ((errno.EROFS, fits), (errno.EFBIG, fits), (errno.ENOSPC, 999), (errno.ENOSPC, fits + 1))
+    for number, needed in hopeless:
+        io.warn_unwritten(path, OSError(number, "full"), needed)
+        assert not io.make_room(path)
+    for number in (errno.ENOSPC, errno.EDQUOT):
+        plugin.save_checkpoint({"state_dict": {}}, before)
+        io.warn_unwritten(path, OSError(number, "full"), fits)
+        assert io.make_room(path)
+        assert [p.name for p in tmp_path.glob("*.ckpt")] == ["best-step=1.ckpt"]
 
 
 def test_rows_of_metrics_wait_in_memory_until_they_fit(tmp_path, capsys):

@@ -6,6 +6,7 @@ import errno
 import os
 import pickle
 import re
+import shutil
 import sys
 import warnings
 import zipfile
@@ -30,8 +31,8 @@ from lmrecipes.runtime.file_faults import CARRIES_CODE, fault_of
 BY_NAME = "optimizer_states_by_name"
 # A checkpoint read to check it before a resume, with its identity on disk, so that it is not read twice.
 _kept: tuple[tuple[int, ...], dict[str, Any]] | None = None
-# Kinds of checkpoints of which the disk did not take the last one, with its error.
-_refused: dict[Path, OSError] = {}
+# Kinds of checkpoints of which the disk did not take the last one, with its error and the size in bytes.
+_refused: dict[Path, tuple[OSError, int]] = {}
 # Sharded checkpoints whose checksums were verified, by their manifests.
 _verified: set[tuple[int, ...]] = set()
 
@@ -83,7 +84,7 @@ def warn_unwritten(path: Path, refused: OSError, needed: int) -> None:
         needed: size of the checkpoint, in bytes.
     """
     why = explain(refused, path.parent, needed)
-    _refused[_series(path)] = refused
+    _refused[_series(path)] = refused, needed
     # Not a Python warning: those are shown once, and this may happen again.
     print(f"warning: {path.name} was not written to {short(path.parent)}: {why}; training goes on", file=sys.stderr)
 
@@ -105,7 +106,7 @@ def size_of(content: Any) -> int:
 
 
 def make_room(path: Path) -> bool:
-    """Removes the run's checkpoints that a new one would replace, if a whole one of another kind stays.
+    """Removes what a new checkpoint would replace, if it fits then and a whole checkpoint of another kind stays.
 
     Args:
         path: the new checkpoint, which could not be written.
@@ -113,16 +114,26 @@ def make_room(path: Path) -> bool:
     Returns:
         Whether something was removed.
     """
-    refused = _refused.pop(_series(path), None)
+    refused, needed = _refused.pop(_series(path), (None, 0))
     if refused is None or refused.errno not in (errno.ENOSPC, errno.EDQUOT):
         return False
     ours = [path.with_name(name) for name in sorted(listing.written(path.parent)) if name != path.name]
     replaced = [one for one in ours if _kind(one) == _kind(path) and os.path.lexists(one)]
+    freed = sum(_size_on_disk(one) for one in replaced)
+    free = shutil.disk_usage(path.parent).free
+    # A quota's room is not known.
+    if refused.errno == errno.ENOSPC and not free < needed <= free + freed:
+        return False
     if not replaced or not any(_kind(one) != _kind(path) and is_whole(one) for one in ours):
         return False
     for one in replaced:
         remove(one)
     return True
+
+
+def _size_on_disk(path: Path) -> int:
+    files = [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+    return sum(file.stat().st_size for file in files)
 
 
 def _kind(path: Path) -> str:

@@ -253,6 +253,8 @@ def test_fabric_explains_itself(capsys):
 
 def test_a_test_that_scores_no_token_is_rejected_and_a_validation_warns(small, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
+    # As of data that does not say how many batches are not scored.
+    monkeypatch.setattr("lmrecipes.datamodules.text.TextDataModule.warm_up_batches", lambda *_: 0)
     one = ["--trainer.limit_val_batches=1", "--trainer.max_steps=6"]
     with warnings.catch_warnings():
         warnings.simplefilter("always")

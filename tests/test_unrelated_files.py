@@ -65,7 +65,7 @@ MISTAKES = {
     "key": ["--model.config.n_layer=2"],
     "data": ["--data=text_folder", "--data.path=nowhere"],
     "source": ["--init_from=nowhere"],
-    "schedule": ["--model.schedule.warmup_steps=99"],
+    "schedule": ["--model.schedule=lmrecipes.optim.WarmupAnnealing", "--model.schedule.warmup_share=1.0"],
     "loop": ["--model.config.cutoffs=[20,4000]"],
 }
 

@@ -178,9 +178,14 @@ def test_a_cache_without_room_is_named(tmp_path):
         write()
 
 
-def test_the_last_checkpoint_knows_whether_the_state_is_saved():
-    assert not LastCheckpoint().is_saved(type("Trainer", (), {"global_step": 3}))
-    assert os.strerror(errno.EFBIG) == "File too large"
+def test_the_last_checkpoint_knows_whether_the_state_is_saved(tmp_path):
+    last = LastCheckpoint()
+    last.dirpath = str(tmp_path)
+    trainer = SimpleNamespace(global_step=3)
+    assert not last.is_saved(trainer)
+    # As of a resumed run with no step left to do.
+    (tmp_path / "last-step=3.ckpt").touch()
+    assert last.is_saved(trainer)
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES], ids=errno.errorcode.get)

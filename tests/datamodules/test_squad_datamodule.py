@@ -47,7 +47,8 @@ def at_step(data, step, rank=0, size=1):
 
 
 def equal(left, right):
-    return all(torch.equal(a, b) for a, b in zip(left, right, strict=True))
+    pairs = zip(left, right, strict=True)
+    return all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
 
 
 def test_features_are_prepared_once_and_again_after_a_change(files, tmp_path, monkeypatch):

@@ -188,14 +188,15 @@ class LastCheckpoint(_WholeCheckpoint):
         finish_saving(trainer)
 
     def is_saved(self, trainer: Trainer) -> bool:
-        """Whether the current state is on disk."""
-        return self._last_global_step_saved == trainer.global_step
+        """Whether the current state is on disk, also if a resumed run had no step left to do."""
+        path = Path(self.dirpath or "") / f"last-step={trainer.global_step}.ckpt"
+        return self._last_global_step_saved == trainer.global_step or path.exists()
 
     def save_now(self, trainer: Trainer) -> None:
         """Saves the state, unless it was just saved."""
         if self._on_its_way:
             finish_saving(trainer)
-        if not self.is_saved(trainer) and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if self._last_global_step_saved != trainer.global_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

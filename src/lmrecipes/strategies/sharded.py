@@ -17,6 +17,7 @@ from lmrecipes.checkpoints import sharded
 from lmrecipes.checkpoints.io import BY_NAME, load_checkpoint, size_of, warn_unwritten
 from lmrecipes.checkpoints.optimizer_state import NamedStates, fill_states, states_of
 from lmrecipes.checkpoints.sharded import ALIASES, STATES, WEIGHTS, remove
+from lmrecipes.checkpoints.weight_files import matched
 from lmrecipes.runtime.disk_space import refusal
 
 
@@ -157,8 +158,8 @@ class ShardedCheckpoints:
 
     def load_whole(self, path: Path) -> dict[str, Any]:
         """Loads from a checkpoint that is read in full on every process; returns the rest of it."""
-        checkpoint = load_checkpoint(path)
-        weights = checkpoint.pop("state_dict")
+        checkpoint = load_checkpoint(path, or_weights=True)
+        weights = matched(checkpoint.pop("state_dict"), self.lightning_module, f"checkpoint {path}")
         by_name = checkpoint.pop(BY_NAME, False)
         states = states_of(checkpoint, by_name) if self.optimizers else {}
         checkpoint.pop("optimizer_states", None)

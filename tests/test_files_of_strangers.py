@@ -75,8 +75,8 @@ def published(name):
         path = folder / name
         if path.suffix == ".bin":
             torch.save(WEIGHTS, path)
-        elif path.suffix == ".safetensors":
-            save_file(WEIGHTS, path)
+        else:
+            save_file(WEIGHTS, folder / "model.safetensors")
 
         def load():
             with hf.reading(f"model.pretrained {folder}"):

@@ -142,7 +142,7 @@ def test_weights_of_another_network_are_named_by_what_differs(content, words, tm
 )
 def test_a_file_without_weights_is_named(content, words, tmp_path):
     path = torch_file(content)(tmp_path)
-    with pytest.raises(ValueError, match="w.pt cannot be read: ") as caught:
+    with pytest.raises(ValueError, match=r"w\.pt cannot be read: ") as caught:
         weights_for(Module(), path, "--init_from w")
     assert words in str(caught.value)
 

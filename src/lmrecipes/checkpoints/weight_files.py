@@ -1,4 +1,4 @@
-"""Weights as people have them: in a checkpoint, in a dict or bare, with the names of modules that wrapped the network."""
+"""Weights as people have them: in a checkpoint, in a dict or bare, and named by modules that wrapped the network."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 import lightning
 import torch
 from torch import Tensor, nn
-
 
 # Where programs put the tensors in what they save.
 _KEYS = ("model_state_dict", "model", "module", "network")

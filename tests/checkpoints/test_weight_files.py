@@ -12,6 +12,8 @@ from lmrecipes.__main__ import main
 from lmrecipes.callbacks import InitWeights
 from lmrecipes.checkpoints.io import load_checkpoint, newest_readable
 from lmrecipes.checkpoints.weights import load_optimizer_state, load_weights, weights_for
+from lmrecipes.models.common.peft import load_base
+from lmrecipes.strategies.sharded import ShardedCheckpoints
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -185,6 +187,30 @@ def test_moments_that_a_file_lacks_are_named(content, tmp_path):
         load_optimizer_state(module, optimizer, path)
 
 
+class Sharded(ShardedCheckpoints):
+    """What loads a checkpoint under the strategies that shard a module."""
+
+    def __init__(self, module):
+        self.lightning_module, self.optimizers, self.broadcast = module, [], str
+
+
+@pytest.mark.parametrize("file", ["bare", "safetensors", "a shared table by one name"])
+def test_strategies_that_shard_take_weights_alone(file, tmp_path):
+    module = Module(seed=1)
+    Sharded(module).load_checkpoint(FILES[file](tmp_path))
+    assert all(torch.equal(module.state_dict()[name], value) for name, value in weights().items())
+    path = torch_file(changed(out__bias=None, extra=torch.ones(1)), "other.pt")(tmp_path)
+    with pytest.raises(ValueError, match=r"missing key network.out.bias and unexpected key network.extra"):
+        Sharded(module).load_checkpoint(path)
+
+
+@pytest.mark.parametrize("file", ["bare", "safetensors", "a checkpoint of Lightning", "names beginning with module."])
+def test_the_base_of_adapters_may_be_weights_alone(file, tmp_path):
+    network = Module(seed=1).network
+    load_base(network, str(FILES[file](tmp_path)))
+    assert all(torch.equal(network.state_dict()[name], value) for name, value in weights("").items())
+
+
 # A run of a small network, in this process.
 
 
@@ -207,28 +233,44 @@ SOURCES = ["r/exported/weights.pt", "ddp.bin", "w.safetensors"]
 
 
 def figure(output, name):
-    return next(line.split()[1] for line in output.splitlines() if line.startswith(name))
+    return next(line for line in output.splitlines() if line.startswith(name))
 
 
-@pytest.mark.parametrize("source", SOURCES)
-def test_commands_take_weights_alone_and_give_the_runs_figures(source, run, small, capsys):
-    commands = [
-        (["test", f"--run={run}/r"], "test/loss"),
-        (["validate", f"--run={run}/r"], "val/loss"),
-        (["fabric", "test", f"--run={run}/r"], "test/loss"),
-        (["score", f"--run={run}/r", "--text=w1 w2 w3 w4"], ""),
-    ]
-    for words, name in commands:
-        capsys.readouterr()
-        assert main(words) == 0
-        own = capsys.readouterr().out
-        assert main([*words, f"--checkpoint={run}/{source}"]) == 0, capsys.readouterr().err
-        again = capsys.readouterr().out
-        assert figure(again, name) == figure(own, name)
-    assert main(["test", *small, f"--checkpoint={run}/{source}"]) == 0, capsys.readouterr().err
-    again = capsys.readouterr().out
+COMMANDS = {
+    "test": (["test"], "test/loss"),
+    "validate": (["validate"], "val/loss"),
+    "fabric test": (["fabric", "test"], "test/loss"),
+    "score": (["score", "--text=w1 w2 w3 w4"], "'w1 w2 w3 w4': 4 tokens, loss"),
+}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_take_weights_alone_and_give_the_runs_figures(command, run, capsys):
+    words, name = COMMANDS[command]
+    assert main([*words, f"--run={run}/r"]) == 0
+    own = figure(capsys.readouterr().out, name)
+    for source in SOURCES:
+        assert main([*words, f"--run={run}/r", f"--checkpoint={run}/{source}"]) == 0, capsys.readouterr().err
+        assert figure(capsys.readouterr().out, name) == own, source
+
+
+def test_a_recipe_without_a_run_is_tested_with_weights_alone(run, small, capsys):
     assert main(["test", f"--run={run}/r"]) == 0
-    assert figure(again, "test/loss") == figure(capsys.readouterr().out, "test/loss")
+    own = figure(capsys.readouterr().out, "test/loss")
+    for source in SOURCES[1:]:
+        assert main(["test", *small, f"--checkpoint={run}/{source}"]) == 0, capsys.readouterr().err
+        assert figure(capsys.readouterr().out, "test/loss") == own
+
+
+def test_commands_name_what_differs(run, capsys):
+    bad = torch.load(run / "r/exported/weights.pt")
+    first = next(iter(bad))
+    torch.save({**{name: value for name, value in bad.items() if name != first}, "x": torch.ones(1)}, run / "bad.pt")
+    for words in (*(words for words, _ in COMMANDS.values()), ["export", "--format=state_dict"]):
+        assert main([*words, f"--run={run}/r", f"--checkpoint={run}/bad.pt"]) == 2
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert error.startswith("error: ")
+        assert f"bad.pt: missing key network.{first} and unexpected key network.x" in error
 
 
 def test_a_run_starts_from_weights_alone(run, small, monkeypatch, capsys, tmp_path):

@@ -87,6 +87,18 @@ def published(name):
     return make
 
 
+def weights_alone(name):
+    def make(folder, group):
+        path = folder / name
+        if path.suffix == ".safetensors":
+            save_file(WEIGHTS, path)
+        else:
+            torch.save(WEIGHTS, path)
+        return path, lambda: load_checkpoint(path, or_weights=True)
+
+    return make
+
+
 def array(folder, group):
     path = folder / "starts.npy"
     for name in Windows.__dataclass_fields__:
@@ -140,6 +152,8 @@ KINDS = {
     "pytorch_model.bin": published("pytorch_model.bin"),
     "model.safetensors": published("model.safetensors"),
     "config.json": published("config.json"),
+    "weights alone": weights_alone("weights.pt"),
+    "weights alone in safetensors": weights_alone("weights.safetensors"),
     "prepared array": array,
     "vocabulary of a run": vocabulary,
     "tokenizer.json": tokenizer("tokenizer.json", load_wordpiece),

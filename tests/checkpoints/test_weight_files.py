@@ -187,6 +187,26 @@ def test_moments_that_a_file_lacks_are_named(content, tmp_path):
         load_optimizer_state(module, optimizer, path)
 
 
+def test_moments_without_names_are_named_with_the_file(tmp_path):
+    module = Module()
+    optimizer = torch.optim.Adam(module.parameters())
+    content = {"state_dict": weights(), "optimizer_states": [optimizer.state_dict()]}
+    with pytest.raises(ValueError, match=r"--init_optimizer: .*w.pt: .*optimizer_parameters.*leave --init_optimizer"):
+        load_optimizer_state(module, optimizer, torch_file(content)(tmp_path))
+
+
+def test_weights_from_a_gpu_load_without_one(tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(torch.serialization, "location_tag", lambda storage: "cuda:0")
+        path = torch_file(weights())(tmp_path)
+    if not torch.cuda.is_available():
+        with pytest.raises(RuntimeError, match="CUDA"):
+            torch.load(path)
+    module = Module(seed=1)
+    load_weights(module, path, "--init_from w")
+    assert all(torch.equal(module.state_dict()[name], value) for name, value in weights().items())
+
+
 class Sharded(ShardedCheckpoints):
     """What loads a checkpoint under the strategies that shard a module."""
 

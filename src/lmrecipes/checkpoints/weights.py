@@ -111,7 +111,10 @@ def load_optimizer_state(module: nn.Module, optimizer: Optimizer, path: Path) ->
         ValueError: if a parameter has no state.
     """
     checkpoint = load_checkpoint(path, or_weights=True)
-    states = states_of(checkpoint, checkpoint.pop(BY_NAME, False))
+    try:
+        states = states_of(checkpoint, checkpoint.pop(BY_NAME, False))
+    except ValueError as error:
+        raise ValueError(f"--init_optimizer: {path}: {error}; leave --init_optimizer out") from error
     missing = [name for name in names_in_order(module, optimizer) if name not in states]
     if missing:
         raise ValueError(f"--init_optimizer: {path} has no optimizer state of {missing[0]}; leave --init_optimizer out")

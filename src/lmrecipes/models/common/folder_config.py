@@ -47,13 +47,16 @@ class Fields:
     derived: frozenset[str] = frozenset()
     """Follow from other fields unless they are given: transformers' defaults of them say nothing."""
 
-    def check(self, published: Mapping[str, Any], expected: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    def check(
+        self, published: Mapping[str, Any], expected: Mapping[str, Any], defaults: Mapping[str, Any], source: str
+    ) -> None:
         """Compares a folder's configuration with a network; warns of fields that no table here knows.
 
         Args:
             published: the content of its config.json; null and what is left out are transformers' defaults.
             expected: the network's sizes by transformers' names.
             defaults: transformers' defaults.
+            source: what the user gave, for the warning.
 
         Raises:
             ValueError: naming the first field that makes it another network, and the value that works.
@@ -72,12 +75,10 @@ class Fields:
                 works = " or ".join(map(str, computed))
                 raise ValueError(f"{_shown(name, value, given)}, but only {works} is computed here")
         known = {*self.sizes, *fixed, *self.free, *_FREE}
-        unknown = [name for name, value in given.items() if name not in known and value not in (False, {}, [], "")]
-        if unknown:
-            warnings.warn(
-                f"its config.json has fields that are not known here, and left out: {', '.join(sorted(unknown))}",
-                stacklevel=4,
-            )
+        set_ones = (name for name, value in given.items() if value not in (False, {}, [], ""))
+        if unknown := ", ".join(sorted(name for name in set_ones if name not in known)):
+            message = f"{source}: its config.json has fields that are not known here and left out: {unknown}"
+            warnings.warn(message, stacklevel=4)
 
 
 def _shown(name: str, value: Any, given: Mapping[str, Any]) -> str:

@@ -121,12 +121,13 @@ def _read(name: str, field: str, task: str, expected: Any, fields: Fields = _FIE
         optional: how names of parameters begin that may be missing.
     """
     kind = f"ElectraFor{task}"
-    with common.reading(f"{field} {name}"), common.quietly():
+    source = f"{field} {name}"
+    with common.reading(source), common.quietly():
         if (folder := Path(name).expanduser()).is_dir():
             common.check_files(folder)
         stored = common.transformers().PreTrainedConfig.get_config_dict(name)[0]
         common.check_type(stored, "electra")
-        fields.check(stored, expected.to_dict(), common.transformers().ElectraConfig().to_dict())
+        fields.check(stored, expected.to_dict(), common.transformers().ElectraConfig().to_dict(), source)
         # Not in the type that the folder names: the files may be more exact. The labels are start and end.
         model, info = getattr(common.transformers(), kind).from_pretrained(
             name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, num_labels=2
@@ -135,7 +136,7 @@ def _read(name: str, field: str, task: str, expected: Any, fields: Fields = _FIE
             raise ValueError(f"its {parameter} has shape {tuple(theirs)}, not {tuple(ours)}")
     missing = [parameter for parameter in info["missing_keys"] if not parameter.startswith(optional)]
     if missing:
-        raise ValueError(f"{field} {name} lacks {min(missing)}: it is not an {kind}")
+        raise ValueError(f"{source} lacks {min(missing)}: it is not an {kind}")
     model.lmrecipes_new_head = bool(info["missing_keys"])
     return model
 

@@ -103,7 +103,7 @@ def load_published(network: MT5, name: str) -> None:
         # Not by transformers' class, whose versions tie the output table to the input's, or the other way round.
         published = common.read_folder(folder)
         defaults = getattr(common.transformers(), _CONFIGS[kind])().to_dict()
-        _FIELDS.check(stored, _sizes(config), defaults)
+        _FIELDS.check(stored, _sizes(config), defaults, source)
         published = _with_tables(published, stored)
     state = network.state_dict()
     for ours, theirs in published_names(config):

@@ -123,6 +123,7 @@ def changed(**changes):
         (changed(out__bias=torch.ones(7)), r"network.out.bias has shape \(7,\), but this recipe's network has \(5,\)"),
         (changed(out__weight=torch.ones(5, 3)), "network.embedding.weight and network.out.weight differ"),
         (changed(out__bias=torch.ones(5, dtype=torch.int8)), "network.out.bias is of type torch.int8"),
+        ({"state_dict": changed(out__bias=3)}, "network.out.bias is of type int, not a tensor"),
     ],
 )
 def test_weights_of_another_network_are_named_by_what_differs(content, words, tmp_path):
@@ -137,6 +138,7 @@ def test_weights_of_another_network_are_named_by_what_differs(content, words, tm
     [
         ({"step": 3}, "it has no state_dict, and step is of type int"),
         ({}, "it is empty"),
+        ({0: torch.ones(1)}, "it has no state_dict, and 0 is no name"),
         ([torch.ones(2)], "it is of type list"),
         (torch.ones(2), "it is of type Tensor"),
         ({"state_dict": None}, "it has no state_dict, and state_dict is of type NoneType"),

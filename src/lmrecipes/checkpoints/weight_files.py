@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 # Where programs put the tensors in what they save.
 _KEYS = ("model_state_dict", "model", "module", "network")
-# Modules that wrap a network: theirs, and the names under which people keep one.
+# Names that torch's wrappers put between others, and those that stand in front of a network's own.
 _ANYWHERE = frozenset(("_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module", "_forward_module"))
 _IN_FRONT = frozenset(("module", "model", "network", "net"))
 _VERSION = "pytorch-lightning_version"
@@ -37,10 +37,12 @@ def as_checkpoint(content: Any, path: Path) -> dict[str, Any]:
         # Lightning asks for its version.
         return {_VERSION: lightning.__version__, **content}
     weights = next((content[key] for key in _KEYS if isinstance(content.get(key), Mapping)), content)
-    other = next((name for name, value in weights.items() if not isinstance(value, Tensor)), None)
-    if other is not None or not weights:
-        what = "it is empty" if other is None else f"{other} is of type {type(weights[other]).__name__}"
-        raise ValueError(f"checkpoint {path} cannot be read: it has no state_dict, and {what}")
+    if not weights:
+        raise ValueError(f"checkpoint {path} cannot be read: it has no state_dict, and it is empty")
+    for name, value in weights.items():
+        if not (isinstance(name, str) and isinstance(value, Tensor)):
+            what = f"{name} is of type {type(value).__name__}" if isinstance(name, str) else f"{name} is no name"
+            raise ValueError(f"checkpoint {path} cannot be read: it has no state_dict, and {what}")
     return {_VERSION: lightning.__version__, "state_dict": dict(weights)}
 
 
@@ -63,13 +65,18 @@ def matched(weights: Mapping[str, Tensor], module: nn.Module, source: str) -> di
         All weights of the file; those that the module does not have keep their names, behind the module's prefix.
 
     Raises:
-        ValueError: if the module has one tensor where the file has two that differ, or the file's are whole numbers.
+        ValueError: if the module has one tensor where the file has two that differ, or a tensor where the file has none
+            or one of whole numbers.
     """
-    own = module.state_dict(keep_vars=True)
+    # Besides tensors a state dict may hold a module's other state.
+    own = {name: value for name, value in module.state_dict(keep_vars=True).items() if isinstance(value, Tensor)}
     renamed = _renamed(weights, own)
-    for name in own.keys() & renamed.keys():
-        if own[name].is_floating_point() and not renamed[name].is_floating_point():
-            raise ValueError(f"{source}: {name} is of type {renamed[name].dtype}; give weights that are not quantized")
+    for name, tensor in own.items():
+        value = renamed.get(name, tensor)
+        if not isinstance(value, Tensor):
+            raise ValueError(f"{source}: {name} is of type {type(value).__name__}, not a tensor")
+        if tensor.is_floating_point() and not value.is_floating_point():
+            raise ValueError(f"{source}: {name} is of type {value.dtype}; give weights that are not quantized")
     for names in _shared(own):
         given = [renamed[name] for name in names if name in renamed]
         if any(not _are_equal(given[0], other) for other in given[1:]):

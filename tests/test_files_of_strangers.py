@@ -75,14 +75,26 @@ def published(name):
         path = folder / name
         if path.suffix == ".bin":
             torch.save(WEIGHTS, path)
-        elif path.suffix == ".safetensors":
-            save_file(WEIGHTS, path)
+        else:
+            save_file(WEIGHTS, folder / "model.safetensors")
 
         def load():
             with hf.reading(f"model.pretrained {folder}"):
                 hf.check_files(folder)
 
         return path, load
+
+    return make
+
+
+def weights_alone(name):
+    def make(folder, group):
+        path = folder / name
+        if path.suffix == ".safetensors":
+            save_file(WEIGHTS, path)
+        else:
+            torch.save(WEIGHTS, path)
+        return path, lambda: load_checkpoint(path, or_weights=True)
 
     return make
 
@@ -140,6 +152,8 @@ KINDS = {
     "pytorch_model.bin": published("pytorch_model.bin"),
     "model.safetensors": published("model.safetensors"),
     "config.json": published("config.json"),
+    "weights alone": weights_alone("weights.pt"),
+    "weights alone in safetensors": weights_alone("weights.safetensors"),
     "prepared array": array,
     "vocabulary of a run": vocabulary,
     "tokenizer.json": tokenizer("tokenizer.json", load_wordpiece),

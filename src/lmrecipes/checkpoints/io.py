@@ -18,10 +18,12 @@ from typing import IO, Any, cast
 import torch
 import torch.distributed as dist
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from safetensors.torch import load_file
 
 from lmrecipes.checkpoints import listing, sharded
 from lmrecipes.checkpoints.checksum import ChecksummedFile, is_intact
 from lmrecipes.checkpoints.sharded import ALIASES, STATES, WEIGHTS, remove
+from lmrecipes.checkpoints.weight_files import as_checkpoint, is_safetensors
 from lmrecipes.runtime import launcher
 from lmrecipes.runtime.console import short
 from lmrecipes.runtime.disk_space import explain, refusal
@@ -64,11 +66,11 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = True
     ) -> dict[str, Any]:
-        """Reads the checkpoint that rank 0 chose, plain or sharded; see `load_checkpoint`."""
+        """Reads the checkpoint, or the weights alone, that rank 0 chose; see `load_checkpoint`."""
         message = [str(path)]
         if dist.is_available() and dist.is_initialized():
             dist.broadcast_object_list(message, src=0)
-        return load_checkpoint(Path(message[0]), map_location)
+        return load_checkpoint(Path(message[0]), map_location, or_weights=True)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Removes a checkpoint, plain or sharded."""
@@ -163,8 +165,14 @@ def remove_others(path: Path) -> None:
     listing.forget(path.parent)
 
 
-def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
+def load_checkpoint(path: Path, map_location: Any = "cpu", *, or_weights: bool = False) -> dict[str, Any]:
     """Reads a checkpoint of tensors and plain values, whatever strategy saved it.
+
+    Args:
+        path: the checkpoint.
+        map_location: where the tensors go.
+        or_weights: whether it may be a file that holds weights alone, of torch or safetensors; what is returned then
+            has them as `state_dict`.
 
     Raises:
         ValueError: if it is absent, broken, or holds code.
@@ -178,6 +186,8 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         (_, kept), _kept = _kept, None
         return kept
     try:
+        if or_weights and is_safetensors(path):
+            return as_checkpoint(load_file(path), path)
         # torch.load verifies no checksum.
         if not is_intact(path):
             raise zipfile.BadZipFile(path)
@@ -186,6 +196,8 @@ def load_checkpoint(path: Path, map_location: Any = "cpu") -> dict[str, Any]:
         raise ValueError(f"checkpoint {path} cannot be read: {CARRIES_CODE}") from error
     except Exception as error:
         raise ValueError(f"checkpoint {path} cannot be read: {fault_of(path)}") from error
+    if or_weights:
+        return as_checkpoint(content, path)
     if not isinstance(content, dict) or "state_dict" not in content:
         raise ValueError(f"checkpoint {path} cannot be read: it has no state_dict")
     return content

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from lmrecipes.checkpoints.io import BY_NAME, load_checkpoint
 from lmrecipes.checkpoints.optimizer_state import fill_states, names_in_order, states_of
 from lmrecipes.checkpoints.sharded import fill
+from lmrecipes.checkpoints.weight_files import matched
 
 
 @runtime_checkable
@@ -43,11 +44,13 @@ def check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor],
     Raises:
         ValueError: naming the first that is missing, unknown or of another shape.
     """
-    missing, unknown = expected.keys() - weights.keys(), weights.keys() - expected.keys()
+    missing = next((name for name in expected if name not in weights), None)
+    unknown = next((name for name in weights if name not in expected), None)
     if missing or unknown:
-        name = min(missing or unknown)
-        which = "missing" if missing else "unexpected"
-        raise ValueError(f"{source}: {which} key {name}: the checkpoint is from a different architecture")
+        what = " and ".join(
+            f"{which} key {name}" for which, name in (("missing", missing), ("unexpected", unknown)) if name
+        )
+        raise ValueError(f"{source}: {what}: the checkpoint is from a different architecture")
     for name, weight in expected.items():
         if weight.shape != weights[name].shape:
             raise ValueError(
@@ -64,6 +67,20 @@ def own_weights(module: nn.Module) -> dict[str, Tensor]:
     return {name: torch.empty(shape, device="meta") for name, shape in shapes.items()}
 
 
+def weights_for(module: nn.Module, path: Path, source: str) -> dict[str, Tensor]:
+    """The weights of a checkpoint, or of a file that holds weights alone, by a module's names.
+
+    Args:
+        module: the module that they are for.
+        path: the file.
+        source: what the user gave, for messages.
+
+    Raises:
+        ValueError: if it cannot be read; what it lacks, or has besides, is for `check_weights` to say.
+    """
+    return matched(load_checkpoint(path, or_weights=True)["state_dict"], module, source)
+
+
 def load_weights(module: nn.Module, path: Path, source: str, strategy: Any = None) -> None:
     """Loads a checkpoint's weights into a module: all of them, or those that its `select_weights` returns.
 
@@ -76,7 +93,7 @@ def load_weights(module: nn.Module, path: Path, source: str, strategy: Any = Non
     Raises:
         ValueError: if they do not match, naming the first mismatch.
     """
-    weights = load_checkpoint(path)["state_dict"]
+    weights = weights_for(module, path, source)
     if isinstance(module, SelectsWeights):
         weights = module.select_weights(weights, source)
     else:
@@ -93,8 +110,11 @@ def load_optimizer_state(module: nn.Module, optimizer: Optimizer, path: Path) ->
     Raises:
         ValueError: if a parameter has no state.
     """
-    checkpoint = load_checkpoint(path)
-    states = states_of(checkpoint, checkpoint.pop(BY_NAME, False))
+    checkpoint = load_checkpoint(path, or_weights=True)
+    try:
+        states = states_of(checkpoint, checkpoint.pop(BY_NAME, False))
+    except ValueError as error:
+        raise ValueError(f"--init_optimizer: {path}: {error}; leave --init_optimizer out") from error
     missing = [name for name in names_in_order(module, optimizer) if name not in states]
     if missing:
         raise ValueError(f"--init_optimizer: {path} has no optimizer state of {missing[0]}; leave --init_optimizer out")
@@ -112,5 +132,5 @@ def naming_mismatches(module: nn.Module, checkpoint: Path | None, source: str) -
         yield
     except RuntimeError as error:
         if checkpoint is not None and "loading state_dict" in str(error):
-            check_weights(load_checkpoint(checkpoint)["state_dict"], module.state_dict(), source)
+            check_weights(weights_for(module, checkpoint, source), module.state_dict(), source)
         raise

@@ -17,6 +17,8 @@ from lmrecipes.checkpoints import sharded
 from lmrecipes.checkpoints.io import BY_NAME, load_checkpoint, size_of, warn_unwritten
 from lmrecipes.checkpoints.optimizer_state import NamedStates, fill_states, states_of
 from lmrecipes.checkpoints.sharded import ALIASES, STATES, WEIGHTS, remove
+from lmrecipes.checkpoints.weight_files import matched
+from lmrecipes.checkpoints.weights import check_weights, own_weights
 from lmrecipes.runtime.disk_space import refusal
 
 
@@ -157,16 +159,14 @@ class ShardedCheckpoints:
 
     def load_whole(self, path: Path) -> dict[str, Any]:
         """Loads from a checkpoint that is read in full on every process; returns the rest of it."""
-        checkpoint = load_checkpoint(path)
-        weights = checkpoint.pop("state_dict")
+        checkpoint = load_checkpoint(path, or_weights=True)
+        module, source = self.lightning_module, f"checkpoint {path}"
+        weights = matched(checkpoint.pop("state_dict"), module, source)
+        check_weights(weights, own_weights(module), source)
         by_name = checkpoint.pop(BY_NAME, False)
         states = states_of(checkpoint, by_name) if self.optimizers else {}
         checkpoint.pop("optimizer_states", None)
-        parameters = distinct(self.lightning_module)
-        # Under ZeRO-3 a parameter is empty; DeepSpeed keeps its shape in `ds_shape`.
-        shapes = {name: getattr(p, "ds_shape", p.shape) for name, p in parameters.items()}
-        check_names(path, shapes, {name: value.shape for name, value in weights.items()})
-        for name, parameter in parameters.items():
+        for name, parameter in distinct(module).items():
             self.set_weight(parameter, weights[name])
         if states:
             self.set_states(states)

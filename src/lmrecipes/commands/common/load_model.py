@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from lmrecipes import runs
-from lmrecipes.checkpoints.io import load_checkpoint
-from lmrecipes.checkpoints.weights import check_weights
+from lmrecipes.checkpoints.weights import check_weights, weights_for
 from lmrecipes.cli import RecipeCLI
 from lmrecipes.commands.common.options import check_text
 from lmrecipes.data import Vocabulary, load_vocabulary
@@ -35,8 +34,9 @@ def load_trained(cli: RecipeCLI) -> Trained:
     vocabulary = load_vocabulary(cli.run_dir / runs.VOCABULARY)
     module = built(cli.model, vocabulary)
     path = cli.checkpoint()
-    weights = load_checkpoint(path)["state_dict"]
-    check_weights(weights, module.state_dict(), f"--checkpoint {quoted(path)}")
+    source = f"--checkpoint {quoted(path)}"
+    weights = weights_for(module, path, source)
+    check_weights(weights, module.state_dict(), source)
     module.load_state_dict(weights)
     return Trained(module, vocabulary)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import zipfile
 from collections.abc import Iterator, Mapping
@@ -100,6 +101,33 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     return weights
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """The files with a folder's weights: one, or those that an index names.
+
+    Raises:
+        ValueError: if there is none, or the index names none.
+    """
+    for name in WEIGHT_FILES:
+        if os.path.lexists(folder / name):
+            return [folder / name]
+        if (index := folder / f"{name}.index.json").is_file():
+            listed = read_json(index)
+            parts = listed.get("weight_map") if isinstance(listed, dict) else None
+            if not isinstance(parts, dict) or not all(Path(str(part)).name == part for part in parts.values()):
+                raise ValueError(f"{index.name} names no files of this folder in weight_map")
+            return [folder / part for part in sorted(set(parts.values()))]
+    raise ValueError(f"it holds neither {' nor '.join(WEIGHT_FILES)}")
+
+
+def read_folder(folder: Path) -> dict[str, Tensor]:
+    """All tensors of a folder.
+
+    Raises:
+        ValueError: naming the file that cannot be read.
+    """
+    return {name: value for path in weight_files(folder) for name, value in read_weights(path).items()}
+
+
 def check_files(folder: Path) -> None:
     """Checks that the configuration and the weights of a folder can be read.
 
@@ -107,26 +135,20 @@ def check_files(folder: Path) -> None:
         ValueError: naming the file that cannot.
     """
     read_config(folder)
-    for path in sorted(path for path in folder.iterdir() if path.name.endswith(WEIGHT_FILES)):
+    for path in weight_files(folder):
         read_weights(path)
 
 
-def check_config(published: Mapping[str, Any], expected: Mapping[str, Any], fields: Mapping[str, str]) -> None:
-    """Compares a folder's configuration with that of a network; sizes that it leaves out are not compared.
-
-    Args:
-        published: the content of its config.json.
-        expected: the same of the network.
-        fields: transformers' fields to compare, each with the field of ours that sets it.
+def check_type(published: Mapping[str, Any], *known: str) -> str:
+    """The model_type of a folder's configuration.
 
     Raises:
-        ValueError: naming the first field that differs.
+        ValueError: if it is none of those known.
     """
-    if published.get("model_type") != expected["model_type"]:
-        raise ValueError(f"its model_type is {published.get('model_type')}, not {expected['model_type']}")
-    for theirs, ours in fields.items():
-        if published.get(theirs) not in (None, expected[theirs]):
-            raise ValueError(f"its {theirs} is {published[theirs]}, but model.config.{ours} makes {expected[theirs]}")
+    kind = published.get("model_type")
+    if kind not in known:
+        raise ValueError(f"its model_type is {kind}, not {' or '.join(known)}")
+    return str(kind)
 
 
 def made_up(config: Any) -> Tensor:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from lmrecipes.batches import BatchPlan
+from lmrecipes.checkpoints.weight_files import matched
 from lmrecipes.metrics.perplexity import TokenLoss
 from lmrecipes.models.common.protocols import ChecksPrecision
 from lmrecipes.models.common.vocab_size import corpus_of, with_vocabulary
@@ -195,7 +196,9 @@ class RecipeModule(LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restores them on the first rank; earlier versions did not save them."""
+        """Restores them on the first rank, where saved; names the weights of other programs as here."""
+        if "state_dict" in checkpoint:
+            checkpoint["state_dict"] = matched(checkpoint["state_dict"], self, "the checkpoint")
         saved = checkpoint.get(_TRAINING_METRICS, {})
         for name, state in self._training_states():
             if name in saved and data_rank(self.trainer).rank == 0:

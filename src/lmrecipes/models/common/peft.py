@@ -12,8 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmrecipes.checkpoints.io import load_checkpoint
-from lmrecipes.checkpoints.weights import check_weights
+from lmrecipes.checkpoints.weights import check_weights, weights_for
 from lmrecipes.config.validation import at_least
 from lmrecipes.models.common.linear import Linear, linear
 from lmrecipes.models.common.parallel_plan import ParallelPlan
@@ -215,8 +214,7 @@ def load_base(network: nn.Module, path: str) -> None:
     source = f"model.tuning.base {path}"
     if not Path(path).exists():
         raise ValueError(f"{source} no longer exists; give the base's checkpoint with --model.tuning.base")
-    state = load_checkpoint(Path(path))["state_dict"]
-    weights = {name.removeprefix(_PREFIX): value for name, value in state.items() if name.startswith(_PREFIX)}
+    weights = weights_for(network, Path(path), source)
     check_weights(weights, network.state_dict(), source)
     network.load_state_dict(weights)
 

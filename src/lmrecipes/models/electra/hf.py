@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from lmrecipes.models.common import hf as common
+from lmrecipes.models.common.folder_config import Fields
 from lmrecipes.models.common.unpadded import Packing
 from lmrecipes.models.electra.config import EncoderConfig
 from lmrecipes.models.electra.encoder import embed, encode
@@ -17,23 +19,43 @@ from lmrecipes.models.electra.heads import SimpleHead
 from lmrecipes.models.electra.network import Electra
 from lmrecipes.models.electra.reader import ElectraReader
 
-# transformers' fields that define shapes, each with the field of ours that sets it.
-_FIELDS = {
-    "vocab_size": "n_embeddings",
-    "embedding_size": "d_embedding",
-    "hidden_size": "d_model",
-    "num_hidden_layers": "n_layers",
-    "num_attention_heads": "n_heads",
-    "intermediate_size": "d_ff",
-    "max_position_embeddings": "max_positions",
-}
-_GENERATOR_FIELDS = {
-    **_FIELDS,
-    "hidden_size": "generator_size",
-    "num_hidden_layers": "generator_layers",
-    "num_attention_heads": "generator_d_head",
-    "intermediate_size": "generator_size",
-}
+# transformers' fields, by what they do to the networks here.
+_FIELDS = Fields(
+    sizes={
+        "vocab_size": "n_embeddings",
+        "embedding_size": "d_embedding",
+        "hidden_size": "d_model",
+        "num_hidden_layers": "n_layers",
+        "num_attention_heads": "n_heads",
+        "intermediate_size": "d_ff",
+        "max_position_embeddings": "max_positions",
+    },
+    fixed={
+        "hidden_act": ("gelu",),
+        "layer_norm_eps": (1e-12,),
+        "type_vocab_size": (2,),
+        "position_embedding_type": ("absolute",),
+        "is_encoder_decoder": (False,),
+    },
+    # The dropout is the recipe's; the summary is of heads that classify texts; only the generator has a table to tie.
+    free=frozenset(
+        (
+            *("attention_probs_dropout_prob", "hidden_dropout_prob", "initializer_range", "tie_word_embeddings"),
+            *("summary_activation", "summary_last_dropout", "summary_type", "summary_use_proj"),
+        )
+    ),
+)
+_GENERATOR_FIELDS = replace(
+    _FIELDS,
+    sizes={
+        **_FIELDS.sizes,
+        "hidden_size": "generator_size",
+        "num_hidden_layers": "generator_layers",
+        "num_attention_heads": "generator_d_head",
+        "intermediate_size": "generator_size",
+    },
+    fixed={**_FIELDS.fixed, "tie_word_embeddings": (True,)},
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,16 +76,24 @@ def load_pretraining(network: Electra, pretrained: Pretrained) -> None:
     """
     config = network.config
     expected = config.generator_transformers()
-    state = _read(pretrained.generator, "model.pretrained.generator", "MaskedLM", expected, _GENERATOR_FIELDS)
-    weights = state.electra.state_dict()
-    network.generator.load_state_dict({k: v for k, v in weights.items() if not k.startswith("embeddings.")})
-    network.generator_head.load_state_dict(state.generator_predictions.state_dict())
-    with torch.no_grad():
-        network.generator_bias.copy_(state.generator_lm_head.bias)
+    generator = _read(pretrained.generator, "model.pretrained.generator", "MaskedLM", expected, _GENERATOR_FIELDS)
     expected = config.transformers()
-    state = _read(pretrained.discriminator, "model.pretrained.discriminator", "PreTraining", expected)
-    network.discriminator.load_state_dict(state.electra.state_dict())
-    network.discriminator_head.load_state_dict(state.discriminator_predictions.state_dict())
+    discriminator = _read(pretrained.discriminator, "model.pretrained.discriminator", "PreTraining", expected)
+    network.discriminator.load_state_dict(discriminator.electra.state_dict())
+    network.discriminator_head.load_state_dict(discriminator.discriminator_predictions.state_dict())
+    weights = generator.electra.state_dict()
+    network.generator.load_state_dict({k: v for k, v in weights.items() if not k.startswith("embeddings.")})
+    network.generator_head.load_state_dict(generator.generator_predictions.state_dict())
+    with torch.no_grad():
+        network.generator_bias.copy_(generator.generator_lm_head.bias)
+    shared = discriminator.electra.state_dict()
+    differing = [k for k, v in weights.items() if k.startswith("embeddings.") and not torch.equal(v, shared[k])]
+    if differing:
+        warnings.warn(
+            f"model.pretrained.generator {pretrained.generator} has other {differing[0]} than the discriminator, whose "
+            f"embeddings both networks have here: the generator begins with those",
+            stacklevel=2,
+        )
 
 
 def load_reader(network: ElectraReader, name: str) -> None:
@@ -79,9 +109,7 @@ def load_reader(network: ElectraReader, name: str) -> None:
         network.head.outputs.load_state_dict(state.qa_outputs.state_dict())
 
 
-def _read(
-    name: str, field: str, task: str, expected: Any, fields: dict[str, str] = _FIELDS, optional: str = "\0"
-) -> Any:
+def _read(name: str, field: str, task: str, expected: Any, fields: Fields = _FIELDS, optional: str = "\0") -> Any:
     """A network of a folder or hub name, checked.
 
     Args:
@@ -89,20 +117,26 @@ def _read(
         field: which of the recipe's fields names it.
         task: transformers' class, without ElectraFor.
         expected: transformers' configuration of the network here.
-        fields: what must agree.
+        fields: what is compared.
         optional: how names of parameters begin that may be missing.
     """
     kind = f"ElectraFor{task}"
-    with common.reading(f"{field} {name}"), common.quietly():
+    source = f"{field} {name}"
+    with common.reading(source), common.quietly():
         if (folder := Path(name).expanduser()).is_dir():
             common.check_files(folder)
         stored = common.transformers().PreTrainedConfig.get_config_dict(name)[0]
-        defaults = {**common.transformers().ElectraConfig().to_dict(), "model_type": None}
-        common.check_config({**defaults, **stored}, expected.to_dict(), fields)
-        model, info = getattr(common.transformers(), kind).from_pretrained(name, output_loading_info=True)
+        common.check_type(stored, "electra")
+        fields.check(stored, expected.to_dict(), common.transformers().ElectraConfig().to_dict(), source)
+        # Not in the type that the folder names: the files may be more exact. The labels are start and end.
+        model, info = getattr(common.transformers(), kind).from_pretrained(
+            name, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, num_labels=2
+        )
+        for parameter, theirs, ours in sorted(info["mismatched_keys"]):
+            raise ValueError(f"its {parameter} has shape {tuple(theirs)}, not {tuple(ours)}")
     missing = [parameter for parameter in info["missing_keys"] if not parameter.startswith(optional)]
     if missing:
-        raise ValueError(f"{field} {name} lacks {min(missing)}: it is not an {kind}")
+        raise ValueError(f"{source} lacks {min(missing)}: it is not an {kind}")
     model.lmrecipes_new_head = bool(info["missing_keys"])
     return model
 

@@ -12,22 +12,45 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from lmrecipes.models.common import hf as common
+from lmrecipes.models.common.folder_config import Fields
 from lmrecipes.models.common.peft import merged
 from lmrecipes.models.mt5.config import MT5Config
 from lmrecipes.models.mt5.network import MT5
-from lmrecipes.runtime.open_file import read_json
 
-# transformers' fields that define shapes, each with the field of ours that sets it.
-_FIELDS = {
-    "vocab_size": "n_embeddings",
-    "d_model": "d_model",
-    "num_layers": "n_layers",
-    "num_decoder_layers": "n_layers",
-    "num_heads": "n_heads",
-    "d_kv": "d_head",
-    "d_ff": "d_ff",
-    "relative_attention_num_buckets": "n_buckets",
-}
+# transformers' fields, by what they do to the network here.
+_FIELDS = Fields(
+    sizes={
+        "vocab_size": "n_embeddings",
+        "d_model": "d_model",
+        "num_layers": "n_layers",
+        "num_decoder_layers": "n_layers",
+        "num_heads": "n_heads",
+        "d_kv": "d_head",
+        "d_ff": "d_ff",
+        "relative_attention_num_buckets": "n_buckets",
+        "relative_attention_max_distance": "max_distance",
+    },
+    fixed={
+        # Three names of one function, gelu by tanh.
+        "feed_forward_proj": ("gated-gelu", "gated-gelu_new", "gated-gelu_pytorch_tanh"),
+        "dense_act_fn": ("gelu_new", "gelu_pytorch_tanh"),
+        "is_gated_act": (True,),
+        "layer_norm_epsilon": (1e-6,),
+        "is_encoder_decoder": (True,),
+    },
+    # Whether tables are tied, and the output scaled, is seen to when the weights are loaded.
+    free=frozenset(
+        (
+            *("decoder_start_token_id", "dropout_rate", "initializer_factor", "n_positions"),
+            *("scale_decoder_outputs", "tie_word_embeddings"),
+        )
+    ),
+    derived=frozenset(("dense_act_fn", "is_gated_act", "num_decoder_layers", "scale_decoder_outputs")),
+)
+# transformers' classes by model_type: T5 1.1 is the same network.
+_CONFIGS = {"mt5": "MT5Config", "t5": "T5Config"}
+_INPUT, _OUTPUT = "shared.weight", "lm_head.weight"
+_INPUT_ALIASES = ("encoder.embed_tokens.weight", "decoder.embed_tokens.weight")
 _ATTENTION = {"query": "q", "key": "k", "value": "v", "out": "o"}
 _FF = {"gate": "wi_0", "up": "wi_1", "down": "wo"}
 
@@ -76,20 +99,51 @@ def load_published(network: MT5, name: str) -> None:
     with common.reading(source):
         folder = _folder(name)
         stored = common.read_config(folder)
-        common.check_config(stored, {"model_type": "mt5", **_sizes(config)}, _FIELDS)
-        published = _weights_of(folder)
+        kind = common.check_type(stored, *_CONFIGS)
+        # Not by transformers' class, whose versions tie the output table to the input's, or the other way round.
+        published = common.read_folder(folder)
+        defaults = getattr(common.transformers(), _CONFIGS[kind])().to_dict()
+        _FIELDS.check(stored, _sizes(config), defaults, source)
+        published = _with_tables(published, stored)
     state = network.state_dict()
     for ours, theirs in published_names(config):
         if theirs not in published:
-            raise ValueError(f"{source} lacks {theirs}: it is not an mT5 with an untied output embedding")
+            raise ValueError(f"{source} lacks {theirs}: it is not an mT5 or a T5 1.1")
         value = _transposed(ours, published[theirs])
         if value.shape != state[ours].shape:
             raise ValueError(f"{source}: {theirs} has shape {tuple(value.shape)}, not {tuple(state[ours].shape)}")
         state[ours].copy_(value)
 
 
+def _with_tables(published: Mapping[str, Tensor], stored: Mapping[str, Any]) -> dict[str, Tensor]:
+    """A folder's tensors with both tables, of input and output, and the output's as it is applied.
+
+    Args:
+        published: the tensors, with the input's table under any of its names; without the output's, if that is tied.
+        stored: the folder's configuration.
+
+    Raises:
+        ValueError: if a table is missing, or names of one have different values.
+    """
+    named = {name: published[name] for name in (_INPUT, *_INPUT_ALIASES) if name in published}
+    if not named:
+        raise ValueError(f"it lacks {_INPUT}")
+    (first, table), *others = named.items()
+    for name, other in others:
+        if not torch.equal(other, table):
+            raise ValueError(f"its {first} and {name} differ, but the encoder and the decoder share one table here")
+    is_tied = stored.get("tie_word_embeddings") is not False
+    if _OUTPUT not in published and not is_tied:
+        raise ValueError(f"its tie_word_embeddings is False, but it lacks {_OUTPUT}")
+    output = published.get(_OUTPUT, table)
+    # Of T5 alone, transformers scales what a tied table multiplies; scaling the table is the same.
+    if stored["model_type"] == "t5" and stored.get("scale_decoder_outputs", is_tied):
+        output = output.float() * output.shape[1] ** -0.5
+    return {**published, _INPUT: table, _OUTPUT: output}
+
+
 def _sizes(config: MT5Config) -> dict[str, int]:
-    return {theirs: getattr(config, ours) for theirs, ours in _FIELDS.items()}
+    return {theirs: getattr(config, ours) for theirs, ours in _FIELDS.sizes.items()}
 
 
 def _folder(name: str) -> Path:
@@ -105,20 +159,9 @@ def _folder(name: str) -> Path:
         *common.WEIGHT_FILES,
         *(f"{file}.index.json" for file in common.WEIGHT_FILES),
         "model-*.safetensors",
+        "pytorch_model-*.bin",
     ]
     return Path(snapshot_download(name, allow_patterns=files))
-
-
-def _weights_of(folder: Path) -> Mapping[str, Tensor]:
-    # Not by transformers' class, whose versions tie the output table to the input's, or the other way round.
-    for name in common.WEIGHT_FILES:
-        index = folder / f"{name}.index.json"
-        if (folder / name).is_file():
-            return common.read_weights(folder / name)
-        if index.is_file():
-            parts = sorted(set(read_json(index)["weight_map"].values()))
-            return {key: value for part in parts for key, value in common.read_weights(folder / part).items()}
-    raise ValueError(f"{folder} holds neither {' nor '.join(common.WEIGHT_FILES)}")
 
 
 @torch.no_grad()
@@ -136,7 +179,6 @@ def write_published(network: MT5, folder: Path, vocabulary: Any) -> list[Path]:
         )
     published = common.transformers().MT5Config(
         **_sizes(config),
-        relative_attention_max_distance=config.max_distance,
         dropout_rate=config.dropout,
         eos_token_id=getattr(vocabulary, "eos_id", 1),
         pad_token_id=getattr(vocabulary, "pad_id", 0),

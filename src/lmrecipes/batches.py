@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from lmrecipes.config.validation import at_least
+from lmrecipes.config.validation import at_least, nearest_divisor
 
 
 class StreamBatch(NamedTuple):
@@ -267,17 +267,17 @@ class BatchPlan:
         """
         if self.global_batch_size % world_size:
             raise ValueError(
-                f"batch.global_batch_size is {self.global_batch_size} and is not divisible by {world_size} devices; "
+                f"batch.global_batch_size is {self.global_batch_size} and is not divisible by {world_size} devices "
+                f"(trainer.devices on each of trainer.num_nodes); "
                 f"{_nearest_multiple(self.global_batch_size, world_size)} would"
             )
         share = self.global_batch_size // world_size
         micro = share if self.micro_batch_size is None else self.micro_batch_size
         if share % micro:
-            divisors = [n for n in range(1, share + 1) if share % n == 0]
             raise ValueError(
                 f"batch.micro_batch_size is {micro} and does not divide the {share} sequences of each device "
                 f"(global_batch_size {self.global_batch_size} over {world_size}); "
-                f"{min(divisors, key=lambda n: (abs(n - micro), n))} would"
+                f"{nearest_divisor(share, micro)} would"
             )
         return share // micro
 

@@ -148,6 +148,21 @@ def unknown_key(name: str, options: Iterable[str]) -> str:
     return f"unknown key {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
+def misspelt_beside(missing: str, written: Mapping[str, Any], known: Iterable[str]) -> str | None:
+    """The message for an unknown key in the group that another is missing from, which may be meant; None without one.
+
+    Args:
+        missing: dotted name of the missing key.
+        written: the groups of a recipe, as they are written.
+        known: dotted names of options that exist in any recipe.
+    """
+    options = set(known)
+    _walk(written, "", options)
+    group = missing.rpartition(".")[0]
+    beside = [name for name in flatten(written) if name.rpartition(".")[0] == group and name not in options]
+    return unknown_key(beside[0], options) if beside and missing in options else None
+
+
 def known_options(config: Mapping[str, Any]) -> set[str]:
     """Dotted names of every option that the classes named in `config` accept (`init_args.` left out)."""
     options = set(flatten(config))
@@ -166,6 +181,18 @@ def _walk(value: Any, prefix: str, options: set[str]) -> None:
         options.update(_parameters(class_path, prefix))
     for key, inner in value.items():
         _walk(inner, prefix if key == "init_args" else f"{prefix}.{key}" if prefix else str(key), options)
+
+
+def parameters_of(class_path: str) -> list[str] | None:
+    """Names of what a class is made from; None if that cannot be told: for any keyword, or for no such class."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return None
+    return list(parameters)
 
 
 def _parameters(class_path: str, prefix: str) -> Iterator[str]:

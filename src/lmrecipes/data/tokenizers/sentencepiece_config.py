@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from lmrecipes.data.tokenizers.pretrained import TOKENIZER, Pretrained, content_
 from lmrecipes.data.tokenizers.sentencepiece import SENTINEL, SentencePiece
 from lmrecipes.data.tokenizers.spm_proto import charsmap_of, model_of
 from lmrecipes.data.tokenizers.spm_trainer import learn_pieces
+from lmrecipes.runtime.open_file import parse_json
 
 _NAMES = ("spiece.model", "sentencepiece.model", TOKENIZER)
 
@@ -79,7 +79,7 @@ def load_sentencepiece(name: str) -> SentencePiece:
 
 def _of_tokenizer(text: str, _: Path | None) -> SentencePiece:
     """A tokenizer.json of transformers."""
-    content = json.loads(text)
+    content = parse_json(text)
     model = content["model"]
     if model.get("type") != "Unigram":
         raise ValueError(f"its model is {model.get('type')}, not Unigram")

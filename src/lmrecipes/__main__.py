@@ -87,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         if os.environ.get("LMRECIPES_TRACEBACK"):
             traceback.print_exc()
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {_one_line(str(error))}", file=sys.stderr)
         return 2
     finally:
         if argv is not None:
@@ -95,6 +95,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             os.environ.pop(RUN_DIR_VARIABLE, None)
             if run_dir is not None:
                 os.environ[RUN_DIR_VARIABLE] = run_dir
+
+
+def _one_line(message: str) -> str:
+    """A message without line ends, and without the most of a word that is too long to be read."""
+    return " ".join(word if len(word) <= 300 else f"{word[:80]}..." for word in message.split())
 
 
 def command() -> None:

@@ -43,9 +43,9 @@ from lmrecipes.config.hardware import check_hardware
 from lmrecipes.config.moved import with_current_paths
 from lmrecipes.config.presets import as_list, with_lists_flattened
 from lmrecipes.config.recipe_files import (
+    as_written,
     check_groups,
     check_named_files,
-    without_anchors,
     without_empty_files,
     written_groups,
 )
@@ -72,7 +72,7 @@ def _load(text: str) -> Any:
     if text.startswith("#") and "\n" not in text:
         # The value of an option, such as --data.path '#4', which YAML would read as a comment, that is as nothing.
         return text
-    return with_lists_flattened(without_anchors(with_current_paths(get_loader("yaml")(text))))
+    return with_lists_flattened(as_written(with_current_paths(get_loader("yaml")(text))))
 
 
 set_loader("recipe", _load, exceptions=(yaml.YAMLError,))
@@ -190,6 +190,7 @@ class RecipeCLI(LightningCLI):
                 message = misspelt_beside(message.removesuffix(_MISSING), groups, fixed) or message
             raise ConfigError(message) from None
         check_values(self.config.as_dict(), {"trainer": Trainer, "batch": BatchPlan})
+        check_seed(self.config.seed_everything)
         # argparse accepts abbreviated option names inside a class; reject them.
         options = known_options(self.config.as_dict()) | fixed
         for option in given_options(self.argv):
@@ -205,7 +206,6 @@ class RecipeCLI(LightningCLI):
             if "model" in config and isinstance(model := class_of(config.model.class_path), ChecksPrecision):
                 model.check_precision(str(requested.precision))
             check_flags(requested)
-            check_seed(config.seed_everything)
             minutes("--group_timeout_minutes", config.group_timeout_minutes)
             check_hardware(requested.accelerator, requested.devices, requested.precision, requested.strategy)
         if self.command.trains:

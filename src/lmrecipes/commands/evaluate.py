@@ -22,6 +22,8 @@ def run(argv: list[str]) -> int:
         _check_replaceable(options.output)
     data, predictions = _read(options.data), _numbered(options.predictions, str, "an answer's text")
     golds = _golds(data, options.data)
+    if not golds:
+        raise ValueError(f"{options.data} has no question to evaluate; give a file in SQuAD format with some")
     version = options.version or _version(data)
     _check_predicted(golds, predictions, options, version)
     if version == "1.1":

@@ -122,6 +122,8 @@ def _find(name: str, known: dict[str, Path], kind: str, hint: str) -> Path:
     key = name.removeprefix("recipes/").removesuffix(".yaml")
     if key in known:
         return known[key]
+    if Path(name).is_dir() and name.endswith(".yaml"):
+        raise ValueError(f"{name} is a folder; name a file as {kind}")
     if Path(f"{name}.yaml").is_file():
         raise ValueError(f"no {kind} {name!r}; did you mean {name}.yaml?")
     near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)

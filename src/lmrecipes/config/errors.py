@@ -41,6 +41,10 @@ _REWORDED = (
     (r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", r"expected one of \1, got \2"),
     (r"Expected an import path or a subclass spec, but got (.*?)\. Got value: .*", r"expected a class_path, got \1"),
     (r"Expected '([\w.]+)' to be a subclass of <class '([\w.]+)'>\.*", r"\1 is not a subclass of \2"),
+    (
+        r"Expected '([\w.]+)' to be a function that returns <class '([\w.]+)'>\.*( Got value: .*)?",
+        r"\1 is not a subclass of \2",
+    ),
     (r"Import path ([\w.]+) does not correspond to a subclass of (\w+)", r"\1 is not a subclass of \2"),
     (r"Unable to load config '(.*)'", r"expected a group of keys and values, got \1"),
 )
@@ -121,6 +125,9 @@ def condense(message: str, options: Iterable[str] = ()) -> str:
     name = ".".join(keys).replace("init_args.", "")
     if leaf.endswith("got None"):
         return f"{name} is missing"
+    leaf = re.sub(r", got $", ", got nothing", leaf)
+    if (given := re.search(r"Given value: (.+)", message)) and leaf == "Expected a <class 'list'>":
+        leaf = f"expected classes, a list of them, or a preset, got {given[1]}"
     return f"{name}: {leaf}" if name and not leaf.startswith(keys[0]) else leaf
 
 

@@ -26,8 +26,9 @@ def check_values(config: Mapping[str, Any], types_of: Mapping[str, Any]) -> None
     Raises:
         ConfigError: naming the first such setting as typed on the command line.
     """
-    for key, value in config.items():
-        _check(value, key, types_of.get(key))
+    # `batch` first: model and data have copies of it.
+    for key in sorted(config, key=lambda key: key != "batch"):
+        _check(config[key], key, types_of.get(key))
 
 
 def _check(value: Any, name: str, hint: Any) -> None:

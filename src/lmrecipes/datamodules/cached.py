@@ -63,7 +63,10 @@ def check_vocabulary(vocabulary: Vocabulary, needed: type[Vocabulary], owner: st
         ValueError: if the data needs another.
     """
     if not isinstance(vocabulary, needed):
-        raise ValueError(f"the vocabulary of {owner} is of kind {vocabulary.kind}; these {data} need {needed.__name__}")
+        raise ValueError(
+            f"the vocabulary of {owner} is of kind {vocabulary.kind}, but these {data} need "
+            f"{needed.__name__}; name another data.vocabulary_dir, or another run with --init_from if it is that one's"
+        )
 
 
 class CachedDataModule(LightningDataModule, ABC):

@@ -19,7 +19,7 @@ from lmrecipes.runtime.console import quoted
 from lmrecipes.runtime.launcher import RUN_DIR_VARIABLE, is_main_process, launcher_id, sweep_id
 from lmrecipes.runtime.ledger import Ledger
 from lmrecipes.runtime.open_file import parse_json
-from lmrecipes.runtime.path_names import check_plain
+from lmrecipes.runtime.path_names import check_length, check_plain
 
 ABOUT = "run.json"
 CONFIG = "config.yaml"
@@ -58,6 +58,7 @@ def new_run_dir(recipe: str, *, root: Path, requested: Path | None = None) -> Pa
     if inherited and requested is None and shared_id is None and not is_main_process():
         return Path(inherited)
     if requested is not None:
+        check_length("--run_dir", str(requested))
         directory = requested
     elif shared_id is not None:
         directory = root / recipe / shared_id
@@ -178,6 +179,7 @@ def find_run(name: str, *, root: Path) -> Path:
     Raises:
         ValueError: if there is none, listing the existing runs.
     """
+    check_length("the run", name)
     directory = Path(name)
     if (directory / CONFIG).is_file():
         return directory.resolve()

@@ -101,8 +101,9 @@ def read_json(path: Path, *, distinct: bool = False) -> Any:
     try:
         return parse_json(read_text(path), object_pairs_hook=checked if distinct else None)
     except json.JSONDecodeError as error:
-        where = f":{error.lineno}:{error.colno}" if error.doc else ""
-        raise ValueError(f"{path}{where} is not valid JSON: {error.msg}") from None
+        if not error.doc:
+            raise ValueError(f"{path} is {error.msg}") from None
+        raise ValueError(f"{path}:{error.lineno}:{error.colno} is not valid JSON: {error.msg}") from None
 
 
 @contextmanager

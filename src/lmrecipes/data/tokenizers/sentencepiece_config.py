@@ -58,7 +58,10 @@ class SentencePieceSettings:
             ValueError: if it cannot be read or learned.
         """
         if self.name is not None:
-            return load_sentencepiece(self.name)
+            try:
+                return load_sentencepiece(self.name)
+            except ValueError as error:
+                raise ValueError(f"data.sentencepiece.name: {error}") from error
         texts = list(sample(self.sample_mb * 1_000_000))
         if not texts:
             raise ValueError("data.sources have no text to learn a vocabulary from")

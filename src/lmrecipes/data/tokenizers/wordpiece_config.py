@@ -65,7 +65,10 @@ class WordPieceSettings:
             ValueError: if it cannot be read or learned.
         """
         if self.name is not None:
-            return load_wordpiece(self.name, self.lower_case)
+            try:
+                return load_wordpiece(self.name, self.lower_case)
+            except ValueError as error:
+                raise ValueError(f"data.wordpiece.name: {error}") from error
         texts = list(sample(self.sample_mb * 1_000_000))
         if not texts:
             raise ValueError("data.sources have no text to learn a vocabulary from")

@@ -54,6 +54,21 @@ class EncoderConfig:
             )
         is_probability(self, "model.config.", "dropout", "attention_dropout")
 
+    def check_length(self, seq_len: int | None) -> None:
+        """Refuses sequences for whose last tokens there are no positions.
+
+        Args:
+            seq_len: tokens of the longest sequence, batch.seq_len.
+
+        Raises:
+            ValueError: naming both settings.
+        """
+        if seq_len is not None and seq_len > self.max_positions:
+            raise ValueError(
+                f"batch.seq_len is {seq_len}, but model.config.max_positions is {self.max_positions}; make the one "
+                f"smaller or the other larger"
+            )
+
     @property
     def n_embeddings(self) -> int:
         """Rows of the embedding."""

@@ -69,6 +69,7 @@ def callback(name, **arguments):
         ("--group_timeout_minutes=1e30", ["--group_timeout_minutes is 1e+30"]),
         ("--data.cache_dir=/proc/x", ["data.cache_dir /proc/x cannot be written to"]),
         ("--data.path=", ["data.path is empty"]),
+        ("--data.vocabulary_dir=nowhere", ["data.vocabulary_dir: no vocabulary in nowhere"]),
         (callback("LastCheckpoint", every_minutes=0), ["LastCheckpoint.every_minutes is 0"]),
         (callback("LastCheckpoint", every_minutes=-1), ["LastCheckpoint.every_minutes is -1"]),
         (callback("LastCheckpoint", every_minutes=float("nan")), ["LastCheckpoint.every_minutes is nan"]),
@@ -163,6 +164,20 @@ def test_sequences_longer_than_electras_positions_are_refused():
 def test_pretraining_longer_than_the_positions_is_refused_by_name(capsys):
     line = refusal(capsys, "fit", "--config", "electra/tiny_pretrain", "--model.config.max_positions=16")
     assert "model.config.max_positions is 16" in line
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ("--data.train=nowhere.json", "data.train: nowhere.json is not a file"),
+        ("--data.vocabulary_dir=nowhere", "data.vocabulary_dir: nowhere holds no WordPiece vocabulary"),
+        ("--data.wordpiece.name=nowhere", "data.wordpiece.name: nowhere holds no WordPiece vocabulary"),
+        ("--model.config.init_std=0", "model.config.init_std is 0.0; it must be above 0"),
+    ],
+)
+def test_what_a_fine_tuning_reads_is_named_by_its_setting(capsys, option, message):
+    line = refusal(capsys, "fit", "--config", "electra/tiny_squad", "--data.cache_dir=cache", option)
+    assert message in line
 
 
 def test_the_nearest_divisor_of_a_huge_number_is_found_at_once():

@@ -191,7 +191,11 @@ class BucketedDataModule(CachedDataModule):
         if self.vocabulary_dir is not None:
             inside = self.vocabulary_dir / "vocabulary"
             name = str(inside if inside.is_dir() else self.vocabulary_dir)
-            return load_wordpiece(name) if isinstance(self.settings, WordPieceSettings) else load_sentencepiece(name)
+            load = load_wordpiece if isinstance(self.settings, WordPieceSettings) else load_sentencepiece
+            try:
+                return load(name)
+            except ValueError as error:
+                raise ValueError(f"data.vocabulary_dir: {error}") from error
         if self.settings.name is not None:
             return self.settings.make(lambda _: ())
         with writing_to(self.cache_dir):

@@ -68,6 +68,10 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
 
 
+class TooDeepError(json.JSONDecodeError):
+    """JSON that is nested deeper than Python's recursion goes."""
+
+
 def parse_json(text: str | bytes, **how: Any) -> Any:
     """`json.loads`, for which a text that is nested too deep is no JSON like any other.
 
@@ -77,7 +81,7 @@ def parse_json(text: str | bytes, **how: Any) -> Any:
     try:
         return json.loads(text, **how)
     except RecursionError:
-        raise json.JSONDecodeError("nested too deep to be read", "", 0) from None
+        raise TooDeepError("nested too deep to be read", "", 0) from None
 
 
 def read_json(path: Path, *, distinct: bool = False) -> Any:
@@ -100,9 +104,9 @@ def read_json(path: Path, *, distinct: bool = False) -> Any:
 
     try:
         return parse_json(read_text(path), object_pairs_hook=checked if distinct else None)
+    except TooDeepError as error:
+        raise ValueError(f"{path} is {error.msg}") from None
     except json.JSONDecodeError as error:
-        if not error.doc:
-            raise ValueError(f"{path} is {error.msg}") from None
         raise ValueError(f"{path}:{error.lineno}:{error.colno} is not valid JSON: {error.msg}") from None
 
 

@@ -44,7 +44,9 @@ class EncoderConfig:
         Raises:
             ValueError: naming the field and what would work.
         """
-        at_least(self, "model.config.", vocab_size=0, init_std=0)
+        at_least(self, "model.config.", vocab_size=0)
+        if not self.init_std > 0:
+            raise ValueError(f"model.config.init_std is {self.init_std}; it must be above 0")
         sizes = ("vocab_multiple", "d_embedding", "d_model", "n_layers", "n_heads", "d_ff", "max_positions")
         at_least(self, "model.config.", **dict.fromkeys(sizes, 1))
         if self.d_model % self.n_heads:

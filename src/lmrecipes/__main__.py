@@ -129,12 +129,16 @@ def command() -> None:
 
 
 def _one_line(error: Exception) -> str:
-    """An error in one line; of the system's errors the file and what is wrong with it, and how full a full disk is."""
+    """An error in one line, without the most of a word that is too long to be read.
+
+    Of the system's errors the file and what is wrong with it, and how full a full disk is.
+    """
+    message = str(error)
     if isinstance(error, OSError) and error.filename and error.strerror:
         refused = refusal(error)
         reason = explain(refused, Path(error.filename).parent) if refused else error.strerror
-        return f"{error.filename}: {reason}"
-    return " ".join(str(error).split())
+        message = f"{error.filename}: {reason}"
+    return " ".join(word if len(word) <= 300 else f"{word[:80]}..." for word in message.split())
 
 
 def _command(name: str) -> Callable[[list[str]], int]:

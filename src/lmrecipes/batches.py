@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from lmrecipes.config.validation import at_least
+from lmrecipes.config.validation import at_least, nearest_divisor
 
 
 class StreamBatch(NamedTuple):
@@ -150,6 +150,8 @@ class TextStatistics:
     """Whether the vocabulary can spell every text, as characters and bytes can; a word vocabulary has <unk>."""
 
 
+# Tokens; far beyond what attention can be computed over.
+_LONGEST = 2**31 - 1
 # Fields of a BatchPlan that only some data and models read, and declare as `batch_fields`.
 OPTIONAL_FIELDS = frozenset(("seq_len", "mem_len", "clamp_len", "same_length", "target_len"))
 
@@ -218,8 +220,13 @@ class BatchPlan:
         at_least(
             self, "batch.", global_batch_size=1, seq_len=1, micro_batch_size=1, mem_len=0, clamp_len=0, target_len=1
         )
-        for split, plan in (("val", self.val), ("test", self.test)):
-            at_least(plan, f"batch.{split}.", batch_size=1, seq_len=1, mem_len=0, clamp_len=0)
+        for split, evaluation in (("val", self.val), ("test", self.test)):
+            at_least(evaluation, f"batch.{split}.", batch_size=1, seq_len=1, mem_len=0, clamp_len=0)
+        plans: tuple[tuple[str, Any], ...] = (("", self), ("val.", self.val), ("test.", self.test))
+        for prefix, plan in plans:
+            for name in ("seq_len", "mem_len", "clamp_len", "target_len"):
+                if (getattr(plan, name, None) or 0) > _LONGEST:
+                    raise ValueError(f"batch.{prefix}{name} is {getattr(plan, name)}; it must be {_LONGEST} or less")
 
     @property
     def sequence_length(self) -> int:
@@ -267,17 +274,17 @@ class BatchPlan:
         """
         if self.global_batch_size % world_size:
             raise ValueError(
-                f"batch.global_batch_size is {self.global_batch_size} and is not divisible by {world_size} devices; "
+                f"batch.global_batch_size is {self.global_batch_size} and is not divisible by {world_size} devices "
+                f"(trainer.devices on each of trainer.num_nodes); "
                 f"{_nearest_multiple(self.global_batch_size, world_size)} would"
             )
         share = self.global_batch_size // world_size
         micro = share if self.micro_batch_size is None else self.micro_batch_size
         if share % micro:
-            divisors = [n for n in range(1, share + 1) if share % n == 0]
             raise ValueError(
                 f"batch.micro_batch_size is {micro} and does not divide the {share} sequences of each device "
                 f"(global_batch_size {self.global_batch_size} over {world_size}); "
-                f"{min(divisors, key=lambda n: (abs(n - micro), n))} would"
+                f"{nearest_divisor(share, micro)} would"
             )
         return share // micro
 

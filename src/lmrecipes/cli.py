@@ -38,18 +38,20 @@ from lmrecipes.callbacks.check_distinct import check_distinct
 from lmrecipes.checkpoints.io import AtomicCheckpointIO
 from lmrecipes.config import published
 from lmrecipes.config.arguments import class_of, config_files, expand_names, given_options, value_of, without_none
-from lmrecipes.config.errors import ConfigError, condense, known_options, unknown_key
+from lmrecipes.config.errors import ConfigError, condense, known_options, misspelt_beside, unknown_key
 from lmrecipes.config.hardware import check_hardware
 from lmrecipes.config.moved import with_current_paths
 from lmrecipes.config.presets import as_list, with_lists_flattened
 from lmrecipes.config.recipe_files import (
+    as_written,
     check_groups,
     check_named_files,
-    without_anchors,
     without_empty_files,
     written_groups,
 )
-from lmrecipes.config.trainer_flags import check_flags
+from lmrecipes.config.trainer_flags import check_flags, check_seed
+from lmrecipes.config.validation import minutes
+from lmrecipes.config.values import check_values
 from lmrecipes.data import load_vocabulary
 from lmrecipes.datamodules.protocols import EvaluatesWith, Overfits, WarmsUp
 from lmrecipes.loggers import RunCSVLogger, RunLogger
@@ -61,6 +63,7 @@ from lmrecipes.runtime.allocator import tune_process
 from lmrecipes.runtime.warning_filters import quiet
 from lmrecipes.strategies.checks import check_strategy, data_parallel_size
 
+_MISSING = " is missing"
 # Some defaults of Lightning's callbacks are enum members, which YAML cannot represent: write their values.
 yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, name: dumper.represent_data(name.value))
 
@@ -69,7 +72,7 @@ def _load(text: str) -> Any:
     if text.startswith("#") and "\n" not in text:
         # The value of an option, such as --data.path '#4', which YAML would read as a comment, that is as nothing.
         return text
-    return with_lists_flattened(without_anchors(with_current_paths(get_loader("yaml")(text))))
+    return with_lists_flattened(as_written(with_current_paths(get_loader("yaml")(text))))
 
 
 set_loader("recipe", _load, exceptions=(yaml.YAMLError,))
@@ -181,7 +184,13 @@ class RecipeCLI(LightningCLI):
         try:
             self.config = parser.parse_args(self.argv)
         except ArgumentError as error:
-            raise ConfigError(condense(str(error), known_options(written_groups(files, self.argv)) | fixed)) from None
+            groups = written_groups(files, self.argv)
+            message = condense(str(error), known_options(groups) | fixed)
+            if message.endswith(_MISSING):
+                message = misspelt_beside(message.removesuffix(_MISSING), groups, fixed) or message
+            raise ConfigError(message) from None
+        check_values(self.config.as_dict(), {"trainer": Trainer, "batch": BatchPlan})
+        check_seed(self.config.seed_everything)
         # argparse accepts abbreviated option names inside a class; reject them.
         options = known_options(self.config.as_dict()) | fixed
         for option in given_options(self.argv):
@@ -197,6 +206,7 @@ class RecipeCLI(LightningCLI):
             if "model" in config and isinstance(model := class_of(config.model.class_path), ChecksPrecision):
                 model.check_precision(str(requested.precision))
             check_flags(requested)
+            minutes("--group_timeout_minutes", config.group_timeout_minutes)
             check_hardware(requested.accelerator, requested.devices, requested.precision, requested.strategy)
         if self.command.trains:
             self._begin_or_continue(config, root)
@@ -251,7 +261,6 @@ class RecipeCLI(LightningCLI):
         try:
             if "trainer" in self.command.builds:
                 super().instantiate_classes()
-                self._check_batch(self.config_init.batch)
                 self._keep_vocabulary()
                 return
             settings = Namespace({part: self.config[part] for part in (*sorted(self.command.builds), "batch")})
@@ -293,6 +302,7 @@ class RecipeCLI(LightningCLI):
         """
         settings = self.config_init.trainer
         training = self.command.trains
+        self._check_batch(self.config_init.batch)
         kwargs["logger"] = self.run_loggers() if training and settings.logger is not False else False
         kwargs["plugins"] = [*as_list(settings.plugins), AtomicCheckpointIO()]
         kwargs["default_root_dir"] = self.run_dir or Path.cwd()

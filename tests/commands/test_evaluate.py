@@ -93,7 +93,7 @@ def test_answers_are_normalized_by_language_as_in_mlqa(write_json, capsys):
         ),
         ({"d.json": b"\xff\xfe"}, (), "d.json is not UTF-8 text"),
         ({"o.json": {"a": 1}}, ("--null-odds", "o.json"), "--null-odds is an option of SQuAD 2.0"),
-        ({"d.json": {"data": []}}, (), "there is no question to evaluate"),
+        ({"d.json": {"data": []}}, (), "d.json has no question to evaluate"),
         ({}, ("--data", "nowhere.json"), "nowhere.json cannot be read: No such file"),
     ],
 )

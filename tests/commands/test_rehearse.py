@@ -8,6 +8,7 @@ import yaml
 
 from conftest import environment
 from lmrecipes.__main__ import main
+from lmrecipes.commands.rehearse import _Rehearsal
 from lmrecipes.config import catalog
 from lmrecipes.rehearsal import stages
 from lmrecipes.rehearsal.stages import StageError, Stages
@@ -161,3 +162,8 @@ def test_a_stage_does_not_inherit_the_slurm_job(monkeypatch):
     forget_launcher()
     assert {"SLURM_JOB_ID", "RANK", "MASTER_PORT", "TORCHELASTIC_RUN_ID", "LMRECIPES_RUN_DIR"}.isdisjoint(os.environ)
     assert environment()["MINE"] == "1"
+
+
+def test_a_model_that_is_not_exported_is_rehearsed_without_its_export(tmp_path):
+    settings = {"model": {"class_path": "lightning.pytorch.LightningModule"}}
+    assert _Rehearsal(settings, tmp_path, Stages(1.0))._export().startswith("skipped: LightningModule is not exported")

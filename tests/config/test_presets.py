@@ -73,7 +73,7 @@ def test_an_invalid_list_file_is_named(text, message, tmp_path):
         ("- default.yaml\n- 5\n", r"one.yaml: entry 2 .* is 5; it must be a class_path"),
         (
             "- {class_path: lmrecipes.callbacks.Throughput, init_args: {window_step: 3}}\n",
-            r"unknown key 'trainer.callbacks.window_step'; did you mean 'trainer.callbacks.window_steps'\?",
+            r"one.yaml: lmrecipes.callbacks.Throughput: unknown key 'window_step'; did you mean 'window_steps'\?",
         ),
     ],
 )

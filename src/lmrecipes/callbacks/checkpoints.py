@@ -17,6 +17,7 @@ from lmrecipes.callbacks.loss_guard import is_finite
 from lmrecipes.checkpoints import listing
 from lmrecipes.checkpoints.io import make_room, remove_others
 from lmrecipes.checkpoints.sharded import begin_writing
+from lmrecipes.config.validation import minutes
 
 _PATHS = ("best_model_path", "kth_best_model_path", "last_model_path")
 _PROGRESS = (
@@ -139,6 +140,8 @@ class BestCheckpoint(_WholeCheckpoint):
             monitor: name of a logged metric.
             mode: min or max.
         """
+        if not monitor:
+            raise ValueError("BestCheckpoint.monitor is empty; name a logged metric, such as val/loss")
         super().__init__(filename="best-{step}", monitor=monitor, mode=mode, save_top_k=1, enable_version_counter=False)
 
     def check_monitor_top_k(self, trainer: Trainer, current: Tensor | None = None) -> bool:
@@ -163,6 +166,8 @@ class LastCheckpoint(_WholeCheckpoint):
         """
         if every_n_steps is not None and every_n_steps < 1:
             raise ValueError(f"LastCheckpoint.every_n_steps is {every_n_steps}; it must be 1 or more")
+        if every_minutes is not None:
+            minutes("LastCheckpoint.every_minutes", every_minutes)
         super().__init__(
             filename="last-{step}",
             save_top_k=1,

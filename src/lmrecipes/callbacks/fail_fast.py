@@ -186,13 +186,7 @@ def _end_all(children: list[subprocess.Popen]) -> None:
 
 
 def set_group_timeout(trainer: Trainer, minutes: float) -> None:
-    """Sets the timeout of collectives, unless the recipe's strategy sets its own.
-
-    Raises:
-        ValueError: if it is not above 0.
-    """
-    if not minutes > 0:
-        raise ValueError(f"--group_timeout_minutes is {minutes}; it must be above 0")
+    """Sets the timeout of collectives, unless the recipe's strategy sets its own."""
     strategy: Any = trainer.strategy
     if getattr(strategy, "_timeout", None) == default_pg_timeout:
         strategy._timeout = timedelta(minutes=minutes)

@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.optim import Optimizer
 
+from lmrecipes.config.validation import count
 from lmrecipes.runtime.dtensor import is_split
 from lmrecipes.trainer_state import completes_step
 
@@ -74,8 +75,7 @@ class LossGuard(Callback):
             "look_every_n_steps": (look_every_n_steps, 1),
         }
         for name, (value, least) in counts.items():
-            if value < least:
-                raise ValueError(f"LossGuard.{name} is {value}; it must be {least} or more")
+            count(f"LossGuard.{name}", value, least)
         if spike_sigma is not None and not spike_sigma > 0:
             raise ValueError(f"LossGuard.spike_sigma is {spike_sigma}; it must be above 0, or left out")
         self.action = action

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lmrecipes.config.validation import count
 from lmrecipes.models.common.protocols import Countable
 from lmrecipes.runtime.peak_flops import peak_tflops
 from lmrecipes.trainer_state import completes_step, data_rank, logs_step, sum_over_ranks
@@ -32,8 +33,9 @@ class Throughput(Callback):
             window_steps: optimizer steps that the metrics cover.
             peak_tflops: dense peak of one device; default: the device's, if known. Without it MFU is not logged.
         """
-        if window_steps < 1:
-            raise ValueError(f"Throughput.window_steps is {window_steps}; it must be 1 or more")
+        count("Throughput.window_steps", window_steps)
+        if peak_tflops is not None and not peak_tflops > 0:
+            raise ValueError(f"Throughput.peak_tflops is {peak_tflops}; it must be above 0, or left out")
         self.peak_tflops = peak_tflops
         self._steps: deque[tuple[float, float, int, int]] = deque(maxlen=window_steps)
         # Tokens of all ranks up to the last reduction, and of this rank since.

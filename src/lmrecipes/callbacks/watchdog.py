@@ -11,6 +11,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lmrecipes.config.validation import minutes
 from lmrecipes.resilience import failure_report
 
 
@@ -40,9 +41,7 @@ class Watchdog(Callback):
             timeout_minutes: maximum time of one batch or one checkpoint.
             end_process: False only reports the hang, and keeps waiting.
         """
-        if not timeout_minutes > 0:
-            raise ValueError(f"Watchdog.timeout_minutes is {timeout_minutes}; it must be above 0")
-        self.timeout_minutes = timeout_minutes
+        self.timeout_minutes = minutes("Watchdog.timeout_minutes", timeout_minutes)
         self.end_process = end_process
         self._done: threading.Event | None = None
         self._moves = 0

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from lmrecipes import __version__
 from lmrecipes.runtime.atomic_write import write_text
+from lmrecipes.runtime.open_file import parse_json
 from lmrecipes.runtime.path_names import is_plain
 
 FILE = ".written.json"
@@ -20,7 +21,7 @@ FILE = ".written.json"
 def written(folder: Path) -> set[str]:
     """Names of the checkpoints that the run wrote in a folder."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        names = json.loads((folder / FILE).read_text(encoding="utf-8"))["written"]
+        names = parse_json((folder / FILE).read_text(encoding="utf-8"))["written"]
         # A list that came with a run must not lead to files outside of its folder.
         return {name for name in names if is_plain(name)}
     return set()

@@ -26,6 +26,7 @@ from lmrecipes.checkpoints.write_errors import sendable
 from lmrecipes.runtime.atomic_write import discard, replace_path, replacing, sync_folder, write_text
 from lmrecipes.runtime.dtensor import is_split
 from lmrecipes.runtime.file_faults import CARRIES_CODE, fault_of
+from lmrecipes.runtime.open_file import parse_json
 
 if TYPE_CHECKING:
     from torch.distributed.checkpoint.metadata import Metadata
@@ -126,7 +127,7 @@ def _has_only_own_files(path: Path) -> bool:
 def _files(path: Path) -> list[str]:
     """The files of a sharded checkpoint, the manifest first; none if it is incomplete."""
     with suppress(OSError, ValueError):
-        listed = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        listed = parse_json((path / MANIFEST).read_text(encoding="utf-8"))
         return [MANIFEST, *(name for name in listed if Path(name).name == name)] if isinstance(listed, dict) else []
     return []
 
@@ -169,7 +170,7 @@ def verify(path: Path) -> None:
         ValueError: if it is absent, incomplete or damaged, or carries code.
     """
     try:
-        listed = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        listed = parse_json((path / MANIFEST).read_text(encoding="utf-8"))
         for name, (size, check) in listed.items():
             file = path / name
             if not file.is_file() or file.stat().st_size != size:

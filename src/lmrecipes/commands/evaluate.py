@@ -12,7 +12,7 @@ from typing import Any
 from lmrecipes.commands.common.parser import Arguments
 from lmrecipes.metrics.squad import LANGUAGES, Gold, squad11, squad20
 from lmrecipes.runtime.atomic_write import write_text
-from lmrecipes.runtime.open_file import read_json
+from lmrecipes.runtime.open_file import parse_json, read_json
 
 
 def run(argv: list[str]) -> int:
@@ -22,6 +22,8 @@ def run(argv: list[str]) -> int:
         _check_replaceable(options.output)
     data, predictions = _read(options.data), _numbered(options.predictions, str, "an answer's text")
     golds = _golds(data, options.data)
+    if not golds:
+        raise ValueError(f"{options.data} has no question to evaluate; give a file in SQuAD format with some")
     version = options.version or _version(data)
     _check_predicted(golds, predictions, options, version)
     if version == "1.1":
@@ -55,8 +57,8 @@ def _check_replaceable(output: Path) -> None:
     if not output.is_file() or not output.stat().st_size:
         return
     try:
-        content = json.loads(output.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError):
+        content = parse_json(output.read_text(encoding="utf-8"))
+    except ValueError:
         content = None
     if not isinstance(content, dict) or "f1" not in content or not {"exact", "exact_match"} & content.keys():
         raise ValueError(f"--output {output} exists and is not an earlier evaluation; name another file")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import signal
 import sys
@@ -20,10 +21,11 @@ from lmrecipes.cli import Command, RecipeCLI, open_recipe
 from lmrecipes.commands import test
 from lmrecipes.commands.common.parser import Arguments
 from lmrecipes.commands.export import EXPORTED, WEIGHTS
-from lmrecipes.config.arguments import config_files, expand_names
+from lmrecipes.config.arguments import class_of, config_files, expand_names
 from lmrecipes.data import load_vocabulary
 from lmrecipes.data.corpora.synthetic_text import write_synthetic
 from lmrecipes.datamodules.protocols import Rehearses
+from lmrecipes.models.common.protocols import ExportsWeights
 from lmrecipes.rehearsal.shrink import EVERY, KILLED_AFTER, STEPS, Spread, full_size_on_cpu, shrink, smallest_spread
 from lmrecipes.rehearsal.stages import StageError, Stages
 from lmrecipes.runtime import launcher
@@ -49,6 +51,8 @@ def run(argv: list[str]) -> int:
     options, rest = parser.parse_known_args(argv)
     if not launcher.is_main_process():
         return 0
+    if not 0 < options.stage_timeout_s < math.inf:
+        raise ValueError(f"--stage_timeout_s is {options.stage_timeout_s:g}; it must be a number of seconds above 0")
     forget_launcher()
     recipe = open_recipe(COMMAND, rest)
     began = time.perf_counter()
@@ -175,6 +179,9 @@ class _Rehearsal:
         return f"{name} {value:.3f}"
 
     def _export(self) -> str:
+        kind = class_of(self.settings["model"]["class_path"])
+        if not issubclass(kind, ExportsWeights):
+            return f"skipped: {kind.__name__} is not exported, it has no example()"
         self.stages.command("export", "--run", str(self.killed), "--format", "state_dict")
         size = (self.killed / EXPORTED / WEIGHTS).stat().st_size
         return f"{WEIGHTS}, {size / 1e6:.1f} MB"

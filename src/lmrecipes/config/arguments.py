@@ -46,6 +46,8 @@ def expand_names(argv: Sequence[str]) -> list[str]:
 
 
 def _expand(option: str, value: str) -> str:
+    if not value and option in (*_CONFIG, *_PRESETS, "--model"):
+        raise ValueError(f"{option.removesuffix('+')} is empty; give a name, a file or a class, or leave it out")
     if option in _CONFIG:
         return str(catalog.find_recipe(value))
     # Names of presets are lower case; class paths have dots or capitals.

@@ -14,6 +14,9 @@ from lmrecipes.config.moved import with_current_paths
 
 _SafeLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
+# Far beyond any recipe; error messages and Python's own recursion must be able to follow.
+_DEEPEST = 50
+
 
 class _Repeated(yaml.MarkedYAMLError):
     """A repeated key, which YAML silently resolves to the last."""
@@ -34,6 +37,13 @@ class _Loader(_SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _is_deeper(content: Any, levels: int) -> bool:
+    if not isinstance(content, dict | list):
+        return False
+    inner = content.values() if isinstance(content, dict) else content
+    return levels == 0 or any(_is_deeper(value, levels - 1) for value in inner)
+
+
 def root() -> Path:
     """Folder that holds `recipes/`, `datamodules/`, `callbacks/` and `loggers/`: in the wheel, or the checkout."""
     package = Path(__file__).parents[1]
@@ -48,7 +58,18 @@ def read_yaml(path: Path) -> Any:
         ValueError: if it is not YAML or repeats a key, naming file, line and column.
     """
     try:
-        return with_current_paths(yaml.load(path.read_text(encoding="utf-8"), _Loader))
+        content = yaml.load(path.read_text(encoding="utf-8"), _Loader)
+        if _is_deeper(content, _DEEPEST):
+            raise ValueError(f"{path} is nested more than {_DEEPEST} levels deep; no setting is")
+        return with_current_paths(content)
+    except IsADirectoryError:
+        raise ValueError(f"{path} is a folder; name a YAML file") from None
+    except RecursionError:
+        raise ValueError(f"{path} is nested more than {_DEEPEST} levels deep; no setting is") from None
+    except yaml.reader.ReaderError as error:
+        raise ValueError(
+            f"{path} is not valid YAML: it has the character U+{error.character:04X} at position {error.position}"
+        ) from error
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
@@ -101,6 +122,8 @@ def _find(name: str, known: dict[str, Path], kind: str, hint: str) -> Path:
     key = name.removeprefix("recipes/").removesuffix(".yaml")
     if key in known:
         return known[key]
+    if Path(name).is_dir() and name.endswith(".yaml"):
+        raise ValueError(f"{name} is a folder; name a file as {kind}")
     if Path(f"{name}.yaml").is_file():
         raise ValueError(f"no {kind} {name!r}; did you mean {name}.yaml?")
     near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)

@@ -41,6 +41,10 @@ _REWORDED = (
     (r"Expected a typing\.Literal\[(.*)\]\. Got value: (.*)", r"expected one of \1, got \2"),
     (r"Expected an import path or a subclass spec, but got (.*?)\. Got value: .*", r"expected a class_path, got \1"),
     (r"Expected '([\w.]+)' to be a subclass of <class '([\w.]+)'>\.*", r"\1 is not a subclass of \2"),
+    (
+        r"Expected '([\w.]+)' to be a function that returns <class '([\w.]+)'>\.*( Got value: .*)?",
+        r"\1 is not a subclass of \2",
+    ),
     (r"Import path ([\w.]+) does not correspond to a subclass of (\w+)", r"\1 is not a subclass of \2"),
     (r"Unable to load config '(.*)'", r"expected a group of keys and values, got \1"),
 )
@@ -121,6 +125,9 @@ def condense(message: str, options: Iterable[str] = ()) -> str:
     name = ".".join(keys).replace("init_args.", "")
     if leaf.endswith("got None"):
         return f"{name} is missing"
+    leaf = re.sub(r", got $", ", got nothing", leaf)
+    if (given := re.search(r"Given value: (.+)", message)) and leaf == "Expected a <class 'list'>":
+        leaf = f"expected classes, a list of them, or a preset, got {given[1]}"
     return f"{name}: {leaf}" if name and not leaf.startswith(keys[0]) else leaf
 
 
@@ -148,6 +155,21 @@ def unknown_key(name: str, options: Iterable[str]) -> str:
     return f"unknown key {name!r}" + (f"; did you mean {near[0]!r}?" if near else "")
 
 
+def misspelt_beside(missing: str, written: Mapping[str, Any], known: Iterable[str]) -> str | None:
+    """The message for an unknown key in the group that another is missing from, which may be meant; None without one.
+
+    Args:
+        missing: dotted name of the missing key.
+        written: the groups of a recipe, as they are written.
+        known: dotted names of options that exist in any recipe.
+    """
+    options = set(known)
+    _walk(written, "", options)
+    group = missing.rpartition(".")[0]
+    beside = [name for name in flatten(written) if name.rpartition(".")[0] == group and name not in options]
+    return unknown_key(beside[0], options) if beside and missing in options else None
+
+
 def known_options(config: Mapping[str, Any]) -> set[str]:
     """Dotted names of every option that the classes named in `config` accept (`init_args.` left out)."""
     options = set(flatten(config))
@@ -166,6 +188,18 @@ def _walk(value: Any, prefix: str, options: set[str]) -> None:
         options.update(_parameters(class_path, prefix))
     for key, inner in value.items():
         _walk(inner, prefix if key == "init_args" else f"{prefix}.{key}" if prefix else str(key), options)
+
+
+def parameters_of(class_path: str) -> list[str] | None:
+    """Names of what a class is made from; None if that cannot be told: for any keyword, or for no such class."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return None
+    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
+        return None
+    return list(parameters)
 
 
 def _parameters(class_path: str, prefix: str) -> Iterator[str]:

@@ -9,10 +9,12 @@ from typing import Any
 from jsonargparse.typing import Path_fr
 
 from lmrecipes.config import catalog
+from lmrecipes.config.errors import parameters_of, unknown_key
 
 LISTS = ("callbacks", "logger")
 """Settings of `trainer:` that are lists of classes."""
 _ENDINGS = (".yaml", ".yml")
+_KEYS = {"class_path", "init_args", "dict_kwargs"}
 
 
 def with_lists_flattened(content: Any) -> Any:
@@ -67,6 +69,8 @@ def _flattened(entries: list[Any], within: tuple[Path, ...], base: Path | None =
                 f"{listed}entry {number} of a list of callbacks or loggers is {entry!r}; it must be a class_path, "
                 f"with init_args if it has any, or the name of a list file such as default.yaml"
             )
+        if isinstance(entry, dict):
+            _check_entry(entry, within[-1] if within else None)
     if not any(_is_file(entry) for entry in entries):
         return entries
     flat: list[Any] = []
@@ -85,6 +89,24 @@ def _flattened(entries: list[Any], within: tuple[Path, ...], base: Path | None =
         if _is_file(entry):
             inherited |= added
     return flat
+
+
+def _check_entry(entry: dict[str, Any], file: Path | None) -> None:
+    """Refuses unknown keys of an entry, and arguments that its class does not take.
+
+    Raises:
+        ValueError: naming the file, if the entry is of a list file, the class and the key.
+    """
+    listed, class_path = f"{file}: " if file else "", entry["class_path"]
+    for key in entry.keys() - _KEYS:
+        raise ValueError(f"{listed}{class_path}: {unknown_key(str(key), _KEYS)}")
+    arguments = entry.get("init_args") or {}
+    if not isinstance(arguments, dict):
+        raise ValueError(f"{listed}{class_path}: init_args is {arguments!r}; it must be a group of keys and values")
+    # Those of a list in a recipe are reported by their dotted name, as they are parsed.
+    if file and (known := parameters_of(class_path)) is not None:
+        for key in arguments.keys() - known:
+            raise ValueError(f"{listed}{class_path}: {unknown_key(str(key), known)}")
 
 
 def _merged(inherited: Any, entry: Any) -> Any:

@@ -13,6 +13,7 @@ from lmrecipes.config import catalog
 from lmrecipes.config.arguments import GROUPS, config_files, value_of
 from lmrecipes.config.errors import ConfigError, unknown_key
 from lmrecipes.config.presets import LISTS, list_entries
+from lmrecipes.runtime.path_names import check_length
 
 
 def without_empty_files(argv: Sequence[str]) -> list[str]:
@@ -38,11 +39,36 @@ def without_empty_files(argv: Sequence[str]) -> list[str]:
     return kept
 
 
-def without_anchors(content: Any) -> Any:
-    """A recipe without its keys that begin with `x-`, a place for YAML anchors that other keys refer to."""
-    if isinstance(content, dict) and GROUPS & content.keys():
-        return {key: value for key, value in content.items() if not str(key).startswith("x-")}
-    return content
+def as_written(content: Any) -> Any:
+    """A recipe without its keys that begin with `x-`, a place for YAML anchors, and with presets by their paths."""
+    if not isinstance(content, dict) or not GROUPS & content.keys():
+        return content
+    recipe = {key: value for key, value in content.items() if not str(key).startswith("x-")}
+    recipe |= {"data": _preset(recipe["data"], "datamodules")} if "data" in recipe else {}
+    if isinstance(trainer := recipe.get("trainer"), dict):
+        named = {key: _preset(trainer[key], f"{key.removesuffix('s')}s") for key in LISTS if key in trainer}
+        recipe["trainer"] = {**trainer, **named}
+    return recipe
+
+
+def _preset(value: Any, folder: str) -> Any:
+    """The path of a preset that is named as on the command line; any other value as it is."""
+    known = catalog.preset_paths(folder) if isinstance(value, str) else {}
+    return str(known[value]) if isinstance(value, str) and value in known else value
+
+
+def _check_file(value: str, setting: str, recipe: Path) -> None:
+    """Refuses a file that a recipe names, relative to its own folder, and that does not exist.
+
+    Raises:
+        ConfigError: naming the recipe and the setting.
+    """
+    check_length(f"{recipe}: {setting}", value)
+    if value.endswith((".yaml", ".yml")) and not (recipe.parent / value).is_file():
+        raise ConfigError(
+            f"{recipe}: {setting} is {value}, but there is no file {recipe.parent / value}; name one relative to the "
+            f"recipe, a preset, or a class_path"
+        )
 
 
 def check_groups(files: Sequence[Path], present: set[str]) -> None:
@@ -53,7 +79,7 @@ def check_groups(files: Sequence[Path], present: set[str]) -> None:
         present: groups that options on the command line belong to.
     """
     for path in files:
-        content = without_anchors(catalog.read_yaml(path))
+        content = as_written(catalog.read_yaml(path))
         if not isinstance(content, dict):
             raise ConfigError(f"{path} is not a recipe: it holds a {type(content).__name__}, not keys and values")
         if "config" in content:
@@ -64,7 +90,12 @@ def check_groups(files: Sequence[Path], present: set[str]) -> None:
         for key in ("trainer", "batch", "model", "data"):
             value = content.get(key, {})
             if not isinstance(value, dict | str if key in ("model", "data") else dict):
-                raise ConfigError(f"{path}: {key} is {value!r}; it must be a group of keys and values")
+                raise ConfigError(f"{path}: {key} is {value!r:.80}; it must be a group of keys and values")
+            if isinstance(value, str):
+                _check_file(value, key, path)
+        for key in LISTS:
+            if isinstance(value := (content.get("trainer") or {}).get(key), str):
+                _check_file(value, f"trainer.{key}", path)
         _list_options(content, path.parent)
         present.update(content)
     for key in ("model", "data", "batch"):
@@ -107,7 +138,7 @@ def written_groups(files: Sequence[Path], argv: Sequence[str]) -> dict[str, Any]
     """The groups of recipe files, with the files that they or the command line name for a group."""
     groups: dict[str, Any] = {}
     for path in files:
-        content = without_anchors(catalog.read_yaml(path)) or {}
+        content = as_written(catalog.read_yaml(path)) or {}
         groups |= {key: path.parent / value if isinstance(value, str) else value for key, value in content.items()}
         groups["trainer"] = {**content.get("trainer", {}), **_list_options(content, path.parent)}
     for key in ("model", "data"):

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
 from lmrecipes.batches import BatchPlan, SplitPlan
+from lmrecipes.data.corpora.hub import NoFileError
 from lmrecipes.data.prepared.cache import short_hash, writing_to
 from lmrecipes.data.prepared.lock import find_or_make
 from lmrecipes.data.prepared.made_once import made_once
@@ -145,7 +146,10 @@ class BucketedDataModule(CachedDataModule):
         """
         for split in self._prepared_splits:
             if split in self.files:
-                examples = self._examples.get(split) or self._prepare(split, progress)
+                try:
+                    examples = self._examples.get(split) or self._prepare(split, progress)
+                except NoFileError as error:
+                    raise ValueError(f"data.{split}: {error}") from error
                 if examples.complaint:
                     # Always from this line, so that Python shows the same complaint once.
                     warnings.warn(examples.complaint, stacklevel=1)
@@ -187,7 +191,11 @@ class BucketedDataModule(CachedDataModule):
         if self.vocabulary_dir is not None:
             inside = self.vocabulary_dir / "vocabulary"
             name = str(inside if inside.is_dir() else self.vocabulary_dir)
-            return load_wordpiece(name) if isinstance(self.settings, WordPieceSettings) else load_sentencepiece(name)
+            load = load_wordpiece if isinstance(self.settings, WordPieceSettings) else load_sentencepiece
+            try:
+                return load(name)
+            except ValueError as error:
+                raise ValueError(f"data.vocabulary_dir: {error}") from error
         if self.settings.name is not None:
             return self.settings.make(lambda _: ())
         with writing_to(self.cache_dir):

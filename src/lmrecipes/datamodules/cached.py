@@ -16,6 +16,7 @@ from lmrecipes.config.arguments import class_of
 from lmrecipes.data.prepared.cache import cache_folder, writing_to
 from lmrecipes.data.prepared.progress_bar import Progress, ProgressBar
 from lmrecipes.data.tokenizers.base import Vocabulary
+from lmrecipes.data.tokenizers.loading import load_vocabulary
 from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings
 from lmrecipes.data.tokenizers.wordpiece import WordPiece
 from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings
@@ -63,7 +64,10 @@ def check_vocabulary(vocabulary: Vocabulary, needed: type[Vocabulary], owner: st
         ValueError: if the data needs another.
     """
     if not isinstance(vocabulary, needed):
-        raise ValueError(f"the vocabulary of {owner} is of kind {vocabulary.kind}; these {data} need {needed.__name__}")
+        raise ValueError(
+            f"the vocabulary of {owner} is of kind {vocabulary.kind}, but these {data} need "
+            f"{needed.__name__}; name another data.vocabulary_dir, or another run with --init_from if it is that one's"
+        )
 
 
 class CachedDataModule(LightningDataModule, ABC):
@@ -90,6 +94,19 @@ class CachedDataModule(LightningDataModule, ABC):
         self.vocabulary_dir = None if vocabulary_dir is None else Path(vocabulary_dir).expanduser()
         self.cache_dir = cache_folder(cache_dir)
         self.overfit_batches = 0
+
+    def named_vocabulary(self) -> Vocabulary | None:
+        """The vocabulary that vocabulary_dir names; None if it names none.
+
+        Raises:
+            ValueError: if there is none in it, or it cannot be read.
+        """
+        if self.vocabulary_dir is None:
+            return None
+        try:
+            return load_vocabulary(self.vocabulary_dir)
+        except ValueError as error:
+            raise ValueError(f"data.vocabulary_dir: {error}") from error
 
     @abstractmethod
     def prepare(self, progress: bool = True) -> None:

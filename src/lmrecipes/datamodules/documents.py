@@ -24,7 +24,6 @@ from lmrecipes.data.prepared.corpus import Prepared
 from lmrecipes.data.prepared.progress_bar import Progress
 from lmrecipes.data.prepared.shards import ALL, Share, VocabularySettings, prepare_examples
 from lmrecipes.data.tokenizers.base import Vocabulary
-from lmrecipes.data.tokenizers.loading import load_vocabulary
 from lmrecipes.data.tokenizers.sentencepiece_config import SentencePieceSettings
 from lmrecipes.data.tokenizers.wordpiece_config import WordPieceSettings
 from lmrecipes.datamodules.cached import check_vocabulary, tiny_vocabulary, vocabulary_settings
@@ -145,8 +144,8 @@ class DocumentsDataModule(PreparedDataModule):
         if self._prepared is not None:
             return
         vocabulary = self._run_vocabulary
-        if vocabulary is None and self.vocabulary_dir is not None:
-            vocabulary = self._checked(load_vocabulary(self.vocabulary_dir), str(self.vocabulary_dir))
+        if vocabulary is None and (named := self.named_vocabulary()) is not None:
+            vocabulary = self._checked(named, str(self.vocabulary_dir))
 
         def make(corpus: Corpus, settings: VocabularySettings, folder: Path, report: Progress) -> Prepared | None:
             objective = type(self.objective)

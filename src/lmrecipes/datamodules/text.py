@@ -18,7 +18,6 @@ from lmrecipes.data.prepared.corpus import Prepared, find_prepared
 from lmrecipes.data.prepared.progress_bar import Progress
 from lmrecipes.data.prepared.tokenize_text import prepare
 from lmrecipes.data.tokenizers.base import Vocabulary
-from lmrecipes.data.tokenizers.loading import load_vocabulary
 from lmrecipes.data.tokenizers.text_config import Tokenizing
 from lmrecipes.datamodules.prepared import PreparedDataModule
 from lmrecipes.trainer_state import data_rank
@@ -139,7 +138,7 @@ class TextDataModule(PreparedDataModule):
         if self._evaluated is not None:
             self._prepared = self._prepare_split(*self._evaluated, progress)
             return
-        vocabulary = None if self.vocabulary_dir is None else load_vocabulary(self.vocabulary_dir)
+        vocabulary = self.named_vocabulary()
 
         def make(source: Source, tokenizing: Tokenizing, folder: Path, report: Progress) -> Prepared:
             for split in ("train", "val") if vocabulary is None else ():

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from typing import Any
 
 from torch import nn
 from torch.optim import Optimizer
+
+# Names that torch's messages give to settings.
+_SETTINGS = {"learning": "lr", "epsilon": "eps", "beta": "betas"}
 
 
 def build_optimizer(
@@ -23,7 +27,10 @@ def build_optimizer(
         fused: False where a fused optimizer does not fit (gradient clipping with 16-mixed).
     """
     groups = list(params)
-    optimizer = make(_copied(groups))
+    try:
+        optimizer = make(_copied(groups))
+    except ValueError as error:
+        raise ValueError(_named(str(error))) from error
     settings = optimizer.defaults
     open_choice = settings.get("fused", False) is None and settings.get("foreach") is None
     held = (p for group in optimizer.param_groups for p in group["params"])
@@ -35,6 +42,13 @@ def build_optimizer(
     for group in optimizer.param_groups:
         group["lr"] *= group.get("lr_scale", 1.0)
     return optimizer
+
+
+def _named(message: str) -> str:
+    """A message of torch's optimizers, "Invalid learning rate: -1.0", with the setting's name."""
+    refused = re.match(r"Invalid (\w+)[^:]*: (\S+)", message)
+    setting = _SETTINGS.get(refused[1], refused[1]) if refused else ""
+    return f"model.optimizer.{setting} is {refused[2]}; {message}" if refused else f"model.optimizer: {message}"
 
 
 def _copied(params: list[Any]) -> list[Any]:

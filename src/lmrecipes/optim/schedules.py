@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
-from lmrecipes.config.validation import is_probability
+from lmrecipes.config.validation import at_least, is_probability
 
 
 class Schedule(ABC):
@@ -69,6 +69,14 @@ class Constant(Schedule):
     warmup_steps: int = 0
     """Updates during which the rate rises linearly."""
 
+    def __post_init__(self) -> None:
+        """Validate the configuration.
+
+        Raises:
+            ValueError: naming the field.
+        """
+        at_least(self, "model.schedule.", warmup_steps=0)
+
     def lr(self, step: int, base_lr: float, max_steps: int) -> float:
         """See Schedule."""
         return _warm(step, base_lr, self.warmup_steps) if step < self.warmup_steps else base_lr
@@ -84,6 +92,14 @@ class Cosine(_Decaying):
     """Rate at the end."""
     max_steps: int | None = None
     """Updates until min_lr is reached; left out, all of trainer.max_steps."""
+
+    def __post_init__(self) -> None:
+        """Validate the configuration.
+
+        Raises:
+            ValueError: naming the field.
+        """
+        at_least(self, "model.schedule.", warmup_steps=0, min_lr=0, max_steps=1)
 
     def fitted(self, max_steps: int) -> Schedule:
         """See Schedule."""
@@ -106,6 +122,14 @@ class Linear(_Decaying):
     """Updates during which the rate rises linearly."""
     min_lr: float = 0.0
     """Rate at the end."""
+
+    def __post_init__(self) -> None:
+        """Validate the configuration.
+
+        Raises:
+            ValueError: naming the field.
+        """
+        at_least(self, "model.schedule.", warmup_steps=0, min_lr=0)
 
     def lr(self, step: int, base_lr: float, max_steps: int) -> float:
         """See Schedule."""
@@ -131,6 +155,7 @@ class WarmupAnnealing(Schedule):
             ValueError: naming the field.
         """
         is_probability(self, "model.schedule.", "warmup_share")
+        at_least(self, "model.schedule.", min_lr=0)
 
     def lr(self, step: int, base_lr: float, max_steps: int) -> float:
         """See Schedule."""
@@ -168,6 +193,7 @@ class Polynomial(_Decaying):
                 f"them to 0"
             )
         is_probability(self, "model.schedule.", "warmup_share")
+        at_least(self, "model.schedule.", warmup_steps=0, min_lr=0)
         if self.power <= 0:
             raise ValueError(f"model.schedule.power is {self.power}; it must be above 0")
 
@@ -191,6 +217,14 @@ class InverseSquareRoot(Schedule):
     """Updates during which the rate rises linearly; at least 1."""
     rises: bool = True
     """Whether it rises; if not, it is at its highest from the first update on, as T5's and mT5's."""
+
+    def __post_init__(self) -> None:
+        """Validate the configuration.
+
+        Raises:
+            ValueError: naming the field.
+        """
+        at_least(self, "model.schedule.", warmup_steps=0)
 
     def lr(self, step: int, base_lr: float, max_steps: int) -> float:
         """See Schedule."""

@@ -13,6 +13,7 @@ from lmrecipes.config.errors import ConfigError
 from lmrecipes.data.tokenizers.loading import is_reproducible
 from lmrecipes.runs.checkpoint_choice import checkpoint_of, is_checkpoint
 from lmrecipes.runs.run_dir import CONFIG, VOCABULARY, find_run
+from lmrecipes.runtime.path_names import check_length
 
 
 def init_checkpoint(config: Namespace) -> Path:
@@ -41,7 +42,10 @@ def check_source_model(config: Namespace) -> None:
         ConfigError: naming both.
     """
     name = config.get("init_from")
-    if name is None or is_checkpoint(Path(name)):
+    if name is None:
+        return
+    check_length("--init_from", name)
+    if is_checkpoint(Path(name)):
         return
     run = find_run(name, root=Path(config.runs_root))
     source, target = catalog.read_yaml(run / CONFIG)["model"]["class_path"], config.model.class_path

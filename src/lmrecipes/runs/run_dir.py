@@ -18,7 +18,8 @@ from lmrecipes.runtime import atomic_write
 from lmrecipes.runtime.console import quoted
 from lmrecipes.runtime.launcher import RUN_DIR_VARIABLE, is_main_process, launcher_id, sweep_id
 from lmrecipes.runtime.ledger import Ledger
-from lmrecipes.runtime.path_names import check_plain
+from lmrecipes.runtime.open_file import parse_json
+from lmrecipes.runtime.path_names import check_length, check_plain
 
 ABOUT = "run.json"
 CONFIG = "config.yaml"
@@ -57,6 +58,7 @@ def new_run_dir(recipe: str, *, root: Path, requested: Path | None = None) -> Pa
     if inherited and requested is None and shared_id is None and not is_main_process():
         return Path(inherited)
     if requested is not None:
+        check_length("--run_dir", str(requested))
         directory = requested
     elif shared_id is not None:
         directory = root / recipe / shared_id
@@ -138,7 +140,7 @@ def _check_free(directory: Path) -> None:
 def _started(directory: Path) -> dict[str, Any] | None:
     """The record of how the directory's run was started; None if it has none."""
     try:
-        about = json.loads((directory / ABOUT).read_text(encoding="utf-8"))
+        about = parse_json((directory / ABOUT).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     return about if isinstance(about, dict) and {"command", "created", "lmrecipes"} <= about.keys() else None
@@ -177,6 +179,7 @@ def find_run(name: str, *, root: Path) -> Path:
     Raises:
         ValueError: if there is none, listing the existing runs.
     """
+    check_length("the run", name)
     directory = Path(name)
     if (directory / CONFIG).is_file():
         return directory.resolve()
@@ -244,7 +247,7 @@ def results(run_dir: Path) -> list[dict[str, Any]]:
     if not os.path.lexists(path):
         return []
     with suppress(OSError, ValueError):
-        results = json.loads(path.read_text(encoding="utf-8"))
+        results = parse_json(path.read_text(encoding="utf-8"))
         if isinstance(results, list) and all(isinstance(one, dict) and "metrics" in one for one in results):
             return results
     raise ValueError(f"{path} is not a list of results; move it")

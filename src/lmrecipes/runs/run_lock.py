@@ -10,6 +10,7 @@ from pathlib import Path
 from filelock import BaseFileLock, Timeout
 
 from lmrecipes.runtime.file_lock import acquire
+from lmrecipes.runtime.open_file import parse_json
 
 LOCK = ".training.lock"
 # A killed process's data workers may hold its lock for some seconds more.
@@ -45,7 +46,7 @@ def hold(run_dir: Path, timeout_s: float = 0.0) -> None:
 def _by(path: Path) -> str:
     """The process that the lock file names."""
     try:
-        holder = json.loads(path.read_text(encoding="utf-8"))
+        holder = parse_json(path.read_text(encoding="utf-8"))
         return f" by process {holder['pid']} on {holder['host']}"
     except (OSError, ValueError, TypeError, KeyError):
         return ""

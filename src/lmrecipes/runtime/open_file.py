@@ -68,6 +68,22 @@ def read_text(path: Path) -> str:
         raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
 
 
+class TooDeepError(json.JSONDecodeError):
+    """JSON that is nested deeper than Python's recursion goes."""
+
+
+def parse_json(text: str | bytes, **how: Any) -> Any:
+    """`json.loads`, for which a text that is nested too deep is no JSON like any other.
+
+    Raises:
+        json.JSONDecodeError: if it is not JSON.
+    """
+    try:
+        return json.loads(text, **how)
+    except RecursionError:
+        raise TooDeepError("nested too deep to be read", "", 0) from None
+
+
 def read_json(path: Path, *, distinct: bool = False) -> Any:
     """The content of a JSON file.
 
@@ -87,11 +103,11 @@ def read_json(path: Path, *, distinct: bool = False) -> Any:
         return content
 
     try:
-        return json.loads(read_text(path), object_pairs_hook=checked if distinct else None)
+        return parse_json(read_text(path), object_pairs_hook=checked if distinct else None)
+    except TooDeepError as error:
+        raise ValueError(f"{path} is {error.msg}") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}:{error.lineno}:{error.colno} is not valid JSON: {error.msg}") from None
-    except RecursionError:
-        raise ValueError(f"{path} is nested too deep to be read") from None
 
 
 @contextmanager

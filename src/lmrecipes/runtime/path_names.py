@@ -32,3 +32,14 @@ def check_plain(field: str, name: str, example: str) -> str:
             f"{field} is {name!r}, which becomes the name of a folder; give a name without / and \\, such as {example}"
         )
     return name
+
+
+def check_length(setting: str, path: str) -> None:
+    """Refuses a path that no file can have, whose existence could not even be asked for.
+
+    Raises:
+        ValueError: naming the setting.
+    """
+    longest = max((len(os.fsencode(part)) for part in path.split("/")), default=0)
+    if longest > 255 or len(os.fsencode(path)) > 4095:
+        raise ValueError(f"{setting} is {path[:80]}..., {len(path)} characters long; a file's name has 255 at most")

@@ -12,6 +12,7 @@ from lmrecipes import __version__
 from lmrecipes.runtime.atomic_write import discard, write_text
 from lmrecipes.runtime.disk_space import explain, refusal
 from lmrecipes.runtime.ledger import Ledger
+from lmrecipes.runtime.open_file import parse_json
 
 MANIFEST = "export.json"
 _PART = ".export.part"
@@ -71,7 +72,7 @@ def _read(folder: Path) -> dict[str, list[str]] | None:
     if not any(folder.iterdir()):
         return None
     with suppress(FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
-        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        manifest = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
         if "lmrecipes" in manifest:
             return {form: [name for name in names if _is_inside(name)] for form, names in manifest["files"].items()}
     raise ValueError(f"{folder} is not empty and holds no earlier export; name a new or an empty folder with --output")

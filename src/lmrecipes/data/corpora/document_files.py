@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
@@ -12,7 +11,7 @@ from typing import Literal, NamedTuple
 
 from lmrecipes.data.corpora.malformed import EMPTY, Flaws
 from lmrecipes.data.corpora.rows import json_row, parquet_rows, text_of
-from lmrecipes.runtime.open_file import PACKED, open_unpacked, unpacked_suffix
+from lmrecipes.runtime.open_file import PACKED, open_unpacked, parse_json, unpacked_suffix
 
 Boundaries = Literal["line", "blank_line", "file"]
 ENDINGS = (".txt", ".jsonl", ".json", ".parquet")
@@ -163,7 +162,7 @@ def _content(line: bytes, key: str | None) -> bytes | str:
     if key is None:
         return line.strip()
     try:
-        return str(json.loads(line)[key]).strip()
+        return str(parse_json(line)[key]).strip()
     except (ValueError, KeyError, TypeError):
         return line
 

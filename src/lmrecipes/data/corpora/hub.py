@@ -10,6 +10,10 @@ from pathlib import Path
 _HUB = "hf://datasets/"
 
 
+class NoFileError(ValueError):
+    """A path of a recipe is no file."""
+
+
 def newest_commit(repository: str, revision: str | None) -> str | None:
     """The commit of a dataset's revision; None if the hub cannot be reached."""
     from huggingface_hub import HfApi
@@ -93,12 +97,13 @@ def local_file(path: str) -> Path:
         path: `FOLDER/train.json`, or `hf://datasets/OWNER/NAME[@REVISION]/train.parquet`.
 
     Raises:
-        ValueError: if it does not exist, or cannot be downloaded.
+        NoFileError: if it does not exist.
+        ValueError: if it cannot be downloaded.
     """
     if not path.startswith(_HUB):
         file = Path(path).expanduser()
         if not file.is_file():
-            raise ValueError(f"{path} is not a file; give a local file, or {_HUB}OWNER/NAME/FILE")
+            raise NoFileError(f"{path or 'an empty path'} is not a file; give a local file, or {_HUB}OWNER/NAME/FILE")
         return file
     owner, _, rest = path.removeprefix(_HUB).partition("/")
     name, _, file_name = rest.partition("/")

@@ -14,6 +14,7 @@ from typing import IO, Any
 from lmrecipes.runtime.open_file import (
     open_unpacked,
     parquet_file,
+    parse_json,
     read_json,
     reporting_damage,
     reporting_parquet,
@@ -159,7 +160,7 @@ def json_row(line: str) -> dict[str, Any]:
         ValueError: for anything else.
     """
     try:
-        row = json.loads(line)
+        row = parse_json(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"is not valid JSON: {error.msg}") from None
     if not isinstance(row, dict):

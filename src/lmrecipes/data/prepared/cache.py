@@ -81,7 +81,7 @@ def short_hash(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR}
+_UNWRITABLE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.EEXIST, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
 def cache_folder(path: str | None) -> Path:
@@ -104,7 +104,9 @@ def writing_to(cache_dir: Path) -> Iterator[None]:
                 f"data.cache_dir {cache_dir} was not written to: {explain(refused, cache_dir)}; make room, or name "
                 f"another folder"
             ) from error
-        if error.errno not in _UNWRITABLE or not Path(str(error.filename)).is_relative_to(cache_dir):
+        # A folder that cannot be made, such as one in /proc, is said not to exist.
+        unwritable = error.errno in _UNWRITABLE or (error.errno == errno.ENOENT and not cache_dir.is_dir())
+        if not unwritable or not Path(str(error.filename)).is_relative_to(cache_dir):
             raise
         raise ValueError(
             f"data.cache_dir {cache_dir} cannot be written to ({error.strerror}); name another folder"

@@ -17,6 +17,7 @@ from lmrecipes.batches import TextStatistics
 from lmrecipes.data.tokenizers.base import Vocabulary
 from lmrecipes.data.tokenizers.loading import load_vocabulary
 from lmrecipes.runtime.atomic_write import write_text
+from lmrecipes.runtime.open_file import parse_json
 
 
 class Described(Protocol):
@@ -104,7 +105,7 @@ def read_manifest(folder: Path, *keys: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        manifest: dict[str, Any] = parse_json(path.read_text(encoding="utf-8"))
         if all(key in manifest for key in keys):
             return manifest
     except (ValueError, TypeError):

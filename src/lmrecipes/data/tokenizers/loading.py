@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from lmrecipes.data.tokenizers.base import FILE, Vocabulary
 from lmrecipes.data.tokenizers.bpe import SubwordVocabulary
 from lmrecipes.data.tokenizers.characters import CharacterVocabulary
 from lmrecipes.data.tokenizers.words import WordVocabulary
+from lmrecipes.runtime.open_file import parse_json
 
 
 def load_vocabulary(folder: Path) -> Vocabulary:
@@ -19,7 +19,7 @@ def load_vocabulary(folder: Path) -> Vocabulary:
     """
     path = folder / FILE
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
         kind = content.pop("kind")
         if kind == "word":
             return WordVocabulary(content.pop("words"), **content)
@@ -50,7 +50,7 @@ def is_reproducible(folder: Path) -> bool:
     Earlier versions learned SentencePiece non-deterministically, and saved a list of pieces.
     """
     try:
-        content = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        content = parse_json((folder / FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return True
     return not (isinstance(content, dict) and content.get("kind") == "sentencepiece" and "pieces" in content)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from lmrecipes.data.tokenizers.pretrained import TOKENIZER, Pretrained, content_
 from lmrecipes.data.tokenizers.sentencepiece import SENTINEL, SentencePiece
 from lmrecipes.data.tokenizers.spm_proto import charsmap_of, model_of
 from lmrecipes.data.tokenizers.spm_trainer import learn_pieces
+from lmrecipes.runtime.open_file import parse_json
 
 _NAMES = ("spiece.model", "sentencepiece.model", TOKENIZER)
 
@@ -58,7 +58,10 @@ class SentencePieceSettings:
             ValueError: if it cannot be read or learned.
         """
         if self.name is not None:
-            return load_sentencepiece(self.name)
+            try:
+                return load_sentencepiece(self.name)
+            except ValueError as error:
+                raise ValueError(f"data.sentencepiece.name: {error}") from error
         texts = list(sample(self.sample_mb * 1_000_000))
         if not texts:
             raise ValueError("data.sources have no text to learn a vocabulary from")
@@ -79,7 +82,7 @@ def load_sentencepiece(name: str) -> SentencePiece:
 
 def _of_tokenizer(text: str, _: Path | None) -> SentencePiece:
     """A tokenizer.json of transformers."""
-    content = json.loads(text)
+    content = parse_json(text)
     model = content["model"]
     if model.get("type") != "Unigram":
         raise ValueError(f"its model is {model.get('type')}, not Unigram")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from lmrecipes.data.tokenizers.base import FILE
 from lmrecipes.data.tokenizers.pretrained import TOKENIZER, Pretrained, content_of
 from lmrecipes.data.tokenizers.wordpiece import WordPiece
 from lmrecipes.data.tokenizers.wordpiece_trainer import train_wordpiece
-from lmrecipes.runtime.open_file import read_json, read_text
+from lmrecipes.runtime.open_file import parse_json, read_json, read_text
 
 _LINES, _CONFIG = "vocab.txt", "tokenizer_config.json"
 # Settings of transformers, and the arguments of WordPiece that they are.
@@ -66,7 +65,10 @@ class WordPieceSettings:
             ValueError: if it cannot be read or learned.
         """
         if self.name is not None:
-            return load_wordpiece(self.name, self.lower_case)
+            try:
+                return load_wordpiece(self.name, self.lower_case)
+            except ValueError as error:
+                raise ValueError(f"data.wordpiece.name: {error}") from error
         texts = list(sample(self.sample_mb * 1_000_000))
         if not texts:
             raise ValueError("data.sources have no text to learn a vocabulary from")
@@ -123,7 +125,7 @@ def _settings(folder: Path | None) -> dict[str, Any]:
 
 def _of_tokenizer(text: str, folder: Path | None) -> WordPiece:
     """A tokenizer.json of transformers; what the folder's configuration says of the normalization comes first."""
-    content = json.loads(text)
+    content = parse_json(text)
     model, normalizer = content["model"], content.get("normalizer") or {}
     if model.get("type") != "WordPiece":
         raise ValueError(f"its model is {model.get('type')}")

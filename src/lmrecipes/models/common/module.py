@@ -15,6 +15,7 @@ from torchmetrics import Metric
 from lmrecipes.batches import BatchPlan
 from lmrecipes.checkpoints.weight_files import matched
 from lmrecipes.metrics.perplexity import TokenLoss
+from lmrecipes.models.common.memory_check import check_memory
 from lmrecipes.models.common.protocols import ChecksPrecision
 from lmrecipes.models.common.vocab_size import corpus_of, with_vocabulary
 from lmrecipes.optim import GroupSettings, Schedule, StepSchedule, build_optimizer, parameter_groups
@@ -123,7 +124,8 @@ class RecipeModule(LightningModule):
         if isinstance(self, ChecksPrecision) and (self._trainer or self._fabric):
             self.check_precision(str(self.trainer.precision))
         self.config = with_vocabulary(self.config, corpus_of(self))
-        self.network = self.build()
+        with check_memory(self.config):
+            self.network = self.build()
         self.initialize()
         if self._compile:
             self.network.compile()

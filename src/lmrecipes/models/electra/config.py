@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
-from lmrecipes.config.validation import at_least, is_probability
+from lmrecipes.config.validation import at_least, is_probability, nearest_divisor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,15 +44,32 @@ class EncoderConfig:
         Raises:
             ValueError: naming the field and what would work.
         """
+        at_least(self, "model.config.", vocab_size=0)
+        if not self.init_std > 0:
+            raise ValueError(f"model.config.init_std is {self.init_std}; it must be above 0")
         sizes = ("vocab_multiple", "d_embedding", "d_model", "n_layers", "n_heads", "d_ff", "max_positions")
         at_least(self, "model.config.", **dict.fromkeys(sizes, 1))
         if self.d_model % self.n_heads:
-            heads = [n for n in range(1, self.d_model + 1) if self.d_model % n == 0]
-            near = min(heads, key=lambda n: abs(n - self.n_heads))
             raise ValueError(
-                f"model.config.n_heads is {self.n_heads} and does not divide d_model {self.d_model}; {near} would"
+                f"model.config.n_heads is {self.n_heads} and does not divide d_model {self.d_model}; "
+                f"{nearest_divisor(self.d_model, self.n_heads)} would"
             )
         is_probability(self, "model.config.", "dropout", "attention_dropout")
+
+    def check_length(self, seq_len: int | None) -> None:
+        """Refuses sequences for whose last tokens there are no positions.
+
+        Args:
+            seq_len: tokens of the longest sequence, batch.seq_len.
+
+        Raises:
+            ValueError: naming both settings.
+        """
+        if seq_len is not None and seq_len > self.max_positions:
+            raise ValueError(
+                f"batch.seq_len is {seq_len}, but model.config.max_positions is {self.max_positions}; make the one "
+                f"smaller or the other larger"
+            )
 
     @property
     def n_embeddings(self) -> int:
@@ -126,6 +143,7 @@ class ElectraConfig(EncoderConfig):
             ValueError: naming the field and what would work.
         """
         super().__post_init__()
+        at_least(self, "model.config.", generator_weight=0, discriminator_weight=0)
         for name in ("generator_size", "generator_layers", "generator_d_head", "temperature"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"model.config.{name} is {getattr(self, name)}; it must be above 0")

@@ -55,6 +55,7 @@ class ElectraModule(RecipeModule):
             pretrained: published networks to initialize from.
             compile: whether to apply torch.compile to the network.
         """
+        config.check_length(batch.seq_len)
         super().__init__(config, optimizer, schedule, batch, groups=groups, compile=compile)
         self._pretrained = pretrained
         for name in _LOSSES:

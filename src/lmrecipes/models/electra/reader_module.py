@@ -56,6 +56,7 @@ class ElectraReaderModule(RecipeModule):
             pretrained: folder or hub name of a published discriminator to initialize from.
             compile: whether to apply torch.compile to the network.
         """
+        config.check_length(batch.seq_len)
         super().__init__(config, optimizer, schedule, batch, groups=groups, compile=compile)
         self._pretrained = pretrained
         self.add_metric("loss")

@@ -60,7 +60,7 @@ class MT5Config:
         sizes = dict.fromkeys(
             ("vocab_multiple", "d_model", "n_layers", "n_heads", "d_head", "d_ff", "max_positions"), 1
         )
-        at_least(self, "model.config.", vocab_size=0, **sizes)
+        at_least(self, "model.config.", vocab_size=0, init_std=0, **sizes)
         if self.n_buckets < 4 or self.n_buckets % 4:
             raise ValueError(f"model.config.n_buckets is {self.n_buckets}; it must be a multiple of 4, such as 32")
         if self.max_distance <= self.n_buckets // 2:

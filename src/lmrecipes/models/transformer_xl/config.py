@@ -50,6 +50,7 @@ class TransformerXLConfig:
             ValueError: naming the field, the value and what would work.
         """
         at_least(self, "model.config.", vocab_size=0, n_layers=1, d_model=1, n_heads=1, d_head=1, d_ff=1, div_val=1)
+        at_least(self, "model.config.", init_std=0, proj_init_std=0)
         if self.d_model % 2:
             raise ValueError(f"model.config.d_model is {self.d_model}; it must be even, such as {self.d_model + 1}")
         is_probability(self, "model.config.", "dropout", "attention_dropout")
@@ -58,7 +59,7 @@ class TransformerXLConfig:
         if self.vocab_size and self.cutoffs and self.cutoffs[-1] >= self.vocab_size:
             raise ValueError(
                 f"model.config.cutoffs is {self.cutoffs}, beyond the vocabulary of {self.vocab_size}; "
-                f"the last must be below {self.vocab_size}"
+                f"the last must be below it, or model.config.vocab_size larger"
             )
         if self.d_model // self.div_val ** len(self.cutoffs) < 1:
             raise ValueError(

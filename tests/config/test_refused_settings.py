@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import yaml
@@ -10,6 +11,7 @@ import yaml
 from lmrecipes.__main__ import main
 from lmrecipes.config import catalog
 from lmrecipes.config.validation import nearest_divisor
+from lmrecipes.config.values import check_values
 from lmrecipes.models.electra.config import ReaderConfig
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -184,3 +186,12 @@ def test_the_nearest_divisor_of_a_huge_number_is_found_at_once():
     assert nearest_divisor(12, 5) == 4
     assert nearest_divisor(10**18, 7) == 8
     assert all(nearest_divisor(n, n) == n for n in range(1, 50))
+
+
+def test_what_a_class_of_ones_own_takes_is_its_own_affair():
+    def entry(class_path):
+        return {"trainer": {"callbacks": [{"class_path": class_path, "init_args": {"limit": math.inf}}]}}
+
+    check_values(entry("mine.Callback"), {})
+    with pytest.raises(ValueError, match="limit is inf; it must be a finite number"):
+        check_values(entry("lmrecipes.callbacks.Throughput"), {})

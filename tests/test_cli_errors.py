@@ -374,7 +374,7 @@ def test_a_text_without_tokens_is_rejected(trained, capsys):
 def test_a_text_of_bytes_that_are_no_utf8_is_rejected(trained, capsys):
     for command in ("score", "predict"):
         message = error_line(capsys, [command, "--run=a", "--text=w1 \udce9"])
-        assert message == "error: --text has the byte 0xE9 at position 3, which is no UTF-8 text"
+        assert message == "error: --text has the byte 0xE9 at position 3, which is not UTF-8 text"
 
 
 def test_a_run_shorter_than_its_logging_interval_ends_without_a_warning(small, capsys, tmp_path):

@@ -16,6 +16,7 @@ import torch.distributed as dist
 import yaml
 from jsonargparse import ArgumentError, Namespace, get_loader, set_loader
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
@@ -308,6 +309,8 @@ class RecipeCLI(LightningCLI):
         kwargs["default_root_dir"] = self.run_dir or Path.cwd()
         callbacks = as_list(settings.callbacks)
         check_distinct(callbacks)
+        if settings.enable_checkpointing is False:
+            callbacks = [callback for callback in callbacks if not isinstance(callback, Checkpoint)]
         kwargs["callbacks"] = [FailFast(), CheckMonitors(), *callbacks, *self._own_callbacks()]
         if settings.check_val_every_n_epoch is None and isinstance(settings.val_check_interval, float):
             # A fraction of an epoch.
@@ -349,7 +352,7 @@ class RecipeCLI(LightningCLI):
         if not isinstance(self.datamodule, Overfits):
             return {}
         self.datamodule.overfit_batches = n_batches
-        return {"overfit_batches": 0, "limit_val_batches": n_batches, "limit_test_batches": n_batches}
+        return {"overfit_batches": 0, "limit_val_batches": n_batches}
 
     def score_something(self, settings: Any) -> None:
         """Raises a limit of evaluation batches that would leave only those that fill the memory, and are not scored.
@@ -357,14 +360,17 @@ class RecipeCLI(LightningCLI):
         Args:
             settings: a started Trainer, or the `trainer:` group.
         """
-        for split in ("val", "test") if isinstance(self.datamodule, WarmsUp) else ():
+        for split in (self.command.split or "val",) if isinstance(self.datamodule, WarmsUp) else ():
             name, warm = f"limit_{split}_batches", self.datamodule.warm_up_batches(split)
             limit = getattr(settings, name)
             if isinstance(limit, int) and 0 < limit <= warm:
                 setattr(settings, name, warm + 1)
+                if settings.fast_dev_run or settings.overfit_batches:
+                    continue
+                unscored = "batch fills" if warm == 1 else f"{warm} batches fill"
                 rank_zero_warn(
-                    f"trainer.{name} is {limit}, but the first {warm} of an evaluation only fill the memory and are "
-                    f"not scored: evaluating {warm + 1}"
+                    f"trainer.{name} is {limit}, but the first {unscored} the memory without being scored: "
+                    f"evaluating {warm + 1}"
                 )
 
     def run_loggers(self) -> list[Any]:
@@ -430,6 +436,7 @@ def open_recipe(command: Command, argv: Sequence[str], cli_class: type[RecipeCLI
         ValueError: for bad input, in one line.
     """
     runs.forget()
+    launcher.check_numbers()
     launcher.train_as_on_a_laptop()
     quiet()
     atexit.register(_leave_group)

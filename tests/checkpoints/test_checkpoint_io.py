@@ -88,7 +88,7 @@ def test_a_full_disk_does_not_stop_training(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(torch, "save", raise_disk_full)
     for _ in range(2):
         AtomicCheckpointIO().save_checkpoint(content(2), path)
-        assert "last-step=1.ckpt was not written to" in capsys.readouterr().err
+        assert "last-step=1.ckpt could not be written to" in capsys.readouterr().err
     assert load_checkpoint(path)["global_step"] == 1
 
 

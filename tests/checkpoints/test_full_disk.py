@@ -73,7 +73,7 @@ def test_a_run_that_ends_unsaved_says_so_and_continues_once_there_is_room(fit, s
     printed = capsys.readouterr()
     assert "done at step 12, but its last weights could not be written: make room for run; then" in printed.out
     # At steps 9 and 12, of both kinds, and at the end.
-    failures = [line for line in printed.err.splitlines() if "was not written to run/checkpoints" in line]
+    failures = [line for line in printed.err.splitlines() if "could not be written to run/checkpoints" in line]
     assert len(failures) >= 4
     assert all("File too large" in line and "needed" in line and "free" in line for line in failures)
     left = sorted(path.name for path in (here / "run/checkpoints").iterdir())

@@ -228,7 +228,7 @@ def test_a_full_disk_stops_no_run_and_its_checkpoint_does_not_count(part, rank, 
     )
     assert done.returncode == 5, done.stdout + done.stderr
     warnings = done.stderr.splitlines()
-    assert all("was not written to run/checkpoints: No space left on device" in line for line in warnings)
+    assert all("could not be written to run/checkpoints: No space left on device" in line for line in warnings)
     # At steps 4, 5 and 6 and at the end, and the best one's at 4 and 6.
     assert len(warnings) >= 5
     kept = {path.name: load_checkpoint(path) for path in (tmp_path / "run" / "checkpoints").glob("*.ckpt")}

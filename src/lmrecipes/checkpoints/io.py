@@ -88,7 +88,9 @@ def warn_unwritten(path: Path, refused: OSError, needed: int) -> None:
     why = explain(refused, path.parent, needed)
     _refused[_series(path)] = refused, needed
     # Not a Python warning: those are shown once, and this may happen again.
-    print(f"warning: {path.name} was not written to {short(path.parent)}: {why}; training goes on", file=sys.stderr)
+    print(
+        f"warning: {path.name} could not be written to {short(path.parent)}: {why}; training goes on", file=sys.stderr
+    )
 
 
 def size_of(content: Any) -> int:

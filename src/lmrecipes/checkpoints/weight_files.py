@@ -41,7 +41,7 @@ def as_checkpoint(content: Any, path: Path) -> dict[str, Any]:
         raise ValueError(f"checkpoint {path} cannot be read: it has no state_dict, and it is empty")
     for name, value in weights.items():
         if not (isinstance(name, str) and isinstance(value, Tensor)):
-            what = f"{name} is of type {type(value).__name__}" if isinstance(name, str) else f"{name} is no name"
+            what = f"{name} is of type {type(value).__name__}" if isinstance(name, str) else f"{name} is not a name"
             raise ValueError(f"checkpoint {path} cannot be read: it has no state_dict, and {what}")
     return {_VERSION: lightning.__version__, "state_dict": dict(weights)}
 
@@ -79,7 +79,9 @@ def matched(weights: Mapping[str, Tensor], module: nn.Module, source: str) -> di
             raise ValueError(f"{source}: {name} is of type {value.dtype}; give weights that are not quantized")
     for names in _shared(own):
         given = [renamed[name] for name in names if name in renamed]
-        if any(not _are_equal(given[0], other) for other in given[1:]):
+        # Of another shape than the network's: that is said when it is loaded.
+        fit = all(value.shape == own[names[0]].shape for value in given)
+        if fit and any(not _are_equal(given[0], other) for other in given[1:]):
             raise ValueError(
                 f"{source}: {names[0]} and {names[1]} differ, but this recipe's network has one tensor for both"
             )

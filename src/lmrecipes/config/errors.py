@@ -80,7 +80,7 @@ def _no_class(module: str | None, name: str) -> str:
             members = vars(importlib.import_module(place)).items()
             known |= {key: f"{place}.{key}" for key, value in members if inspect.isclass(value)}
     near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {known[near[0]]}?" if near else "give it with its module, such as torch.optim.Adam"
+    hint = f"did you mean {known[near[0]]}?" if near else "give it with its module, as package.module.Class"
     return f"there is no class {f'{module}.{name}' if module else name}; {hint}"
 
 

@@ -39,7 +39,7 @@ class _Decaying(Schedule):
         steps = max_steps // 2
         rank_zero_warn(
             f"model.schedule.warmup_steps is {self.warmup_steps}, but trainer.max_steps is {max_steps}: "
-            f"warming up for {steps} step{'' if steps == 1 else 's'}",
+            f"{'no warm-up' if not steps else f'warming up for {steps} step' + ('' if steps == 1 else 's')}",
             stacklevel=2,
         )
         shortened: Schedule = replace(self, warmup_steps=steps)  # type: ignore[type-var]

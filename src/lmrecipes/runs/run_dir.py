@@ -80,7 +80,7 @@ def _claim(directory: Path) -> None:
     global _claimed
     again = _clear_failed_start(directory)
     if os.path.lexists(directory) and not directory.is_dir():
-        kind = "a dangling symbolic link" if directory.is_symlink() and not directory.exists() else "no folder"
+        kind = "a dangling symbolic link" if directory.is_symlink() and not directory.exists() else "not a folder"
         raise ValueError(f"run directory {directory} is {kind}; name another with --run_dir")
     if not again:
         _check_free(directory)

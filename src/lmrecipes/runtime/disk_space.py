@@ -45,6 +45,8 @@ def explain(error: OSError, folder: Path, needed: int | None = None) -> str:
     Returns:
         Such as "No space left on device; 120.3 MB needed, 4.1 MB free".
     """
+    if error.errno == errno.EROFS:
+        return os.strerror(errno.EROFS)
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.is_dir())
     room = f"{in_bytes(shutil.disk_usage(there).free)} free"
     return f"{os.strerror(error.errno or 0)}; {'' if needed is None else f'{in_bytes(needed)} needed, '}{room}"

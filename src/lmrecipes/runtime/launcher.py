@@ -20,6 +20,17 @@ def is_main_process() -> bool:
     return all(os.environ.get(name, "0") == "0" for name in _RANKS)
 
 
+def check_numbers() -> None:
+    """Refuses launcher variables that are no numbers, which Lightning would trip over.
+
+    Raises:
+        ValueError: naming the variable.
+    """
+    for name in (*_RANKS, "WORLD_SIZE", "SLURM_LOCALID", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS", "NODE_RANK"):
+        if not os.environ.get(name, "0").isdecimal():
+            raise ValueError(f"the environment has {name}={os.environ[name]}, which is not a number; unset {name}")
+
+
 def check_rank(rank: int, world_size: int) -> None:
     """Refuses stray launcher variables, which would give a run that writes nothing or waits for ever.
 
@@ -81,7 +92,7 @@ def launcher_id() -> str | None:
 
 def in_interactive_shell() -> bool:
     """Whether this process was started by hand in a shell of `srun --pty` or `salloc`, where a job has many runs."""
-    if "SLURM_JOB_ID" not in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS") or 1) > 1:
+    if "SLURM_JOB_ID" not in os.environ or int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1:
         return False
     return (
         os.environ.get("SLURM_JOB_NAME") in ("bash", "interactive")

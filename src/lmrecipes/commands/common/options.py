@@ -36,4 +36,4 @@ def check_text(option: str, text: str | None) -> None:
         half = error.object[error.start]
         is_byte = 0xDC80 <= ord(half) <= 0xDCFF
         what = f"the byte 0x{ord(half) - 0xDC00:02X}" if is_byte else f"half a character, {half!r},"
-        raise ValueError(f"{option} has {what} at position {error.start}, which is no UTF-8 text") from None
+        raise ValueError(f"{option} has {what} at position {error.start}, which is not UTF-8 text") from None

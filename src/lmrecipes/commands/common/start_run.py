@@ -39,7 +39,8 @@ def begin(cli: RecipeCLI, run_dir: Path) -> tuple[Path | None, list[Callback]]:
         runs.write_text(run_dir / runs.CONFIG, cli.settings())
     if launcher.is_main_process():
         failure_report.begin()
-    say(f"run directory: {short(run_dir)}")
+    if not cli.config.trainer.fast_dev_run:
+        say(f"run directory: {short(run_dir)}")
     return checkpoint, keeping
 
 

@@ -109,6 +109,17 @@ def _delimited_rows(
             report("malformed line", f"{path}:{number} {problem}")
 
 
+def _first_undecodable(path: Path) -> int:
+    """Number of the first line that is not UTF-8."""
+    with open_unpacked(path) as file:
+        for number, line in enumerate(file, start=1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 0
+
+
 def _numbered_rows(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
     """Rows with the numbers of the lines that they begin at; empty lines are skipped."""
     begins = 1
@@ -118,7 +129,8 @@ def _numbered_rows(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
                 yield begins, values
             begins = reader.line_num + 1
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path}:{begins} cannot be read as UTF-8 csv: {error}") from None
+        # Text is decoded ahead of the rows.
+        raise ValueError(f"{path}:{_first_undecodable(path)} is not UTF-8 text: {error.reason}") from None
     except csv.Error as error:
         raise ValueError(
             f"{path}:{begins} cannot be read as csv: {_QUOTES.get(str(error), str(error))}; "

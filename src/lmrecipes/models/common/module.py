@@ -200,7 +200,9 @@ class RecipeModule(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restores them on the first rank, where saved; names the weights of other programs as here."""
         if "state_dict" in checkpoint:
-            checkpoint["state_dict"] = matched(checkpoint["state_dict"], self, "the checkpoint")
+            path = getattr(self.trainer, "ckpt_path", None)
+            source = "the checkpoint" if path is None else f"checkpoint {path}"
+            checkpoint["state_dict"] = matched(checkpoint["state_dict"], self, source)
         saved = checkpoint.get(_TRAINING_METRICS, {})
         for name, state in self._training_states():
             if name in saved and data_rank(self.trainer).rank == 0:

@@ -50,7 +50,8 @@ class Sampling:
         """
         if self.temperature == 0:
             return log_probs.argmax(dim=-1, keepdim=True)
-        scaled = log_probs.float() / self.temperature
+        # From the greatest on: a temperature near 0 would make everything infinite.
+        scaled = (log_probs - log_probs.amax(-1, keepdim=True)).double() / self.temperature
         if self.top_k:
             k = min(self.top_k, scaled.shape[-1])
             scaled = scaled.masked_fill(scaled < scaled.topk(k).values[:, -1:], -torch.inf)

@@ -6,7 +6,6 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -69,7 +68,8 @@ class _Malformed(Exception):  # noqa: N818  (never leaves this file)
 def read_squad(path: Path, on_malformed: OnMalformed = "refuse", *, need_answers: bool = True) -> SquadFile:
     """Reads a .json, .jsonl or .parquet file, each also as .gz: SQuAD's layout of articles, or a question per row.
 
-    Numbers are accepted as ids, and an empty answer as none where `is_impossible` is true.
+    Numbers are accepted as ids, and an empty answer as none where `is_impossible` is true, or left out and its start is
+    -1.
 
     Args:
         path: the file.
@@ -181,7 +181,8 @@ class _Reader:
             return
         for answer in _typed(info["answers"], list, "answers"):
             _typed(answer, dict, "an answer")
-            if info.get("is_impossible") is True and answer.get("text") == "":
+            at_no_place = answer.get("answer_start") == -1 and info.get("is_impossible") is not False
+            if answer.get("text") == "" and (info.get("is_impossible") is True or at_no_place):
                 continue
             text = _text(answer, "text")
             if "answer_start" not in answer:
@@ -281,6 +282,9 @@ def _flat(location: str, row: dict[str, Any]) -> _Row:
     info = {key: value for key, value in row.items() if value is not None}
     answers = info.get("answers")
     if isinstance(answers, dict):
-        pairs = zip_longest(answers.get("text") or [], answers.get("answer_start") or [])
-        info["answers"] = [{"text": text, "answer_start": start} for text, start in pairs]
+        texts, starts = answers.get("text") or [], answers.get("answer_start") or []
+        # Lists that do not fit together are shown as they are.
+        if isinstance(texts, list) and isinstance(starts, list) and len(texts) == len(starts):
+            pairs = zip(texts, starts, strict=True)
+            info["answers"] = [{"text": text, "answer_start": start} for text, start in pairs]
     return _Row(location, info.get("title"), info.get("context"), info)

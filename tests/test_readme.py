@@ -45,6 +45,7 @@ PARSED_ONLY = {
     "mt5/google_small": "needs mC4 and a published model",
     "mt5/squad_ptuning_390m": "needs SQuAD and a run of mt5/390m",
     "wandb": "starts wandb's service; tests/loggers runs it",
+    "weights.": "needs weights from elsewhere; tests/checkpoints/test_weight_files.py loads them",
 }
 # Options that make any recipe train two steps on a small text.
 OVERLAYS = ["--config", "overlays/debug", "--config", "overlays/cpu"]

@@ -17,7 +17,7 @@ from lmrecipes.resilience import failure_report, signals
 from lmrecipes.runtime.console import keep_going_without_output, open_output
 from lmrecipes.runtime.disk_space import explain, refusal
 from lmrecipes.runtime.home import ensure_home
-from lmrecipes.runtime.launcher import RUN_DIR_VARIABLE
+from lmrecipes.runtime.launcher import RUN_DIR_VARIABLE, check_numbers
 from lmrecipes.runtime.lazy_imports import postpone
 
 COMMANDS = {
@@ -68,6 +68,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     run_dir = os.environ.get(RUN_DIR_VARIABLE)
     try:
+        # Lightning reads them when it is imported.
+        check_numbers()
         if argv is None:
             ensure_home()
         if arguments[0] in ("fit", "fabric") and argv is None:

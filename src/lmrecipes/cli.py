@@ -436,7 +436,6 @@ def open_recipe(command: Command, argv: Sequence[str], cli_class: type[RecipeCLI
         ValueError: for bad input, in one line.
     """
     runs.forget()
-    launcher.check_numbers()
     launcher.train_as_on_a_laptop()
     quiet()
     atexit.register(_leave_group)

@@ -81,3 +81,10 @@ def test_the_first_loss_after_a_resume_is_the_uninterrupted_runs(fit, small, tmp
     ]
     assert losses[0] == losses[1]
     assert list(losses[0]) == ["5", "10"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_training_without_checkpoints_says_so(fit, tmp_path):
+    printed = fit("--trainer.enable_checkpointing=false", "--trainer.max_steps=3")
+    assert "done at step 3; no checkpoint was kept" in printed
+    assert not list((tmp_path / "run").rglob("*.ckpt"))

@@ -252,11 +252,14 @@ def test_in_an_interactive_slurm_shell_every_fit_is_a_run_of_its_own(process, tm
     assert directory() != directory()
 
 
-def test_rank_variables_that_cannot_be_true_are_named(process):
+def test_rank_variables_that_cannot_be_true_are_named(process, capsys):
     process(LOCAL_RANK=0)
     launcher.check_rank(0, 1)
     with pytest.raises(ValueError, match=r"LOCAL_RANK=0.* no MASTER_PORT .*; unset LOCAL_RANK"):
         launcher.check_rank(0, 2)
+    process(SLURM_PROCID="x")
+    assert main(["list"]) == 2
+    assert "the environment has SLURM_PROCID=x, which is not a number; unset SLURM_PROCID" in capsys.readouterr().err
     process(RANK=3, LOCAL_RANK=1)
     with pytest.raises(ValueError, match=r"RANK=3 and LOCAL_RANK=1.*; unset RANK and LOCAL_RANK"):
         launcher.check_rank(0, 1)

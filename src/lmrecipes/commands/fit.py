@@ -89,5 +89,8 @@ def _fit(cli: RecipeCLI) -> int:
         say(f"training ran at {float(speed):,.0f} tokens/s")
     if (plot := cli.run_dir / "plots" / "run.png").is_file():
         say(f"curves: {short(plot)}")
+    if not any((cli.run_dir / "checkpoints").glob("*.ckpt")):
+        say(f"done at step {cli.trainer.global_step}; no checkpoint was kept, as trainer.callbacks says")
+        return 0
     say(f"done at step {cli.trainer.global_step}; test it with: lmrecipes test --run {quoted(cli.run_dir)}")
     return 0

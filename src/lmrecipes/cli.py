@@ -18,7 +18,6 @@ from jsonargparse import ArgumentError, Namespace, get_loader, set_loader
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
 from lmrecipes import runs
 from lmrecipes.batches import BatchPlan
@@ -54,7 +53,8 @@ from lmrecipes.config.trainer_flags import check_flags, check_seed
 from lmrecipes.config.validation import minutes
 from lmrecipes.config.values import check_values
 from lmrecipes.data import load_vocabulary
-from lmrecipes.datamodules.protocols import EvaluatesWith, Overfits, WarmsUp
+from lmrecipes.datamodules.limits import overfit, run_whole_steps, score_something
+from lmrecipes.datamodules.protocols import EvaluatesWith
 from lmrecipes.loggers import RunCSVLogger, RunLogger
 from lmrecipes.models.common.protocols import ChecksPrecision, ReadsBatchPlan, TypesBatches
 from lmrecipes.runs.checkpoint_choice import checkpoint_of, is_checkpoint
@@ -315,8 +315,7 @@ class RecipeCLI(LightningCLI):
         if settings.check_val_every_n_epoch is None and isinstance(settings.val_check_interval, float):
             # A fraction of an epoch.
             kwargs["check_val_every_n_epoch"] = 1
-        if settings.overfit_batches:
-            kwargs |= self._overfit(int(settings.overfit_batches))
+        kwargs |= overfit(self.datamodule, int(settings.overfit_batches))
         trainer = super().instantiate_trainer(**kwargs)
         launcher.check_rank(trainer.global_rank, trainer.world_size)
         set_group_timeout(trainer, self.config.group_timeout_minutes)
@@ -330,9 +329,7 @@ class RecipeCLI(LightningCLI):
             )
         trainer.accumulate_grad_batches = accumulation
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
-            # Lightning counts micro-batches; its one epoch would end in the middle of a step.
-            trainer.fit_loop.max_epochs, trainer.limit_train_batches = -1, 1.0
-            trainer.val_check_interval, trainer.check_val_every_n_epoch = int(settings.fast_dev_run), None
+            run_whole_steps(trainer, int(settings.fast_dev_run))
         self.score_something(trainer)
         if isinstance(trainer.val_check_interval, int):
             # Recipes count optimizer steps; Lightning counts micro-batches.
@@ -343,35 +340,11 @@ class RecipeCLI(LightningCLI):
             take_signals_from(trainer)
         return trainer
 
-    def _overfit(self, n_batches: int) -> dict[str, Any]:
-        """Trains on the first batches over and over; Lightning's own way would replace the loader's order.
-
-        Returns:
-            Settings of the Trainer for it.
-        """
-        if not isinstance(self.datamodule, Overfits):
-            return {}
-        self.datamodule.overfit_batches = n_batches
-        return {"overfit_batches": 0, "limit_val_batches": n_batches}
-
     def score_something(self, settings: Any) -> None:
-        """Raises a limit of evaluation batches that would leave only those that fill the memory, and are not scored.
-
-        Args:
-            settings: a started Trainer, or the `trainer:` group.
-        """
-        for split in (self.command.split or "val",) if isinstance(self.datamodule, WarmsUp) else ():
-            name, warm = f"limit_{split}_batches", self.datamodule.warm_up_batches(split)
-            limit = getattr(settings, name)
-            if isinstance(limit, int) and 0 < limit <= warm:
-                setattr(settings, name, warm + 1)
-                if settings.fast_dev_run or settings.overfit_batches:
-                    continue
-                unscored = "batch fills" if warm == 1 else f"{warm} batches fill"
-                rank_zero_warn(
-                    f"trainer.{name} is {limit}, but the first {unscored} the memory without being scored: "
-                    f"evaluating {warm + 1}"
-                )
+        """See `datamodules.limits`; of a Trainer, or of the `trainer:` group."""
+        given = self.config_init.trainer
+        quiet = bool(given.fast_dev_run or given.overfit_batches)
+        score_something(self.datamodule, settings, self.command.split or "val", quiet=quiet)
 
     def run_loggers(self) -> list[Any]:
         """The CSV logger and the recipe's loggers, bound to the run directory."""

@@ -1,4 +1,4 @@
-"""Resident memory over a long training of each system: flat once the shapes that occur have been seen.
+"""Resident memory over a long training of each system: how much it grows, and until when.
 
 Every system trains its tiny recipe in a process of its own. Printed are the resident memory at some steps, its growth
 from the first of them, and the median time per step; with --untuned also without the process's memory settings.
